@@ -1,0 +1,33 @@
+"""Where the work is done."""
+
+import torch
+
+from intraq_cli.errors import DeviceError, UsageError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``: CUDA where there is one, else the CPU; ``cpu``, ``cuda``, ``cuda:N``.
+
+    Raises:
+        UsageError: the name is none of these.
+        DeviceError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (":" in name and not index.isdigit()):
+        raise UsageError(f"no device {name!r}", "auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise DeviceError("CUDA is not available here", "use --device cpu, or install a torch build for your driver")
+    if index and int(index) >= torch.cuda.device_count():
+        raise DeviceError(f"there is no {name}: {torch.cuda.device_count()} GPUs here", "count from cuda:0")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """For a manifest: what the work ran on."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,71 @@
+"""What a user can do something about. Anything else that is raised is a bug and keeps its traceback.
+
+    IntraqError                 exit 1: one line and a hint
+    ├── UsageError              exit 2: an argument is wrong in itself
+    ├── ModelError              no such model, cannot be fetched, cannot be quantized
+    ├── RecipeError             no such recipe, unknown key, value out of range
+    ├── DataError               images, class folders, image files
+    ├── CheckpointError         a folder that is no checkpoint, or a damaged one
+    ├── OutputError             the output folder exists, cannot be written, disk full
+    └── DeviceError             no such device, out of memory
+"""
+
+
+class IntraqError(Exception):
+    """An error of the user's making or of their surroundings.
+
+    Args:
+        message: one line: what is wrong.
+        hint: one line: what to do next.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(IntraqError):
+    """An argument is wrong in itself, whatever the files and the network say."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class ModelError(IntraqError):
+    """The model is unknown, cannot be had, or is of a kind that cannot be quantized."""
+
+    code = "model"
+
+
+class RecipeError(IntraqError):
+    """The recipe is unknown, has an unknown key, or a value out of range."""
+
+    code = "recipe"
+
+
+class DataError(IntraqError):
+    """Images or labels are missing, unreadable, or do not fit the model."""
+
+    code = "data"
+
+
+class CheckpointError(IntraqError):
+    """The folder is no checkpoint, or a damaged one."""
+
+    code = "checkpoint"
+
+
+class OutputError(IntraqError):
+    """The output cannot be written, or would overwrite something."""
+
+    code = "output"
+
+
+class DeviceError(IntraqError):
+    """The device is not there, or has too little memory."""
+
+    code = "device"

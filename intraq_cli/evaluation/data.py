@@ -1,0 +1,240 @@
+"""Labelled images to measure on: folders of class folders, CIFAR, the bundled digits, data sets on the Hub."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from intraq_cli.errors import DataError
+from intraq_cli.teacher import InputSpec
+from intraq_cli.zoo import model_folder
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+
+
+class LabelSource(Protocol):
+    """What label mapping needs to know of a model."""
+
+    label_names: list[str] | None
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images already normalised, and their classes."""
+
+    name: str
+    dataset: Dataset[tuple[Tensor, int]]
+    count: int
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches ``(B, C, H, W)`` and ``(B,)``, in order.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        # one process: decoding is cheap beside the networks on a CPU, and workers would hide errors
+        yield from DataLoader(self.dataset, batch_size)
+
+    def sample(self, limit: int | None, seed: int) -> "LabelledImages":
+        """A seeded random sample of at most ``limit`` images."""
+        if limit is None or limit >= self.count:
+            return self
+        chosen = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+        return LabelledImages(self.name, Subset(self.dataset, chosen.tolist()), limit)
+
+
+def open_data(
+    data: str,
+    spec: InputSpec,
+    num_classes: int,
+    label_names: list[str] | None,
+    data_dir: str | None = None,
+    split: str | None = None,
+) -> LabelledImages:
+    """Open what ``--data`` names, preprocessed as ``spec`` says.
+
+    Raises:
+        DataError: there is no such data, it cannot be read, or its classes do not fit the model.
+    """
+    if data == "digits":
+        return _digits(spec, num_classes)
+    if data in ("cifar10", "cifar100"):
+        return _cifar(data, spec, num_classes, data_dir)
+    if data.startswith("hfds:"):
+        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, split)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise DataError(f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME")
+    return _class_folders(folder, spec, num_classes, label_names)
+
+
+def preprocessing(spec: InputSpec) -> Any:
+    """The model's own evaluation transform: PIL image to normalised ``(C, H, W)``."""
+    from timm.data import create_transform
+
+    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
+    if mode is None:
+        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
+    transform = create_transform(
+        spec.input_size,
+        is_training=False,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+        crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
+    )
+    return lambda image: transform(image.convert(mode))
+
+
+class _Files(Dataset[tuple[Tensor, int]]):
+    def __init__(self, files: Sequence[tuple[Path, int]], transform: Any) -> None:
+        self.files, self.transform = files, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.files[index]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    return self.transform(image), label
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DataError(f"cannot read the image {path}: {error}", "remove or repair the file") from error
+
+
+def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names: list[str] | None) -> LabelledImages:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise DataError(f"{folder} holds no class folders", "one folder per class, with the images inside")
+    indices = class_indices(classes, num_classes, label_names)
+    files = [
+        (path, indices[name])
+        for name in classes
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in EXTENSIONS and path.is_file()
+    ]
+    if not files:
+        hint = "the class folders must hold the images; " + f"known endings: {' '.join(sorted(EXTENSIONS))}"
+        if len(classes) < num_classes and any(e.is_dir() for e in (folder / classes[0]).iterdir()):
+            hint = f"did you mean {folder / classes[0]}?"
+        raise DataError(f"no image files in the class folders of {folder}", hint)
+    return LabelledImages(str(folder), _Files(files, preprocessing(spec)), len(files))
+
+
+def class_indices(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
+    """Which class each folder name means.
+
+    Tried in this order: the model's own labels (for 1,000 ImageNet classes their WordNet ids as well); whole numbers,
+    which are class indices; else the sorted order, but only if there are as many folders as classes.
+
+    Raises:
+        DataError: none of these fits.
+    """
+    for labels in (label_names, _wordnet_ids(num_classes)):
+        if labels and len(labels) == num_classes:
+            known = {str(label): index for index, label in enumerate(labels)}
+            if all(name in known for name in folders):
+                return {name: known[name] for name in folders}
+    if all(name.isdecimal() for name in folders):
+        wrong = [name for name in folders if int(name) >= num_classes]
+        if wrong:
+            raise DataError(
+                f"class folder {wrong[0]} does not fit a model of {num_classes} classes",
+                f"folder names that are numbers are class indices, 0 to {num_classes - 1}",
+            )
+        if len({int(name) for name in folders}) < len(folders):
+            raise DataError("two class folders mean the same class index", "e.g. 1 and 01; rename one")
+        return {name: int(name) for name in folders}
+    if len(folders) == num_classes:
+        return {name: index for index, name in enumerate(sorted(folders))}
+    raise DataError(
+        f"{len(folders)} class folders do not fit a model of {num_classes} classes",
+        "name them by class index, WordNet id or the model's labels, or give one folder for every class",
+    )
+
+
+def _wordnet_ids(num_classes: int) -> list[str] | None:
+    if num_classes != 1000:
+        return None
+    from timm.data import ImageNetInfo
+
+    return list(ImageNetInfo().label_names())
+
+
+class _Tensors(Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
+    from safetensors.torch import load_file
+
+    if spec.input_size != (1, 8, 8) or num_classes != 10:
+        raise DataError(
+            "the bundled digits are 1x8x8 images of ten classes, which is not what this model takes",
+            "use --data with images of your own",
+        )
+    held_out = load_file(model_folder("resnet20_digits") / "held_out.safetensors")
+    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+    images = (held_out["images"].float()[:, None] / 16 - mean) / std
+    return LabelledImages("digits", _Tensors(images, held_out["labels"].long()), len(images))
+
+
+class _Mapped(Dataset[tuple[Tensor, int]]):
+    def __init__(self, items: Any, transform: Any, image_key: Any = 0, label_key: Any = 1) -> None:
+        self.items, self.transform, self.keys = items, transform, (image_key, label_key)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        item = self.items[index]
+        return self.transform(item[self.keys[0]]), int(item[self.keys[1]])
+
+
+def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -> LabelledImages:
+    from torchvision import datasets
+
+    if num_classes != int(name.removeprefix("cifar")):
+        raise DataError(f"{name} does not fit a model of {num_classes} classes")
+    if data_dir is None:
+        raise DataError(f"--data {name} needs --data-dir", "the folder that holds torchvision's extracted archive")
+    kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    try:
+        items = kind(data_dir, train=False, download=False)
+    except RuntimeError as error:
+        raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
+    return LabelledImages(name, _Mapped(items, preprocessing(spec)), len(items))
+
+
+def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None) -> LabelledImages:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise DataError("data sets on the Hub need the package datasets", "pip install datasets") from error
+    try:
+        items = load_dataset(name, split=split or "test")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot load {name}: {str(error).splitlines()[0]}", "check the name, --split and the network") from error
+    images = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
+    labels = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
+    if images is None or labels is None:
+        raise DataError(f"{name} has no image column with a class label beside it")
+    if items.features[labels].num_classes > num_classes:
+        raise DataError(f"{name} has {items.features[labels].num_classes} classes, the model {num_classes}")
+    return LabelledImages(f"hfds:{name}", _Mapped(items, preprocessing(spec), images, labels), len(items))

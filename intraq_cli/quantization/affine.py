@@ -1,0 +1,101 @@
+"""Affine quantization: ``q = clamp(round(x / s) + z, 0, 2^b - 1)``, ``x^ = (q - z) s``, and where ``s`` and ``z`` come from."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SHRINK = 0.92
+"""Ratio between neighbouring candidates of the search for the error-minimising range."""
+CANDIDATES = 48
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Quantize and dequantize; the gradient passes straight through the rounding.
+
+    Inside the range ``x`` receives the gradient, outside of it none does; ``scale`` receives that of LSQ (Esser et al.
+    2020), the derivative of ``(clamp(round(x / s), -z, 2^b - 1 - z)) s``.
+
+    Args:
+        x: any shape.
+        scale: positive, broadcastable to ``x``.
+        zero_point: whole numbers in [0, 2^b - 1] in ``x``'s type, of ``scale``'s shape.
+        bits: b.
+    """
+    out: Tensor = _FakeQuantize.apply(x, scale, zero_point, 2**bits - 1)
+    return out
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
+        out = torch.div(x, scale).round_().clamp_(-zero_point, top - zero_point).mul_(scale)
+        ctx.save_for_backward(x, scale, zero_point, out)
+        ctx.top = top
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        x, scale, zero_point, out = ctx.saved_tensors
+        inside = x.clamp(-zero_point * scale, (ctx.top - zero_point) * scale).eq_(x)  # 1 inside, 0 outside
+        grad_x = inside.mul_(grad)
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None, None
+        # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside x) / s
+        if scale.numel() == 1:
+            grad_scale = (_dot(grad, out) - _dot(grad_x, x)) / scale
+        else:
+            product = torch.addcmul(grad * out, grad_x, x, value=-1)
+            grad_scale = product.sum_to_size(scale.shape) / scale
+        return grad_x, grad_scale.reshape(scale.shape), None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    if a.dim() == 4:  # both are dense in the same order; a view keeps the pass free of copies
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1), b.reshape(-1))
+
+
+def grid_of_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point whose grid spans [low, high] widened to hold zero; zero is exactly on the grid."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    top = 2**bits - 1
+    scale = (high - low) / top
+    scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)  # a row of zeros: any scale will do
+    return scale, (-low / scale).round().clamp(0, top)
+
+
+def mse_grid(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The scale and zero-point of each row that make its squared quantization error (nearly) smallest.
+
+    Shrinks the range from both ends together, then each end by itself. ``rows (R, n)``; returns ``(R,)`` twice.
+    """
+    low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+    best = _Best(rows, bits)
+    for k in range(CANDIDATES):
+        best.consider(low * SHRINK**k, high * SHRINK**k)
+    for _ in range(2):
+        low, high = best.low, best.high
+        for factor in torch.linspace(SHRINK**2, SHRINK**-2, 13).tolist():
+            best.consider(low, high * factor)
+        low, high = best.low, best.high
+        for factor in torch.linspace(SHRINK**2, SHRINK**-2, 13).tolist():
+            best.consider(low * factor, high)
+    return grid_of_range(best.low, best.high, bits)
+
+
+class _Best:
+    """The best range of each row among those considered."""
+
+    def __init__(self, rows: Tensor, bits: int) -> None:
+        self.rows, self.bits = rows, bits
+        self.low = self.high = rows.new_zeros(len(rows))
+        self.error = rows.new_full((len(rows),), float("inf"))
+
+    def consider(self, low: Tensor, high: Tensor) -> None:
+        scale, zero_point = grid_of_range(low, high, self.bits)
+        rounded = fake_quantize(self.rows, scale[:, None], zero_point[:, None], self.bits)
+        error = rounded.sub_(self.rows).square_().mean(1)
+        better = error < self.error
+        self.error = torch.where(better, error, self.error)
+        self.low, self.high = torch.where(better, low, self.low), torch.where(better, high, self.high)

@@ -1,0 +1,128 @@
+"""Quantizers: one for a layer's weight, one for a tensor on its way through the network."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
+from intraq_cli.recipe import Quantization
+
+SAMPLE = 8192
+"""Values that an activation quantizer keeps of each calibration batch, evenly spread."""
+
+
+class WeightQuantizer(nn.Module):
+    """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one."""
+
+    def __init__(self, weight: Tensor, bits: int, config: Quantization) -> None:
+        super().__init__()
+        self.bits = bits
+        self.refreshed = config.weight_scale == "refreshed"
+        self.range = config.weight_range
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.log_scale: nn.Parameter | None = None
+        if not self.refreshed:
+            scale, zero_point = self._grid_of_weight()
+            self.log_scale = nn.Parameter(scale.log())
+            self.register_buffer("zero_point", zero_point)
+
+    def _grid_of_weight(self) -> tuple[Tensor, Tensor]:
+        rows = self.weight.detach().flatten(1)
+        if self.range == "mse":
+            return mse_grid(rows, self.bits)
+        return grid_of_range(rows.amin(1), rows.amax(1), self.bits)
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero-point, ``(out,)`` each."""
+        if self.log_scale is None:
+            return self._grid_of_weight()
+        return self.log_scale.exp(), self.zero_point
+
+    def forward(self) -> Tensor:
+        """The quantized weight, of the weight's shape."""
+        per_row = (-1,) + (1,) * (self.weight.dim() - 1)
+        scale, zero_point = self.grid()
+        return fake_quantize(self.weight, scale.view(per_row), zero_point.view(per_row), self.bits)
+
+
+class ActivationQuantizer(nn.Module):
+    """Per tensor, asymmetric. Passes everything through untouched until it has a scale."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.observer: MseObserver | EmaObserver | None = None
+        self.log_scale: nn.Parameter | None = None
+        self.register_buffer("scale", torch.zeros(()))
+        self.register_buffer("zero_point", torch.zeros(()))
+
+    def set_grid(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Set scale and zero-point, both ``()``."""
+        self.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
+
+    def learn_scale(self, learn: bool) -> None:
+        """Make the scale's logarithm a parameter, or fix the scale at the value that it has."""
+        if learn:
+            self.log_scale = nn.Parameter(self.scale.log())
+        elif self.log_scale is not None:
+            self.scale, self.log_scale = self.log_scale.detach().exp(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize ``x`` (any shape)."""
+        if self.observer is not None:
+            grid = self.observer.observe(x)
+            return x if grid is None else fake_quantize(x, *grid, self.bits)
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        return fake_quantize(x, scale, self.zero_point, self.bits)
+
+
+class MseObserver:
+    """Keeps a sample of the values seen; the grid that minimises the squared error on it."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+        self.samples: list[Tensor] = []
+
+    def observe(self, x: Tensor) -> None:
+        """Note a batch; the network goes on in floats."""
+        flat = x.detach().flatten()
+        stride = max(1, len(flat) // SAMPLE)
+        # the extremes stay in the sample: the search starts from the full range
+        self.samples.append(torch.cat([flat[::stride][:SAMPLE], flat.amin()[None], flat.amax()[None]]))
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero-point, ``()`` each."""
+        scale, zero_point = mse_grid(torch.cat(self.samples)[None], self.bits)
+        return scale[0], zero_point[0]
+
+
+class EmaObserver:
+    """Moving average of batch minimum and maximum, free of the bias of its start (Adam's correction).
+
+    The published code divides by ``1 - beta^t`` inside the recursion, on a value already corrected; this does not.
+    """
+
+    def __init__(self, bits: int, beta: float) -> None:
+        self.bits, self.beta = bits, beta
+        self.steps = 0
+        self.low: Tensor | float = 0.0
+        self.high: Tensor | float = 0.0
+
+    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Note a batch; the network goes on with the range so far."""
+        self.steps += 1
+        self.low = self.beta * self.low + (1 - self.beta) * x.detach().amin()
+        self.high = self.beta * self.high + (1 - self.beta) * x.detach().amax()
+        return self.grid()
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero-point, ``()`` each."""
+        weight = 1 - self.beta**self.steps
+        return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.bits)
+
+
+Placement = Literal["inputs", "activations"]

@@ -1,0 +1,196 @@
+"""A recipe: every setting of the method, declared once, checked before any work.
+
+Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and ``[tuning]``, whose keys are the fields below.
+"""
+
+import dataclasses
+import tomllib
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from intraq_cli.errors import RecipeError
+
+
+def _value(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for spec in dataclasses.fields(self):
+            _check(f"{type(self).__name__.lower()}.{spec.name}", getattr(self, spec.name), hints[spec.name], spec)
+
+    @classmethod
+    def _parse(cls, table: dict[str, Any], base: Self) -> Self:
+        known = {spec.name for spec in dataclasses.fields(cls)}
+        section = cls.__name__.lower()
+        for key in table:
+            if key not in known:
+                raise RecipeError(f"unknown recipe key {section}.{key}", _did_you_mean(key, known, section))
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+        return dataclasses.replace(base, **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesis(_Section):
+    """Stage 1: from noise to images. Defaults are the default recipe's."""
+
+    num_images: int = _value(1024, 1, 10_000_000)
+    batch_size: int = _value(256, 2, 65536)
+    steps: int = _value(400, 1, 1_000_000)
+    lr: float = _value(0.25, 0.0, 100.0)
+    """Adam's learning rate, in units of the normalised pixel."""
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
+    bns: Literal["scale-free", "paper"] = "scale-free"
+    bns_weight: float = _value(1.0, 0.0)
+    sil_weight: float = _value(1.0, 0.0)
+    mdc_weight: float = _value(1.0, 0.0)
+    lor_probability: float = _value(0.5, 0.0, 1.0)
+    lor_coin: Literal["batch", "image"] = "image"
+    eta: float = _value(0.5, 0.01, 1.0)
+    lambda_lower: float = _value(0.05, 0.0, 2.0)
+    lambda_upper: float = _value(0.8, 0.0, 2.0)
+    epsilon: float = _value(0.9, 0.0, 1.0)
+    labels: Literal["balanced", "uniform"] = "balanced"
+    """``uniform``: drawn independently; ``balanced``: every class equally often, in random order."""
+    clip: bool = True
+    """Keep every pixel inside what a real image can have after normalisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization(_Section):
+    """Grids and where they come from."""
+
+    weight_range: Literal["mse", "minmax"] = "mse"
+    weight_scale: Literal["learned", "refreshed"] = "learned"
+    """``refreshed``: the range is taken anew from the weights at every step (published)."""
+    activation_range: Literal["mse", "ema"] = "mse"
+    """``ema``: moving average of the minimum and maximum of ``ema_steps`` training batches (published)."""
+    activation_scale: Literal["learned", "frozen"] = "learned"
+    ema_beta: float = _value(0.9, 0.0, 0.9999)
+    ema_steps: int = _value(800, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(_Section):
+    """Stage 2: tuning the quantized network against its teacher."""
+
+    steps: int = _value(1500, 0, 10_000_000)
+    batch_size: int = _value(128, 1, 65536)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = _value(1e-3, 0.0, 10.0)
+    scale_lr: float = _value(1e-3, 0.0, 10.0)
+    """Adam's learning rate for the logarithms of the learned scales."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    lr_steps: tuple[int, ...] = ()
+    """``step``: the learning rate is divided by ten after each of these steps."""
+    momentum: float = _value(0.9, 0.0, 0.9999)
+    """SGD's, Nesterov."""
+    weight_decay: float = _value(0.0, 0.0, 1.0)
+    temperature: float = _value(1.0, 0.01, 1000.0)
+    kl_weight: float = _value(1.0, 0.0)
+    ce_weight: float = _value(0.0, 0.0)
+    feature_weight: float = _value(0.0, 0.0)
+    """Of the squared error of every batch norm's output, in units of its variance."""
+    crop_eta: float = _value(0.5, 0.01, 1.0)
+    """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
+    holdout: float = _value(0.125, 0.0, 0.9)
+    """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of one ``quantize`` run but the bits."""
+
+    name: str = "default"
+    description: str = ""
+    synthesis: Synthesis = field(default_factory=Synthesis)
+    quantization: Quantization = field(default_factory=Quantization)
+    tuning: Tuning = field(default_factory=Tuning)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], name: str) -> Self:
+        """Build from parsed TOML; what is absent keeps its default.
+
+        Raises:
+            RecipeError: an unknown table or key, a wrong type, a value out of range.
+        """
+        tables: dict[str, type[_Section]] = {"synthesis": Synthesis, "quantization": Quantization, "tuning": Tuning}
+        for key, value in data.items():
+            if key not in tables and key not in ("name", "description"):
+                raise RecipeError(f"unknown recipe table [{key}]", _did_you_mean(key, tables))
+            if (key in tables) != isinstance(value, dict):
+                raise RecipeError(f"{key} in the recipe must be {'a table' if key in tables else 'a string'}")
+        base = cls()
+        sections = {k: t._parse(data.get(k, {}), getattr(base, k)) for k, t in tables.items()}
+        return cls(name=name, description=str(data.get("description", "")), **sections)  # type: ignore[arg-type]
+
+    def override(self, assignments: list[str]) -> Self:
+        """Apply ``section.key=value`` texts (``--set``); values are TOML, bare words are strings.
+
+        Raises:
+            RecipeError: as :meth:`from_dict`, or a text that is no assignment.
+        """
+        data = self.to_dict()
+        for text in assignments:
+            key, equals, value = text.partition("=")
+            section, dot, name = key.strip().partition(".")
+            if not equals or not dot:
+                raise RecipeError(f"--set {text}: not of the form section.key=value", "e.g. --set tuning.steps=200")
+            if section not in ("synthesis", "quantization", "tuning"):
+                raise RecipeError(
+                    f"unknown recipe table {section!r} in --set {text}", "tables: synthesis, quantization, tuning"
+                )
+            data[section][name] = _parse_value(value.strip())
+        return type(self).from_dict(data, self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe in full, as plain values."""
+        data = dataclasses.asdict(self)
+        return {k: v for k, v in data.items() if k != "name"}
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check(name: str, value: Any, hint: Any, spec: dataclasses.Field) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise RecipeError(f"{name} is {value!r}", "must be one of " + ", ".join(map(str, get_args(hint))))
+        return
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple) or not all(type(v) is int and v >= 0 for v in value):
+            raise RecipeError(f"{name} is {value!r}", "must be a list of whole numbers")
+        return
+    if get_origin(hint) in (Union, types.UnionType):
+        raise TypeError(f"{name}: no unions in recipes")
+    fits = type(value) is hint or (hint is float and type(value) is int)
+    if not fits:
+        raise RecipeError(f"{name} is {value!r}", f"must be a {_KINDS[hint]}")
+    low, high = spec.metadata.get("low"), spec.metadata.get("high")
+    # written so that NaN fails too
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise RecipeError(f"{name} is {value}", f"must be {_interval(low, high)}")
+
+
+_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "string"}
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+def _did_you_mean(key: str, known: Any, section: str = "") -> str:
+    from difflib import get_close_matches
+
+    prefix = f"{section}." if section else ""
+    close = get_close_matches(key, list(known), n=1)
+    return f"did you mean {prefix}{close[0]}?" if close else "known: " + ", ".join(f"{prefix}{k}" for k in sorted(known))

@@ -1,0 +1,386 @@
+"""From what the user typed to a teacher: timm, the Hub, torchvision, a folder, a Python file, or a bundled model."""
+
+import importlib.util
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.nets import ARCHITECTURES
+from intraq_cli.teacher import InputSpec, Teacher
+from intraq_cli.zoo import did_you_mean, model_folder, model_names
+
+
+@dataclass(frozen=True)
+class InputOverride:
+    """``--input-size``, ``--mean`` and ``--std``: what the user says of the input, where it is said."""
+
+    input_size: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def apply(self, spec: InputSpec) -> InputSpec:
+        """``spec`` with what was said in place."""
+        changes = {key: value for key, value in vars(self).items() if value is not None}
+        return replace(spec, **changes) if changes else spec
+
+
+def load_teacher(model: str, override: InputOverride | None = None) -> Teacher:
+    """Build the teacher that ``model`` names, in evaluation mode, frozen, in float32.
+
+    Raises:
+        ModelError: nothing of that name, or it cannot be had.
+    """
+    override = override or InputOverride()
+    teacher = _resolve(model)(override)
+    network = teacher.network.float().eval().requires_grad_(False)
+    return replace(teacher, network=network, spec=override.apply(teacher.spec))
+
+
+def _resolve(model: str) -> Callable[[InputOverride], Teacher]:
+    prefix, colon, rest = model.partition(":")
+    if colon and prefix == "torchvision":
+        return lambda _: _from_torchvision(rest)
+    if colon and prefix == "pytorchcv":
+        return lambda override: _from_pytorchcv(rest, override)
+    if colon and prefix in ("hf-hub", "hf_hub"):
+        return lambda _: _from_hub(rest)
+    if colon and prefix == "local-dir":
+        return lambda _: _from_folder(Path(rest), model)
+    if is_factory(model):
+        return lambda override: _from_file(model, override)
+    if model in model_names():
+        return lambda _: replace(_from_folder(model_folder(model), model), name=model)
+    if Path(model).is_dir():
+        return lambda _: _from_folder(Path(model), model)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", model):
+        return lambda _: _from_hub(model)
+    return lambda _: _from_timm(model)
+
+
+def is_factory(model: str) -> bool:
+    """Whether ``model`` is spelled ``path/to/file.py:factory``."""
+    return re.search(r"\.py:[^/\\]*$", model) is not None
+
+
+# --- timm and the Hub ---
+
+
+def _from_timm(model: str) -> Teacher:
+    import timm
+
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        known = [*model_names(), *timm.list_models()]
+        raise ModelError(f"no model {model!r}", did_you_mean(model, known) or "see `intraq quantize --help` for sources")
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if not tags and not timm.models.is_model_pretrained(architecture):
+        raise ModelError(f"timm has no pretrained weights for {architecture}", "give weights: hf-hub:ORG/NAME or a folder")
+    if tag and tag not in tags:
+        raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
+    with _downloading(model):
+        network = timm.create_model(model, pretrained=True)
+    return _timm_teacher(network, model, name=architecture)
+
+
+def _from_hub(repository: str) -> Teacher:
+    import timm
+
+    with _downloading(repository):
+        config = _read_json(Path(_hub_file(repository, "config.json")))
+        _refuse_checkpoint(config, repository)
+        _check_architecture(config, repository)
+        if config["architecture"] in ARCHITECTURES:
+            return _own_teacher(config, Path(_hub_file(repository, "model.safetensors")), f"hf-hub:{repository}")
+        network = timm.create_model(f"hf-hub:{repository}", pretrained=True)
+    name = repository.partition("@")[0].rpartition("/")[2]
+    teacher = _timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
+    return replace(teacher, revision=_cached_commit(repository))
+
+
+def _timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
+    from timm.data import resolve_model_data_config
+    from timm.models._input import get_model_args
+
+    cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    data = resolve_model_data_config(network)
+    spec = InputSpec(
+        tuple(data["input_size"]),
+        tuple(data["mean"]),
+        tuple(data["std"]),
+        data["interpolation"],
+        data["crop_pct"],
+        data["crop_mode"],
+    )
+    hub_id = cfg.get("hf_hub_id")
+    revision = _cached_commit(hub_id) if hub_id else None
+    keep = ("architecture", "tag", "num_classes", "license", "origin_url", "paper_ids", "hf_hub_id")
+    return Teacher(
+        network,
+        spec,
+        source,
+        name,
+        str(cfg["architecture"]),
+        get_model_args(network),
+        {k: cfg[k] for k in keep if cfg.get(k) is not None},
+        list(labels) if isinstance(labels, (list, tuple)) else None,
+        revision,
+    )
+
+
+def _hub_file(repository: str, filename: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    repo_id, _, revision = repository.partition("@")
+    return hf_hub_download(repo_id, filename, revision=revision or None)
+
+
+def _cached_commit(repository: str) -> str | None:
+    """The commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repo_id, _, revision = repository.partition("@")
+    for filename in ("config.json", "model.safetensors"):
+        path = try_to_load_from_cache(repo_id, filename, revision=revision or None)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
+
+
+@contextmanager
+def _downloading(what: str) -> Iterator[None]:
+    """What can go wrong between us and the Hub becomes a line and a hint."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except IntraqError:
+        raise
+    except hub.GatedRepoError as error:
+        raise ModelError(f"{what} is gated", "accept its terms on the Hub and log in: `hf auth login`") from error
+    except hub.RepositoryNotFoundError as error:
+        hint = "check the spelling; a private repository needs a token: `hf auth login`"
+        raise ModelError(f"the Hub has no repository {what}", hint) from error
+    except hub.RevisionNotFoundError as error:
+        raise ModelError(f"{what}: the repository has no such revision", "check what stands behind the @") from error
+    except hub.HFValidationError as error:
+        raise ModelError(f"{what} is no Hub repository name", "written ORG/NAME or ORG/NAME@REVISION") from error
+    except hub.RemoteEntryNotFoundError as error:
+        raise ModelError(f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights") from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        hint = "check the network; HF_ENDPOINT sets a mirror; `intraq zoo list` shows models that need no network"
+        raise ModelError(f"cannot download {what}: the Hub cannot be reached", hint) from error
+    except OSError as error:  # HfHubHTTPError, URLError, a full disk
+        raise ModelError(f"cannot download {what}: {_first_line(error)}", "check the network and the disk") from error
+
+
+# --- torchvision, pytorchcv ---
+
+
+def _from_torchvision(name: str) -> Teacher:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
+    weights = models.get_model_weights(name)["DEFAULT"]
+    with _downloading(f"torchvision:{name}"):
+        network = models.get_model(name, weights=weights)
+    preset = weights.transforms()
+    crop, resize = preset.crop_size[0], preset.resize_size[0]
+    spec = InputSpec((3, crop, crop), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, crop / resize)
+    # the builders set these from the weights; without weights they must be told again
+    args = {k: getattr(network, k) for k in ("transform_input", "aux_logits") if hasattr(network, k)}
+    categories = weights.meta["categories"]
+    cfg = {"license": "bsd-3-clause", "num_classes": len(categories), "tag": str(weights).rpartition(".")[2]}
+    return Teacher(network, spec, f"torchvision:{name}", name, f"torchvision:{name}", args, cfg, None)
+
+
+def _from_pytorchcv(name: str, override: InputOverride) -> Teacher:
+    try:
+        from pytorchcv.model_provider import get_model
+    except ImportError as error:
+        raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
+    with _downloading(f"pytorchcv:{name}"):
+        try:
+            network = get_model(name, pretrained=True)
+        except ValueError as error:
+            raise ModelError(f"pytorchcv has no model {name!r}: {_first_line(error)}") from error
+    size = tuple(getattr(network, "in_size", (224, 224)))
+    default = InputSpec((3, *size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 0.875)
+    return Teacher(network, override.apply(default), f"pytorchcv:{name}", name, f"pytorchcv:{name}")
+
+
+# --- folders and files ---
+
+
+def _from_folder(folder: Path, spelled: str) -> Teacher:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json", "a model folder holds timm's config.json and model.safetensors")
+    config = _read_json(folder / "config.json")
+    _refuse_checkpoint(config, str(folder))
+    _check_architecture(config, str(folder))
+    name = folder.resolve().name
+    if config["architecture"] in ARCHITECTURES:
+        return replace(_own_teacher(config, folder / "model.safetensors", spelled), name=name)
+    import timm
+
+    try:
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"timm cannot load {folder}: {_first_line(error)}") from error
+    return _timm_teacher(network, spelled, name, config.get("label_names"))
+
+
+def _own_teacher(config: dict[str, Any], weights: Path, source: str) -> Teacher:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    network = build_architecture(config["architecture"], config.get("num_classes"), config.get("model_args", {}))
+    try:
+        network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"cannot load {weights}: {_first_line(error)}") from error
+    cfg = config.get("pretrained_cfg", {})
+    return Teacher(
+        network,
+        spec_of_config(cfg, source),
+        source,
+        weights.parent.name,
+        config["architecture"],
+        config.get("model_args", {}),
+        {k: v for k, v in cfg.items() if k in ("license", "origin_url", "num_classes")},
+        config.get("label_names"),
+    )
+
+
+def spec_of_config(cfg: dict[str, Any], source: str) -> InputSpec:
+    """The input specification in a config's ``pretrained_cfg``.
+
+    Raises:
+        ModelError: a key is missing or of the wrong kind.
+    """
+    try:
+        return InputSpec(
+            tuple(int(v) for v in cfg["input_size"]),  # type: ignore[arg-type]
+            tuple(float(v) for v in cfg["mean"]),
+            tuple(float(v) for v in cfg["std"]),
+            str(cfg.get("interpolation", "bicubic")),
+            float(cfg.get("crop_pct", 0.875)),
+            str(cfg.get("crop_mode", "center")),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{source}: pretrained_cfg lacks or misspells {error}", "it needs input_size, mean, std") from error
+
+
+def build_architecture(architecture: str, num_classes: int | None, model_args: dict[str, Any]) -> nn.Module:
+    """An untrained network of a checkpoint's architecture; nothing outside timm, torchvision, pytorchcv and our own.
+
+    Raises:
+        ModelError: no such architecture, or it does not take these arguments.
+    """
+    kind, colon, name = architecture.partition(":")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        if architecture in ARCHITECTURES:
+            return ARCHITECTURES[architecture](**{**classes, **model_args})
+        if colon and kind == "torchvision":
+            from torchvision import models
+
+            if name not in models.list_models(module=models):
+                raise ModelError(f"torchvision has no classifier {name!r}")
+            quiet = {"init_weights": False} if "transform_input" in model_args else {}
+            return models.get_model(name, weights=None, **{**classes, **quiet, **model_args})
+        if colon and kind == "pytorchcv":
+            from pytorchcv.model_provider import get_model
+
+            return get_model(name, pretrained=False)
+        import timm
+
+        if not timm.is_model(architecture):
+            raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
+        return timm.create_model(architecture, pretrained=False, **{**classes, **model_args})
+    except (TypeError, AssertionError, RuntimeError, ImportError) as error:
+        raise ModelError(f"cannot build {architecture}: {_first_line(error)}") from error
+
+
+def _from_file(model: str, override: InputOverride) -> Teacher:
+    path_text, _, function = model.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise ModelError(f"no file {path}", "written path/to/file.py:factory")
+    network = call_factory(path, function)
+    cfg = getattr(network, "pretrained_cfg", None)
+    if override.input_size and override.mean and override.std:
+        spec = InputSpec(override.input_size, override.mean, override.std, crop_pct=1.0)
+    elif isinstance(cfg, dict) and cfg.get("input_size"):
+        spec = spec_of_config({"mean": override.mean, "std": override.std} | cfg, model)
+    else:
+        raise ModelError(
+            f"{model} does not say how it wants its input",
+            "add --input-size C,H,W --mean M,M,M --std S,S,S (for pixels in [0, 1])",
+        )
+    cfg = cfg if isinstance(cfg, dict) else {}
+    return Teacher(network, spec, model, function, model, {}, {k: cfg[k] for k in ("license",) if cfg.get(k)})
+
+
+def call_factory(path: Path, function: str) -> nn.Module:
+    """Run ``function()`` of the Python file ``path``.
+
+    Raises:
+        ModelError: the file or the function fails, or returns no ``nn.Module``.
+    """
+    if not function.isidentifier():
+        raise ModelError(f"{function!r} is no function name", "written path/to/file.py:factory")
+    spec = importlib.util.spec_from_file_location(f"_intraq_user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function, None)
+        if not callable(made):
+            raise ModelError(f"{path} has no function {function}", did_you_mean(function, dir(module)))
+        network = made()
+    except IntraqError:
+        raise
+    except Exception as error:
+        where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
+        line = f", line {where.lineno}" if where else ""
+        raise ModelError(f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{path}:{function} returned {type(network).__name__}, not an nn.Module")
+    return network
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return config
+
+
+def _refuse_checkpoint(config: dict[str, Any], where: str) -> None:
+    if "quantization_config" in config:
+        raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
+
+
+def _check_architecture(config: dict[str, Any], where: str) -> None:
+    if not isinstance(config.get("architecture"), str):
+        raise ModelError(f"{where}: config.json names no architecture", "it needs timm's config.json")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

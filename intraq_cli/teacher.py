@@ -1,0 +1,128 @@
+"""The float network: what it is, how it wants its input, and whether it can be quantized at all."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intraq_cli.errors import ModelError
+from intraq_cli.trace import Trace, trace_network
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How a network wants its images; the keys of timm's ``pretrained_cfg``."""
+
+    input_size: tuple[int, int, int]
+    """(C, H, W)."""
+    mean: tuple[float, ...]
+    """Per channel, for pixels in [0, 1]."""
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        c = self.input_size[0]
+        if len(self.mean) != c or len(self.std) != c:
+            raise ModelError(
+                f"{c} input channels, but {len(self.mean)} means and {len(self.std)} standard deviations",
+                "give --mean and --std one number per channel",
+            )
+        if min(self.input_size) < 1 or not all(s > 0 for s in self.std):
+            raise ModelError("input sizes and standard deviations must be positive")
+
+    @property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Normalised value of a black and of a white pixel, ``(C,)`` each."""
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (0 - mean) / std, (1 - mean) / std
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """Normalised images ``(B, C, H, W)`` back to [0, 1], clipped."""
+        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
+        return (images * std + mean).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A pretrained classifier, frozen, in evaluation mode, and where it came from."""
+
+    network: nn.Module
+    spec: InputSpec
+    source: str
+    """As the user could spell it again."""
+    name: str
+    """Short, for folder names."""
+    architecture: str
+    """What rebuilds it: timm's name, ``torchvision:NAME``, ``pytorchcv:NAME``, one of our own, or ``file.py:factory``."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+    label_names: list[str] | None = None
+    revision: str | None = None
+    """The Hub's commit, where it came from there."""
+
+    def sha256(self) -> str:
+        """Digest of the weights: names, types, shapes and values, in the order of the names."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a look at a teacher found out."""
+
+    trace: Trace
+    num_classes: int
+
+    @property
+    def classifier(self) -> str:
+        """Name of the layer that the pooled features enter."""
+        return self.trace.classifier
+
+
+def examine(teacher: Teacher) -> Anatomy:
+    """Run the teacher once on noise and check that it can be quantized.
+
+    Raises:
+        ModelError: no batch norm, no layer to quantize, weights that are not finite, an input that does not fit, no
+            logits.
+    """
+    network = teacher.network
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        raise ModelError(
+            f"{teacher.source} has no batch norm (BatchNorm2d)",
+            "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18",
+        )
+    if any(m.running_mean is None for m in norms):
+        raise ModelError(
+            f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
+            "images are learned from these statistics; choose a network that has them",
+        )
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, *teacher.spec.input_size, generator=generator)
+    try:
+        trace = trace_network(network, example.to(next(network.parameters()).device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = ",".join(map(str, teacher.spec.input_size))
+        line = str(error).strip().split("\n")[0]
+        raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
+    if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
+        shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__
+        raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
+    if not trace.output.isfinite().all():
+        raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
+    if not trace.layers:
+        raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
+    if not trace.batch_norms:
+        raise ModelError(f"{teacher.source} never calls its batch norms in evaluation mode")
+    return Anatomy(trace, trace.output.shape[1])

@@ -1,0 +1,161 @@
+"""What a network does, seen by running it once: which layers are called, in which order, on what shapes.
+
+Everything that depends on a network's structure (what to quantize, where the features are) is decided here from what
+happens, never from names.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+ACTIVATIONS: frozenset[Callable[..., Tensor]] = frozenset(
+    {
+        F.relu,
+        F.relu_,
+        torch.relu,
+        torch.relu_,
+        Tensor.relu,
+        Tensor.relu_,
+        F.relu6,
+        F.hardtanh,
+        F.hardtanh_,
+        F.leaky_relu,
+        F.leaky_relu_,
+        F.prelu,
+        torch.prelu,
+        F.elu,
+        F.elu_,
+        F.selu,
+        F.celu,
+        F.silu,
+        F.mish,
+        F.hardswish,
+        F.gelu,
+    }
+)
+"""Functions whose output counts as "what leaves a ReLU-like activation". Gates (sigmoid and kin) do not."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution or linear layer that the network calls."""
+
+    name: str
+    weight_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        positions = 1
+        for size in self.output_shape[1:]:
+            positions *= size
+        per_output = 1
+        for size in self.weight_shape[1:]:
+            per_output *= size
+        return positions * per_output
+
+
+@dataclass
+class Trace:
+    """What one forward pass in evaluation mode did."""
+
+    layers: list[Layer] = field(default_factory=list)
+    """In order of their first call."""
+    activations: list[str] = field(default_factory=list)
+    """Names of the activation calls, in order: the module that made the call, ``#k`` behind its k-th further one."""
+    batch_norms: int = 0
+    """Calls of a batch norm that uses running statistics."""
+    output: Any = None
+
+    @property
+    def classifier(self) -> str:
+        """The last layer called: what enters it are the pooled features."""
+        return self.layers[-1].name
+
+
+class _Watcher(TorchFunctionMode):
+    def __init__(self, trace: Trace, path: Callable[[], str]) -> None:
+        super().__init__()
+        self.trace, self.path = trace, path
+        self.calls: dict[str, int] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in ACTIVATIONS:
+            owner = self.path()
+            k = self.calls.get(owner, 0)
+            self.calls[owner] = k + 1
+            self.trace.activations.append(f"{owner}#{k}" if k else owner)
+        elif func is F.batch_norm and args[0].dim() == 4:
+            self.trace.batch_norms += 1
+        return out
+
+
+@torch.no_grad()
+def trace_network(network: nn.Module, example: Tensor) -> Trace:
+    """Run ``network`` once on ``example`` ``(B, C, H, W)`` and note what it calls."""
+    trace = Trace()
+    stack: list[str] = []
+    seen: set[str] = set()
+
+    def enter(module: nn.Module, args: Any, name: str) -> None:
+        stack.append(name)
+
+    def leave(module: nn.Module, args: Any, out: Any, name: str) -> None:
+        stack.pop()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in seen and isinstance(args[0], Tensor):
+            seen.add(name)
+            trace.layers.append(Layer(name, tuple(module.weight.shape), tuple(args[0].shape), tuple(out.shape)))
+
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            hooks.enter_context(_removing(module.register_forward_pre_hook(_bind(enter, name))))
+            hooks.enter_context(_removing(module.register_forward_hook(_bind(leave, name))))
+        with _Watcher(trace, lambda: stack[-1]):
+            trace.output = network(example)
+    return trace
+
+
+def _bind(function: Callable[..., None], name: str) -> Callable[..., None]:
+    return lambda *args: function(*args, name)
+
+
+class _removing:  # noqa: N801 - reads as a verb in a with statement
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()
+
+
+class FeatureTap:
+    """Within the block, ``features`` is what last entered ``module``, as ``(B, D)``: pooled if it has a height and width."""
+
+    features: Tensor
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> Self:
+        self._handle = self.module.register_forward_pre_hook(self._read)
+        return self
+
+    def _read(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        features = args[0]
+        self.features = features.mean((2, 3)) if features.dim() == 4 else features.flatten(1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.remove()

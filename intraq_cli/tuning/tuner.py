@@ -1,0 +1,111 @@
+"""Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
+
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.recipe import Tuning
+from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
+from intraq_cli.tuning.distillation import OutputRecorder, TuningLosses, distillation_loss
+
+REPORT_EVERY = 10
+
+
+@torch.enable_grad()
+def tune(
+    student: QuantizedNetwork,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: Tuning,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    report: Report = silent,
+) -> dict[str, float]:
+    """Tune ``student`` in place; returns the losses averaged over the last tenth of the steps.
+
+    Args:
+        student: calibrated, with weight quantizers, on ``device``.
+        teacher: the float network, in evaluation mode, frozen, on ``device``.
+        images: ``(N, C, H, W)``, normalised.
+        labels: ``(N,)``.
+        config: the recipe's tuning section.
+        seed: of the order of the images and their crops.
+        device: where to work.
+        report: told of every few steps.
+    """
+    started = time.perf_counter()
+    report(StageStarted("tuning", config.steps, f"{len(images)} images"))
+    student.requires_grad_(True)
+    optimizer = _optimizer(student, config)
+    scheduler = _scheduler(optimizer, config)
+    with_features = config.feature_weight > 0
+    watched = [OutputRecorder(_batch_norms(n) if with_features else []) for n in (student.network, teacher)]
+    batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
+    tail: list[Tensor] = []
+    for step, (x, y) in zip(range(config.steps), batches, strict=False):
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        with torch.no_grad(), watched[1]:
+            target = teacher(x)
+        with watched[0]:
+            logits = student(x)
+        losses = distillation_loss(logits, target, y, watched[0].outputs, watched[1].outputs, config)
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        scheduler.step()
+        if step >= config.steps * 0.9:
+            tail.append(torch.stack(losses).detach())
+        if step % REPORT_EVERY == 0 or step == config.steps - 1:
+            values = dict(zip(TuningLosses._fields, torch.stack(losses).tolist(), strict=True))
+            report(StepDone("tuning", step + 1, (step + 1) * config.batch_size, values=values))
+    student.requires_grad_(False)
+    report(StageDone("tuning", time.perf_counter() - started))
+    means = torch.stack(tail).mean(0).tolist() if tail else [float("nan")] * len(TuningLosses._fields)
+    return dict(zip(TuningLosses._fields, means, strict=True))
+
+
+def augmented_batches(
+    images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches, epoch after epoch in new order, each image cropped (area at least ``eta``) and flipped at random."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = images.shape[-2:]
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
+        index, order = order[:batch_size], order[batch_size:]
+        crops = draw_crops(len(index), height, width, eta, generator)
+        flips = torch.rand(len(index), generator=generator) < 0.5
+        yield crop_resize_flip(images[index], crops, flips), labels[index]
+
+
+def _batch_norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
+    scales = [p for name, p in student.named_parameters() if name.endswith("log_scale")]
+    quantized = {id(student.network.get_submodule(name).weight) for name in student.plan.weights}
+    # the network's own copies of quantized weights are idle: their quantizers hold the latent ones
+    others = [
+        p for name, p in student.named_parameters() if not name.endswith("log_scale") and id(p) not in quantized
+    ]
+    if config.optimizer == "sgd":
+        groups = [{"params": others}] + ([{"params": scales, "weight_decay": 0.0}] if scales else [])
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
+    groups = [{"params": others}] + ([{"params": scales, "lr": config.scale_lr, "weight_decay": 0.0}] if scales else [])
+    return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, config: Tuning) -> LRScheduler:
+    if config.schedule == "step":
+        return MultiStepLR(optimizer, list(config.lr_steps), gamma=0.1)
+    return CosineAnnealingLR(optimizer, max(1, config.steps))

@@ -1,0 +1,86 @@
+"""What ships with the tool: recipes, models, results. The only file that knows where they are."""
+
+import csv
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from intraq_cli.errors import RecipeError
+from intraq_cli.recipe import Recipe
+
+
+def zoo_root() -> Path:
+    """The zoo's folder: inside the package when installed from a wheel, beside it in a checkout."""
+    packaged = Path(__file__).parent / "_zoo"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "zoo"
+
+
+def recipe_names() -> list[str]:
+    """Every recipe in the zoo."""
+    return sorted(path.stem for path in (zoo_root() / "recipes").glob("*.toml"))
+
+
+def model_names() -> list[str]:
+    """Every bundled model."""
+    return sorted(path.parent.name for path in (zoo_root() / "models").glob("*/config.json"))
+
+
+def model_folder(name: str) -> Path:
+    """Folder of a bundled model: ``config.json`` and ``model.safetensors``, as timm's ``local-dir``."""
+    return zoo_root() / "models" / name
+
+
+def recipe_path(name: str) -> Path:
+    """File of a recipe given by name, or by the path of a TOML file.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise RecipeError(f"no recipe file {name}", "give an existing TOML file, or a name from `intraq zoo list`")
+        return Path(name)
+    if name not in recipe_names():
+        raise RecipeError(f"no recipe {name!r}", did_you_mean(name, recipe_names()) or "`intraq zoo list` shows them")
+    return zoo_root() / "recipes" / f"{name}.toml"
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by name, or by the path of a TOML file.
+
+    Raises:
+        RecipeError: there is none, or it is not a valid recipe.
+    """
+    path = recipe_path(name)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"cannot read {path}: {error.strerror}") from error
+    return Recipe.from_dict(data, path.stem)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One table of results: who measured, and the rows."""
+
+    name: str
+    rows: list[dict[str, str]]
+
+
+def results() -> list[Results]:
+    """All tables in ``zoo/results``."""
+    tables = []
+    for path in sorted((zoo_root() / "results").glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            tables.append(Results(path.stem, list(csv.DictReader(file))))
+    return tables
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A hint naming the closest known words, or nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, n=3)
+    return "did you mean " + " or ".join(close) + "?" if close else ""
