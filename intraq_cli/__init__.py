@@ -1,0 +1,32 @@
+"""Data-free quantization of image classifiers to 2 to 8 bits, after IntraQ (CVPR 2022).
+
+>>> from intraq_cli import quantize, evaluate, load
+>>> quantize("resnet18", w=4, a=4, out="resnet18-w4a4")
+>>> evaluate("resnet18-w4a4", data="imagenet/val").top1
+>>> network = load("resnet18-w4a4")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from intraq_cli.api import evaluate, load, quantize, synthesize
+    from intraq_cli.errors import IntraqError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "synthesize": "intraq_cli.api",
+    "quantize": "intraq_cli.api",
+    "evaluate": "intraq_cli.api",
+    "load": "intraq_cli.api",
+    "IntraqError": "intraq_cli.errors",
+}
+__all__ = ["IntraqError", "__version__", "evaluate", "load", "quantize", "synthesize"]
+
+
+def __getattr__(name: str) -> Any:
+    # lazy: `intraq --help` must not wait for torch
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

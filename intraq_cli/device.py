@@ -1,6 +1,7 @@
 """Where the work is done."""
 
 import torch
+from torch import nn
 
 from intraq_cli.errors import DeviceError, UsageError
 
@@ -24,6 +25,14 @@ def choose_device(name: str = "auto") -> torch.device:
     if index and int(index) >= torch.cuda.device_count():
         raise DeviceError(f"there is no {name}: {torch.cuda.device_count()} GPUs here", "count from cuda:0")
     return torch.device(name)
+
+
+def place(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """Move ``network`` to ``device``, its convolutions in channels-last memory: the fast layout on CPUs and GPUs alike.
+
+    Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from.
+    """
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def describe_device(device: torch.device) -> str:

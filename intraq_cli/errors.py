@@ -1,13 +1,13 @@
 """What a user can do something about. Anything else that is raised is a bug and keeps its traceback.
 
-    IntraqError                 exit 1: one line and a hint
-    ├── UsageError              exit 2: an argument is wrong in itself
-    ├── ModelError              no such model, cannot be fetched, cannot be quantized
-    ├── RecipeError             no such recipe, unknown key, value out of range
-    ├── DataError               images, class folders, image files
-    ├── CheckpointError         a folder that is no checkpoint, or a damaged one
-    ├── OutputError             the output folder exists, cannot be written, disk full
-    └── DeviceError             no such device, out of memory
+IntraqError                 exit 1: one line and a hint
+├── UsageError              exit 2: an argument is wrong in itself
+├── ModelError              no such model, cannot be fetched, cannot be quantized
+├── RecipeError             no such recipe, unknown key, value out of range
+├── DataError               images, class folders, image files
+├── CheckpointError         a folder that is no checkpoint, or a damaged one
+├── OutputError             the output folder exists, cannot be written, disk full
+└── DeviceError             no such device, out of memory
 """
 
 

@@ -1,6 +1,6 @@
 """A recipe: every setting of the method, declared once, checked before any work.
 
-Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and ``[tuning]``, whose keys are the fields below.
+Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and ``[tuning]``; keys are the fields below.
 """
 
 import dataclasses
@@ -98,6 +98,8 @@ class Tuning(_Section):
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: float = _value(0.5, 0.01, 1.0)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """Mix each image with another one, at most half of it."""
     holdout: float = _value(0.125, 0.0, 0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
 
@@ -193,4 +195,6 @@ def _did_you_mean(key: str, known: Any, section: str = "") -> str:
 
     prefix = f"{section}." if section else ""
     close = get_close_matches(key, list(known), n=1)
-    return f"did you mean {prefix}{close[0]}?" if close else "known: " + ", ".join(f"{prefix}{k}" for k in sorted(known))
+    return (
+        f"did you mean {prefix}{close[0]}?" if close else "known: " + ", ".join(f"{prefix}{k}" for k in sorted(known))
+    )

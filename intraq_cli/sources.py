@@ -80,10 +80,14 @@ def _from_timm(model: str) -> Teacher:
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
         known = [*model_names(), *timm.list_models()]
-        raise ModelError(f"no model {model!r}", did_you_mean(model, known) or "see `intraq quantize --help` for sources")
+        raise ModelError(
+            f"no model {model!r}", did_you_mean(model, known) or "see `intraq quantize --help` for sources"
+        )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if not tags and not timm.models.is_model_pretrained(architecture):
-        raise ModelError(f"timm has no pretrained weights for {architecture}", "give weights: hf-hub:ORG/NAME or a folder")
+        raise ModelError(
+            f"timm has no pretrained weights for {architecture}", "give weights: hf-hub:ORG/NAME or a folder"
+        )
     if tag and tag not in tags:
         raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
     with _downloading(model):
@@ -104,6 +108,25 @@ def _from_hub(repository: str) -> Teacher:
     name = repository.partition("@")[0].rpartition("/")[2]
     teacher = _timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
     return replace(teacher, revision=_cached_commit(repository))
+
+
+def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
+    """The local folder of a quantized checkpoint on the Hub; None if ``target`` is no Hub name, or a float model's.
+
+    Raises:
+        ModelError: the repository cannot be had.
+    """
+    name = target.removeprefix("hf-hub:")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name) or is_factory(target):
+        return None
+    repository = f"{name}@{revision}" if revision else name
+    with _downloading(repository):
+        folder = Path(_hub_file(repository, "config.json")).parent
+        if "quantization_config" not in _read_json(folder / "config.json"):
+            return None
+        for filename in ("model.safetensors", "run.json"):
+            _hub_file(repository, filename)
+    return folder
 
 
 def _timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
@@ -174,7 +197,9 @@ def _downloading(what: str) -> Iterator[None]:
     except hub.HFValidationError as error:
         raise ModelError(f"{what} is no Hub repository name", "written ORG/NAME or ORG/NAME@REVISION") from error
     except hub.RemoteEntryNotFoundError as error:
-        raise ModelError(f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights") from error
+        raise ModelError(
+            f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights"
+        ) from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
         hint = "check the network; HF_ENDPOINT sets a mirror; `intraq zoo list` shows models that need no network"
         raise ModelError(f"cannot download {what}: the Hub cannot be reached", hint) from error
@@ -224,7 +249,9 @@ def _from_pytorchcv(name: str, override: InputOverride) -> Teacher:
 
 def _from_folder(folder: Path, spelled: str) -> Teacher:
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json", "a model folder holds timm's config.json and model.safetensors")
+        raise ModelError(
+            f"{folder} has no config.json", "a model folder holds timm's config.json and model.safetensors"
+        )
     config = _read_json(folder / "config.json")
     _refuse_checkpoint(config, str(folder))
     _check_architecture(config, str(folder))
@@ -278,7 +305,9 @@ def spec_of_config(cfg: dict[str, Any], source: str) -> InputSpec:
             str(cfg.get("crop_mode", "center")),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{source}: pretrained_cfg lacks or misspells {error}", "it needs input_size, mean, std") from error
+        raise ModelError(
+            f"{source}: pretrained_cfg lacks or misspells {error}", "it needs input_size, mean, std"
+        ) from error
 
 
 def build_architecture(architecture: str, num_classes: int | None, model_args: dict[str, Any]) -> nn.Module:
@@ -341,7 +370,8 @@ def call_factory(path: Path, function: str) -> nn.Module:
     if not function.isidentifier():
         raise ModelError(f"{function!r} is no function name", "written path/to/file.py:factory")
     spec = importlib.util.spec_from_file_location(f"_intraq_user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
     try:
@@ -355,7 +385,9 @@ def call_factory(path: Path, function: str) -> nn.Module:
     except Exception as error:
         where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
         line = f", line {where.lineno}" if where else ""
-        raise ModelError(f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file") from error
+        raise ModelError(
+            f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{path}:{function} returned {type(network).__name__}, not an nn.Module")
     return network

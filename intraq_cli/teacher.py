@@ -57,7 +57,7 @@ class Teacher:
     name: str
     """Short, for folder names."""
     architecture: str
-    """What rebuilds it: timm's name, ``torchvision:NAME``, ``pytorchcv:NAME``, one of our own, or ``file.py:factory``."""
+    """What rebuilds it: timm's name, ``torchvision:NAME``, ``pytorchcv:NAME``, one of our own, ``file.py:factory``."""
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     label_names: list[str] | None = None
@@ -86,8 +86,8 @@ class Anatomy:
         return self.trace.classifier
 
 
-def examine(teacher: Teacher) -> Anatomy:
-    """Run the teacher once on noise and check that it can be quantized.
+def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
+    """Run the teacher once on noise and check that it can be quantized (``strict``), or that it is a classifier at all.
 
     Raises:
         ModelError: no batch norm, no layer to quantize, weights that are not finite, an input that does not fit, no
@@ -98,12 +98,12 @@ def examine(teacher: Teacher) -> Anatomy:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not norms:
+    if strict and not norms:
         raise ModelError(
             f"{teacher.source} has no batch norm (BatchNorm2d)",
             "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18",
         )
-    if any(m.running_mean is None for m in norms):
+    if strict and any(m.running_mean is None for m in norms):
         raise ModelError(
             f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
             "images are learned from these statistics; choose a network that has them",
@@ -121,8 +121,8 @@ def examine(teacher: Teacher) -> Anatomy:
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
     if not trace.output.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
-    if not trace.layers:
+    if strict and not trace.layers:
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
-    if not trace.batch_norms:
+    if strict and not trace.batch_norms:
         raise ModelError(f"{teacher.source} never calls its batch norms in evaluation mode")
     return Anatomy(trace, trace.output.shape[1])

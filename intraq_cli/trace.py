@@ -140,7 +140,7 @@ class _removing:  # noqa: N801 - reads as a verb in a with statement
 
 
 class FeatureTap:
-    """Within the block, ``features`` is what last entered ``module``, as ``(B, D)``: pooled if it has a height and width."""
+    """Within the block, ``features`` is what last entered ``module``, ``(B, D)``, pooled where it has a size."""
 
     features: Tensor
 

@@ -1,0 +1,1 @@
+"""The commands: they parse, call one function of the API, and print its result."""

@@ -70,7 +70,9 @@ def open_data(
         return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, split)
     folder = Path(data)
     if not folder.is_dir():
-        raise DataError(f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME")
+        raise DataError(
+            f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME"
+        )
     return _class_folders(folder, spec, num_classes, label_names)
 
 
@@ -107,7 +109,13 @@ class _Files(Dataset[tuple[Tensor, int]]):
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     return self.transform(image), label
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise DataError(f"cannot read the image {path}: {error}", "remove or repair the file") from error
 
 
@@ -230,7 +238,9 @@ def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None
     try:
         items = load_dataset(name, split=split or "test")
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot load {name}: {str(error).splitlines()[0]}", "check the name, --split and the network") from error
+        raise DataError(
+            f"cannot load {name}: {str(error).splitlines()[0]}", "check the name, --split and the network"
+        ) from error
     images = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
     labels = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
     if images is None or labels is None:

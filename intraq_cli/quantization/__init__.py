@@ -1,0 +1,1 @@
+"""Quantizers, and a network that runs with them."""

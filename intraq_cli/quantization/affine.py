@@ -1,4 +1,4 @@
-"""Affine quantization: ``q = clamp(round(x / s) + z, 0, 2^b - 1)``, ``x^ = (q - z) s``, and where ``s`` and ``z`` come from."""
+"""Affine quantization, ``q = clamp(round(x / s) + z, 0, 2^b - 1)`` and back, ``(q - z) s``; where s and z come from."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ class _FakeQuantize(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, scale, zero_point, out = ctx.saved_tensors
         inside = x.clamp(-zero_point * scale, (ctx.top - zero_point) * scale).eq_(x)  # 1 inside, 0 outside
         grad_x = inside.mul_(grad)

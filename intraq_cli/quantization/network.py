@@ -1,9 +1,9 @@
 """A network whose weights and activations are quantized as it runs; its own code and modules stay as they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +27,13 @@ class Plan:
     weights: dict[str, int]
     """Layer name to bits."""
     activations: dict[str, int]
-    """Site name to bits: a layer's name (its input), or an activation call's name (its output), in the order of calls."""
+    """Site name to bits, in the order of calls: a layer's name (its input), or an activation call's (its output)."""
 
 
 def plan_quantization(
     trace: Trace, w_bits: int, a_bits: int, placement: Placement, first_last_bits: int | None = None
 ) -> Plan:
-    """Decide what is quantized: every convolution and linear layer that the network calls, the first and last included.
+    """Decide what is quantized: every convolution and linear layer that the network calls, from the first to the last.
 
     Raises:
         ModelError: the network has no ReLU-like activation, and the placement asks for them.
@@ -53,9 +53,9 @@ def plan_quantization(
 class QuantizedNetwork(nn.Module):
     """Runs ``network`` with quantized activations and, while ``weight_quantizers`` are there, quantized weights.
 
-    Weights are put in place of the network's own for the length of a call; layer inputs are quantized by hooks that live
-    as long; activations, functional ones too, by watching the calls of ReLU-like functions, which come in the same order
-    every time. After :meth:`freeze` the network itself holds the dequantized weights.
+    Weights are put in place of the network's own for the length of a call; layer inputs are quantized by hooks that
+    live as long; activations, functional ones too, by watching the calls of ReLU-like functions, which come in the
+    same order every time. After :meth:`freeze` the network itself holds the dequantized weights.
     """
 
     def __init__(self, network: nn.Module, plan: Plan) -> None:
@@ -68,13 +68,31 @@ class QuantizedNetwork(nn.Module):
     def quantize_weights(self, config: Quantization) -> None:
         """Give every planned layer a weight quantizer, started from the network's own weights."""
         self.weight_quantizers = nn.ModuleList(
-            WeightQuantizer(self.network.get_submodule(name).weight, bits, config)
-            for name, bits in self.plan.weights.items()
+            WeightQuantizer(self.weight_of(name), bits, config) for name, bits in self.plan.weights.items()
+        )
+
+    def weight_of(self, layer: str) -> nn.Parameter:
+        """The network's own weight of a layer; idle while the layer has a quantizer, which then holds the latent one."""
+        weight = self.network.get_submodule(layer).weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    @property
+    def latent(self) -> dict[str, WeightQuantizer]:
+        """Weight quantizers by layer; none before :meth:`quantize_weights` and after :meth:`freeze`."""
+        quantizers = cast(Iterable[WeightQuantizer], self.weight_quantizers)
+        return dict(zip(self.plan.weights, quantizers, strict=True)) if len(self.weight_quantizers) else {}
+
+    @property
+    def sites(self) -> dict[str, ActivationQuantizer]:
+        """Activation quantizers by site, in the order of calls."""
+        return dict(
+            zip(self.plan.activations, cast(Iterable[ActivationQuantizer], self.activation_quantizers), strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
-        weights = {f"{n}.weight": q() for n, q in zip(self.plan.weights, self.weight_quantizers, strict=False)}
+        weights = {f"{name}.weight": quantizer() for name, quantizer in self.latent.items()}
         with self._quantized_activations():
             out: Tensor = functional_call(self.network, weights, (x,)) if weights else self.network(x)
         return out
@@ -82,12 +100,12 @@ class QuantizedNetwork(nn.Module):
     @contextmanager
     def _quantized_activations(self) -> Iterator[None]:
         if self.plan.placement == "activations":
-            with _QuantizedCalls(self.activation_quantizers) as calls:
+            with _QuantizedCalls(list(self.sites.values())) as calls:
                 yield
             calls.check()
             return
         with ExitStack() as hooks:
-            for name, quantizer in zip(self.plan.activations, self.activation_quantizers, strict=True):
+            for name, quantizer in self.sites.items():
                 layer = self.network.get_submodule(name)
                 hooks.callback(layer.register_forward_pre_hook(_quantizing(quantizer)).remove)
             yield
@@ -96,21 +114,21 @@ class QuantizedNetwork(nn.Module):
     def freeze(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """End the tuning: fix all grids, and leave the dequantized weights in the network.
 
-        Returns, per layer, what a checkpoint stores of its weight: codes (uint8, of the weight's shape), scale ``(out,)``
-        and zero-point ``(out,)``.
+        Returns, per layer, what a checkpoint stores of its weight: codes (uint8, of the weight's shape), scale and
+        zero-point, ``(out,)`` each.
         """
         stored = {}
-        for name, quantizer in zip(self.plan.weights, self.weight_quantizers, strict=True):
+        for name, quantizer in self.latent.items():
             scale, zero_point = quantizer.grid()
             per_row = (-1,) + (1,) * (quantizer.weight.dim() - 1)
             weight = quantizer()
             # exact: the quantized weight is a whole number times its scale
             codes = (weight / scale.view(per_row)).round() + zero_point.view(per_row)
             stored[name] = (codes.to(torch.uint8), scale, zero_point)
-            self.network.get_submodule(name).weight.data.copy_(dequantize(*stored[name]))
+            self.weight_of(name).data.copy_(dequantize(*stored[name]))
         self.weight_quantizers = nn.ModuleList()
-        for quantizer in self.activation_quantizers:
-            quantizer.learn_scale(False)
+        for site in self.sites.values():
+            site.learn_scale(False)
         return stored
 
 
@@ -127,9 +145,9 @@ def _quantizing(quantizer: nn.Module) -> Any:
 class _QuantizedCalls(TorchFunctionMode):
     """Within the block, the k-th call of a ReLU-like function is followed by the k-th quantizer."""
 
-    def __init__(self, quantizers: nn.ModuleList) -> None:
+    def __init__(self, quantizers: list[ActivationQuantizer]) -> None:
         super().__init__()
-        self.quantizers = list(quantizers)
+        self.quantizers = quantizers
         self.calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -15,6 +15,8 @@ SAMPLE = 8192
 class WeightQuantizer(nn.Module):
     """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one."""
 
+    zero_point: Tensor
+
     def __init__(self, weight: Tensor, bits: int, config: Quantization) -> None:
         super().__init__()
         self.bits = bits

@@ -47,11 +47,13 @@ class BatchNormStatistics(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not F.batch_norm:
             return func(*args, **kwargs)
+        if "input" in kwargs:
+            args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
         return self._normalize(*args, **kwargs)
 
     def _normalize(
         self,
-        input: Tensor,
+        x: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
         weight: Tensor | None = None,
@@ -60,15 +62,15 @@ class BatchNormStatistics(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        if training or running_mean is None or running_var is None or input.dim() != 4:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+        if training or running_mean is None or running_var is None or x.dim() != 4:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         slope = (running_var + eps).rsqrt()
         if weight is not None:
             slope = slope * weight
         offset = -running_mean * slope
         if bias is not None:
             offset = offset + bias
-        out, mean, var = _AffineWithMoments.apply(input, slope.detach(), offset.detach())
+        out, mean, var = _AffineWithMoments.apply(x, slope.detach(), offset.detach())
         self.layers.append(LayerStatistics(mean, var, running_mean, running_var, eps))
         return out
 
@@ -83,7 +85,7 @@ class _AffineWithMoments(torch.autograd.Function):
         return torch.addcmul(_channels(offset), x, _channels(slope)), mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None, None]:
         # d mean / d x = 1/n and d var / d x = 2 (x - mean) / n: both are affine in x, per channel
         x, slope, mean = ctx.saved_tensors
         n = x.numel() // x.shape[1]
@@ -109,8 +111,8 @@ def paper_bns_loss(layers: list[LayerStatistics]) -> Tensor:
 def scale_free_bns_loss(layers: list[LayerStatistics]) -> Tensor:
     """``mean_l mean_c [ ((mu_c(x) - mu_c)^2 + (sd_c(x) - sd_c)^2) / (var_c + eps) ]``; a scalar.
 
-    The squared 2-Wasserstein distance between the two channels' Gaussians, in units of what the layer itself divides by:
-    every layer and channel counts the same whatever its scale. ``eps`` is the layer's own, so a dead channel
+    The squared 2-Wasserstein distance between the channel's two Gaussians, in units of what the layer itself divides
+    by: every layer and channel counts the same whatever its scale. ``eps`` is the layer's own, so a dead channel
     (variance 1e-35) asks for no more precision than the network can see.
     """
     terms = []

@@ -15,7 +15,7 @@ ATTEMPTS = 10
 
 
 def draw_crops(n: int, height: int, width: int, eta: float, generator: torch.Generator) -> Tensor:
-    """Draw ``n`` crops: area fraction U(eta, 1), aspect ratio log-uniform in (3/4, 4/3); ``(n, 4)`` integers on the CPU.
+    """Draw ``n`` crops: area fraction U(eta, 1), aspect ratio log-uniform in (3/4, 4/3); ``(n, 4)``, on the CPU.
 
     A row is top, left, height, width, as torchvision's ``RandomResizedCrop.get_params`` draws them: the first of ten
     tries that fits, else the largest centred crop whose aspect ratio is allowed.

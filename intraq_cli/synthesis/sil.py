@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def draw_targets(n: int, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Target probabilities ``(n,)``, drawn once per batch: a coin per image, then ``t ~ U(epsilon, 1)`` or ``t = 1``."""
+    """Target probabilities ``(n,)``, once per batch: a coin per image, then ``t ~ U(epsilon, 1)`` or ``t = 1``."""
     soft = torch.empty(n).uniform_(epsilon, 1, generator=generator)
     return torch.where(torch.rand(n, generator=generator) < 0.5, soft, 1.0)
 

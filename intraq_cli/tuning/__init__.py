@@ -1,0 +1,1 @@
+"""Stage 2: tuning the quantized network against its teacher."""

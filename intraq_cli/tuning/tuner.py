@@ -47,9 +47,10 @@ def tune(
     with_features = config.feature_weight > 0
     watched = [OutputRecorder(_batch_norms(n) if with_features else []) for n in (student.network, teacher)]
     batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
+    mixing = torch.Generator().manual_seed(seed + 1)
     tail: list[Tensor] = []
     for step, (x, y) in zip(range(config.steps), batches, strict=False):
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        x, y = mix(x, config, mixing).to(device, memory_format=torch.channels_last), y.to(device)
         with torch.no_grad(), watched[1]:
             target = teacher(x)
         with watched[0]:
@@ -73,7 +74,7 @@ def tune(
 def augmented_batches(
     images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches, epoch after epoch in new order, each image cropped (area at least ``eta``) and flipped at random."""
+    """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped."""
     generator = torch.Generator().manual_seed(seed)
     height, width = images.shape[-2:]
     order = torch.empty(0, dtype=torch.long)
@@ -86,17 +87,38 @@ def augmented_batches(
         yield crop_resize_flip(images[index], crops, flips), labels[index]
 
 
+def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
+    """Put part of another image into each image of a batch ``(B, C, H, W)``, at most half of it.
+
+    ``mixup`` adds the two (Zhang et al. 2018), ``cutmix`` pastes a rectangle (Yun et al. 2019). The teacher answers for
+    what it is shown, so this asks about more of the input space than the images alone do.
+    """
+    if config.mix == "none":
+        return images
+    n, _, height, width = images.shape
+    other = images[torch.randperm(n, generator=generator)]
+    share = torch.rand(n, generator=generator) / 2  # of the other image
+    if config.mix == "mixup":
+        return images.lerp(other, share[:, None, None, None])
+    side = share.sqrt()
+    top, left = torch.rand(2, n, generator=generator) * (1 - side)
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])  # (B, H)
+    inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
+    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return torch.where(inside, other, images)
+
+
 def _batch_norms(network: nn.Module) -> list[nn.Module]:
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
     scales = [p for name, p in student.named_parameters() if name.endswith("log_scale")]
-    quantized = {id(student.network.get_submodule(name).weight) for name in student.plan.weights}
+    quantized = {id(student.weight_of(name)) for name in student.latent}
     # the network's own copies of quantized weights are idle: their quantizers hold the latent ones
-    others = [
-        p for name, p in student.named_parameters() if not name.endswith("log_scale") and id(p) not in quantized
-    ]
+    others = [p for name, p in student.named_parameters() if not name.endswith("log_scale") and id(p) not in quantized]
     if config.optimizer == "sgd":
         groups = [{"params": others}] + ([{"params": scales, "weight_decay": 0.0}] if scales else [])
         nesterov = config.momentum > 0

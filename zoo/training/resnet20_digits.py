@@ -67,7 +67,7 @@ def jitter(x: Tensor, low: float) -> Tensor:
 
 
 def write(network: CifarResNet, images: Tensor, labels: Tensor, mean: float, std: float) -> None:
-    """The folder that the tool ships: weights, timm-style config, held-out images (0 to 16, as the data set has them)."""
+    """The folder that the tool ships: weights, timm-style config, held-out images (0 to 16, as in the data set)."""
     save_file(network.state_dict(), FOLDER / "model.safetensors", metadata={"format": "pt"})
     held_out = {"images": torch.tensor(images, dtype=torch.uint8), "labels": labels.to(torch.uint8)}
     save_file(held_out, FOLDER / "held_out.safetensors", metadata={"scale": "16"})

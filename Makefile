@@ -1,0 +1,23 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test
+# quantizes the bundled model (no network, no data) and measures it on its held-out digits
+demo: .venv/installed
+	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --out resnet20_digits-w4a4 --force
+	$(BIN)/intraq evaluate resnet20_digits-w4a4 --data digits
+
+test: .venv/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -q
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

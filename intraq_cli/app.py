@@ -1,0 +1,73 @@
+"""The ``intraq`` command: builds the typer app, and turns errors into lines and exit codes."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from intraq_cli import __version__
+from intraq_cli.commands import zoo
+from intraq_cli.commands.evaluate import evaluate
+from intraq_cli.commands.output import flush, print_error, stderr
+from intraq_cli.commands.quantize import quantize
+from intraq_cli.commands.synthesize import synthesize
+from intraq_cli.errors import IntraqError, UsageError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+app = typer.Typer(
+    name="intraq",
+    help="Quantize a pretrained image classifier to 2 to 8 bits without any data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (quantize, synthesize, evaluate):
+    app.command()(command)
+app.add_typer(zoo.app, name="zoo")
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"intraq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _intraq(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A bug raises."""
+    args = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in args
+    try:
+        code = app(args=args, prog_name="intraq", standalone_mode=False)
+        flush()
+        return code if isinstance(code, int) else 0
+    except IntraqError as error:
+        print_error(error, as_json)
+        return error.exit_code
+    except typer.TyperException as error:
+        if not as_json:
+            error.show() if hasattr(error, "show") else stderr.print(str(error))
+        else:
+            print_error(UsageError(error.format_message(), "see --help"), as_json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        stderr.print("interrupted: nothing was written")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read us has gone: say nothing more, not even at interpreter exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    raise SystemExit(main())

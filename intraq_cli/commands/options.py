@@ -1,0 +1,57 @@
+"""Options that several commands share, each written once."""
+
+from typing import Annotated, Literal
+
+import typer
+
+MODEL_HELP = (
+    "timm name, hf-hub:ORG/NAME[@REV], torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
+    "or a bundled model."
+)
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
+InputSize = Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help="Size of the model's input.")]
+Mean = Annotated[str | None, typer.Option("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].")]
+Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="Standard deviation per channel.")]
+Placement = Literal["inputs", "activations"]
+
+
+def numbers(text: str | None, option: str, kind: type = float, count: int | None = None) -> tuple | None:
+    """Parse ``1,2,3``.
+
+    Raises:
+        typer.BadParameter: it is not that.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or (count is not None and len(values) != count):
+        raise typer.BadParameter(f"{text!r}: numbers with commas between, e.g. 3,224,224", param_hint=option)
+    return values
+
+
+def input_options(
+    input_size: str | None, mean: str | None, std: str | None
+) -> tuple[tuple[int, int, int] | None, tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Parse ``--input-size``, ``--mean`` and ``--std``."""
+    size = numbers(input_size, "--input-size", int, 3)
+    return size, numbers(mean, "--mean"), numbers(std, "--std")
+
+
+def data_for(model: str) -> str:
+    """What to suggest to measure a model on."""
+    return "digits" if model == "resnet20_digits" else "FOLDER"

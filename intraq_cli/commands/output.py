@@ -1,0 +1,72 @@
+"""Results on stdout, everything else on stderr."""
+
+import dataclasses
+import json
+import math
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from intraq_cli.errors import IntraqError
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout; what is not a number (NaN, infinity) becomes null."""
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        data = dataclasses.asdict(data)
+    print(json.dumps(_plain(data), ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    """A small table on stdout: name and value."""
+    table = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def print_error(error: IntraqError, as_json: bool) -> None:
+    """One line and a hint on stderr; with ``--json`` an error object on stdout as well."""
+    if as_json:
+        print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+    message = " ".join(error.message.split())
+    stderr.print(f"[bold red]error:[/] {_escaped(message)}")
+    if error.hint:
+        stderr.print(f"[dim]hint:[/] {_escaped(error.hint)}")
+
+
+def print_hint(text: str) -> None:
+    """A suggestion on stderr."""
+    stderr.print(f"[dim]{_escaped(text)}[/]")
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def mib(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def flush() -> None:
+    """Hand out what is still buffered, so that a closed pipe shows here and not at interpreter exit."""
+    sys.stdout.flush()

@@ -1,0 +1,92 @@
+"""``intraq quantize``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intraq_cli.commands import options
+from intraq_cli.commands.output import mib, print_hint, print_json, print_table
+from intraq_cli.commands.progress import progress
+
+
+def quantize(
+    model: options.Model,
+    w: Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)] = 4,
+    a: Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)] = 4,
+    out: Annotated[Path | None, typer.Option(help="Folder; default NAME-wWaA.", show_default=False)] = None,
+    recipe: options.Recipe = "default",
+    set_: options.Set = None,
+    images: Annotated[
+        Path | None, typer.Option(help="What `synthesize` wrote, to leave out stage 1.", show_default=False)
+    ] = None,
+    act_placement: Annotated[
+        options.Placement,
+        typer.Option(help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
+    ] = "inputs",
+    first_last_bits: Annotated[
+        int | None, typer.Option(help="Other bits for the first and last layer.", min=2, max=8, show_default=False)
+    ] = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Quantize a pretrained classifier without any data, and write a checkpoint folder.
+
+    intraq quantize resnet18 --w 4 --a 4
+    """
+    size, means, stds = options.input_options(input_size, mean, std)
+    from intraq_cli import api
+
+    with progress(quiet) as report:
+        result = api.quantize(
+            model,
+            w=w,
+            a=a,
+            out=out,
+            recipe=recipe,
+            set=set_ or [],
+            images=images,
+            act_placement=act_placement,
+            first_last_bits=first_last_bits,
+            device=device,
+            seed=seed,
+            force=force,
+            dry_run=dry_run,
+            input_size=size,
+            mean=means,
+            std=stds,
+            command=shlex.join(["intraq", *sys.argv[1:]]),
+            report=report,
+        )
+    ratio = result.bytes_float / result.bytes_quantized
+    sizes = f"{mib(result.bytes_float)} -> {mib(result.bytes_quantized)} ({ratio:.1f} times smaller)"
+    if as_json:
+        print_json(result)
+    elif quiet:
+        print(result.path)
+    elif dry_run:
+        print(f"would write {model} at W{w}A{a} ({result.recipe}, on {result.device}) to {result.path}: {sizes}")
+    else:
+        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.stages.items())
+        print_table(
+            f"{result.path}",
+            [
+                ("size", sizes),
+                (
+                    "agreement",
+                    f"{result.agreement:.1f} % with the float model on {result.held_out} held-out synthetic images",
+                ),
+                ("heterogeneity", f"{result.heterogeneity:.3f}"),
+                ("time", f"{result.seconds:.0f} s on {result.device}: {stages}"),
+            ],
+        )
+        print_hint(f"next: intraq evaluate {shlex.quote(result.path)} --data {options.data_for(model)}")

@@ -1,0 +1,71 @@
+"""``intraq synthesize``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from intraq_cli.commands import options
+from intraq_cli.commands.output import print_hint, print_json, print_table
+from intraq_cli.commands.progress import progress
+
+
+def synthesize(
+    model: options.Model,
+    n: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File; default NAME-images.safetensors.", show_default=False)] = None,
+    recipe: options.Recipe = "default",
+    set_: options.Set = None,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn synthetic images from a network alone (stage 1).
+
+    intraq synthesize resnet18 -n 1024 --out images.safetensors
+    """
+    size, means, stds = options.input_options(input_size, mean, std)
+    from intraq_cli import api
+
+    with progress(quiet) as report:
+        result = api.synthesize(
+            model,
+            n=n,
+            out=out,
+            recipe=recipe,
+            set=set_ or [],
+            device=device,
+            seed=seed,
+            force=force,
+            dry_run=dry_run,
+            input_size=size,
+            mean=means,
+            std=stds,
+            report=report,
+        )
+    if as_json:
+        print_json(result)
+    elif quiet:
+        print(result.path)
+    elif dry_run:
+        shape = "x".join(map(str, result.image_shape))
+        print(f"would write {result.n} images of {shape} from {model} to {result.path} on {result.device}")
+    else:
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
+        print_table(
+            f"{result.path}",
+            [
+                ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}"),
+                ("losses", losses),
+                ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
+                ("heterogeneity", f"{result.heterogeneity:.3f}"),
+                ("time", f"{result.seconds:.0f} s on {result.device}"),
+            ],
+        )
+        print_hint(f"next: intraq quantize {model} --w 4 --a 4 --images {result.path}")

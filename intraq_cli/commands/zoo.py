@@ -1,0 +1,67 @@
+"""``intraq zoo list`` and ``intraq zoo show``."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from intraq_cli import zoo
+from intraq_cli.commands import options
+from intraq_cli.commands.output import print_json, print_table
+from intraq_cli.errors import RecipeError
+
+app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """What ships with the tool."""
+    recipes = {name: zoo.load_recipe(name).description for name in zoo.recipe_names()}
+    tables = {table.name: len(table.rows) for table in zoo.results()}
+    if as_json:
+        print_json({"recipes": recipes, "models": zoo.model_names(), "results": tables})
+    elif quiet:
+        print("\n".join([*recipes, *zoo.model_names(), *tables]))
+    else:
+        print_table("recipes", list(recipes.items()))
+        print_table("\nmodels", [(name, str(zoo.model_folder(name))) for name in zoo.model_names()])
+        print_table("\nresults", [(name, f"{count} rows") for name, count in tables.items()])
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe, a bundled model, or a table of results.", show_default=False)],
+    as_json: options.Json = False,
+) -> None:
+    """One of them in full."""
+    tables = {table.name: table for table in zoo.results()}
+    if name in tables:
+        rows = tables[name].rows
+        print_json({"name": name, "rows": rows}) if as_json else _print_rows(rows)
+    elif name in zoo.model_names():
+        config = json.loads((zoo.model_folder(name) / "config.json").read_text(encoding="utf-8"))
+        if as_json:
+            print_json({"name": name, "config": config})
+        else:
+            print((zoo.model_folder(name) / "README.md").read_text(encoding="utf-8").rstrip())
+    elif name in zoo.recipe_names() or name.endswith(".toml"):
+        recipe = zoo.load_recipe(name)
+        if as_json:
+            print_json({"name": recipe.name, **recipe.to_dict()})
+        else:
+            print(zoo.recipe_path(name).read_text(encoding="utf-8").rstrip())
+    else:
+        known = [*zoo.recipe_names(), *zoo.model_names(), *tables]
+        raise RecipeError(
+            f"nothing in the zoo is called {name!r}", zoo.did_you_mean(name, known) or "`intraq zoo list`"
+        )
+
+
+def _print_rows(rows: list[dict[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(*row.values())
+    Console(highlight=False).print(table)

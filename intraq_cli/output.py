@@ -1,0 +1,73 @@
+"""Files and folders that are there whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from intraq_cli.errors import OutputError
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Refuse, before any work, an output that exists or cannot be written.
+
+    Raises:
+        OutputError: ``path`` exists and ``force`` is off, or its folder is missing or read-only.
+    """
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise OutputError(f"there is no folder {parent}", "make it first, or give another --out")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{parent} is not writable", "give another --out")
+
+
+@contextmanager
+def whole_folder(path: Path, force: bool) -> Iterator[Path]:
+    """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.resolve().parent))
+        try:
+            made = scratch / "new"
+            made.mkdir()
+            yield made
+            for file in made.iterdir():
+                file.chmod(0o666 & ~_umask())
+            check_output(path, force)  # again: the work may have taken hours
+            if path.exists():
+                path.rename(scratch / "old")
+            made.rename(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", "check the folder and the disk") from error
+
+
+@contextmanager
+def whole_file(path: Path, force: bool) -> Iterator[Path]:
+    """The same for one file: write to the path yielded."""
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.resolve().parent))
+        try:
+            made = scratch / path.name
+            yield made
+            made.chmod(0o666 & ~_umask())
+            check_output(path, force)
+            made.replace(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", "check the folder and the disk") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
