@@ -416,7 +416,7 @@ def _synthesize(
 
 def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
     """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
-    count = min(int(len(made.images) * recipe.tuning.holdout), len(made.images) - 1)
+    count = min(round(len(made.images) * recipe.tuning.holdout), len(made.images) - 1)
     if count < 1:
         return made, made.images
     keep = len(made.images) - count

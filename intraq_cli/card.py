@@ -79,7 +79,8 @@ Normalise pixels in [0, 1] with mean {_numbers(cfg["mean"])} and standard deviat
 {run["command"]}
 ```
 
-with recipe `{run["recipe"]["name"]}`, seed {run["seed"]}, intraq {run["versions"]["intraq"]}. Every setting is in `run.json`.
+with recipe `{run["recipe"]["name"]}`, seed {run["seed"]}, intraq {run["versions"]["intraq"]}. Every setting is in
+`run.json`.
 """
 
 

@@ -40,8 +40,8 @@ class Synthesis(_Section):
 
     num_images: int = _value(1024, 1, 10_000_000)
     batch_size: int = _value(256, 2, 65536)
-    steps: int = _value(400, 1, 1_000_000)
-    lr: float = _value(0.25, 0.0, 100.0)
+    steps: int = _value(200, 1, 1_000_000)
+    lr: float = _value(0.1, 0.0, 100.0)
     """Adam's learning rate, in units of the normalised pixel."""
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
@@ -79,7 +79,7 @@ class Quantization(_Section):
 class Tuning(_Section):
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: int = _value(1500, 0, 10_000_000)
+    steps: int = _value(1000, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = _value(1e-3, 0.0, 10.0)
@@ -94,11 +94,11 @@ class Tuning(_Section):
     temperature: float = _value(1.0, 0.01, 1000.0)
     kl_weight: float = _value(1.0, 0.0)
     ce_weight: float = _value(0.0, 0.0)
-    feature_weight: float = _value(0.0, 0.0)
+    feature_weight: float = _value(1.0, 0.0)
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: float = _value(0.5, 0.01, 1.0)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
-    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix: Literal["none", "mixup", "cutmix"] = "cutmix"
     """Mix each image with another one, at most half of it."""
     holdout: float = _value(0.125, 0.0, 0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""

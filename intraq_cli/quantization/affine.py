@@ -37,7 +37,9 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, scale, zero_point, out = ctx.saved_tensors
-        inside = x.clamp(-zero_point * scale, (ctx.top - zero_point) * scale).eq_(x)  # 1 inside, 0 outside
+        # half a step beyond the last grid point still rounds to it without being clipped
+        low, high = (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale
+        inside = x.clamp(low, high).eq_(x)  # 1 inside, 0 outside
         grad_x = inside.mul_(grad)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None

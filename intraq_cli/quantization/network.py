@@ -72,7 +72,7 @@ class QuantizedNetwork(nn.Module):
         )
 
     def weight_of(self, layer: str) -> nn.Parameter:
-        """The network's own weight of a layer; idle while the layer has a quantizer, which then holds the latent one."""
+        """The network's own weight of a layer; idle while a quantizer holds the latent one."""
         weight = self.network.get_submodule(layer).weight
         assert isinstance(weight, nn.Parameter)
         return weight

@@ -1,0 +1,134 @@
+"""Small networks, and the command line run in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SmallNet(nn.Module):
+    """Two residual-style blocks with functional ReLUs, a module ReLU that is called twice, and a linear classifier."""
+
+    def __init__(self, channels: int = 6, classes: int = 4, in_chans: int = 3) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 2, 1, bias=True)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels, 3, 1, 1, groups=2, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.act(self.bn2(self.conv2(x)))
+        x = self.act(x + self.bn3(self.conv3(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def trained(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> nn.Module:
+    """Give ``network`` batch-norm statistics that fit its weights, affine parameters that are not trivial; frozen."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        spread = 0.5 if parameter.dim() > 1 else 0.2
+        parameter.data = spread * torch.randn(parameter.shape, generator=generator) + (parameter.dim() == 1)
+    network.train()
+    with torch.no_grad():
+        for _ in range(30):
+            network(torch.randn(64, *shape, generator=generator))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return trained(SmallNet())
+
+
+@pytest.fixture
+def random() -> torch.Generator:
+    return torch.Generator().manual_seed(1234)
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def intraq(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run the command line through its real entry."""
+
+    def run(*args: object) -> Ran:
+        from intraq_cli.app import main
+
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        captured = capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return run
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+def net():
+    torch.manual_seed(0)
+    net = Net()
+    net.train()
+    net(torch.randn(64, 3, 8, 8))
+    return net
+
+def no_norm():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+def nan():
+    made = net()
+    made.fc.weight.data[0, 0] = float("nan")
+    return made
+
+def broken():
+    raise KeyError("weights.pth")
+
+def number():
+    return 3
+
+def untracked():
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(144, 3))
+
+def fixed_size():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+def map_output():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+"""
+INPUT = ("--input-size", "3,8,8", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+TINY = ("--set", "synthesis.num_images=32", "--set", "synthesis.batch_size=16", "--set", "synthesis.steps=3",
+        "--set", "tuning.steps=3", "--set", "tuning.batch_size=8")  # fmt: skip
+
+
+@pytest.fixture
+def factory(tmp_path: "pytest.TempPathFactory") -> str:
+    """A file of factories; add ``:net`` and the like."""
+    path = tmp_path / "nets.py"  # type: ignore[operator]
+    path.write_text(FACTORY)
+    return str(path)

@@ -1,0 +1,121 @@
+import pytest
+import torch
+from PIL import Image
+
+from intraq_cli.errors import DataError
+from intraq_cli.evaluation.accuracy import agreement, compare
+from intraq_cli.evaluation.data import class_indices, open_data
+from intraq_cli.teacher import InputSpec
+
+SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+
+
+def test_names_that_are_labels_come_first():
+    assert class_indices(["dog", "cat"], 3, ["cat", "dog", "eel"]) == {"dog": 1, "cat": 0}
+
+
+def test_numbers_are_indices_not_positions():
+    assert class_indices(["0003", "0990", "1"], 1000, None) == {"0003": 3, "0990": 990, "1": 1}
+
+
+def test_wordnet_ids_are_known_for_imagenet():
+    assert class_indices(["n01440764", "n15075141"], 1000, None) == {"n01440764": 0, "n15075141": 999}
+
+
+def test_sorted_order_only_for_a_full_set():
+    assert class_indices(["b", "a", "c"], 3, None) == {"a": 0, "b": 1, "c": 2}
+    for folders in (["a", "b"], ["a", "b", "c", "d"]):
+        with pytest.raises(DataError, match="do not fit a model of 3 classes"):
+            class_indices(folders, 3, None)
+
+
+@pytest.mark.parametrize("folders", [["3"], ["0", "1", "2", "10"]])
+def test_an_index_beyond_the_classes_is_refused(folders):
+    with pytest.raises(DataError, match="does not fit a model of 3 classes"):
+        class_indices(folders, 3, None)
+
+
+def test_two_names_for_one_index_are_refused():
+    with pytest.raises(DataError, match="same class index"):
+        class_indices(["1", "01"], 3, None)
+
+
+def write(folder, name, colour, mode="RGB"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (8, 8), colour).save(folder / name)
+
+
+def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
+    write(tmp_path, "2/white.png", (255, 255, 255))
+    write(tmp_path, "0/black.png", (0, 0, 0))
+    write(tmp_path, "0/deep/grey.png", 128, "L")
+    (tmp_path / "0/notes.txt").write_text("no image")
+    data = open_data(str(tmp_path), SPEC, 3, None)
+    ((x, y),) = list(data.batches(8))
+    assert y.tolist() == [0, 0, 2]
+    assert [round(v, 2) for v in x.mean((1, 2, 3)).tolist()] == [-1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: None, "no class folders"),
+        (lambda p: (p / "0").mkdir(), "no image files"),
+        (lambda p: write(p, "7/a.png", (0, 0, 0)), "does not fit a model of 3 classes"),
+        (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "cannot read the image"),
+    ],
+)
+def test_a_folder_that_does_not_fit_says_why(tmp_path, make, says):
+    make(tmp_path)
+    with pytest.raises(DataError, match=says):
+        list(open_data(str(tmp_path), SPEC, 3, None).batches(4))
+
+
+def test_a_folder_one_level_too_high_is_pointed_out(tmp_path):
+    write(tmp_path, "test/cat/a.txt.png", (0, 0, 0))
+    (tmp_path / "test/cat/a.txt.png").rename(tmp_path / "test/cat/a.unknown")
+    with pytest.raises(DataError):
+        open_data(str(tmp_path), SPEC, 2, None)
+
+
+def test_a_sample_is_seeded(tmp_path):
+    for k in range(20):
+        write(tmp_path, f"{k % 2}/{k:02}.png", (k, k, k))
+    data = open_data(str(tmp_path), SPEC, 2, None)
+    (first,), (again,), (other,) = (list(data.sample(5, seed).batches(9)) for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert data.sample(100, 0).count == 20
+
+
+def test_no_such_data():
+    with pytest.raises(DataError, match="no data folder"):
+        open_data("nowhere", SPEC, 3, None)
+    with pytest.raises(DataError, match="1x8x8"):
+        open_data("digits", SPEC, 10, None)
+    with pytest.raises(DataError, match="--data-dir"):
+        open_data("cifar10", SPEC, 10, None)
+
+
+class Fixed(torch.nn.Module):
+    """Says what it is given as the image."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x):
+        return torch.nn.functional.one_hot((x[:, 0, 0, 0].long() + self.shift) % 8, 8).float()
+
+
+def test_accuracies_and_agreement_counted_by_hand():
+    x = torch.arange(8.0)[:, None, None, None]
+    y = torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
+    found = compare(Fixed(0), Fixed(1), [(x[:3], y[:3]), (x[3:], y[3:])])
+    assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
+    assert found.float_top1 == 12.5  # image 7, class 0
+    assert compare(Fixed(0), Fixed(0), [(x, y)]).agreement == 100.0
+    same, kl = agreement(Fixed(0), Fixed(1), x, "cpu", 3)
+    assert same == 0.0
+    p, q = torch.eye(8)[1].log_softmax(0), torch.eye(8)[0].log_softmax(0)
+    assert kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-5)

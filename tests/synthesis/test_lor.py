@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as TF
+
+from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops, local_object_reinforcement
+
+
+def slow_loop(images, crops, flips):
+    out = []
+    for image, (top, left, h, w), flip in zip(images, crops.tolist(), flips, strict=True):
+        shown = TF.resized_crop(image, top, left, h, w, list(images.shape[-2:]))
+        out.append(TF.hflip(shown) if flip else shown)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 8)])
+def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, random):
+    images = torch.randn(16, 3, *size, generator=random, requires_grad=True)
+    crops = draw_crops(16, *size, 0.5, random)
+    flips = torch.rand(16, generator=random) < 0.5
+    assert flips.any()
+    assert not flips.all()
+    weight = torch.randn(16, 3, *size, generator=random)
+    fast, slow = crop_resize_flip(images, crops, flips), slow_loop(images, crops, flips)
+    assert torch.allclose(fast, slow, atol=1e-5, rtol=0)
+    (fast_grad,) = torch.autograd.grad((fast * weight).sum(), images)
+    (slow_grad,) = torch.autograd.grad((slow * weight).sum(), images)
+    assert torch.allclose(fast_grad, slow_grad, atol=1e-4, rtol=0)
+
+
+def test_crops_are_distributed_as_torchvisions(random):
+    ours = draw_crops(4000, 32, 32, 0.5, random).float()
+    torch.manual_seed(0)
+    image = torch.zeros(3, 32, 32)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    assert torch.allclose(ours.mean(0), theirs.float().mean(0), atol=0.2)
+    assert torch.allclose(ours.std(0), theirs.float().std(0), atol=0.2)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (10, 100), (100, 10), (1, 1)])
+def test_crops_lie_inside_the_image(size, random):
+    top, left, h, w = draw_crops(500, *size, 0.5, random).unbind(1)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (h >= 1).all()
+    assert (w >= 1).all()
+    assert (top + h <= size[0]).all()
+    assert (left + w <= size[1]).all()
+
+
+def test_one_coin_for_the_batch_or_one_per_image(random):
+    images = torch.randn(64, 1, 8, 8, generator=random)
+    shares = {"batch": set(), "image": []}
+    for _ in range(40):
+        for coin in shares:
+            shown = local_object_reinforcement(images, 0.5, 0.5, coin, random)
+            share = (shown - images).abs().amax((1, 2, 3)).gt(1e-4).float().mean().item()
+            shares["batch"].add(share > 0.5) if coin == "batch" else shares["image"].append(share)
+    assert shares["batch"] == {True, False}
+    assert 0.3 < sum(shares["image"]) / 40 < 0.6
+    assert max(shares["image"]) < 0.9
+
+
+def test_off_leaves_the_images_alone(random):
+    images = torch.randn(4, 3, 8, 8)
+    assert local_object_reinforcement(images, 0.5, 0.0, "image", random) is images

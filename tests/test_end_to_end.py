@@ -1,0 +1,60 @@
+"""The main job as a user runs it, on real networks."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+RESNET = SHARED / "real_models.py"
+CIFAR_INPUT = ("--input-size", "3,32,32", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+
+
+def run(*args):
+    made = subprocess.run(
+        [sys.executable, "-m", "intraq_cli", *map(str, args), "--json"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONWARNINGS": "error::ResourceWarning"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout)
+
+
+def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
+    made = run("quantize", "resnet20_digits", "--w", 4, "--a", 4, "--recipe", "fast", "--out", tmp_path / "out")
+    assert made["bytes_float"] > 5 * made["bytes_quantized"]
+    found = run("evaluate", tmp_path / "out", "--data", "digits")
+    assert found["n"] == 600
+    assert found["float_top1"] >= 98
+    assert found["float_top1"] - found["top1"] <= 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RESNET.exists(), reason="the real networks and images are not on this machine")
+@pytest.mark.parametrize(("bits", "drop"), [(4, 1.5), (3, 8.0)])
+def test_a_real_network(tmp_path, bits, drop):
+    with tarfile.open(SHARED / "data/cifar10-test-jpeg.tar") as tar:
+        tar.extractall(tmp_path / "images", filter="data")
+    data = tmp_path / "images"
+    while len(list(data.iterdir())) == 1:
+        (data,) = data.iterdir()
+    model = f"{RESNET}:resnet20_cifar10"
+    run(
+        "quantize",
+        model,
+        "--w",
+        bits,
+        "--a",
+        bits,
+        "--act-placement",
+        "activations",
+        "--out",
+        tmp_path / "out",
+        *CIFAR_INPUT,
+    )
+    found = run("evaluate", tmp_path / "out", "--data", data, "--model", model)
+    assert found["n"] == 10_000
+    assert found["float_top1"] - found["top1"] <= drop

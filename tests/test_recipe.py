@@ -1,0 +1,94 @@
+import pytest
+
+from intraq_cli.errors import RecipeError
+from intraq_cli.recipe import Recipe
+from intraq_cli.zoo import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_says_what_it_is(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert Recipe.from_dict(recipe.to_dict(), name) == recipe
+
+
+def test_the_promised_recipes_are_there():
+    assert {"default", "fast", "paper-cifar10", "paper-cifar100", "paper-imagenet"} <= set(recipe_names())
+
+
+def test_published_values():
+    recipe = load_recipe("paper-cifar10")
+    s, t = recipe.synthesis, recipe.tuning
+    assert (s.lambda_lower, s.lambda_upper, s.epsilon, s.eta) == (0.05, 0.8, 0.95, 0.5)
+    assert round(s.num_images * (1 - t.holdout)) == 5120
+    assert (t.kl_weight, t.temperature, t.ce_weight, t.steps) == (20, 20, 1, 147 * 200)
+    # the published ImageNet script switches two parts off; the recipe must not
+    imagenet = load_recipe("paper-imagenet").synthesis
+    assert imagenet.lambda_lower > 0
+    assert imagenet.lambda_upper < 2
+    assert imagenet.epsilon < 1
+
+
+def test_overrides_reach_their_values():
+    recipe = Recipe().override(
+        ["tuning.steps=7", "synthesis.clip=false", "synthesis.bns=paper", "tuning.lr_steps=[1, 2]", "tuning.lr=1"]
+    )
+    assert (recipe.tuning.steps, recipe.synthesis.clip, recipe.synthesis.bns) == (7, False, "paper")
+    assert recipe.tuning.lr_steps == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tuning.stepz=7", "did you mean tuning.steps"),
+        ("tuning.steps=-1", "tuning.steps is -1"),
+        ("tuning.steps=1.5", "tuning.steps is 1.5"),
+        ("tuning.steps=many", "whole number"),
+        ("synthesis.eta=nan", "synthesis.eta is nan"),
+        ("synthesis.clip=1", "true or false"),
+        ("synthesis.bns=other", "scale-free, paper"),
+        ("tuning.lr_steps=3", "list of whole numbers"),
+        ("steps=7", "section.key=value"),
+        ("tuning.steps", "section.key=value"),
+        ("tunning.steps=7", "unknown recipe table"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(text, says):
+    with pytest.raises(RecipeError) as caught:
+        Recipe().override([text])
+    assert says in caught.value.message + " " + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"tuning": {"stepz": 1}}, "unknown recipe key tuning.stepz"),
+        ({"tunning": {}}, "did you mean tuning"),
+        ({"tuning": 3}, "must be a table"),
+        ({"tuning": {"steps": True}}, "whole number"),
+        ({"synthesis": {"schedule": ["cosine"]}}, "one of"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(data, says):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(data, "x")
+    assert says in caught.value.message + " " + caught.value.hint
+
+
+def test_a_recipe_file_by_path(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('description = "mine"\n[tuning]\nsteps = 3\n')
+    assert load_recipe(str(path)).tuning.steps == 3
+    path.write_text("[tuning\n")
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        load_recipe(str(path))
+    with pytest.raises(RecipeError, match="no recipe file"):
+        load_recipe(str(tmp_path / "none.toml"))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("defualt")
+    assert "default" in caught.value.hint
+
+
+def test_the_default_recipe_file_states_every_default():
+    assert load_recipe("default").to_dict() | {"description": ""} == Recipe().to_dict()

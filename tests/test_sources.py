@@ -1,0 +1,156 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from intraq_cli.errors import ModelError
+from intraq_cli.sources import InputOverride, build_architecture, is_factory, load_teacher
+from intraq_cli.teacher import InputSpec, Teacher, examine
+
+INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    """A folder as timm's own save_for_hf writes it."""
+    folder = tmp_path_factory.mktemp("timm") / "tiny"
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=7)
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder, network
+
+
+@pytest.mark.parametrize("spelling", ["{}", "local-dir:{}"])
+def test_a_timm_folder(timm_folder, spelling):
+    folder, network = timm_folder
+    teacher = load_teacher(spelling.format(folder))
+    assert (teacher.architecture, teacher.name) == ("test_resnet", "tiny")
+    assert teacher.spec.input_size == (3, 160, 160)
+    assert not teacher.network.training
+    assert all(torch.equal(v, teacher.network.state_dict()[k]) for k, v in network.state_dict().items())
+    anatomy = examine(teacher)
+    assert (anatomy.num_classes, anatomy.classifier) == (7, "fc")
+    rebuilt = build_architecture(teacher.architecture, 7, teacher.model_args)
+    rebuilt.load_state_dict(teacher.network.state_dict())
+
+
+def test_the_digest_is_of_the_weights(timm_folder):
+    first, again = load_teacher(str(timm_folder[0])), load_teacher(str(timm_folder[0]))
+    assert first.sha256() == again.sha256()
+    again.network.fc.bias.data[0] += 1e-6
+    assert first.sha256() != again.sha256()
+
+
+def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
+    teacher = load_teacher(f"{factory}:net", INPUT)
+    assert teacher.spec.mean == (0.5, 0.5, 0.5)
+    low, high = teacher.spec.bounds
+    assert (low[0], high[0]) == (-2, 2)
+    assert examine(teacher).num_classes == 3
+    with pytest.raises(ModelError) as caught:
+        load_teacher(f"{factory}:net")
+    assert "--input-size" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("nothing", "has no function nothing"),
+        ("broken", "KeyError: 'weights.pth'"),
+        ("number", "returned int"),
+        ("", "no function name"),
+    ],
+)
+def test_a_factory_that_fails_says_where(factory, function, says):
+    with pytest.raises(ModelError, match=says):
+        load_teacher(f"{factory}:{function}", INPUT)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("no_norm", "no batch norm"),
+        ("nan", "NaN or infinite"),
+        ("untracked", "without running statistics"),
+        ("map_output", "not logits"),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused_at_once(factory, function, says):
+    with pytest.raises(ModelError, match=says):
+        examine(load_teacher(f"{factory}:{function}", INPUT))
+
+
+def test_a_wrong_image_size_says_so(factory):
+    wrong = InputOverride((3, 9, 9), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ModelError, match="does not run on input 3,9,9") as caught:
+        examine(load_teacher(f"{factory}:fixed_size", wrong))
+    assert "--input-size" in caught.value.hint
+    with pytest.raises(ModelError, match="1 means"):
+        load_teacher(f"{factory}:net", InputOverride((3, 8, 8), (0.5,), (0.25,) * 3))
+
+
+def test_a_vision_transformer_is_refused():
+    spec = InputSpec((3, 160, 160), (0.5,) * 3, (0.5,) * 3)
+    teacher = Teacher(timm.create_model("test_vit").eval(), spec, "test_vit", "test_vit", "test_vit")
+    with pytest.raises(ModelError, match="no batch norm"):
+        examine(teacher)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("resnet81", "did you mean resnet"),
+        ("resnet18.a9_in1k", "a1_in1k"),
+        ("torchvision:resnet81", "did you mean resnet"),
+        ("nowhere.py:f", "no file nowhere.py"),
+        ("local-dir:nowhere", "no config.json"),
+        ("what is this", "no model"),
+    ],
+)
+def test_an_unknown_model_is_one_line_with_a_hint(model, says):
+    with pytest.raises(ModelError) as caught:
+        load_teacher(model)
+    assert says in f"{caught.value.message} {caught.value.hint}"
+    assert "\n" not in caught.value.message
+
+
+def test_pytorchcv_is_an_optional_extra():
+    try:
+        import pytorchcv  # noqa: F401
+    except ImportError:
+        with pytest.raises(ModelError, match="pytorchcv is not installed") as caught:
+            load_teacher("pytorchcv:mobilenet_w1")
+        assert "pip install" in caught.value.hint
+    else:
+        pytest.skip("pytorchcv is installed")
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": "nothing_at_all"}'])
+def test_a_broken_model_folder(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelError):
+        load_teacher(str(tmp_path))
+
+
+def test_an_own_architecture_in_a_folder(tmp_path):
+    network = build_architecture("cifar_resnet", 5, {"blocks": 1})
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    cfg = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"architecture": "cifar_resnet", "num_classes": 5, "model_args": {"blocks": 1}, "pretrained_cfg": cfg}
+        )
+    )
+    assert examine(load_teacher(str(tmp_path))).num_classes == 5
+    (tmp_path / "model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match="cannot load"):
+        load_teacher(str(tmp_path))
+
+
+def test_spellings():
+    assert is_factory("a/b.py:f")
+    assert is_factory("C:/a.py:f")
+    assert not is_factory("hf-hub:org/name")
+    assert not is_factory("a/b.py")

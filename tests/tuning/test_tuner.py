@@ -1,0 +1,175 @@
+import copy
+from itertools import islice
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.recipe import Quantization, Tuning
+from intraq_cli.trace import trace_network
+from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature
+from intraq_cli.tuning.tuner import augmented_batches, mix, tune
+from intraq_cli.zoo import load_recipe
+
+
+def images_and_labels(n=48):
+    generator = torch.Generator().manual_seed(11)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.randint(4, (n,), generator=generator)
+
+
+def min_max_quantized(weight, bits):
+    """Per output channel, asymmetric, range = min/max of the current weight, straight-through gradient."""
+    rows = weight.detach().flatten(1)
+    low, high = rows.min(1).values.clamp(max=0), rows.max(1).values.clamp(min=0)
+    scale = (high - low) / (2**bits - 1)
+    view = (-1,) + (1,) * (weight.dim() - 1)
+    zero = (-low / scale).round().view(view)
+    scale = scale.view(view)
+    q = ((weight.detach() / scale).round() + zero).clamp(0, 2**bits - 1)
+    return weight + ((q - zero) * scale - weight).detach()
+
+
+def test_the_paper_recipe_step_for_step(network):
+    """Warm-up and tuning as published, written out on the network's own code."""
+    bits = 4
+    recipe = load_recipe("paper-cifar10").override(
+        [
+            "quantization.ema_steps=5",
+            "tuning.steps=8",
+            "tuning.batch_size=16",
+            "tuning.lr=0.01",
+            "tuning.lr_steps=[3,6]",
+        ]
+    )
+    images, labels = images_and_labels()
+    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
+    student = QuantizedNetwork(copy.deepcopy(network), plan)
+    student.quantize_weights(recipe.quantization)
+    warm_up = augmented_batches(images, labels, 16, 0.5, 3)
+    calibrate(student, [x for x, _ in islice(warm_up, 5)], recipe.quantization)
+    tune(student, network, images, labels, recipe.tuning, seed=3)
+
+    plain = copy.deepcopy(network).requires_grad_(True)
+    ema = [[0.0, 0.0] for _ in range(3)]
+
+    def run(x, weight_up):
+        def act(k, t):
+            t = F.relu(t)
+            if weight_up:
+                for j, edge in enumerate((t.min(), t.max())):
+                    ema[k][j] = 0.9 * ema[k][j] + 0.1 * edge.item()
+            low, high = (min(ema[k][0] / correction, 0.0), ema[k][1] / correction)
+            scale = (high - low) / (2**bits - 1)
+            zero = round(-low / scale)
+            top = 2**bits - 1 - zero
+            rounded = (t / scale) + ((t / scale).round() - t / scale).detach()
+            return rounded.clamp(-zero, top) * scale
+
+        n = plain
+        w = {name: min_max_quantized(n.get_submodule(name).weight, bits) for name in plan.weights}
+        h = act(0, n.bn1(F.conv2d(x, w["conv1"], padding=1)))
+        h = act(1, n.bn2(F.conv2d(h, w["conv2"], n.conv2.bias, 2, 1)))
+        h = act(2, h + n.bn3(F.conv2d(h, w["conv3"], None, 1, 1, groups=2)))
+        return F.linear(h.mean((2, 3)), w["fc"], n.fc.bias)
+
+    with torch.no_grad():
+        for step, (x, _) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 5)):
+            correction = 1 - 0.9 ** (step + 1)
+            run(x, weight_up=True)
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    for step, (x, y) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 8)):
+        for group in sgd.param_groups:
+            group["lr"] = 0.01 * 0.1 ** ((step >= 3) + (step >= 6))
+        logits, target = run(x, weight_up=False), network(x)
+        p, log_q = (target / 20).softmax(1), (logits / 20).log_softmax(1)
+        loss = F.cross_entropy(logits, y) + 20 * 20**2 * (p * (p.log() - log_q)).sum(1).mean()
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+    for name, quantizer in student.latent.items():
+        start = network.get_submodule(name).weight
+        moved = plain.get_submodule(name).weight - start
+        assert moved.abs().max() > 1e-3
+        assert torch.allclose(quantizer.weight - start, moved, atol=0.02 * moved.abs().max().item())
+    assert torch.allclose(student.network.bn2.bias, plain.bn2.bias, atol=1e-4)
+    assert torch.equal(student.network.bn2.running_mean, network.bn2.running_mean)
+
+
+def default_student(network, images, bits=3):
+    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
+    student = QuantizedNetwork(copy.deepcopy(network), plan)
+    calibrate(student, images.split(16), Quantization())
+    student.quantize_weights(Quantization())
+    return student
+
+
+def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network):
+    images, labels = images_and_labels(256)
+    fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
+    student = default_student(network, images)
+    before = kl_at_temperature(student(fresh), network(fresh), 1.0)
+    tune(student, network, images, labels, Tuning(steps=150, batch_size=32, lr=3e-3, crop_eta=1.0))
+    after = kl_at_temperature(student(fresh), network(fresh), 1.0)
+    assert after < 0.6 * before
+
+
+def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network):
+    images, labels = images_and_labels()
+    before = copy.deepcopy(network.state_dict())
+    made = []
+    for seed in (1, 1, 2):
+        student = default_student(network, images)
+        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), seed)
+        made.append(student.latent["conv2"].weight.detach().clone())
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[0], made[2])
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_kl_at_temperature_is_the_textbook_sum(random):
+    q, p = torch.randn(2, 7, 5, generator=random)
+    a, b = (p / 4).softmax(1), (q / 4).softmax(1)
+    expected = 16 * (a * (a / b).log()).sum(1).mean()
+    assert torch.allclose(kl_at_temperature(q, p, 4.0), expected, rtol=1e-4)
+    assert kl_at_temperature(p, p, 4.0).abs() < 1e-5
+
+
+def test_feature_distance_has_no_units(random):
+    a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
+    one = feature_distance([a], [b])
+    assert torch.allclose(one, (a - b).square().mean() / b.var())
+    assert torch.allclose(feature_distance([1000 * a], [1000 * b]), one, rtol=1e-4)
+
+
+def test_batches_go_through_every_image_once_an_epoch():
+    images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
+    labels = torch.arange(10)
+    seen = [y for _, y in islice(augmented_batches(images, labels, 4, 1.0, 0), 5)]
+    flat = torch.cat(seen).tolist()
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
+    assert flat[:10] != flat[10:]
+    for x, y in islice(augmented_batches(images, labels, 4, 0.5, 0), 3):
+        assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of a flat image are flat; labels go along
+
+
+def test_mixing_keeps_at_least_half_of_an_image(random):
+    images = torch.arange(64.0)[:, None, None, None].expand(64, 1, 16, 16).contiguous()
+    cut = mix(images, Tuning(mix="cutmix"), random)
+    own = (cut == images).flatten(1).float().mean(1)
+    assert own.min() >= 0.4  # a rectangle's edges fall between pixels
+    assert 0.6 < own.mean() < 0.9
+    mixed = mix(images, Tuning(mix="mixup"), random)
+    assert ((mixed - images).abs() <= 31.6 + 1e-3).all()
+    assert (mixed != images).flatten(1).any(1).sum() > 50
+    assert mix(images, Tuning(mix="none"), random) is images
+
+
+def test_paper_recipe_tunes_everything_but_batch_norm_statistics(network):
+    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    images, labels = images_and_labels()
+    student = default_student(network, images)
+    tune(student, network, images, labels, Tuning(steps=2, batch_size=16))
+    assert not torch.equal(student.network.bn1.weight, network.bn1.weight)
+    assert torch.equal(student.network.bn1.running_var, network.bn1.running_var)
