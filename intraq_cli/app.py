@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code = app(args=args, prog_name="intraq", standalone_mode=False)
         flush()
+        if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
+            stderr.print("interrupted: nothing was written")
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
@@ -59,9 +61,6 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
-    except KeyboardInterrupt:
-        stderr.print("interrupted: nothing was written")
-        return INTERRUPTED
     except BrokenPipeError:
         # whoever read us has gone: say nothing more, not even at interpreter exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -95,7 +95,8 @@ def write_checkpoint(
     run: dict[str, Any],
 ) -> int:
     """Write weights, config and manifest into ``folder``; returns the bytes of ``model.safetensors``."""
-    save_file(tensors, folder / "model.safetensors", {"format": "pt", "intraq_format": str(FORMAT_VERSION)})
+    # one entry of metadata: the order of several would differ from run to run
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     for name, data in (("config.json", config), ("run.json", run)):
         (folder / name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return (folder / "model.safetensors").stat().st_size

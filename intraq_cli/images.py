@@ -23,13 +23,15 @@ SHEET_WIDTH = 64
 
 def save_images(path: Path, made: Synthetic, origin: dict[str, Any]) -> None:
     """Write images (float16, normalised), labels and figures; ``origin`` says where they come from (JSON values)."""
-    figures = {
+    about = {
+        "format": FORMAT,
+        "origin": origin,
         "losses": made.losses,
         "teacher_accuracy": made.teacher_accuracy,
         "heterogeneity": made.heterogeneity,
     }
-    metadata = {"format": FORMAT, "figures": json.dumps(figures), "origin": json.dumps(origin)}
-    save_file({"images": made.images.contiguous(), "labels": made.labels}, path, metadata)
+    # one entry of metadata: the order of several would differ from run to run
+    save_file({"images": made.images.contiguous(), "labels": made.labels}, path, {"intraq": json.dumps(about)})
 
 
 def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[Synthetic, dict[str, Any]]:
@@ -43,13 +45,13 @@ def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[Syntheti
         raise DataError(f"no file {path}", hint)
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            about = json.loads((file.metadata() or {}).get("intraq", "{}"))
+            if about.get("format") != FORMAT:
                 raise DataError(f"{path} is not a set of synthetic images", hint)
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        figures, origin = json.loads(metadata["figures"]), json.loads(metadata["origin"])
-        made = Synthetic(images, labels, figures["losses"], figures["teacher_accuracy"], figures["heterogeneity"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        origin = about["origin"]
+        made = Synthetic(images, labels, about["losses"], about["teacher_accuracy"], about["heterogeneity"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}", hint) from error
     if images.shape[1:] != spec.input_size:
         shapes = f"{tuple(images.shape[1:])}, the model takes {spec.input_size}"

@@ -8,6 +8,8 @@ from torch import Tensor
 SHRINK = 0.92
 """Ratio between neighbouring candidates of the search for the error-minimising range."""
 CANDIDATES = 48
+SEARCH_SIZE = 2**20
+"""Values looked at in one operation of that search: small enough for a cache, large enough to be worth a call."""
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
@@ -73,31 +75,22 @@ def mse_grid(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Shrinks the range from both ends together, then each end by itself. ``rows (R, n)``; returns ``(R,)`` twice.
     """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
-    best = _Best(rows, bits)
-    for k in range(CANDIDATES):
-        best.consider(low * SHRINK**k, high * SHRINK**k)
+    together = SHRINK ** torch.arange(CANDIDATES, device=rows.device, dtype=rows.dtype)[:, None]
+    nearby = torch.linspace(SHRINK**2, SHRINK**-2, 13, device=rows.device, dtype=rows.dtype)[:, None]
+    low, high = _best_range(rows, low * together, high * together, bits)
     for _ in range(2):
-        low, high = best.low, best.high
-        for factor in torch.linspace(SHRINK**2, SHRINK**-2, 13).tolist():
-            best.consider(low, high * factor)
-        low, high = best.low, best.high
-        for factor in torch.linspace(SHRINK**2, SHRINK**-2, 13).tolist():
-            best.consider(low * factor, high)
-    return grid_of_range(best.low, best.high, bits)
+        low, high = _best_range(rows, low.expand(len(nearby), -1), high * nearby, bits)
+        low, high = _best_range(rows, low * nearby, high.expand(len(nearby), -1), bits)
+    return grid_of_range(low, high, bits)
 
 
-class _Best:
-    """The best range of each row among those considered."""
-
-    def __init__(self, rows: Tensor, bits: int) -> None:
-        self.rows, self.bits = rows, bits
-        self.low = self.high = rows.new_zeros(len(rows))
-        self.error = rows.new_full((len(rows),), float("inf"))
-
-    def consider(self, low: Tensor, high: Tensor) -> None:
-        scale, zero_point = grid_of_range(low, high, self.bits)
-        rounded = fake_quantize(self.rows, scale[:, None], zero_point[:, None], self.bits)
-        error = rounded.sub_(self.rows).square_().mean(1)
-        better = error < self.error
-        self.error = torch.where(better, error, self.error)
-        self.low, self.high = torch.where(better, low, self.low), torch.where(better, high, self.high)
+def _best_range(rows: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Of the candidates ``(K, R)``, each row's with the smallest squared error: ``(R,)`` twice."""
+    scale, zero_point = grid_of_range(low, high, bits)
+    at_once = max(1, SEARCH_SIZE // rows.numel())
+    errors = [
+        fake_quantize(rows.expand(len(s), -1, -1), s[:, :, None], z[:, :, None], bits).sub_(rows).square_().mean(2)
+        for s, z in zip(scale.split(at_once), zero_point.split(at_once), strict=True)
+    ]
+    best = torch.cat(errors).argmin(0, keepdim=True)
+    return low.gather(0, best)[0], high.gather(0, best)[0]

@@ -78,6 +78,8 @@ def local_object_reinforcement(
             same mixture with less noise from step to step.
         generator: on the CPU; the same draws whatever the device.
     """
+    if probability == 0:
+        return images
     n, _, height, width = images.shape
     chosen = torch.rand(1 if coin == "batch" else n, generator=generator) < probability
     if not chosen.any():
