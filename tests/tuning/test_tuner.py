@@ -64,8 +64,9 @@ def test_the_paper_recipe_step_for_step(network):
             scale = (high - low) / (2**bits - 1)
             zero = round(-low / scale)
             top = 2**bits - 1 - zero
-            rounded = (t / scale) + ((t / scale).round() - t / scale).detach()
-            return rounded.clamp(-zero, top) * scale
+            q = (t / scale).round().detach()
+            through = t + (q * scale - t).detach()
+            return torch.where(q > top, top * scale, torch.where(q < -zero, -zero * scale, through))
 
         n = plain
         w = {name: min_max_quantized(n.get_submodule(name).weight, bits) for name in plan.weights}
