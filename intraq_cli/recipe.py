@@ -82,9 +82,8 @@ class Tuning(_Section):
     steps: int = _value(600, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = _value(1e-3, 0.0, 10.0)
-    scale_lr: float = _value(1e-3, 0.0, 10.0)
-    """Adam's learning rate for the logarithms of the learned scales."""
+    lr: float = _value(0.01, 0.0, 10.0)
+    """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
     lr_steps: tuple[int, ...] = ()
     """``step``: the learning rate is divided by ten after each of these steps."""

@@ -120,7 +120,7 @@ class QuantizedNetwork(nn.Module):
         stored = {}
         for name, quantizer in self.latent.items():
             scale, zero_point = quantizer.grid()
-            per_row = (-1,) + (1,) * (quantizer.weight.dim() - 1)
+            per_row = quantizer.per_row
             weight = quantizer()
             # exact: the quantized weight is a whole number times its scale
             codes = (weight / scale.view(per_row)).round() + zero_point.view(per_row)

@@ -13,21 +13,36 @@ SAMPLE = 8192
 
 
 class WeightQuantizer(nn.Module):
-    """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one."""
+    """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one.
+
+    With learned scales, ``latent`` is the weight in units of each channel's first quantization step: an optimizer whose
+    steps have a size of their own (Adam) then moves every channel of every layer by as much as its grid is coarse.
+    With refreshed ones it is the weight itself, as published.
+    """
 
     zero_point: Tensor
+    unit: Tensor
 
     def __init__(self, weight: Tensor, bits: int, config: Quantization) -> None:
         super().__init__()
         self.bits = bits
         self.refreshed = config.weight_scale == "refreshed"
         self.range = config.weight_range
-        self.weight = nn.Parameter(weight.detach().clone())
+        self.per_row = (-1,) + (1,) * (weight.dim() - 1)
         self.log_scale: nn.Parameter | None = None
+        self.register_buffer("unit", weight.new_ones(()))
+        self.latent = nn.Parameter(weight.detach().clone())
         if not self.refreshed:
             scale, zero_point = self._grid_of_weight()
             self.log_scale = nn.Parameter(scale.log())
             self.register_buffer("zero_point", zero_point)
+            self.unit = scale.view(self.per_row)
+            self.latent = nn.Parameter(self.latent.detach() / self.unit)
+
+    @property
+    def weight(self) -> Tensor:
+        """The float weight that is quantized."""
+        return self.latent if self.refreshed else self.latent * self.unit
 
     def _grid_of_weight(self) -> tuple[Tensor, Tensor]:
         rows = self.weight.detach().flatten(1)
@@ -43,9 +58,8 @@ class WeightQuantizer(nn.Module):
 
     def forward(self) -> Tensor:
         """The quantized weight, of the weight's shape."""
-        per_row = (-1,) + (1,) * (self.weight.dim() - 1)
         scale, zero_point = self.grid()
-        return fake_quantize(self.weight, scale.view(per_row), zero_point.view(per_row), self.bits)
+        return fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.bits)
 
 
 class ActivationQuantizer(nn.Module):

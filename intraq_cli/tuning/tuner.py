@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
 from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from intraq_cli.tuning.distillation import OutputRecorder, TuningLosses, distillation_loss
@@ -115,16 +117,31 @@ def _batch_norms(network: nn.Module) -> list[nn.Module]:
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
-    scales = [p for name, p in student.named_parameters() if name.endswith("log_scale")]
-    quantized = {id(student.weight_of(name)) for name in student.latent}
+    """SGD as published, or Adam with steps in units of the quantization: see :class:`WeightQuantizer`.
+
+    A scale's logarithm moves by ``lr / (2^b - 1)``, which shifts the ends of its grid by ``lr`` steps; what is not
+    quantized (biases, batch norm's affine part) moves by as much relative to 1.
+    """
     # the network's own copies of quantized weights are idle: their quantizers hold the latent ones
-    others = [p for name, p in student.named_parameters() if not name.endswith("log_scale") and id(p) not in quantized]
+    idle = {id(student.weight_of(name)) for name in student.latent}
+    others = [p for p in student.network.parameters() if id(p) not in idle]
+    weights = [quantizer.latent for quantizer in student.latent.values()]
+    quantizers: list[WeightQuantizer | ActivationQuantizer] = [*student.latent.values(), *student.sites.values()]
+    scales = [(q.log_scale, q.bits) for q in quantizers if q.log_scale is not None]
     if config.optimizer == "sgd":
-        groups = [{"params": others}] + ([{"params": scales, "weight_decay": 0.0}] if scales else [])
+        parameters = [*others, *weights, *(scale for scale, _ in scales)]
         nesterov = config.momentum > 0
-        return torch.optim.SGD(groups, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
-    groups = [{"params": others}] + ([{"params": scales, "lr": config.scale_lr, "weight_decay": 0.0}] if scales else [])
-    return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+        decay = config.weight_decay
+        return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay, nesterov=nesterov)
+    coarsest = min(student.plan.weights.values())
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "lr": config.lr / (2**coarsest - 1)},
+    ]
+    for bits in sorted({bits for _, bits in scales}):
+        same = [scale for scale, own in scales if own == bits]
+        groups.append({"params": same, "lr": config.lr / (2**bits - 1)})
+    return torch.optim.AdamW(groups, config.lr, weight_decay=0.0)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, config: Tuning) -> LRScheduler:

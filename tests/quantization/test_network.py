@@ -112,7 +112,7 @@ def test_gradients_reach_weights_scales_and_batch_norm(network):
     made(torch.randn(8, 3, 8, 8)).square().sum().backward()
     for quantizer in [*made.latent.values(), *made.sites.values()]:
         assert quantizer.log_scale.grad.abs().sum() > 0
-    assert made.latent["conv1"].weight.grad.abs().sum() > 0
+    assert made.latent["conv1"].latent.grad.abs().sum() > 0
     assert made.network.bn1.weight.grad.abs().sum() > 0
 
 
