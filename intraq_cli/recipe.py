@@ -41,6 +41,8 @@ class Synthesis(_Section):
     num_images: int = _value(1024, 1, 10_000_000)
     batch_size: int = _value(256, 2, 65536)
     steps: int = _value(200, 1, 1_000_000)
+    start: Literal["smooth", "white"] = "smooth"
+    """What the images grow from: ``white`` noise (published), or noise of every scale but the finest."""
     lr: float = _value(0.1, 0.0, 100.0)
     """Adam's learning rate, in units of the normalised pixel."""
     schedule: Literal["cosine", "plateau"] = "cosine"
@@ -79,7 +81,7 @@ class Quantization(_Section):
 class Tuning(_Section):
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: int = _value(600, 0, 10_000_000)
+    steps: int = _value(400, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = _value(0.01, 0.0, 10.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
@@ -113,6 +114,26 @@ def draw_labels(config: Synthesis, num_classes: int, generator: torch.Generator)
     return torch.cat(rounds)[:n]
 
 
+def white_noise(n: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """``N(0, I)``, ``(n, C, H, W)``."""
+    return torch.randn(n, *shape, generator=generator)
+
+
+def smooth_noise(n: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Noise with the same power in every octave but the finest, ``(n, C, H, W)``, of mean 0 and variance 1.
+
+    The power of real images falls about so with frequency. The statistics that BNS aligns hold for a batch as a whole,
+    and leave in the single image much of the white noise that it began with.
+    """
+    channels, height, width = shape
+    total = torch.zeros(n, *shape)
+    for halvings in range(1, max(2, min(height, width).bit_length() - 1)):
+        size = (max(1, height >> halvings), max(1, width >> halvings))
+        octave = torch.randn(n, channels, *size, generator=generator)
+        total += F.interpolate(octave, size=(height, width), mode="bilinear")
+    return (total - total.mean()) / total.std()
+
+
 def _optimise_batch(
     network: nn.Module,
     tap: FeatureTap,
@@ -125,9 +146,9 @@ def _optimise_batch(
     device: torch.device | str,
     progress: "_Progress",
 ) -> tuple[Tensor, Tensor]:
-    """One batch from N(0, I) to the end of its schedule: images ``(B, C, H, W)`` and SIL's targets ``(B,)``."""
-    x = torch.randn(len(labels), *shape, generator=generator).to(device, memory_format=torch.channels_last)
-    x.requires_grad_()
+    """One batch from noise to the end of its schedule: images ``(B, C, H, W)`` and SIL's targets ``(B,)``."""
+    draw = white_noise if config.start == "white" else smooth_noise
+    x = draw(len(labels), shape, generator).to(device, memory_format=torch.channels_last).requires_grad_()
     targets = draw_targets(len(labels), config.epsilon, generator).to(device)
     low, high = (edge.to(device)[:, None, None] for edge in bounds)
     adam = torch.optim.Adam([x], lr=config.lr)

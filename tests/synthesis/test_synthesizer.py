@@ -10,7 +10,7 @@ from intraq_cli.events import Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.sil import draw_targets
-from intraq_cli.synthesis.synthesizer import batch_sizes, draw_labels, synthesize_images
+from intraq_cli.synthesis.synthesizer import batch_sizes, draw_labels, smooth_noise, synthesize_images
 from intraq_cli.trace import trace_network
 from intraq_cli.zoo import load_recipe
 from tests.conftest import SmallNet, trained
@@ -170,3 +170,14 @@ def test_batches_are_even(total, size, expected):
 def test_balanced_labels_show_every_class_equally_often(random):
     counts = draw_labels(Synthesis(num_images=43, labels="balanced"), 10, random).bincount(minlength=10)
     assert set(counts.tolist()) == {4, 5}
+
+
+def test_smooth_noise_has_its_power_in_the_low_frequencies(random):
+    noise = smooth_noise(64, (3, 32, 32), random)
+    assert noise.shape == (64, 3, 32, 32)
+    assert abs(noise.mean().item()) < 1e-3
+    assert noise.std().item() == pytest.approx(1.0, abs=1e-3)
+    power = torch.fft.rfft2(noise).abs().square().mean((0, 1))
+    assert power[1:5, 1:5].mean() > 20 * power[10:16, 10:16].mean()
+    for shape in ((1, 8, 8), (2, 3, 50), (1, 1, 1)):
+        assert smooth_noise(4, shape, random).isfinite().all()
