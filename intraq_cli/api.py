@@ -511,7 +511,7 @@ def _teacher_of(checkpoint: Checkpoint, model: str | None, report: Report) -> Te
     try:
         teacher = load_teacher(source, InputOverride(spec.input_size, spec.mean, spec.std))
     except ModelError as error:
-        hint = error.hint or "name the float model it was made from with --model"
+        hint = "name the float model that it was made from with --model"
         raise ModelError(f"the float teacher cannot be had: {error.message}", hint) from error
     if noted.get("sha256") not in (None, teacher.sha256()):
         report(Warned(f"the float weights of {source} are not those that the checkpoint was made from"))

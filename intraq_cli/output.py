@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from intraq_cli.errors import OutputError
 
 
@@ -46,8 +48,9 @@ def whole_folder(path: Path, force: bool) -> Iterator[Path]:
             made.rename(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}", "check the folder and the disk") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {path}: {reason}", "check the folder and the disk") from error
 
 
 @contextmanager
@@ -63,8 +66,9 @@ def whole_file(path: Path, force: bool) -> Iterator[Path]:
             made.replace(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}", "check the folder and the disk") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {path}: {reason}", "check the folder and the disk") from error
 
 
 def _umask() -> int:

@@ -191,7 +191,7 @@ def _downloading(what: str) -> Iterator[None]:
         raise ModelError(f"{what} is gated", "accept its terms on the Hub and log in: `hf auth login`") from error
     except hub.RepositoryNotFoundError as error:
         hint = "check the spelling; a private repository needs a token: `hf auth login`"
-        raise ModelError(f"the Hub has no repository {what}", hint) from error
+        raise ModelError(f"the Hub has no repository {what}, and there is no such folder here", hint) from error
     except hub.RevisionNotFoundError as error:
         raise ModelError(f"{what}: the repository has no such revision", "check what stands behind the @") from error
     except hub.HFValidationError as error:
@@ -201,7 +201,7 @@ def _downloading(what: str) -> Iterator[None]:
             f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights"
         ) from error
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        hint = "check the network; HF_ENDPOINT sets a mirror; `intraq zoo list` shows models that need no network"
+        hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
         raise ModelError(f"cannot download {what}: the Hub cannot be reached", hint) from error
     except OSError as error:  # HfHubHTTPError, URLError, a full disk
         raise ModelError(f"cannot download {what}: {_first_line(error)}", "check the network and the disk") from error

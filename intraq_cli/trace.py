@@ -7,6 +7,7 @@ happens, never from names.
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,33 +44,12 @@ ACTIVATIONS: frozenset[Callable[..., Tensor]] = frozenset(
 """Functions whose output counts as "what leaves a ReLU-like activation". Gates (sigmoid and kin) do not."""
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One convolution or linear layer that the network calls."""
-
-    name: str
-    weight_shape: tuple[int, ...]
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one image."""
-        positions = 1
-        for size in self.output_shape[1:]:
-            positions *= size
-        per_output = 1
-        for size in self.weight_shape[1:]:
-            per_output *= size
-        return positions * per_output
-
-
 @dataclass
 class Trace:
     """What one forward pass in evaluation mode did."""
 
-    layers: list[Layer] = field(default_factory=list)
-    """In order of their first call."""
+    layers: list[str] = field(default_factory=list)
+    """Convolutions and linear layers that the network calls, in the order of their first calls."""
     activations: list[str] = field(default_factory=list)
     """Names of the activation calls, in order: the module that made the call, ``#k`` behind its k-th further one."""
     batch_norms: int = 0
@@ -79,7 +59,7 @@ class Trace:
     @property
     def classifier(self) -> str:
         """The last layer called: what enters it are the pooled features."""
-        return self.layers[-1].name
+        return self.layers[-1]
 
 
 class _Watcher(TorchFunctionMode):
@@ -95,7 +75,7 @@ class _Watcher(TorchFunctionMode):
             k = self.calls.get(owner, 0)
             self.calls[owner] = k + 1
             self.trace.activations.append(f"{owner}#{k}" if k else owner)
-        elif func is F.batch_norm and args[0].dim() == 4:
+        elif func is F.batch_norm and out.dim() == 4:
             self.trace.batch_norms += 1
         return out
 
@@ -105,38 +85,22 @@ def trace_network(network: nn.Module, example: Tensor) -> Trace:
     """Run ``network`` once on ``example`` ``(B, C, H, W)`` and note what it calls."""
     trace = Trace()
     stack: list[str] = []
-    seen: set[str] = set()
 
-    def enter(module: nn.Module, args: Any, name: str) -> None:
+    def enter(name: str, module: nn.Module, args: Any) -> None:
         stack.append(name)
 
-    def leave(module: nn.Module, args: Any, out: Any, name: str) -> None:
+    def leave(name: str, module: nn.Module, args: Any, out: Any) -> None:
         stack.pop()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in seen and isinstance(args[0], Tensor):
-            seen.add(name)
-            trace.layers.append(Layer(name, tuple(module.weight.shape), tuple(args[0].shape), tuple(out.shape)))
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name not in trace.layers:
+            trace.layers.append(name)
 
     with ExitStack() as hooks:
         for name, module in network.named_modules():
-            hooks.enter_context(_removing(module.register_forward_pre_hook(_bind(enter, name))))
-            hooks.enter_context(_removing(module.register_forward_hook(_bind(leave, name))))
+            hooks.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+            hooks.callback(module.register_forward_hook(partial(leave, name)).remove)
         with _Watcher(trace, lambda: stack[-1]):
             trace.output = network(example)
     return trace
-
-
-def _bind(function: Callable[..., None], name: str) -> Callable[..., None]:
-    return lambda *args: function(*args, name)
-
-
-class _removing:  # noqa: N801 - reads as a verb in a with statement
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *error: object) -> None:
-        self.handle.remove()
 
 
 class FeatureTap:

@@ -38,7 +38,7 @@ def plan_quantization(
     Raises:
         ModelError: the network has no ReLU-like activation, and the placement asks for them.
     """
-    names = [layer.name for layer in trace.layers]
+    names = trace.layers
     ends = {names[0], names[-1]} if first_last_bits else set()
     weights = {name: first_last_bits if name in ends and first_last_bits else w_bits for name in names}
     if placement == "activations":

@@ -25,7 +25,7 @@ class Synthetic:
     """What stage 1 made, on the CPU."""
 
     images: Tensor
-    """``(N, C, H, W)``, normalised as the network receives them."""
+    """``(N, C, H, W)``, float16, normalised as the network receives them: what is tuned on is what a file holds."""
     labels: Tensor
     """``(N,)``, the class each image was made for."""
     losses: dict[str, float]
@@ -82,7 +82,7 @@ def synthesize_images(
         progress.warn_of_idle_parts()
         centres.update(tap.features, own_labels)
         finals.append(torch.stack(final).cpu() * len(batch))
-        images.append(batch.contiguous().cpu())
+        images.append(batch.to("cpu", torch.float16).contiguous())
         features.append(tap.features.cpu())
         predicted.append(logits.argmax(1).cpu())
     mean = torch.stack(finals).sum(0) / len(labels)

@@ -86,7 +86,7 @@ def augmented_batches(
         index, order = order[:batch_size], order[batch_size:]
         crops = draw_crops(len(index), height, width, eta, generator)
         flips = torch.rand(len(index), generator=generator) < 0.5
-        yield crop_resize_flip(images[index], crops, flips), labels[index]
+        yield crop_resize_flip(images[index].float(), crops, flips), labels[index]
 
 
 def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
