@@ -149,6 +149,19 @@ def test_an_own_architecture_in_a_folder(tmp_path):
         load_teacher(str(tmp_path))
 
 
+def test_torchvision_says_how_it_wants_its_input(monkeypatch):
+    """The real builder and presets, without the download."""
+    from torchvision import models
+
+    build = models.get_model
+    monkeypatch.setattr(models, "get_model", lambda name, weights, **args: build(name, weights=None, **args))
+    teacher = load_teacher("torchvision:mobilenet_v3_small")
+    assert (teacher.spec.input_size, teacher.spec.crop_pct) == ((3, 224, 224), 224 / 256)
+    assert teacher.spec.mean == (0.485, 0.456, 0.406)
+    rebuilt = build_architecture(teacher.architecture, 1000, teacher.model_args)
+    rebuilt.load_state_dict(teacher.network.state_dict())
+
+
 def test_spellings():
     assert is_factory("a/b.py:f")
     assert is_factory("C:/a.py:f")
