@@ -1,10 +1,11 @@
 """The verbs as functions: the commands of the same names call these and print what they return."""
 
 import copy
+import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from intraq_cli.checkpoint import (
     checkpoint_tensors,
     is_checkpoint,
     read_checkpoint,
-    write_checkpoint,
+    write_json,
+    write_weights,
 )
 from intraq_cli.device import choose_device, describe_device, place
 from intraq_cli.errors import CheckpointError, DeviceError, ModelError, UsageError
@@ -146,25 +148,31 @@ def synthesize(
     teacher = load_teacher(model, InputOverride(input_size, mean, std))
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_output(path, force)
-    anatomy = _look(teacher, where, report)
+    anatomy = _look(teacher, where)
+    result = SynthesisResult(
+        path=str(path),
+        model=model,
+        n=settings.synthesis.num_images,
+        image_shape=teacher.spec.input_size,
+        seconds=0.0,
+        losses={},
+        teacher_accuracy=math.nan,
+        heterogeneity=math.nan,
+        seed=seed,
+        device=str(where),
+        dry_run=dry_run,
+    )
     if dry_run:
-        nan = float("nan")
-        shape, count = teacher.spec.input_size, settings.synthesis.num_images
-        return SynthesisResult(str(path), model, count, shape, 0.0, {}, nan, nan, seed, str(where), True)
+        return result
     made = _synthesize(teacher, anatomy, settings, seed, where, report)
     with whole_file(path, force) as scratch:
         save_images(scratch, made, _origin(teacher, settings, seed))
-    return SynthesisResult(
-        str(path),
-        model,
-        len(made.images),
-        teacher.spec.input_size,
-        time.perf_counter() - started,
-        made.losses,
-        100 * made.teacher_accuracy,
-        made.heterogeneity,
-        seed,
-        str(where),
+    return replace(
+        result,
+        seconds=time.perf_counter() - started,
+        losses=made.losses,
+        teacher_accuracy=100 * made.teacher_accuracy,
+        heterogeneity=made.heterogeneity,
     )
 
 
@@ -225,7 +233,7 @@ def quantize(
     teacher = load_teacher(model, InputOverride(input_size, mean, std))
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_output(path, force)
-    anatomy = _look(teacher, where, report)
+    anatomy = _look(teacher, where)
     plan = plan_quantization(anatomy.trace, w, a, act_placement, first_last_bits)
     stages: dict[str, float] = {}
     watched = _timing(report, stages)
@@ -234,12 +242,27 @@ def quantize(
         if origin.get("sha256") != teacher.sha256():
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
     bytes_float = sum(t.numel() * t.element_size() for t in teacher.network.state_dict().values())
+    result = QuantizationResult(
+        path=str(path),
+        model=model,
+        w_bits=w,
+        a_bits=a,
+        recipe=settings.name,
+        bytes_float=bytes_float,
+        bytes_quantized=_expected_bytes(teacher, plan),
+        agreement=math.nan,
+        kl=math.nan,
+        heterogeneity=math.nan,
+        seconds=0.0,
+        stages=stages,
+        seed=seed,
+        device=str(where),
+        act_placement=act_placement,
+        held_out=0,
+        dry_run=dry_run,
+    )
     if dry_run:
-        nan = float("nan")
-        return QuantizationResult(
-            str(path), model, w, a, settings.name, bytes_float, _expected_bytes(teacher, plan), nan, nan, nan, 0.0, {},
-            seed, str(where), act_placement, 0, {}, True,
-        )  # fmt: skip
+        return result
     if images is None:
         made = _synthesize(teacher, anatomy, settings, seed, where, watched)
     used, held_out = _hold_out(made, settings)
@@ -271,30 +294,21 @@ def quantize(
         "stages": stages,
     }
     with whole_folder(path, force) as folder:
-        tensors = checkpoint_tensors(student, stored)
-        measured["bytes_quantized"] = write_checkpoint(folder, tensors, config, {})
+        measured["bytes_quantized"] = write_weights(folder, checkpoint_tensors(student, stored))
         run["seconds"] = time.perf_counter() - started
-        write_checkpoint(folder, tensors, config, run)
+        write_json(folder / "config.json", config)
+        write_json(folder / "run.json", run)
         (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
         contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
-    return QuantizationResult(
-        str(path),
-        model,
-        w,
-        a,
-        settings.name,
-        bytes_float,
-        measured["bytes_quantized"],
-        100 * follows,
-        kl,
-        made.heterogeneity,
-        time.perf_counter() - started,
-        stages,
-        seed,
-        str(where),
-        act_placement,
-        len(held_out),
-        losses,
+    return replace(
+        result,
+        bytes_quantized=measured["bytes_quantized"],
+        agreement=100 * follows,
+        kl=kl,
+        heterogeneity=made.heterogeneity,
+        seconds=time.perf_counter() - started,
+        held_out=len(held_out),
+        losses=losses,
     )
 
 
@@ -346,7 +360,7 @@ def evaluate(
     checkpoint = _find_checkpoint(target, model, where, revision)
     if checkpoint is None:
         teacher = load_teacher(target, override)
-        labels, num_classes = teacher.label_names, _look(teacher, where, report, strict=False).num_classes
+        labels, num_classes = teacher.label_names, _look(teacher, where, strict=False).num_classes
         network: nn.Module = teacher.network
     else:
         teacher = _teacher_of(checkpoint, model, report)
@@ -391,7 +405,7 @@ def _check_bits(w: int, a: int, first_last_bits: int | None) -> None:
             raise UsageError(f"{name} {bits}: bits must be 2 to 8")
 
 
-def _look(teacher: Teacher, device: torch.device, report: Report, strict: bool = True) -> Anatomy:
+def _look(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatomy:
     anatomy = examine(teacher, strict)
     place(teacher.network, device)
     return anatomy

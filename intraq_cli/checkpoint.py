@@ -88,18 +88,16 @@ def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: in
     return config
 
 
-def write_checkpoint(
-    folder: Path,
-    tensors: dict[str, Tensor],
-    config: dict[str, Any],
-    run: dict[str, Any],
-) -> int:
-    """Write weights, config and manifest into ``folder``; returns the bytes of ``model.safetensors``."""
+def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
+    """Write ``model.safetensors``; returns its bytes."""
     # one entry of metadata: the order of several would differ from run to run
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    for name, data in (("config.json", config), ("run.json", run)):
-        (folder / name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return (folder / "model.safetensors").stat().st_size
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write ``config.json`` or ``run.json``."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def is_checkpoint(folder: Path) -> bool:

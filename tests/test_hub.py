@@ -44,8 +44,8 @@ def answers(tmp_path_factory):
     quantize("resnet20_digits", out=folder / "w4", set=list(TINY[1::2]), device="cpu")
     (folder / "empty").mkdir()
     repositories = {"org/tiny": folder / "tiny", "org/w4": folder / "w4", "org/empty": folder / "empty"}
-    names = ["hf-hub:org/tiny", "org/tiny", "org/tiny@main", "org/tiny@nowhere", "org/nothing", "org/gated", "org/empty",
-             "org/w4", "load:org/w4", "load:org/nothing", "load:org/tiny"]  # fmt: skip
+    models = "hf-hub:org/tiny org/tiny org/tiny@main org/tiny@nowhere org/nothing org/gated org/empty org/w4"
+    names = [*models.split(), "load:org/w4", "load:org/nothing", "load:org/tiny"]
     with serve(repositories, frozenset({"org/gated"})) as endpoint:
         env = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home"), "DO_NOT_TRACK": "1"}
         env.pop("HF_HUB_OFFLINE", None)

@@ -123,6 +123,11 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise DataError(f"{folder} holds no class folders", "one folder per class, with the images inside")
+    inner = [entry for entry in (folder / classes[0]).iterdir() if entry.is_dir()]
+    if len(classes) == 1 and len(inner) > 1:
+        raise DataError(
+            f"{folder} holds one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
+        )
     indices = class_indices(classes, num_classes, label_names)
     files = [
         (path, indices[name])
@@ -131,10 +136,9 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
         if path.suffix.lower() in EXTENSIONS and path.is_file()
     ]
     if not files:
-        hint = "the class folders must hold the images; " + f"known endings: {' '.join(sorted(EXTENSIONS))}"
-        if len(classes) < num_classes and any(e.is_dir() for e in (folder / classes[0]).iterdir()):
-            hint = f"did you mean {folder / classes[0]}?"
-        raise DataError(f"no image files in the class folders of {folder}", hint)
+        raise DataError(
+            f"no image files in the class folders of {folder}", f"known endings: {' '.join(sorted(EXTENSIONS))}"
+        )
     return LabelledImages(str(folder), _Files(files, preprocessing(spec)), len(files))
 
 

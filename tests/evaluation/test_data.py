@@ -72,10 +72,11 @@ def test_a_folder_that_does_not_fit_says_why(tmp_path, make, says):
 
 
 def test_a_folder_one_level_too_high_is_pointed_out(tmp_path):
-    write(tmp_path, "test/cat/a.txt.png", (0, 0, 0))
-    (tmp_path / "test/cat/a.txt.png").rename(tmp_path / "test/cat/a.unknown")
-    with pytest.raises(DataError):
+    write(tmp_path, "test/cat/a.png", (0, 0, 0))
+    write(tmp_path, "test/dog/a.png", (0, 0, 0))
+    with pytest.raises(DataError, match="one folder of folders") as caught:
         open_data(str(tmp_path), SPEC, 2, None)
+    assert str(tmp_path / "test") in caught.value.hint
 
 
 def test_a_sample_is_seeded(tmp_path):
