@@ -8,6 +8,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
+
+from intraq_cli import load
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESNET = SHARED / "real_models.py"
@@ -58,3 +61,12 @@ def test_a_real_network(tmp_path, bits, drop):
     found = run("evaluate", tmp_path / "out", "--data", data, "--model", model)
     assert found["n"] == 10_000
     assert found["float_top1"] - found["top1"] <= drop
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_bundled_model_on_cuda(tmp_path):
+    run("quantize", "resnet20_digits", "--recipe", "fast", "--device", "cuda", "--out", tmp_path / "out")
+    found = run("evaluate", tmp_path / "out", "--data", "digits", "--device", "cuda")
+    assert found["float_top1"] - found["top1"] <= 1.0
+    network, x = load(tmp_path / "out", device="cuda"), torch.randn(4, 1, 8, 8, device="cuda")
+    assert torch.allclose(network(x).cpu(), load(tmp_path / "out", device="cpu")(x.cpu()), atol=0.5)
