@@ -42,7 +42,7 @@ def compare(
         counts += torch.stack(hits).cpu()
         n += len(y)
         report(StepDone("evaluation", step + 1, n))
-    return Accuracy(n, *(100 * counts / n).tolist())
+    return Accuracy(n, *(100 * counts.double() / n).tolist())
 
 
 def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
