@@ -374,6 +374,7 @@ def call_factory(path: Path, function: str) -> nn.Module:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing beside the user's file
     try:
         spec.loader.exec_module(module)
         made = getattr(module, function, None)
@@ -388,6 +389,8 @@ def call_factory(path: Path, function: str) -> nn.Module:
         raise ModelError(
             f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file"
         ) from error
+    finally:
+        sys.dont_write_bytecode = caching
     if not isinstance(network, nn.Module):
         raise ModelError(f"{path}:{function} returned {type(network).__name__}, not an nn.Module")
     return network

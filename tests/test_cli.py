@@ -57,7 +57,9 @@ def test_evaluate_a_float_model(intraq):
 
 def test_quiet_prints_the_path_alone(intraq):
     made = intraq("quantize", "resnet20_digits", "--out", "a b ü", *TINY, "-q")
-    assert (made.code, made.out, made.err) == (0, "a b ü\n", "")
+    assert (made.code, made.out) == (0, "a b ü\n")
+    # so few steps may leave a part of the loss at zero: warnings are shown, progress is not
+    assert all(line.startswith("warning:") for line in made.err.splitlines())
 
 
 def test_plain_lines_without_a_terminal(intraq):
