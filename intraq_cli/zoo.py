@@ -2,7 +2,6 @@
 
 import csv
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
@@ -61,21 +60,15 @@ def load_recipe(name: str) -> Recipe:
     return Recipe.from_dict(data, path.stem)
 
 
-@dataclass(frozen=True)
-class Results:
-    """One table of results: who measured, and the rows."""
-
-    name: str
-    rows: list[dict[str, str]]
+def result_tables() -> dict[str, Path]:
+    """The tables of results, CSV files, by name."""
+    return {path.stem: path for path in sorted((zoo_root() / "results").glob("*.csv"))}
 
 
-def results() -> list[Results]:
-    """All tables in ``zoo/results``."""
-    tables = []
-    for path in sorted((zoo_root() / "results").glob("*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            tables.append(Results(path.stem, list(csv.DictReader(file))))
-    return tables
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table of results."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

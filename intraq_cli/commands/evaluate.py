@@ -12,7 +12,10 @@ from intraq_cli.commands.progress import progress
 
 def evaluate(
     target: Annotated[
-        str, typer.Argument(help="Checkpoint folder, Hub id of one, or a float model.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="TARGET", help="Checkpoint folder, Hub id of one, or a float model.", show_default=False
+        ),
     ],
     data: Annotated[
         str,

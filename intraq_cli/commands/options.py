@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 import typer
 
 MODEL_HELP = (
-    "timm name, hf-hub:ORG/NAME[@REV], torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
+    "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
     "or a bundled model."
 )
 
-Model = Annotated[str, typer.Argument(help=MODEL_HELP, show_default=False)]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.")]
 Set = Annotated[
     list[str] | None,

@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from intraq_cli.errors import IntraqError
 
@@ -32,13 +31,11 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """A small table on stdout: name and value."""
-    table = Table(title=title, show_header=False, title_justify="left", box=None, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    """A title, and names and values in two columns, on stdout."""
+    width = max((len(name) for name, _ in rows), default=0)
+    print(title)
     for name, value in rows:
-        table.add_row(name, value)
-    Console(highlight=False, soft_wrap=True).print(table)
+        print(f"{name:<{width}}  {value}")
 
 
 def print_error(error: IntraqError, as_json: bool) -> None:

@@ -17,7 +17,7 @@ app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=T
 def list_(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """What ships with the tool."""
     recipes = {name: zoo.load_recipe(name).description for name in zoo.recipe_names()}
-    tables = {table.name: len(table.rows) for table in zoo.results()}
+    tables = {name: len(zoo.read_table(path)) for name, path in zoo.result_tables().items()}
     if as_json:
         print_json({"recipes": recipes, "models": zoo.model_names(), "results": tables})
     elif quiet:
@@ -30,14 +30,19 @@ def list_(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A recipe, a bundled model, or a table of results.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A recipe, a bundled model, or a table of results.", show_default=False),
+    ],
     as_json: options.Json = False,
 ) -> None:
     """One of them in full."""
-    tables = {table.name: table for table in zoo.results()}
+    tables = zoo.result_tables()
     if name in tables:
-        rows = tables[name].rows
-        print_json({"name": name, "rows": rows}) if as_json else _print_rows(rows)
+        if as_json:
+            print_json({"name": name, "rows": zoo.read_table(tables[name])})
+        else:
+            print(tables[name].read_text(encoding="utf-8").rstrip())
     elif name in zoo.model_names():
         config = json.loads((zoo.model_folder(name) / "config.json").read_text(encoding="utf-8"))
         if as_json:
@@ -55,13 +60,3 @@ def show(
         raise RecipeError(
             f"nothing in the zoo is called {name!r}", zoo.did_you_mean(name, known) or "`intraq zoo list`"
         )
-
-
-def _print_rows(rows: list[dict[str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0]) if rows else Table()
-    for row in rows:
-        table.add_row(*row.values())
-    Console(highlight=False).print(table)
