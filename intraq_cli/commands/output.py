@@ -59,7 +59,12 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-def mib(count: int) -> str:
+def heterogeneity(value: float) -> str:
+    """The figure, or why there is none."""
+    return "not defined: no class has two images" if math.isnan(value) else f"{value:.3f}"
+
+
+def file_size(count: int) -> str:
     """Bytes for people."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 

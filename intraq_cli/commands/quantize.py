@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import mib, print_hint, print_json, print_table
+from intraq_cli.commands.output import file_size, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -68,7 +68,7 @@ def quantize(
             report=report,
         )
     ratio = result.bytes_float / result.bytes_quantized
-    sizes = f"{mib(result.bytes_float)} -> {mib(result.bytes_quantized)} ({ratio:.1f} times smaller)"
+    sizes = f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({ratio:.1f} times smaller)"
     if as_json:
         print_json(result)
     elif quiet:
@@ -85,7 +85,7 @@ def quantize(
                     "agreement",
                     f"{result.agreement:.1f} % with the float model on {result.held_out} held-out synthetic images",
                 ),
-                ("heterogeneity", f"{result.heterogeneity:.3f}"),
+                ("heterogeneity", heterogeneity(result.heterogeneity)),
                 ("time", f"{result.seconds:.0f} s on {result.device}: {stages}"),
             ],
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import print_hint, print_json, print_table
+from intraq_cli.commands.output import heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -64,7 +64,7 @@ def synthesize(
                 ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}"),
                 ("losses", losses),
                 ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
-                ("heterogeneity", f"{result.heterogeneity:.3f}"),
+                ("heterogeneity", heterogeneity(result.heterogeneity)),
                 ("time", f"{result.seconds:.0f} s on {result.device}"),
             ],
         )
