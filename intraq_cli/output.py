@@ -34,36 +34,36 @@ def whole_folder(path: Path, force: bool) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.resolve().parent))
-        try:
-            made = scratch / "new"
-            made.mkdir()
-            yield made
-            for file in made.iterdir():
-                file.chmod(0o666 & ~_umask())
-            check_output(path, force)  # again: the work may have taken hours
-            if path.exists():
-                path.rename(scratch / "old")
-            made.rename(path)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {path}: {reason}", "check the folder and the disk") from error
+    with _scratch(path) as scratch:
+        made = scratch / "new"
+        made.mkdir()
+        yield made
+        for file in made.iterdir():
+            file.chmod(0o666 & ~_umask())
+        check_output(path, force)  # again: the work may have taken hours
+        if path.exists():
+            path.rename(scratch / "old")
+        made.rename(path)
 
 
 @contextmanager
 def whole_file(path: Path, force: bool) -> Iterator[Path]:
     """The same for one file: write to the path yielded."""
+    with _scratch(path) as scratch:
+        made = scratch / path.name
+        yield made
+        made.chmod(0o666 & ~_umask())
+        check_output(path, force)
+        made.replace(path)
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, on the same disk."""
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.resolve().parent))
         try:
-            made = scratch / path.name
-            yield made
-            made.chmod(0o666 & ~_umask())
-            check_output(path, force)
-            made.replace(path)
+            yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, SafetensorError) as error:

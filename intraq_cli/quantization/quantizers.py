@@ -63,7 +63,7 @@ class WeightQuantizer(nn.Module):
 
 
 class ActivationQuantizer(nn.Module):
-    """Per tensor, asymmetric. Passes everything through untouched until it has a scale."""
+    """Per tensor, asymmetric; has its grid from calibration on, or from a checkpoint."""
 
     scale: Tensor
     zero_point: Tensor
