@@ -4,7 +4,7 @@ import copy
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,10 @@ from intraq_cli.checkpoint import (
     write_weights,
 )
 from intraq_cli.device import choose_device, describe_device, place
-from intraq_cli.errors import CheckpointError, DeviceError, ModelError, UsageError
-from intraq_cli.evaluation.accuracy import agreement, compare
+from intraq_cli.errors import CheckpointError, DeviceError, ModelError, RecipeError, UsageError
+from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
+from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.output import check_output, whole_file, whole_folder
@@ -38,10 +39,14 @@ from intraq_cli.recipe import Recipe
 from intraq_cli.sources import InputOverride, is_factory, load_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, Teacher, examine
+from intraq_cli.tuning.batch_norms import SampledOutputs, correct_statistics
 from intraq_cli.tuning.tuner import augmented_batches, tune
 from intraq_cli.zoo import load_recipe
 
 CALIBRATION_IMAGES = 512
+CALIBRATION_BATCH = 128
+SAMPLED_IMAGES = 64
+"""Random images that the first layers see where there are no synthetic ones."""
 EVALUATION_BATCH = 100
 
 
@@ -74,7 +79,7 @@ class QuantizationResult:
     bytes_float: int
     bytes_quantized: int
     agreement: float
-    """With the teacher, on synthetic images held out from tuning."""
+    """With the teacher, on synthetic images held out from tuning; NaN (in JSON: null) without images."""
     kl: float
     """From the teacher, in nats, on the same images."""
     heterogeneity: float
@@ -85,6 +90,8 @@ class QuantizationResult:
     act_placement: str
     held_out: int
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    sqnr: dict[str, float] = field(default_factory=dict)
+    """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
     dry_run: bool = False
 
 
@@ -142,6 +149,8 @@ def synthesize(
     """
     started = time.perf_counter()
     settings = load_recipe(recipe).override([*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
+    if not settings.synthesis.num_images:
+        raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device)
     if out is not None:
         check_output(Path(out), force)
@@ -227,6 +236,11 @@ def quantize(
     if act_placement not in ("inputs", "activations"):
         raise UsageError(f"no activation placement {act_placement!r}", "inputs or activations")
     settings = load_recipe(recipe).override(list(set))
+    if images is None and not settings.synthesis.num_images and settings.tuning.steps:
+        raise RecipeError(
+            f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
+            "set tuning.steps=0, or choose another recipe",
+        )
     where = choose_device(device)
     if out is not None:
         check_output(Path(out), force)
@@ -235,6 +249,7 @@ def quantize(
     check_output(path, force)
     anatomy = _look(teacher, where)
     plan = plan_quantization(anatomy.trace, w, a, act_placement, first_last_bits)
+    made: Synthetic | None = None
     stages: dict[str, float] = {}
     watched = _timing(report, stages)
     if images is not None:
@@ -263,22 +278,32 @@ def quantize(
     )
     if dry_run:
         return result
-    if images is None:
+    if images is None and settings.synthesis.num_images:
         made = _synthesize(teacher, anatomy, settings, seed, where, watched)
-    used, held_out = _hold_out(made, settings)
     with _out_of_memory():
-        student, stored, tuned = _tune(teacher, plan, used, settings, seed, where, watched)
-        follows, kl = agreement(student, teacher.network, held_out, where)
+        student = QuantizedNetwork(copy.deepcopy(teacher.network), plan).to(where).eval()
+        if made is None:
+            _calibrate_without_images(student, teacher, settings, where, watched)
+            stored, tuned, follows = student.freeze(), {}, Fidelity()
+        else:
+            used, held_out = _hold_out(made, settings)
+            _calibrate(student, teacher, used, settings, seed, where, watched)
+            tuned = tune(student, teacher.network, used.images, used.labels, settings.tuning, seed, where, watched)
+            stored = student.freeze()
+            unseen = _on_device(held_out.split(EVALUATION_BATCH), where)
+            follows = fidelity(student, teacher.network, unseen, anatomy.trace.batch_norms)
     config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
-    losses = {"synthesis": made.losses, "tuning": tuned}
-    measured: dict[str, Any] = {
-        "agreement": 100 * follows,
-        "kl": kl,
-        "heterogeneity": made.heterogeneity,
-        "teacher_accuracy_synthetic": 100 * made.teacher_accuracy,
-        "held_out": len(held_out),
-        "bytes_float": bytes_float,
-    }
+    losses = {"synthesis": made.losses, "tuning": tuned} if made else {}
+    measured: dict[str, Any] = {"bytes_float": bytes_float}
+    if made:
+        measured |= {
+            "agreement": follows.agreement,
+            "kl": follows.kl,
+            "sqnr": follows.sqnr,
+            "held_out": follows.n,
+            "heterogeneity": made.heterogeneity,
+            "teacher_accuracy_synthetic": 100 * made.teacher_accuracy,
+        }
     run: dict[str, Any] = {
         "name": teacher.name,
         "command": command or f"quantize({model!r}, w={w}, a={a}, recipe={recipe!r}, seed={seed})",
@@ -299,15 +324,17 @@ def quantize(
         write_json(folder / "config.json", config)
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
-        contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
+        if made:
+            contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
     return replace(
         result,
         bytes_quantized=measured["bytes_quantized"],
-        agreement=100 * follows,
-        kl=kl,
-        heterogeneity=made.heterogeneity,
+        agreement=follows.agreement,
+        kl=follows.kl,
+        sqnr=follows.sqnr,
+        heterogeneity=made.heterogeneity if made else math.nan,
         seconds=time.perf_counter() - started,
-        held_out=len(held_out),
+        held_out=follows.n,
         losses=losses,
     )
 
@@ -438,27 +465,58 @@ def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
     return used, made.images[keep:]
 
 
-def _tune(
-    teacher: Teacher, plan: Plan, used: Synthetic, recipe: Recipe, seed: int, device: torch.device, report: Report
-) -> tuple[QuantizedNetwork, dict[str, tuple[Tensor, Tensor, Tensor]], dict[str, float]]:
-    """Stage 2: calibrate, tune, freeze."""
-    student = QuantizedNetwork(copy.deepcopy(teacher.network), plan).to(device)
-    student.eval()
+def _calibrate(
+    student: QuantizedNetwork,
+    teacher: Teacher,
+    used: Synthetic,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    report: Report,
+) -> None:
+    """Give the student its first grids, and mend its batch norms' statistics, before tuning."""
     started = time.perf_counter()
-    config = recipe.quantization
-    report(StageStarted("calibration", 1, f"{len(plan.activations)} activations"))
+    config, tuning = recipe.quantization, recipe.tuning
+    report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+    sample = used.images[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
     if config.activation_range == "ema":
         # published: the warm-up runs on what tuning runs on, the weights already quantized
         student.quantize_weights(config)
-        warm_up = augmented_batches(used.images, used.labels, recipe.tuning.batch_size, recipe.tuning.crop_eta, seed)
+        warm_up = augmented_batches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
         calibrate(student, _on_device((x for x, _ in islice(warm_up, config.ema_steps)), device), config)
     else:
-        calibrate(student, _on_device(used.images[:CALIBRATION_IMAGES].split(128), device), config)
+        calibrate(student, _on_device(sample, device), config)
         student.quantize_weights(config)
     place(student, device)
+    if tuning.correction:
+        correct_statistics(student, teacher.network, _on_device(sample, device))
     report(StageDone("calibration", time.perf_counter() - started))
-    tuned = tune(student, teacher.network, used.images, used.labels, recipe.tuning, seed, device, report)
-    return student, student.freeze(), tuned
+
+
+def _calibrate_without_images(
+    student: QuantizedNetwork, teacher: Teacher, recipe: Recipe, device: torch.device, report: Report
+) -> None:
+    """The same from batch-norm statistics alone: every batch norm puts out what they promise of real images."""
+    started = time.perf_counter()
+    report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+    low, high = (edge[:, None, None] for edge in teacher.spec.bounds)
+    pixels = torch.rand(SAMPLED_IMAGES, *teacher.spec.input_size, generator=torch.Generator().manual_seed(0))
+    noise = list(_on_device([low + (high - low) * pixels], device))
+    with SampledOutputs():
+        calibrate(student, noise, recipe.quantization)
+    student.quantize_weights(recipe.quantization)
+    place(student, device)
+    if recipe.tuning.correction:
+        correct_statistics(_sampled(student), _sampled(teacher.network), noise)
+    report(StageDone("calibration", time.perf_counter() - started))
+
+
+def _sampled(network: nn.Module) -> Callable[[Tensor], Any]:
+    def run(x: Tensor) -> Any:
+        with SampledOutputs():
+            return network(x)
+
+    return run
 
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

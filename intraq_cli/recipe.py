@@ -38,7 +38,8 @@ class _Section:
 class Synthesis(_Section):
     """Stage 1: from noise to images. Defaults are the default recipe's."""
 
-    num_images: int = _value(1024, 1, 10_000_000)
+    num_images: int = _value(1024, 0, 10_000_000)
+    """0: no images; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
     batch_size: int = _value(256, 2, 65536)
     steps: int = _value(200, 1, 1_000_000)
     start: Literal["smooth", "white"] = "smooth"
@@ -68,6 +69,8 @@ class Quantization(_Section):
     """Grids and where they come from."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
+    weight_rounding: Literal["nearest", "balanced"] = "balanced"
+    """Of the weights that tuning starts from; ``balanced``: the errors of a kernel and of a channel cancel (SQuant)."""
     weight_scale: Literal["learned", "refreshed"] = "learned"
     """``refreshed``: the range is taken anew from the weights at every step (published)."""
     activation_range: Literal["mse", "ema"] = "mse"
@@ -83,6 +86,12 @@ class Tuning(_Section):
 
     steps: int = _value(400, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
+    correction: bool = True
+    """Before the first step, correct batch norms' statistics for what quantization does to their inputs."""
+    local_steps: int = _value(0, 0, 10_000_000)
+    """The first so many steps: every stretch between two batch norms answers for its own error alone."""
+    local_clean: float = _value(0.5, 0.0, 1.0)
+    """Share of images that, in these steps, enter each stretch as the teacher has them."""
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = _value(0.01, 0.0, 10.0)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""

@@ -52,8 +52,8 @@ class Trace:
     """Convolutions and linear layers that the network calls, in the order of their first calls."""
     activations: list[str] = field(default_factory=list)
     """Names of the activation calls, in order: the module that made the call, ``#k`` behind its k-th further one."""
-    batch_norms: int = 0
-    """Calls of a batch norm that uses running statistics."""
+    batch_norms: list[str] = field(default_factory=list)
+    """Names of the calls of batch norms on images, in order; the module that made the call, ``#k`` as above."""
     output: Any = None
 
     @property
@@ -66,17 +66,20 @@ class _Watcher(TorchFunctionMode):
     def __init__(self, trace: Trace, path: Callable[[], str]) -> None:
         super().__init__()
         self.trace, self.path = trace, path
-        self.calls: dict[str, int] = {}
+        self.calls: dict[tuple[str, str], int] = {}
+
+    def _name(self, kind: str) -> str:
+        owner = self.path()
+        k = self.calls.get((kind, owner), 0)
+        self.calls[kind, owner] = k + 1
+        return f"{owner}#{k}" if k else owner
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in ACTIVATIONS:
-            owner = self.path()
-            k = self.calls.get(owner, 0)
-            self.calls[owner] = k + 1
-            self.trace.activations.append(f"{owner}#{k}" if k else owner)
+            self.trace.activations.append(self._name("activation"))
         elif func is F.batch_norm and out.dim() == 4:
-            self.trace.batch_norms += 1
+            self.trace.batch_norms.append(self._name("batch norm"))
         return out
 
 

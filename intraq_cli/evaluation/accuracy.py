@@ -47,17 +47,3 @@ def compare(
 
 def _hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     return (logits.topk(min(k, logits.shape[1])).indices == labels[:, None]).any(1).sum()
-
-
-@torch.no_grad()
-def agreement(
-    network: nn.Module, teacher: nn.Module, images: Tensor, device: torch.device | str, batch_size: int = 128
-) -> tuple[float, float]:
-    """How well ``network`` follows ``teacher`` on ``images``: share of equal first choices, and mean KL in nats."""
-    same, divergence = 0, 0.0
-    for x in images.split(batch_size):
-        x = x.to(device, torch.float32, memory_format=torch.channels_last)
-        p, q = teacher(x).log_softmax(1), network(x).log_softmax(1)
-        same += int((p.argmax(1) == q.argmax(1)).sum())
-        divergence += float((p.exp() * (p - q)).sum())
-    return same / len(images), divergence / len(images)

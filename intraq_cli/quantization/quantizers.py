@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
+from intraq_cli.quantization.rounding import round_balanced
 from intraq_cli.recipe import Quantization
 
 SAMPLE = 8192
 """Values that an activation quantizer keeps of each calibration batch, evenly spread."""
+
+
+FLIPPED = 0.45
+"""How far, in steps, a weight may lie from the value that it is rounded to when tuning starts; half is the border."""
 
 
 class WeightQuantizer(nn.Module):
@@ -37,7 +42,12 @@ class WeightQuantizer(nn.Module):
             self.log_scale = nn.Parameter(scale.log())
             self.register_buffer("zero_point", zero_point)
             self.unit = scale.view(self.per_row)
-            self.latent = nn.Parameter(self.latent.detach() / self.unit)
+            latent = self.latent.detach() / self.unit
+            if config.weight_rounding == "balanced":
+                rounded = round_balanced(latent, -zero_point, 2**bits - 1 - zero_point)
+                # no further from the float weight than it takes to be rounded there
+                latent = latent.clamp(rounded - FLIPPED, rounded + FLIPPED)
+            self.latent = nn.Parameter(latent)
 
     @property
     def weight(self) -> Tensor:

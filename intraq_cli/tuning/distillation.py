@@ -1,12 +1,10 @@
 """What the quantized network is asked to do: answer like its teacher."""
 
 from collections.abc import Iterable
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from intraq_cli.recipe import Tuning
@@ -52,28 +50,3 @@ def distillation_loss(
     features = feature_distance(student_features, teacher_features) if config.feature_weight else zero
     total = config.kl_weight * kl + config.ce_weight * ce + config.feature_weight * features
     return TuningLosses(kl, ce, features, total)
-
-
-class OutputRecorder:
-    """Within the block, ``outputs`` collects what the modules return, call by call."""
-
-    outputs: list[Tensor]
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.modules = list(modules)
-        self.outputs = []
-
-    def __enter__(self) -> Self:
-        self.outputs = []
-        self._hooks = ExitStack()
-        for module in self.modules:
-            self._hooks.callback(module.register_forward_hook(self._record).remove)
-        return self
-
-    def _record(self, module: nn.Module, args: Any, out: Tensor) -> None:
-        self.outputs.append(out)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._hooks.close()

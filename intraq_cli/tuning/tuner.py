@@ -13,7 +13,8 @@ from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
-from intraq_cli.tuning.distillation import OutputRecorder, TuningLosses, distillation_loss
+from intraq_cli.tuning.batch_norms import BatchNormOutputs, IsolatedOutputs
+from intraq_cli.tuning.distillation import TuningLosses, distillation_loss
 
 REPORT_EVERY = 10
 
@@ -46,18 +47,18 @@ def tune(
     student.requires_grad_(True)
     optimizer = _optimizer(student, config)
     scheduler = _scheduler(optimizer, config)
-    with_features = config.feature_weight > 0
-    watched = [OutputRecorder(_batch_norms(n) if with_features else []) for n in (student.network, teacher)]
     batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
     mixing = torch.Generator().manual_seed(seed + 1)
     tail: list[Tensor] = []
     for step, (x, y) in zip(range(config.steps), batches, strict=False):
         x, y = mix(x, config, mixing).to(device, memory_format=torch.channels_last), y.to(device)
-        with torch.no_grad(), watched[1]:
+        with torch.no_grad(), BatchNormOutputs() as clean:
             target = teacher(x)
-        with watched[0]:
+        local = step < config.local_steps
+        own = IsolatedOutputs(clean.outputs, config.local_clean, mixing) if local else BatchNormOutputs()
+        with own:
             logits = student(x)
-        losses = distillation_loss(logits, target, y, watched[0].outputs, watched[1].outputs, config)
+        losses = distillation_loss(logits, target, y, own.outputs, clean.outputs, config)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
@@ -110,10 +111,6 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
     return torch.where(inside, other, images)
-
-
-def _batch_norms(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:

@@ -1,0 +1,47 @@
+"""Rounding that keeps sums: the error of a kernel, and of a whole output channel, stays within half a step."""
+
+import torch
+from torch import Tensor
+
+
+def round_balanced(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round so that errors cancel: element by element, then over each kernel, then over each output channel.
+
+    A layer's inputs are mostly of one sign, so what a weight's error does to an output is in good part its sum. From
+    rounding to the nearest, the elements that were closest to being rounded the other way are flipped until a kernel's
+    errors add up to at most half a step; then at most one more element of a kernel, until a channel's do (SQuant, Guo
+    et al. 2022, sections 3.2 and 3.3: diagonal, kernel-wise and channel-wise parts of the Hessian).
+
+    Args:
+        weight: in quantization steps, zero-point not added; ``(out, in, ...)``.
+        low: smallest whole number of each channel's grid, ``(out,)``.
+        high: the largest.
+
+    Returns:
+        Whole numbers of the same shape.
+    """
+    kernels = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
+    low, high = low[:, None, None], high[:, None, None]
+    rounded = kernels.round().clamp(low, high)
+    rounded = _flip(rounded, kernels, low, high, per_kernel=True)
+    return _flip(rounded, kernels, low, high, per_kernel=False).view_as(weight)
+
+
+def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel: bool) -> Tensor:
+    """Move by one step as many elements ``(out, in, k)`` as bring the summed errors closest to zero."""
+    error = rounded - weight
+    total = error.sum(2, keepdim=True) if per_kernel else error.sum((1, 2), keepdim=True)
+    sign = total.sign()
+    # only errors of the sum's own sign shrink it, and only within the grid
+    gain = error * sign
+    possible = (gain > 0) & (rounded - sign >= low) & (rounded - sign <= high)
+    gain = gain.where(possible, -torch.inf)
+    if not per_kernel:  # one candidate of each kernel
+        best = gain.amax(2, keepdim=True)
+        first = torch.zeros_like(gain).scatter_(2, gain.argmax(2, keepdim=True), 1.0).bool()
+        gain = best.where(first, -torch.inf)
+    shape = gain.shape
+    flat = gain if per_kernel else gain.flatten(1)
+    rank = flat.argsort(-1, descending=True).argsort(-1).view(shape)
+    chosen = (rank < total.abs().round()) & gain.isfinite()
+    return rounded - sign * chosen

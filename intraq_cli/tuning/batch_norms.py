@@ -1,0 +1,149 @@
+"""What the batch norms of teacher and student put out, call by call: to compare, to isolate, to correct."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from intraq_cli.synthesis.bns import BatchNormStatistics, LayerStatistics
+
+RATIO = 10.0
+"""Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
+
+
+class _BatchNormCalls(TorchFunctionMode):
+    """Within the block, :meth:`_normalize` stands in for every call of ``torch.nn.functional.batch_norm`` on images."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        x, *rest = args if args else (kwargs.pop("input"),)
+        return self._normalize(x, *rest, **kwargs) if x.dim() == 4 else func(x, *rest, **kwargs)
+
+    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError
+
+
+class BatchNormOutputs(_BatchNormCalls):
+    """Within the block, ``outputs`` collects what batch norms put out, ``(B, C, H, W)`` each, in the order of calls."""
+
+    outputs: list[Tensor]
+
+    def __enter__(self) -> Self:
+        self.outputs = []
+        super().__enter__()
+        return self
+
+    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = F.batch_norm(x, *args, **kwargs)
+        self.outputs.append(out)
+        return out
+
+
+class IsolatedOutputs(BatchNormOutputs):
+    """The same, and what lies behind a batch norm does not reach back through it.
+
+    Every stretch between two batch norms then answers for its own error alone. It starts from what the student puts
+    out, or, for each image with probability ``clean``, from what the teacher does: early on, the student's errors of
+    all layers before would drown the one to be mended.
+    """
+
+    def __init__(self, targets: list[Tensor], clean: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.targets, self.clean, self.generator = targets, clean, generator
+
+    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out = super()._normalize(x, *args, **kwargs)
+        target = self.targets[len(self.outputs) - 1]
+        from_teacher = torch.rand(len(out), 1, 1, 1, generator=self.generator) < self.clean
+        return torch.where(from_teacher.to(out.device), target, out.detach())
+
+
+class SampledOutputs(_BatchNormCalls):
+    """Within the block, a batch norm puts out ``N(beta, gamma^2)`` per channel, whatever entered it.
+
+    That is what its statistics promise of real images: ranges and corrections need no image then. The noise is the same
+    each time the block is entered; half of its variance is common to all places of a channel, as neighbours agree in
+    what real images excite.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def __enter__(self) -> Self:
+        self.generator = torch.Generator().manual_seed(self.seed)
+        super().__enter__()
+        return self
+
+    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        affine = inspect.signature(F.batch_norm).bind(x, *args, **kwargs).arguments
+        F.batch_norm(x, *args, **kwargs)  # for whoever watches outside
+        weight, bias = affine.get("weight"), affine.get("bias")
+        each = torch.randn(x.shape, generator=self.generator)
+        common = torch.randn(*x.shape[:2], 1, 1, generator=self.generator)
+        noise = ((each + common) * 0.5**0.5).to(x.device, x.dtype)
+        noise = noise if weight is None else noise * weight[:, None, None]
+        return noise if bias is None else noise + bias[:, None, None]
+
+
+class _Corrected(_BatchNormCalls):
+    """Normalises by the layer's statistics, corrected for how the input's differ from those in the teacher."""
+
+    def __init__(self, clean: list[LayerStatistics]) -> None:
+        super().__init__()
+        self.clean = clean
+        self.layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def _normalize(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        expected = self.clean[len(self.layers)]
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        ratio = ((var + eps) / (expected.var + eps)).clamp(1 / RATIO, RATIO)
+        mean = running_mean + (mean - expected.mean)
+        var = ((running_var + eps) * ratio - eps).clamp(min=0)
+        self.layers.append((running_mean, running_var, mean, var))
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+
+@torch.no_grad()
+def correct_statistics(
+    student: Callable[[Tensor], Any], teacher: Callable[[Tensor], Any], batches: Iterable[Tensor]
+) -> None:
+    """Make up, in the student's running statistics, for what quantization does to every batch norm's input.
+
+    The means move by as much, and the variances by the factor, by which the student's differ from the teacher's on the
+    same images; how real these images are hardly matters then. Earlier layers count as corrected when a later one is
+    looked at. In the spirit of bias correction (Nagel et al. 2019), for mean and variance, and without data.
+
+    Args:
+        student: runs a copy of ``teacher``'s batch norms, in evaluation mode.
+        teacher: the float network, in evaluation mode.
+        batches: of images ``(B, C, H, W)``.
+    """
+    moves: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
+    for x in batches:
+        with BatchNormStatistics() as clean:
+            teacher(x)
+        with _Corrected(clean.layers) as corrected:
+            student(x)
+        for move in corrected.layers:
+            moves.setdefault(id(move[0]), []).append(move)
+    for layer in moves.values():
+        running_mean, running_var = layer[0][:2]
+        running_mean.copy_(torch.stack([mean for _, _, mean, _ in layer]).mean(0))
+        running_var.copy_(torch.stack([var for _, _, _, var in layer]).mean(0))
