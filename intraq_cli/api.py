@@ -4,7 +4,7 @@ import copy
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,19 +32,17 @@ from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.output import check_output, whole_file, whole_folder
-from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
 from intraq_cli.quantization.quantizers import Placement
 from intraq_cli.recipe import Recipe
 from intraq_cli.sources import InputOverride, is_factory, load_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
-from intraq_cli.teacher import Anatomy, Teacher, examine
-from intraq_cli.tuning.batch_norms import SampledOutputs, correct_statistics
+from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
 from intraq_cli.tuning.tuner import augmented_batches, tune
 from intraq_cli.zoo import load_recipe
 
-CALIBRATION_IMAGES = 512
-CALIBRATION_BATCH = 128
+CALIBRATION_IMAGES = 128
 SAMPLED_IMAGES = 64
 """Random images that the first layers see where there are no synthetic ones."""
 EVALUATION_BATCH = 100
@@ -281,13 +279,12 @@ def quantize(
     if images is None and settings.synthesis.num_images:
         made = _synthesize(teacher, anatomy, settings, seed, where, watched)
     with _out_of_memory():
-        student = QuantizedNetwork(copy.deepcopy(teacher.network), plan).to(where).eval()
-        if made is None:
-            _calibrate_without_images(student, teacher, settings, where, watched)
+        student = QuantizedNetwork(copy.deepcopy(teacher.network), plan, anatomy.trace.computed).to(where).eval()
+        used, held_out = _hold_out(made, settings) if made else (None, None)
+        _calibrate(student, teacher, used, settings, seed, where, watched)
+        if used is None or held_out is None:
             stored, tuned, follows = student.freeze(), {}, Fidelity()
         else:
-            used, held_out = _hold_out(made, settings)
-            _calibrate(student, teacher, used, settings, seed, where, watched)
             tuned = tune(student, teacher.network, used.images, used.labels, settings.tuning, seed, where, watched)
             stored = student.freeze()
             unseen = _on_device(held_out.split(EVALUATION_BATCH), where)
@@ -444,7 +441,7 @@ def _synthesize(
     with _out_of_memory():
         return synthesize_images(
             teacher.network,
-            teacher.network.get_submodule(anatomy.classifier),
+            None if anatomy.classifier is None else teacher.network.get_submodule(anatomy.classifier),
             teacher.spec.input_size,
             anatomy.num_classes,
             teacher.spec.bounds,
@@ -468,55 +465,33 @@ def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
 def _calibrate(
     student: QuantizedNetwork,
     teacher: Teacher,
-    used: Synthetic,
+    used: Synthetic | None,
     recipe: Recipe,
     seed: int,
     device: torch.device,
     report: Report,
 ) -> None:
-    """Give the student its first grids, and mend its batch norms' statistics, before tuning."""
+    """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
     started = time.perf_counter()
     config, tuning = recipe.quantization, recipe.tuning
     report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
-    sample = used.images[:CALIBRATION_IMAGES].split(CALIBRATION_BATCH)
-    if config.activation_range == "ema":
+    if used is not None and config.activation_range == "ema":
         # published: the warm-up runs on what tuning runs on, the weights already quantized
         student.quantize_weights(config)
-        warm_up = augmented_batches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
-        calibrate(student, _on_device((x for x, _ in islice(warm_up, config.ema_steps)), device), config)
+        batches = augmented_batches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
+        warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
     else:
-        calibrate(student, _on_device(sample, device), config)
-        student.quantize_weights(config)
+        images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(teacher.spec)
+        (images,) = _on_device([images], device)
+        calibrate(student, teacher.network, images, config, sampled=used is None)
     place(student, device)
-    if tuning.correction:
-        correct_statistics(student, teacher.network, _on_device(sample, device))
     report(StageDone("calibration", time.perf_counter() - started))
 
 
-def _calibrate_without_images(
-    student: QuantizedNetwork, teacher: Teacher, recipe: Recipe, device: torch.device, report: Report
-) -> None:
-    """The same from batch-norm statistics alone: every batch norm puts out what they promise of real images."""
-    started = time.perf_counter()
-    report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
-    low, high = (edge[:, None, None] for edge in teacher.spec.bounds)
-    pixels = torch.rand(SAMPLED_IMAGES, *teacher.spec.input_size, generator=torch.Generator().manual_seed(0))
-    noise = list(_on_device([low + (high - low) * pixels], device))
-    with SampledOutputs():
-        calibrate(student, noise, recipe.quantization)
-    student.quantize_weights(recipe.quantization)
-    place(student, device)
-    if recipe.tuning.correction:
-        correct_statistics(_sampled(student), _sampled(teacher.network), noise)
-    report(StageDone("calibration", time.perf_counter() - started))
-
-
-def _sampled(network: nn.Module) -> Callable[[Tensor], Any]:
-    def run(x: Tensor) -> Any:
-        with SampledOutputs():
-            return network(x)
-
-    return run
+def _random_pixels(spec: InputSpec) -> Tensor:
+    """For the layers before the first batch norm, where there are no synthetic images."""
+    low, high = (edge[:, None, None] for edge in spec.bounds)
+    return low + (high - low) * torch.rand(SAMPLED_IMAGES, *spec.input_size, generator=torch.Generator().manual_seed(0))
 
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from intraq_cli.device import place
 from intraq_cli.errors import CheckpointError, ModelError
@@ -47,19 +47,27 @@ def checkpoint_tensors(
         network: frozen.
         stored: what :meth:`QuantizedNetwork.freeze` returned.
     """
-    tensors = {k: v for k, v in network.network.state_dict().items() if k.removesuffix(".weight") not in stored}
+    keys = {name: network.weight_key(name) for name in stored}
+    quantized = {alias for key in keys.values() for alias in _aliases(network.network, key)}
+    tensors = {k: v for k, v in network.network.state_dict().items() if k not in quantized}
     for name, (codes, scale, zero_point) in stored.items():
-        bits = network.plan.weights[name]
-        tensors[f"{name}.weight_packed"] = pack(codes.flatten(1), bits)
-        tensors[f"{name}.weight_scale"] = scale[:, None]
+        key, bits = keys[name], network.plan.weights[name]
+        tensors[f"{key}_packed"] = pack(codes.flatten(1), bits)
+        tensors[f"{key}_scale"] = scale[:, None]
         # packed along the channels, as compressed-tensors does it
-        tensors[f"{name}.weight_zero_point"] = pack(zero_point.to(torch.uint8)[None], bits).T
-        tensors[f"{name}.weight_shape"] = torch.tensor(codes.shape)
+        tensors[f"{key}_zero_point"] = pack(zero_point.to(torch.uint8)[None], bits).T
+        tensors[f"{key}_shape"] = torch.tensor(codes.shape)
     for site, quantizer in network.sites.items():
         prefix = _site_prefix(network.plan, site)
         tensors[f"{prefix}_scale"] = quantizer.scale
         tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+
+
+def _aliases(network: nn.Module, key: str) -> list[str]:
+    """All keys of the parameter at ``key``: layers may share a weight."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    return [k for k, p in parameters.items() if p is parameters.get(key)] or [key]
 
 
 def _site_prefix(plan: Plan, site: str) -> str:
@@ -84,6 +92,7 @@ def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: in
         "activations": {"bits": a_bits, "granularity": "tensor", "symmetric": False, "placement": plan.placement},
         "modules": plan.weights,
         "sites": plan.activations,
+        **({"computed": {name: list(shape) for name, shape in plan.computed.items()}} if plan.computed else {}),
     }
     return config
 
@@ -188,29 +197,36 @@ def _read_plan(folder: Path, config: dict[str, Any]) -> Plan:
         placement = quantization["activations"]["placement"]
         modules, sites = quantization["modules"], quantization["sites"]
         bits = [*modules.values(), *sites.values()]
+        computed = {name: tuple(shape) for name, shape in quantization.get("computed", {}).items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/config.json: quantization_config lacks {error}") from error
     if placement not in SUFFIX or not all(type(b) is int and 2 <= b <= 8 for b in bits):
         raise CheckpointError(f"{folder}/config.json: bits must be 2 to 8, placement inputs or activations")
-    return Plan(placement, modules, sites)
+    return Plan(placement, modules, sites, computed)
 
 
 def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor]) -> None:
+    present: set[str] = set()
     for name, bits in quantized.plan.weights.items():
-        shape = quantized.weight_of(name).shape
-        words, scale = tensors.pop(f"{name}.weight_packed"), tensors.pop(f"{name}.weight_scale")
-        zeros, stated = tensors.pop(f"{name}.weight_zero_point"), tensors.pop(f"{name}.weight_shape")
+        key, weight = quantized.weight_key(name), quantized.weight_of(name)
+        shape = weight.shape
+        words, scale = tensors.pop(f"{key}_packed"), tensors.pop(f"{key}_scale")
+        zeros, stated = tensors.pop(f"{key}_zero_point"), tensors.pop(f"{key}_shape")
         row = shape[1:].numel()
         expected = [(shape[0], packed_words(row, bits)), (shape[0], 1), (packed_words(shape[0], bits), 1)]
         if tuple(stated.tolist()) != shape or [tuple(t.shape) for t in (words, scale, zeros)] != expected:
             raise ValueError(f"the weight of {name} has another shape")
         codes = unpack(words, bits, row).view(shape)
         zero_point = unpack(zeros.T, bits, shape[0])[0].to(scale.dtype)
-        tensors[f"{name}.weight"] = dequantize(codes, scale[:, 0], zero_point)
+        weight.data.copy_(dequantize(codes, scale[:, 0], zero_point))
+        present.update(_aliases(quantized.network, key))
     for site, quantizer in quantized.sites.items():
         prefix = _site_prefix(quantized.plan, site)
         scale, zero_point = tensors.pop(f"{prefix}_scale"), tensors.pop(f"{prefix}_zero_point")
         if scale.dim() or zero_point.dim() or not scale > 0:
             raise ValueError(f"the scale of {prefix} is not one positive number")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))
-    quantized.network.load_state_dict(tensors)
+    missing, unknown = quantized.network.load_state_dict(tensors, strict=False)
+    wrong = sorted((set(missing) - present) | set(unknown))
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {'unknown' if wrong[0] in unknown else 'missing'}")

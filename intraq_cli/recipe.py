@@ -69,13 +69,17 @@ class Quantization(_Section):
     """Grids and where they come from."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
-    weight_rounding: Literal["nearest", "balanced"] = "balanced"
-    """Of the weights that tuning starts from; ``balanced``: the errors of a kernel and of a channel cancel (SQuant)."""
+    weight_rounding: Literal["nearest", "balanced", "curvature"] = "curvature"
+    """Of the weights that tuning starts from. ``balanced``: the errors of a kernel and of a channel cancel (SQuant);
+    ``curvature``: each column's error is made up for by those after it, by the inputs' second moments (GPTQ)."""
     weight_scale: Literal["learned", "refreshed"] = "learned"
     """``refreshed``: the range is taken anew from the weights at every step (published)."""
-    activation_range: Literal["mse", "ema"] = "mse"
-    """``ema``: moving average of the minimum and maximum of ``ema_steps`` training batches (published)."""
+    activation_range: Literal["output", "mse", "ema"] = "output"
+    """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
+    and maximum of ``ema_steps`` training batches (published)."""
     activation_scale: Literal["learned", "frozen"] = "learned"
+    correction: bool = True
+    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
     ema_beta: float = _value(0.9, 0.0, 0.9999)
     ema_steps: int = _value(800, 1)
 
@@ -86,8 +90,6 @@ class Tuning(_Section):
 
     steps: int = _value(400, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
-    correction: bool = True
-    """Before the first step, correct batch norms' statistics for what quantization does to their inputs."""
     local_steps: int = _value(0, 0, 10_000_000)
     """The first so many steps: every stretch between two batch norms answers for its own error alone."""
     local_clean: float = _value(0.5, 0.0, 1.0)

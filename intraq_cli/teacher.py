@@ -81,8 +81,8 @@ class Anatomy:
     num_classes: int
 
     @property
-    def classifier(self) -> str:
-        """Name of the layer that the pooled features enter."""
+    def classifier(self) -> str | None:
+        """Name of the module that the pooled features enter; None where they enter none."""
         return self.trace.classifier
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.tuning.batch_norms import BatchNormOutputs
+from intraq_cli.batch_norms import BatchNormOutputs
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
-from intraq_cli.quantization.rounding import round_balanced
+from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
 from intraq_cli.recipe import Quantization
-
-SAMPLE = 8192
-"""Values that an activation quantizer keeps of each calibration batch, evenly spread."""
-
 
 FLIPPED = 0.45
 """How far, in steps, a weight may lie from the value that it is rounded to when tuning starts; half is the border."""
@@ -23,12 +19,18 @@ class WeightQuantizer(nn.Module):
     With learned scales, ``latent`` is the weight in units of each channel's first quantization step: an optimizer whose
     steps have a size of their own (Adam) then moves every channel of every layer by as much as its grid is coarse.
     With refreshed ones it is the weight itself, as published.
+
+    Args:
+        weight: ``(out, ...)``.
+        bits: 2 to 8.
+        config: the recipe's quantization section.
+        moments: of the layer's inputs, ``(G, d, d)``, for rounding by curvature; without them: to the nearest.
     """
 
     zero_point: Tensor
     unit: Tensor
 
-    def __init__(self, weight: Tensor, bits: int, config: Quantization) -> None:
+    def __init__(self, weight: Tensor, bits: int, config: Quantization, moments: Tensor | None = None) -> None:
         super().__init__()
         self.bits = bits
         self.refreshed = config.weight_scale == "refreshed"
@@ -43,10 +45,17 @@ class WeightQuantizer(nn.Module):
             self.register_buffer("zero_point", zero_point)
             self.unit = scale.view(self.per_row)
             latent = self.latent.detach() / self.unit
+            low, high = -zero_point, 2**bits - 1 - zero_point
             if config.weight_rounding == "balanced":
-                rounded = round_balanced(latent, -zero_point, 2**bits - 1 - zero_point)
-                # no further from the float weight than it takes to be rounded there
-                latent = latent.clamp(rounded - FLIPPED, rounded + FLIPPED)
+                rounded = round_balanced(latent, low, high)
+            elif config.weight_rounding == "curvature" and moments is not None:
+                grouped = latent.reshape(len(moments), -1, moments.shape[1])
+                edges = low.view(len(moments), -1), high.view(len(moments), -1)
+                rounded = round_by_curvature(grouped, moments, *edges).view_as(latent)
+            else:
+                rounded = latent.round().clamp(low.view(self.per_row), high.view(self.per_row))
+            # no further from the float weight than it takes to be rounded there
+            latent = latent.clamp(rounded - FLIPPED, rounded + FLIPPED)
             self.latent = nn.Parameter(latent)
 
     @property
@@ -81,7 +90,7 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.observer: MseObserver | EmaObserver | None = None
+        self.observer: EmaObserver | None = None
         self.log_scale: nn.Parameter | None = None
         self.register_buffer("scale", torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros(()))
@@ -100,30 +109,9 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x`` (any shape)."""
         if self.observer is not None:
-            grid = self.observer.observe(x)
-            return x if grid is None else fake_quantize(x, *grid, self.bits)
+            return fake_quantize(x, *self.observer.observe(x), self.bits)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
         return fake_quantize(x, scale, self.zero_point, self.bits)
-
-
-class MseObserver:
-    """Keeps a sample of the values seen; the grid that minimises the squared error on it."""
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-        self.samples: list[Tensor] = []
-
-    def observe(self, x: Tensor) -> None:
-        """Note a batch; the network goes on in floats."""
-        flat = x.detach().flatten()
-        stride = max(1, len(flat) // SAMPLE)
-        # the extremes stay in the sample: the search starts from the full range
-        self.samples.append(torch.cat([flat[::stride][:SAMPLE], flat.amin()[None], flat.amax()[None]]))
-
-    def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero-point, ``()`` each."""
-        scale, zero_point = mse_grid(torch.cat(self.samples)[None], self.bits)
-        return scale[0], zero_point[0]
 
 
 class EmaObserver:

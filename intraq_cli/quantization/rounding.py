@@ -1,7 +1,10 @@
-"""Rounding that keeps sums: the error of a kernel, and of a whole output channel, stays within half a step."""
+"""Rounding that looks at more than the single weight: at sums of errors, or at what they do to the layer's output."""
 
 import torch
 from torch import Tensor
+
+BLOCK = 128
+"""Columns whose errors are passed on to all others at once."""
 
 
 def round_balanced(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -45,3 +48,38 @@ def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel
     rank = flat.argsort(-1, descending=True).argsort(-1).view(shape)
     chosen = (rank < total.abs().round()) & gain.isfinite()
     return rounded - sign * chosen
+
+
+def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Round column by column, each column's error made up for by those not rounded yet.
+
+    Minimises ``E |(w - q) x|^2`` greedily (OBQ, Frantar & Alistarh 2022, in the fixed order and with the Cholesky form
+    of GPTQ, Frantar et al. 2023), inputs with the largest second moment first.
+
+    Args:
+        weight: in quantization steps, zero-point not added; ``(G, O, d)``.
+        moments: damped second moments of the inputs, ``(G, d, d)``.
+        low: smallest whole number of each channel's grid, ``(G, O)``.
+        high: the largest.
+
+    Returns:
+        Whole numbers, ``(G, O, d)``.
+    """
+    order = moments.diagonal(dim1=1, dim2=2).argsort(1, descending=True)  # (G, d)
+    weight = weight.gather(2, order[:, None].expand_as(weight)).clone()
+    moments = moments.gather(1, order[:, :, None].expand_as(moments))
+    moments = moments.gather(2, order[:, None].expand_as(moments))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    rounded = torch.empty_like(weight)
+    d = weight.shape[2]
+    for start in range(0, d, BLOCK):
+        end = min(start + BLOCK, d)
+        errors = torch.empty_like(weight[:, :, start:end])
+        for i in range(start, end):
+            rounded[:, :, i] = weight[:, :, i].round().clamp(low, high)
+            error = (weight[:, :, i] - rounded[:, :, i]) / upper[:, i, i, None]
+            weight[:, :, i:end] -= error[:, :, None] * upper[:, i, None, i:end]
+            errors[:, :, i - start] = error
+        weight[:, :, end:] -= errors @ upper[:, start:end, end:]
+    return rounded.gather(2, order.argsort(1)[:, None].expand_as(rounded))

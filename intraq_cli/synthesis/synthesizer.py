@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Synthetic:
 @torch.enable_grad()
 def synthesize_images(
     network: nn.Module,
-    features_of: nn.Module,
+    features_of: nn.Module | None,
     image_shape: tuple[int, int, int],
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
@@ -51,7 +51,7 @@ def synthesize_images(
 
     Args:
         network: the teacher, in evaluation mode, frozen, on ``device``.
-        features_of: the module whose input is the pooled features.
+        features_of: the module whose input is the pooled features; None switches MDC off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
@@ -64,6 +64,10 @@ def synthesize_images(
     generator = torch.Generator().manual_seed(seed)
     centres = ClassCentres(num_classes, device)
     tap = FeatureTap(features_of)
+    if features_of is None:
+        if config.mdc_weight:
+            report(Warned("the features that enter the classifier were not found: MDC is off"))
+        config = replace(config, mdc_weight=0.0)
     sizes = batch_sizes(config.num_images, config.batch_size)
     labels = draw_labels(config, num_classes, generator)
     report(StageStarted("synthesis", len(sizes) * config.steps, f"{config.num_images} images"))
@@ -80,10 +84,11 @@ def synthesize_images(
             final = objective(network, tap, batch, own_labels, targets, centres, _without_crops(config), generator)
             logits = network(batch)
         progress.warn_of_idle_parts()
-        centres.update(tap.features, own_labels)
+        if features_of is not None:
+            centres.update(tap.features, own_labels)
+            features.append(tap.features.cpu())
         finals.append(torch.stack(final).cpu() * len(batch))
         images.append(batch.to("cpu", torch.float16).contiguous())
-        features.append(tap.features.cpu())
         predicted.append(logits.argmax(1).cpu())
     mean = torch.stack(finals).sum(0) / len(labels)
     report(StageDone("synthesis", time.perf_counter() - started))
@@ -92,7 +97,7 @@ def synthesize_images(
         labels,
         dict(zip(Losses._fields, mean.tolist(), strict=True)),
         (torch.cat(predicted) == labels).float().mean().item(),
-        heterogeneity(torch.cat(features), labels),
+        heterogeneity(torch.cat(features), labels) if features else float("nan"),
     )
 
 
@@ -178,8 +183,6 @@ def _schedule(adam: torch.optim.Optimizer, config: Synthesis) -> Iterator[tuple[
 
 
 def _without_crops(config: Synthesis) -> Synthesis:
-    from dataclasses import replace
-
     return replace(config, lor_probability=0.0)
 
 

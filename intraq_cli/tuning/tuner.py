@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
+from intraq_cli.batch_norms import BatchNormOutputs, IsolatedOutputs
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
-from intraq_cli.tuning.batch_norms import BatchNormOutputs, IsolatedOutputs
 from intraq_cli.tuning.distillation import TuningLosses, distillation_loss
 
 REPORT_EVERY = 10

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.accuracy import agreement, compare
+from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import class_indices, open_data
 from intraq_cli.teacher import InputSpec
 
@@ -116,7 +116,3 @@ def test_accuracies_and_agreement_counted_by_hand():
     assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
     assert found.float_top1 == 12.5  # image 7, class 0
     assert compare(Fixed(0), Fixed(0), [(x, y)]).agreement == 100.0
-    same, kl = agreement(Fixed(0), Fixed(1), x, "cpu", 3)
-    assert same == 0.0
-    p, q = torch.eye(8)[1].log_softmax(0), torch.eye(8)[0].log_softmax(0)
-    assert kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-5)

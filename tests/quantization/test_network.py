@@ -28,7 +28,7 @@ def test_functional_and_repeated_activations_are_found(network):
     assert trace.activations == ["", "act", "act#1"]
     assert trace.layers == ["conv1", "conv2", "conv3", "fc"]
     assert trace.classifier == "fc"
-    assert trace.batch_norms == 3
+    assert trace.batch_norms == ["bn1", "bn2", "bn3"]
 
 
 def test_paper_placement_equals_the_network_written_out(network, random):

@@ -1,7 +1,6 @@
 """What the batch norms of teacher and student put out, call by call: to compare, to isolate, to correct."""
 
 import inspect
-from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from intraq_cli.synthesis.bns import BatchNormStatistics, LayerStatistics
+from intraq_cli.synthesis.bns import LayerStatistics
 
 RATIO = 10.0
 """Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
@@ -42,7 +41,7 @@ class BatchNormOutputs(_BatchNormCalls):
     def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out = F.batch_norm(x, *args, **kwargs)
         self.outputs.append(out)
-        return out
+        return out.clone()  # an activation in place would write over what is kept
 
 
 class IsolatedOutputs(BatchNormOutputs):
@@ -92,13 +91,22 @@ class SampledOutputs(_BatchNormCalls):
         return noise if bias is None else noise + bias[:, None, None]
 
 
-class _Corrected(_BatchNormCalls):
-    """Normalises by the layer's statistics, corrected for how the input's differ from those in the teacher."""
+class CorrectedStatistics(_BatchNormCalls):
+    """Within the block, batch norms go by statistics corrected for what quantization does to their inputs.
+
+    The means move by as much, and the variances by the factor, by which the student's differ from the teacher's on the
+    same images; how real these images are hardly matters then. Earlier layers count as corrected when a later one is
+    called. In the spirit of bias correction (Nagel et al. 2019), for mean and variance, and without data.
+
+    Args:
+        clean: statistics of the teacher's batch norms, on the same images.
+    """
 
     def __init__(self, clean: list[LayerStatistics]) -> None:
         super().__init__()
         self.clean = clean
-        self.layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.calls = 0
+        self.layers: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
 
     def _normalize(
         self,
@@ -111,39 +119,18 @@ class _Corrected(_BatchNormCalls):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        expected = self.clean[len(self.layers)]
+        expected = self.clean[self.calls]
+        self.calls += 1
         mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
         ratio = ((var + eps) / (expected.var + eps)).clamp(1 / RATIO, RATIO)
         mean = running_mean + (mean - expected.mean)
         var = ((running_var + eps) * ratio - eps).clamp(min=0)
-        self.layers.append((running_mean, running_var, mean, var))
+        self.layers.setdefault(id(running_mean), []).append((running_mean, running_var, mean, var))
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
 
-
-@torch.no_grad()
-def correct_statistics(
-    student: Callable[[Tensor], Any], teacher: Callable[[Tensor], Any], batches: Iterable[Tensor]
-) -> None:
-    """Make up, in the student's running statistics, for what quantization does to every batch norm's input.
-
-    The means move by as much, and the variances by the factor, by which the student's differ from the teacher's on the
-    same images; how real these images are hardly matters then. Earlier layers count as corrected when a later one is
-    looked at. In the spirit of bias correction (Nagel et al. 2019), for mean and variance, and without data.
-
-    Args:
-        student: runs a copy of ``teacher``'s batch norms, in evaluation mode.
-        teacher: the float network, in evaluation mode.
-        batches: of images ``(B, C, H, W)``.
-    """
-    moves: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
-    for x in batches:
-        with BatchNormStatistics() as clean:
-            teacher(x)
-        with _Corrected(clean.layers) as corrected:
-            student(x)
-        for move in corrected.layers:
-            moves.setdefault(id(move[0]), []).append(move)
-    for layer in moves.values():
-        running_mean, running_var = layer[0][:2]
-        running_mean.copy_(torch.stack([mean for _, _, mean, _ in layer]).mean(0))
-        running_var.copy_(torch.stack([var for _, _, _, var in layer]).mean(0))
+    def write(self) -> None:
+        """Put the corrected statistics into the network's batch norms; of several calls of one, their average."""
+        for calls in self.layers.values():
+            running_mean, running_var = calls[0][:2]
+            running_mean.copy_(torch.stack([mean for _, _, mean, _ in calls]).mean(0))
+            running_var.copy_(torch.stack([var for _, _, _, var in calls]).mean(0))

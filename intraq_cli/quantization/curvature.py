@@ -1,0 +1,71 @@
+"""What a layer's inputs say about its weights: the curvature of its squared output error."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from intraq_cli.trace import LayerCall
+
+ROWS_PER_COLUMN = 8
+LEAST_ROWS, MOST_ROWS = 4096, 16384
+
+
+def input_rows(call: LayerCall, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
+    """A random sample of what single outputs of a layer are computed from: ``(G, R, d)`` for G groups.
+
+    ``y = rows @ w.T`` with a group's ``w (out / G, d)``; ``d`` runs as in the weight.
+    """
+    d = weight[0].numel()
+    count = min(max(ROWS_PER_COLUMN * d, LEAST_ROWS), MOST_ROWS)
+    if call.func is F.linear:
+        flat = x.reshape(-1, d)
+        return flat[_sample(len(flat), count, generator, x.device)][None]
+    given = call.settings
+    if call.func is F.conv1d:
+        x, weight = x[:, :, None], weight[:, :, None]
+    stride, dilation = _pair(given.get("stride", 1)), _pair(given.get("dilation", 1))
+    groups = given.get("groups", 1)
+    kernel = weight.shape[2:]
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        total = [s * (k - 1) if padding == "same" else 0 for s, k in zip(dilation, kernel, strict=True)]
+        pad = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
+    else:
+        rows, columns = _pair(padding)
+        pad = [columns, columns, rows, rows]
+    if call.func is F.conv1d:
+        pad[2:] = [0, 0]
+    x = F.pad(x, pad).permute(0, 2, 3, 1)
+    height, width = (
+        (size - step * (k - 1) - 1) // by + 1
+        for size, step, k, by in zip(x.shape[1:3], dilation, kernel, stride, strict=True)
+    )
+    place = _sample(len(x) * height * width, count, generator, x.device)
+    image, row, column = place // (height * width), place // width % height, place % width
+    device = x.device
+    row = row[:, None] * stride[0] + torch.arange(kernel[0], device=device) * dilation[0]
+    column = column[:, None] * stride[1] + torch.arange(kernel[1], device=device) * dilation[1]
+    patches = x[image[:, None, None], row[:, :, None], column[:, None, :]]  # (R, kh, kw, C)
+    return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(place), *kernel).transpose(1, 2).flatten(2)
+
+
+def _sample(total: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    if total <= count:
+        return torch.arange(total, device=device)
+    return torch.randint(total, (count,), generator=generator).to(device)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+
+
+def second_moments(rows: Tensor, damping: float) -> Tensor:
+    """``X^T X / R`` of rows ``(G, R, d)``, its diagonal raised by ``damping`` of its mean: ``(G, d, d)``, definite."""
+    moments = rows.transpose(1, 2) @ rows / rows.shape[1]
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    diagonal += damping * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
+    return moments
