@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_cli.api import evaluate, load, quantize, synthesize
+    from intraq_cli.api import evaluate, inspect, load, quantize, synthesize
     from intraq_cli.errors import IntraqError
 
 __version__ = "0.1.0"
@@ -19,10 +19,11 @@ _HOMES = {
     "synthesize": "intraq_cli.api",
     "quantize": "intraq_cli.api",
     "evaluate": "intraq_cli.api",
+    "inspect": "intraq_cli.api",
     "load": "intraq_cli.api",
     "IntraqError": "intraq_cli.errors",
 }
-__all__ = ["IntraqError", "__version__", "evaluate", "load", "quantize", "synthesize"]
+__all__ = ["IntraqError", "__version__", "evaluate", "inspect", "load", "quantize", "synthesize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,12 +31,13 @@ from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.images import contact_sheet, load_images, save_images
+from intraq_cli.inspection import InspectionResult, expected_bytes, inspect_layers
 from intraq_cli.output import check_output, whole_file, whole_folder
 from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.quantization.quantizers import Placement
 from intraq_cli.recipe import Recipe
-from intraq_cli.sources import InputOverride, is_factory, load_teacher
+from intraq_cli.sources import InputOverride, is_factory, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
 from intraq_cli.tuning.tuner import augmented_batches, tune
@@ -123,6 +124,7 @@ def synthesize(
     input_size: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
     report: Report = silent,
 ) -> SynthesisResult:
     """Learn synthetic images from a network alone, and write them to a safetensors file.
@@ -140,6 +142,7 @@ def synthesize(
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        weights: a safetensors or ``.pth`` file, in place of timm's weights.
         report: told of every step.
 
     Raises:
@@ -152,7 +155,7 @@ def synthesize(
     where = choose_device(device)
     if out is not None:
         check_output(Path(out), force)
-    teacher = load_teacher(model, InputOverride(input_size, mean, std))
+    teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_output(path, force)
     anatomy = _look(teacher, where)
@@ -201,6 +204,7 @@ def quantize(
     input_size: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
     command: str | None = None,
     report: Report = silent,
 ) -> QuantizationResult:
@@ -223,6 +227,7 @@ def quantize(
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        weights: a safetensors or ``.pth`` file, in place of timm's weights.
         command: what to record as the command; default: how this was called.
         report: told of every step.
 
@@ -231,8 +236,7 @@ def quantize(
     """
     started = time.perf_counter()
     _check_bits(w, a, first_last_bits)
-    if act_placement not in ("inputs", "activations"):
-        raise UsageError(f"no activation placement {act_placement!r}", "inputs or activations")
+    _check_placement(act_placement)
     settings = load_recipe(recipe).override(list(set))
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:
         raise RecipeError(
@@ -242,7 +246,7 @@ def quantize(
     where = choose_device(device)
     if out is not None:
         check_output(Path(out), force)
-    teacher = load_teacher(model, InputOverride(input_size, mean, std))
+    teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_output(path, force)
     anatomy = _look(teacher, where)
@@ -262,7 +266,7 @@ def quantize(
         a_bits=a,
         recipe=settings.name,
         bytes_float=bytes_float,
-        bytes_quantized=_expected_bytes(teacher, plan),
+        bytes_quantized=expected_bytes(teacher.network, anatomy.trace, plan),
         agreement=math.nan,
         kl=math.nan,
         heterogeneity=math.nan,
@@ -307,7 +311,12 @@ def quantize(
         "recipe": {"name": settings.name, **settings.to_dict()},
         "images": str(images) if images is not None else None,
         "seed": seed,
-        "teacher": {"source": teacher.source, "revision": teacher.revision, "sha256": teacher.sha256()},
+        "teacher": {
+            "source": teacher.source,
+            "weights": teacher.weights,
+            "revision": teacher.revision,
+            "sha256": teacher.sha256(),
+        },
         "needs_factory": is_factory(teacher.architecture),
         "device": describe_device(where),
         "versions": _versions(),
@@ -336,6 +345,63 @@ def quantize(
     )
 
 
+def inspect(
+    model: str,
+    *,
+    w: int = 4,
+    a: int = 4,
+    act_placement: Placement = "inputs",
+    first_last_bits: int | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> InspectionResult:
+    """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
+
+    Args:
+        model: the teacher; see the README for the spellings.
+        w: bits of the weights, 2 to 8.
+        a: bits of the activations, 2 to 8.
+        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
+        first_last_bits: other bits for the first and the last layer.
+        input_size: (C, H, W), where the model does not say it.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel.
+
+    Raises:
+        IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
+    """
+    _check_bits(w, a, first_last_bits)
+    _check_placement(act_placement)
+    teacher = sketch_teacher(model, InputOverride(input_size, mean, std))
+    anatomy = examine(teacher)
+    trace = anatomy.trace
+    plan = plan_quantization(trace, w, a, act_placement, first_last_bits)
+    layers = inspect_layers(trace, plan)
+    total = sum(layer.multiply_adds for layer in layers)
+    low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
+    state = teacher.network.state_dict().values()
+    return InspectionResult(
+        model=model,
+        architecture=teacher.architecture,
+        weights="not read" if next(teacher.network.parameters()).is_meta else "read",
+        input_size=teacher.spec.input_size,
+        num_classes=anatomy.num_classes,
+        w_bits=w,
+        a_bits=a,
+        act_placement=act_placement,
+        batch_norms=len(trace.batch_norms),
+        activations=len(trace.activations),
+        layers=layers,
+        parameters=sum(p.numel() for p in teacher.network.parameters()),
+        parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
+        multiply_adds=total,
+        low_bit_share=100 * low / total,
+        bytes_float=sum(t.numel() * t.element_size() for t in state),
+        bytes_quantized=expected_bytes(teacher.network, trace, plan),
+    )
+
+
 def evaluate(
     target: str,
     data: str,
@@ -351,6 +417,7 @@ def evaluate(
     input_size: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -369,6 +436,7 @@ def evaluate(
         input_size: (C, H, W), where a float model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
         report: told of every batch.
 
     Raises:
@@ -383,11 +451,11 @@ def evaluate(
     override = InputOverride(input_size, mean, std)
     checkpoint = _find_checkpoint(target, model, where, revision)
     if checkpoint is None:
-        teacher = load_teacher(target, override)
+        teacher = load_teacher(target, override, weights)
         labels, num_classes = teacher.label_names, _look(teacher, where, strict=False).num_classes
         network: nn.Module = teacher.network
     else:
-        teacher = _teacher_of(checkpoint, model, report)
+        teacher = _teacher_of(checkpoint, model, weights, report)
         labels, num_classes = checkpoint.config.get("label_names"), checkpoint.num_classes
         network = checkpoint.network
     place(teacher.network, where)
@@ -427,6 +495,11 @@ def _check_bits(w: int, a: int, first_last_bits: int | None) -> None:
     for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
         if bits is not None and not 2 <= bits <= 8:
             raise UsageError(f"{name} {bits}: bits must be 2 to 8")
+
+
+def _check_placement(placement: str) -> None:
+    if placement not in ("inputs", "activations"):
+        raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
 
 
 def _look(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatomy:
@@ -499,18 +572,6 @@ def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tens
         yield batch.to(device, torch.float32, memory_format=torch.channels_last)
 
 
-def _expected_bytes(teacher: Teacher, plan: Plan) -> int:
-    """About what ``model.safetensors`` will take, without its header."""
-    total = 0
-    for key, tensor in teacher.network.state_dict().items():
-        bits = plan.weights.get(key.removesuffix(".weight"))
-        if bits is None or not key.endswith(".weight"):
-            total += tensor.numel() * tensor.element_size()
-        else:
-            total += tensor.numel() * bits // 8 + 5 * tensor.shape[0]
-    return total
-
-
 def _origin(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
     return {
         "model": teacher.source,
@@ -546,7 +607,7 @@ def _find_checkpoint(target: str, model: str | None, device: torch.device, revis
     return read_checkpoint(fetched, model, device) if fetched else None
 
 
-def _teacher_of(checkpoint: Checkpoint, model: str | None, report: Report) -> Teacher:
+def _teacher_of(checkpoint: Checkpoint, model: str | None, weights: str | Path | None, report: Report) -> Teacher:
     """The float network that a checkpoint was made from; never runs code that the user did not name."""
     noted = checkpoint.run.get("teacher") or {}
     source = model or noted.get("source")
@@ -556,9 +617,10 @@ def _teacher_of(checkpoint: Checkpoint, model: str | None, report: Report) -> Te
         raise ModelError(f"the checkpoint was made from {source}", "name it again: --model file.py:factory")
     spec = checkpoint.spec
     try:
-        teacher = load_teacher(source, InputOverride(spec.input_size, spec.mean, spec.std))
+        noted_file = noted.get("weights") if model is None else None
+        teacher = load_teacher(source, InputOverride(spec.input_size, spec.mean, spec.std), weights or noted_file)
     except ModelError as error:
-        hint = "name the float model that it was made from with --model"
+        hint = "name the float model that it was made from: --model, and --weights if it was made from a file"
         raise ModelError(f"the float teacher cannot be had: {error.message}", hint) from error
     if noted.get("sha256") not in (None, teacher.sha256()):
         report(Warned(f"the float weights of {source} are not those that the checkpoint was made from"))
@@ -588,4 +650,14 @@ class _out_of_memory:  # noqa: N801 - reads as a condition in a with statement
             raise DeviceError("out of memory", hint) from error
 
 
-__all__ = ["EvaluationResult", "QuantizationResult", "SynthesisResult", "evaluate", "load", "quantize", "synthesize"]
+__all__ = [
+    "EvaluationResult",
+    "InspectionResult",
+    "QuantizationResult",
+    "SynthesisResult",
+    "evaluate",
+    "inspect",
+    "load",
+    "quantize",
+    "synthesize",
+]

@@ -9,6 +9,7 @@ import typer
 from intraq_cli import __version__
 from intraq_cli.commands import zoo
 from intraq_cli.commands.evaluate import evaluate
+from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.output import flush, print_error, stderr
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate):
+for command in (quantize, synthesize, evaluate, inspect):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -1,4 +1,4 @@
-"""What the batch norms of teacher and student put out, call by call: to compare, to isolate, to correct."""
+"""What batch norms put out, call by call: to compare student and teacher, to correct, to sample."""
 
 import inspect
 from typing import Any, Self
@@ -42,25 +42,6 @@ class BatchNormOutputs(_BatchNormCalls):
         out = F.batch_norm(x, *args, **kwargs)
         self.outputs.append(out)
         return out.clone()  # an activation in place would write over what is kept
-
-
-class IsolatedOutputs(BatchNormOutputs):
-    """The same, and what lies behind a batch norm does not reach back through it.
-
-    Every stretch between two batch norms then answers for its own error alone. It starts from what the student puts
-    out, or, for each image with probability ``clean``, from what the teacher does: early on, the student's errors of
-    all layers before would drown the one to be mended.
-    """
-
-    def __init__(self, targets: list[Tensor], clean: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.targets, self.clean, self.generator = targets, clean, generator
-
-    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = super()._normalize(x, *args, **kwargs)
-        target = self.targets[len(self.outputs) - 1]
-        from_teacher = torch.rand(len(out), 1, 1, 1, generator=self.generator) < self.clean
-        return torch.where(from_teacher.to(out.device), target, out.detach())
 
 
 class SampledOutputs(_BatchNormCalls):

@@ -90,10 +90,6 @@ class Tuning(_Section):
 
     steps: int = _value(400, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
-    local_steps: int = _value(0, 0, 10_000_000)
-    """The first so many steps: every stretch between two batch norms answers for its own error alone."""
-    local_clean: float = _value(0.5, 0.0, 1.0)
-    """Share of images that, in these steps, enter each stretch as the teacher has them."""
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = _value(0.01, 0.0, 10.0)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""

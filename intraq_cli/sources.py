@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from intraq_cli.errors import IntraqError, ModelError
@@ -33,37 +34,58 @@ class InputOverride:
         return replace(spec, **changes) if changes else spec
 
 
-def load_teacher(model: str, override: InputOverride | None = None) -> Teacher:
+def load_teacher(model: str, override: InputOverride | None = None, weights: str | Path | None = None) -> Teacher:
     """Build the teacher that ``model`` names, in evaluation mode, frozen, in float32.
+
+    Args:
+        model: as the README spells it.
+        override: what the user says of the input.
+        weights: a safetensors or ``.pth`` file beside a timm name, in place of timm's own weights.
 
     Raises:
         ModelError: nothing of that name, or it cannot be had.
     """
     override = override or InputOverride()
-    teacher = _resolve(model)(override)
+    teacher = _from_timm(model, True, Path(weights)) if weights else _resolve(model, True)(override)
     network = teacher.network.float().eval().requires_grad_(False)
     return replace(teacher, network=network, spec=override.apply(teacher.spec))
 
 
-def _resolve(model: str) -> Callable[[InputOverride], Teacher]:
+def sketch_teacher(model: str, override: InputOverride | None = None) -> Teacher:
+    """The same without its weights, where they are not needed to build it: on the meta device if it can be built there.
+
+    Raises:
+        ModelError: nothing of that name, or its description cannot be had.
+    """
+    override = override or InputOverride()
+    try:
+        with torch.device("meta"):
+            teacher = _resolve(model, False)(override)
+    except (NotImplementedError, RuntimeError):  # an architecture that computes with its weights as it is built
+        teacher = _resolve(model, False)(override)
+    network = teacher.network.float().eval().requires_grad_(False)
+    return replace(teacher, network=network, spec=override.apply(teacher.spec))
+
+
+def _resolve(model: str, pretrained: bool) -> Callable[[InputOverride], Teacher]:
     prefix, colon, rest = model.partition(":")
     if colon and prefix == "torchvision":
-        return lambda _: _from_torchvision(rest)
+        return lambda _: _from_torchvision(rest, pretrained)
     if colon and prefix == "pytorchcv":
-        return lambda override: _from_pytorchcv(rest, override)
+        return lambda override: _from_pytorchcv(rest, override, pretrained)
     if colon and prefix in ("hf-hub", "hf_hub"):
-        return lambda _: _from_hub(rest)
+        return lambda _: _from_hub(rest, pretrained)
     if colon and prefix == "local-dir":
-        return lambda _: _from_folder(Path(rest), model)
+        return lambda _: _from_folder(Path(rest), model, pretrained)
     if is_factory(model):
         return lambda override: _from_file(model, override)
     if model in model_names():
-        return lambda _: replace(_from_folder(model_folder(model), model), name=model)
+        return lambda _: replace(_from_folder(model_folder(model), model, pretrained), name=model)
     if Path(model).is_dir():
-        return lambda _: _from_folder(Path(model), model)
+        return lambda _: _from_folder(Path(model), model, pretrained)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", model):
-        return lambda _: _from_hub(model)
-    return lambda _: _from_timm(model)
+        return lambda _: _from_hub(model, pretrained)
+    return lambda _: _from_timm(model, pretrained)
 
 
 def is_factory(model: str) -> bool:
@@ -74,7 +96,7 @@ def is_factory(model: str) -> bool:
 # --- timm and the Hub ---
 
 
-def _from_timm(model: str) -> Teacher:
+def _from_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teacher:
     import timm
 
     architecture, _, tag = model.partition(".")
@@ -83,19 +105,70 @@ def _from_timm(model: str) -> Teacher:
         raise ModelError(
             f"no model {model!r}", did_you_mean(model, known) or "see `intraq quantize --help` for sources"
         )
+    if weights is not None:
+        network = _with_weights(architecture, weights)
+        return replace(timm_teacher(network, model, name=architecture), weights=str(weights))
+    if not pretrained:
+        return timm_teacher(timm.create_model(model, pretrained=False), model, name=architecture)
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if not tags and not timm.models.is_model_pretrained(architecture):
         raise ModelError(
-            f"timm has no pretrained weights for {architecture}", "give weights: hf-hub:ORG/NAME or a folder"
+            f"timm has no pretrained weights for {architecture}",
+            "give them: --weights FILE, hf-hub:ORG/NAME or a folder",
         )
     if tag and tag not in tags:
         raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
     with _downloading(model):
         network = timm.create_model(model, pretrained=True)
-    return _timm_teacher(network, model, name=architecture)
+    return timm_teacher(network, model, name=architecture)
 
 
-def _from_hub(repository: str) -> Teacher:
+def _with_weights(architecture: str, path: Path) -> nn.Module:
+    """A timm architecture with the weights of a file; its number of classes is that of the file's classifier."""
+    import timm
+
+    state = _read_weights(path)
+    network = timm.create_model(architecture, pretrained=False)
+    own = network.state_dict()
+    cfg: dict[str, Any] = network.pretrained_cfg
+    classifier = cfg.get("classifier")
+    key = f"{classifier}.weight" if isinstance(classifier, str) else None
+    if key in own and key in state and state[key].shape[1:] == own[key].shape[1:]:
+        network = timm.create_model(architecture, pretrained=False, num_classes=len(state[key]))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise ModelError(f"{path} does not fit {architecture}: {reason}", "name the architecture it is from") from error
+    return network
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors or ``.pth`` file, without running code, out of a training script's wrappers."""
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ModelError(f"no file {path}", "--weights is a safetensors or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        hint = "only tensors are read, and no code is run: save network.state_dict()"
+        raise ModelError(f"cannot read {path}: {_first_line(error)}", hint) from error
+    for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"{path} holds no state dict", "save network.state_dict()")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _from_hub(repository: str, pretrained: bool) -> Teacher:
     import timm
 
     with _downloading(repository):
@@ -103,10 +176,11 @@ def _from_hub(repository: str) -> Teacher:
         _refuse_checkpoint(config, repository)
         _check_architecture(config, repository)
         if config["architecture"] in ARCHITECTURES:
-            return _own_teacher(config, Path(_hub_file(repository, "model.safetensors")), f"hf-hub:{repository}")
-        network = timm.create_model(f"hf-hub:{repository}", pretrained=True)
+            weights = Path(_hub_file(repository, "model.safetensors")) if pretrained else Path(repository)
+            return _own_teacher(config, weights, f"hf-hub:{repository}", pretrained)
+        network = timm.create_model(f"hf-hub:{repository}", pretrained=pretrained)
     name = repository.partition("@")[0].rpartition("/")[2]
-    teacher = _timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
+    teacher = timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
     return replace(teacher, revision=_cached_commit(repository))
 
 
@@ -129,7 +203,8 @@ def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
     return folder
 
 
-def _timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
+def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
+    """A teacher of a network that timm built: its input and its architecture are what timm says of it."""
     from timm.data import resolve_model_data_config
     from timm.models._input import get_model_args
 
@@ -210,7 +285,7 @@ def _downloading(what: str) -> Iterator[None]:
 # --- torchvision, pytorchcv ---
 
 
-def _from_torchvision(name: str) -> Teacher:
+def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -218,7 +293,7 @@ def _from_torchvision(name: str) -> Teacher:
         raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
     weights = models.get_model_weights(name)["DEFAULT"]
     with _downloading(f"torchvision:{name}"):
-        network = models.get_model(name, weights=weights)
+        network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
     spec = InputSpec((3, crop, crop), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, crop / resize)
@@ -229,14 +304,14 @@ def _from_torchvision(name: str) -> Teacher:
     return Teacher(network, spec, f"torchvision:{name}", name, f"torchvision:{name}", args, cfg, None)
 
 
-def _from_pytorchcv(name: str, override: InputOverride) -> Teacher:
+def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Teacher:
     try:
         from pytorchcv.model_provider import get_model
     except ImportError as error:
         raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
     with _downloading(f"pytorchcv:{name}"):
         try:
-            network = get_model(name, pretrained=True)
+            network = get_model(name, pretrained=pretrained)
         except ValueError as error:
             raise ModelError(f"pytorchcv has no model {name!r}: {_first_line(error)}") from error
     size = tuple(getattr(network, "in_size", (224, 224)))
@@ -247,7 +322,7 @@ def _from_pytorchcv(name: str, override: InputOverride) -> Teacher:
 # --- folders and files ---
 
 
-def _from_folder(folder: Path, spelled: str) -> Teacher:
+def _from_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} has no config.json", "a model folder holds timm's config.json and model.safetensors"
@@ -257,23 +332,24 @@ def _from_folder(folder: Path, spelled: str) -> Teacher:
     _check_architecture(config, str(folder))
     name = folder.resolve().name
     if config["architecture"] in ARCHITECTURES:
-        return replace(_own_teacher(config, folder / "model.safetensors", spelled), name=name)
+        return replace(_own_teacher(config, folder / "model.safetensors", spelled, pretrained), name=name)
     import timm
 
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        network = timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
     except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"timm cannot load {folder}: {_first_line(error)}") from error
-    return _timm_teacher(network, spelled, name, config.get("label_names"))
+    return timm_teacher(network, spelled, name, config.get("label_names"))
 
 
-def _own_teacher(config: dict[str, Any], weights: Path, source: str) -> Teacher:
+def _own_teacher(config: dict[str, Any], weights: Path, source: str, pretrained: bool) -> Teacher:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     network = build_architecture(config["architecture"], config.get("num_classes"), config.get("model_args", {}))
     try:
-        network.load_state_dict(load_file(weights))
+        if pretrained:
+            network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"cannot load {weights}: {_first_line(error)}") from error
     cfg = config.get("pretrained_cfg", {})

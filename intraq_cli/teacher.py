@@ -63,6 +63,8 @@ class Teacher:
     label_names: list[str] | None = None
     revision: str | None = None
     """The Hub's commit, where it came from there."""
+    weights: str | None = None
+    """The file that the user gave weights in."""
 
     def sha256(self) -> str:
         """Digest of the weights: names, types, shapes and values, in the order of the names."""
@@ -95,7 +97,7 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     """
     network = teacher.network
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     if strict and not norms:
@@ -119,7 +121,7 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
         shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
-    if not trace.output.isfinite().all():
+    if not trace.output.is_meta and not trace.output.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
     if strict and not trace.layers:
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")

@@ -75,7 +75,9 @@ class Layer:
     """For one image, all calls together."""
     calls: int = 0
     input_shape: tuple[int, ...] = ()
-    """Of the first call."""
+    """Of the first call, for one image."""
+    activation: str | None = None
+    """The activation call whose output is its input, where that is so."""
     computed: Tensor | None = None
     """The weight, where the network computes it at run time from its parameters alone (weight standardisation)."""
     float_reason: str | None = None
@@ -178,6 +180,7 @@ class _Watcher(TorchFunctionMode):
         self.buffers = {id(b) for b in network.buffers()}
         self.seen: dict[str, Layer] = {}
         self.counts: dict[tuple[str, str], int] = {}
+        self.activation: Tensor | None = None
 
     def _name(self, kind: str) -> str:
         owner = self.modules.path
@@ -190,6 +193,7 @@ class _Watcher(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func in ACTIVATIONS:
             self.trace.activations.append(self._name("activation"))
+            self.activation = out
         elif func is F.batch_norm and out.dim() == 4:
             self.trace.batch_norms.append(self._name("batch norm"))
         elif func in LAYERS:
@@ -207,6 +211,7 @@ class _Watcher(TorchFunctionMode):
             if name is None:
                 name = self._name("layer")
             layer = Layer(name, LAYERS[func], tuple(weight.shape), input_shape=tuple(x.shape[1:]))
+            layer.activation = self.trace.activations[-1] if x is self.activation else None
             if computed:
                 layer.computed = weight.detach().clone()
             elif id(weight) in self.buffers:
@@ -234,7 +239,8 @@ def trace_network(network: nn.Module, example: Tensor) -> Trace:
             if layer.computed is None:
                 continue
             other = again[layer.name].computed if layer.name in again else None
-            if other is None or other.shape != layer.computed.shape or not torch.equal(other, layer.computed):
+            same = other is not None and other.shape == layer.computed.shape
+            if other is None or not same or not (other.is_meta or torch.equal(other, layer.computed)):
                 layer.float_reason = "its weight is computed from the input"
     return trace
 

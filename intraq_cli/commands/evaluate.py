@@ -36,6 +36,7 @@ def evaluate(
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    weights: options.Weights = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -61,6 +62,7 @@ def evaluate(
             input_size=size,
             mean=means,
             std=stds,
+            weights=weights,
             report=report,
         )
     if as_json:

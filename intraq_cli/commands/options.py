@@ -24,7 +24,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path 
 InputSize = Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help="Size of the model's input.")]
 Mean = Annotated[str | None, typer.Option("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].")]
 Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="Standard deviation per channel.")]
-Placement = Literal["inputs", "activations"]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE", help="A safetensors or .pth file, in place of timm's weights."),
+]
+WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
+ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
+ActPlacement = Annotated[
+    Literal["inputs", "activations"],
+    typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
+]
+FirstLastBits = Annotated[
+    int | None, typer.Option(help="Other bits for the first and last layer.", min=2, max=8, show_default=False)
+]
 
 
 def numbers(text: str | None, option: str, kind: type = float, count: int | None = None) -> tuple | None:

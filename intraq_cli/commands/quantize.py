@@ -14,26 +14,22 @@ from intraq_cli.commands.progress import progress
 
 def quantize(
     model: options.Model,
-    w: Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)] = 4,
-    a: Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)] = 4,
+    w: options.WBits = 4,
+    a: options.ABits = 4,
     out: Annotated[Path | None, typer.Option(help="Folder; default NAME-wWaA.", show_default=False)] = None,
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     images: Annotated[
         Path | None, typer.Option(help="What `synthesize` wrote, to leave out stage 1.", show_default=False)
     ] = None,
-    act_placement: Annotated[
-        options.Placement,
-        typer.Option(help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
-    ] = "inputs",
-    first_last_bits: Annotated[
-        int | None, typer.Option(help="Other bits for the first and last layer.", min=2, max=8, show_default=False)
-    ] = None,
+    act_placement: options.ActPlacement = "inputs",
+    first_last_bits: options.FirstLastBits = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    weights: options.Weights = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -64,6 +60,7 @@ def quantize(
             input_size=size,
             mean=means,
             std=stds,
+            weights=weights,
             command=shlex.join(["intraq", *sys.argv[1:]]),
             report=report,
         )

@@ -21,6 +21,7 @@ def synthesize(
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    weights: options.Weights = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
@@ -47,6 +48,7 @@ def synthesize(
             input_size=size,
             mean=means,
             std=stds,
+            weights=weights,
             report=report,
         )
     if as_json:

@@ -9,9 +9,6 @@ from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_gri
 from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
 from intraq_cli.recipe import Quantization
 
-FLIPPED = 0.45
-"""How far, in steps, a weight may lie from the value that it is rounded to when tuning starts; half is the border."""
-
 
 class WeightQuantizer(nn.Module):
     """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one.
@@ -44,19 +41,18 @@ class WeightQuantizer(nn.Module):
             self.log_scale = nn.Parameter(scale.log())
             self.register_buffer("zero_point", zero_point)
             self.unit = scale.view(self.per_row)
-            latent = self.latent.detach() / self.unit
-            low, high = -zero_point, 2**bits - 1 - zero_point
-            if config.weight_rounding == "balanced":
-                rounded = round_balanced(latent, low, high)
-            elif config.weight_rounding == "curvature" and moments is not None:
-                grouped = latent.reshape(len(moments), -1, moments.shape[1])
-                edges = low.view(len(moments), -1), high.view(len(moments), -1)
-                rounded = round_by_curvature(grouped, moments, *edges).view_as(latent)
-            else:
-                rounded = latent.round().clamp(low.view(self.per_row), high.view(self.per_row))
-            # no further from the float weight than it takes to be rounded there
-            latent = latent.clamp(rounded - FLIPPED, rounded + FLIPPED)
-            self.latent = nn.Parameter(latent)
+            # whole numbers: a weight that starts close to a border would cross it by chance, and undo the rounding
+            self.latent = nn.Parameter(self._rounded(self.latent.detach() / self.unit, config, moments))
+
+    def _rounded(self, latent: Tensor, config: Quantization, moments: Tensor | None) -> Tensor:
+        low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
+        if config.weight_rounding == "balanced":
+            return round_balanced(latent, low, high)
+        if config.weight_rounding == "nearest" or moments is None:
+            return latent.round().clamp(low.view(self.per_row), high.view(self.per_row))
+        groups = len(moments)
+        grouped = latent.reshape(groups, -1, moments.shape[1])
+        return round_by_curvature(grouped, moments, low.view(groups, -1), high.view(groups, -1)).view_as(latent)
 
     @property
     def weight(self) -> Tensor:

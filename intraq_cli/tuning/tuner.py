@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from intraq_cli.batch_norms import BatchNormOutputs, IsolatedOutputs
+from intraq_cli.batch_norms import BatchNormOutputs
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
@@ -54,9 +54,7 @@ def tune(
         x, y = mix(x, config, mixing).to(device, memory_format=torch.channels_last), y.to(device)
         with torch.no_grad(), BatchNormOutputs() as clean:
             target = teacher(x)
-        local = step < config.local_steps
-        own = IsolatedOutputs(clean.outputs, config.local_clean, mixing) if local else BatchNormOutputs()
-        with own:
+        with BatchNormOutputs() as own:
             logits = student(x)
         losses = distillation_loss(logits, target, y, own.outputs, clean.outputs, config)
         optimizer.zero_grad()

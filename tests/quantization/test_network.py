@@ -17,8 +17,7 @@ def quantized(network, placement="activations", w=4, a=4, config=None, ends=None
     config = config or Quantization()
     trace = trace_network(network, torch.randn(2, 3, 8, 8))
     made = QuantizedNetwork(copy.deepcopy(network), plan_quantization(trace, w, a, placement, ends))
-    calibrate(made, torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(5)).split(16), config)
-    made.quantize_weights(config)
+    calibrate(made, network, torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(5)), config)
     return made
 
 
@@ -40,7 +39,7 @@ def test_paper_placement_equals_the_network_written_out(network, random):
         grid = sites[site]
         return fake_quantize(tensor, grid.log_scale.exp(), grid.zero_point, 4)
 
-    n = network
+    n = made.network  # its batch norms and its last bias are corrected
     h = q(F.relu(n.bn1(F.conv2d(x, weights["conv1"], padding=1))), "")
     h = q(F.relu(n.bn2(F.conv2d(h, weights["conv2"], n.conv2.bias, 2, 1))), "act")
     h = q(F.relu(h + n.bn3(F.conv2d(h, weights["conv3"], None, 1, 1, groups=2))), "act#1")
@@ -58,7 +57,7 @@ def test_input_placement_equals_the_network_written_out(network, random):
         grid = made.sites[site]
         return fake_quantize(tensor, grid.log_scale.exp(), grid.zero_point, grid.bits)
 
-    n = network
+    n = made.network
     h = F.relu(n.bn1(F.conv2d(q(x, "conv1"), weights["conv1"], padding=1)))
     h = F.relu(n.bn2(F.conv2d(q(h, "conv2"), weights["conv2"], n.conv2.bias, 2, 1)))
     h = F.relu(h + n.bn3(F.conv2d(q(h, "conv3"), weights["conv3"], None, 1, 1, groups=2)))

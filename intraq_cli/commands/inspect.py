@@ -1,0 +1,70 @@
+"""``intraq inspect``."""
+
+from typing import TYPE_CHECKING
+
+from intraq_cli.commands import options
+from intraq_cli.commands.output import file_size, print_json, print_table
+
+if TYPE_CHECKING:
+    from intraq_cli.inspection import InspectedLayer
+
+
+def inspect(
+    model: options.Model,
+    w: options.WBits = 4,
+    a: options.ABits = 4,
+    act_placement: options.ActPlacement = "inputs",
+    first_last_bits: options.FirstLastBits = None,
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what of a model would be quantized, what stays float and why, and what it costs; downloads no weights.
+
+    intraq inspect mobilenetv2_100
+    """
+    size, means, stds = options.input_options(input_size, mean, std)
+    from intraq_cli import api
+
+    found = api.inspect(
+        model,
+        w=w,
+        a=a,
+        act_placement=act_placement,
+        first_last_bits=first_last_bits,
+        input_size=size,
+        mean=means,
+        std=stds,
+    )
+    if as_json:
+        print_json(found)
+        return
+    rows = [("layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"), *map(_row, found.layers)]
+    widths = [max(len(row[k]) for row in rows) for k in range(5)]
+    for row in rows:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row[:5], widths, strict=True))
+        print(f"{text}  {row[5]:>11}  {row[6]:>14}")
+    print()
+    kept = [layer for layer in found.layers if layer.float_reason]
+    ratio = found.bytes_float / found.bytes_quantized
+    print_table(
+        f"{model} at W{w}A{a}, placement {act_placement}; weights {found.weights}",
+        [
+            ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} layers"),
+            *[("float", f"{layer.name or 'network'}: {layer.float_reason}") for layer in kept],
+            ("parameters", f"{found.parameters:,}, of which quantized {found.parameters_quantized:,}"),
+            ("multiply-adds", f"{found.multiply_adds:,} an image, of which in low bits {found.low_bit_share:.1f} %"),
+            (
+                "size",
+                f"{file_size(found.bytes_float)} -> {file_size(found.bytes_quantized)} ({ratio:.1f} times smaller)",
+            ),
+            ("batch norms", f"{found.batch_norms} calls; ReLU-like activations {found.activations}"),
+        ],
+    )
+
+
+def _row(layer: "InspectedLayer") -> tuple[str, ...]:
+    bits = [str(bits or "float") for bits in (layer.w_bits, layer.a_bits)]
+    shape = "x".join(map(str, layer.weight_shape))
+    return (layer.name, layer.kind, shape, *bits, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")

@@ -1,0 +1,101 @@
+"""What would be quantized, what stays float and why, and what it costs: seen by running the network once."""
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from intraq_cli.quantization.network import Plan
+from intraq_cli.quantization.packing import packed_words
+from intraq_cli.trace import Layer, Trace
+
+HEADER_BYTES = 100
+"""About what a tensor's entry takes in the header of a safetensors file."""
+
+
+@dataclass(frozen=True)
+class InspectedLayer:
+    """A convolution or linear layer."""
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    calls: int
+    parameters: int
+    multiply_adds: int
+    """For one image."""
+    w_bits: int | None
+    """None: float."""
+    a_bits: int | None
+    """Of its input; None: float, or not known to be quantized."""
+    bytes: int
+    float_reason: str | None
+
+
+@dataclass(frozen=True)
+class InspectionResult:
+    """What ``inspect`` found."""
+
+    model: str
+    architecture: str
+    weights: str
+    """``read``, or ``not read``: nothing here depends on them."""
+    input_size: tuple[int, int, int]
+    num_classes: int
+    w_bits: int
+    a_bits: int
+    act_placement: str
+    batch_norms: int
+    activations: int
+    """Calls of ReLU-like functions."""
+    layers: list[InspectedLayer]
+    parameters: int
+    parameters_quantized: int
+    multiply_adds: int
+    low_bit_share: float
+    """Percent of the multiply-adds of which both factors are quantized."""
+    bytes_float: int
+    bytes_quantized: int
+    """Expected size of ``model.safetensors``, within a few percent."""
+
+
+def inspect_layers(trace: Trace, plan: Plan) -> list[InspectedLayer]:
+    """Every layer that the network calls, in the order of calls."""
+    return [_inspected(layer, plan) for layer in trace.calls]
+
+
+def _inspected(layer: Layer, plan: Plan) -> InspectedLayer:
+    w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
+    site = layer.name if plan.placement == "inputs" else layer.activation
+    parameters = math.prod(layer.shape) if layer.shape else 0
+    return InspectedLayer(
+        name=layer.name,
+        kind=layer.kind,
+        weight_shape=layer.shape,
+        input_shape=layer.input_shape,
+        calls=layer.calls,
+        parameters=parameters,
+        multiply_adds=layer.multiply_adds,
+        w_bits=w_bits,
+        a_bits=plan.activations.get(site) if site is not None and w_bits is not None else None,
+        bytes=4 * parameters if w_bits is None else weight_bytes(layer.shape, w_bits),
+        float_reason=layer.float_reason,
+    )
+
+
+def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
+    """What a quantized weight takes in a checkpoint: codes, scales, zero-points and shape."""
+    out = shape[0]
+    return 4 * (out * packed_words(math.prod(shape[1:]), bits) + out + packed_words(out, bits)) + 8 * len(shape)
+
+
+def expected_bytes(network: nn.Module, trace: Trace, plan: Plan) -> int:
+    """Size of ``model.safetensors``, within a few percent."""
+    layers = {layer.name: layer for layer in trace.calls if layer.name in plan.weights}
+    replaced = {f"{name}.weight" for name in layers} | set(layers)
+    kept = {key: tensor for key, tensor in network.state_dict().items() if key not in replaced}
+    packed = sum(weight_bytes(layer.shape, plan.weights[name]) for name, layer in layers.items())
+    tensors = len(kept) + 4 * len(layers) + 2 * len(plan.activations)
+    floats = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    return floats + packed + 5 * len(plan.activations) + HEADER_BYTES * tensors

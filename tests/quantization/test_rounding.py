@@ -1,0 +1,106 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from intraq_cli.quantization.curvature import input_rows, second_moments
+from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from intraq_cli.trace import LayerCall
+
+
+def test_balanced_errors_cancel_over_kernels_and_channels(random):
+    weight = torch.randn(8, 16, 3, 3, generator=random) * 2
+    rounded = round_balanced(weight, torch.full((8,), -20.0), torch.full((8,), 20.0))
+    error = rounded - weight
+    assert error.abs().max() < 1.0  # flipped by one step at most
+    assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
+    assert error.sum((2, 3)).abs().max() <= 1.5  # half a step, and at most one flip for the channel's sake
+    nearest = weight.round() - weight
+    assert nearest.sum((1, 2, 3)).abs().max() > 1.0
+
+
+def test_balanced_kernels_alone(random):
+    weight = torch.randn(5, 1, 3, 3, generator=random) * 2  # depthwise: the kernel is the channel
+    error = round_balanced(weight, torch.full((5,), -20.0), torch.full((5,), 20.0)) - weight
+    assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
+
+
+def test_balanced_stays_on_the_grid(random):
+    weight = torch.randn(6, 40, generator=random) * 4
+    rounded = round_balanced(weight, torch.full((6,), -3.0), torch.full((6,), 4.0))
+    assert (rounded.min(), rounded.max()) == (-3, 4)
+    assert torch.equal(rounded, rounded.round())
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"stride": 2, "padding": 1, "groups": 4},
+        {"padding": "same", "dilation": 2},
+        {"stride": (1, 2), "padding": (0, 2), "groups": 8},
+    ],
+)
+def test_rows_times_weights_are_the_convolution(kwargs, random):
+    x = torch.randn(3, 8, 9, 11, generator=random)
+    groups = kwargs.get("groups", 1)
+    weight = torch.randn(16, 8 // groups, 3, 3, generator=random)
+    call = LayerCall(F.conv2d, (None,), kwargs)
+    rows = input_rows(call, x, weight, random)
+    out = rows @ weight.view(groups, 16 // groups, -1).transpose(1, 2)  # (G, R, O)
+    expected = F.conv2d(x, weight, None, **kwargs)
+    found = out.permute(0, 2, 1).reshape(16, 3, *expected.shape[2:]).transpose(0, 1)
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_rows_of_other_layers(random):
+    x, weight = torch.randn(2, 4, 9, generator=random), torch.randn(6, 4, 3, generator=random)
+    rows = input_rows(LayerCall(F.conv1d, (), {"padding": 1}), x, weight, random)
+    out = (rows[0] @ weight.flatten(1).T).view(2, 9, 6).transpose(1, 2)
+    assert torch.allclose(out, F.conv1d(x, weight, padding=1), atol=1e-5)
+    x, weight = torch.randn(2, 5, 7, generator=random), torch.randn(3, 7, generator=random)
+    assert torch.equal(input_rows(LayerCall(F.linear, (), {}), x, weight, random)[0], x.reshape(10, 7))
+
+
+def test_rows_of_a_large_layer_are_a_sample(random):
+    x = torch.randn(8, 1, 64, 64, generator=random)
+    rows = input_rows(LayerCall(F.conv2d, (), {}), x, torch.zeros(1, 1, 1, 1), random)
+    assert rows.shape == (1, 4096, 1)
+    assert torch.isin(rows.flatten(), x.flatten()).all()
+
+
+def output_error(rounded, weight, rows):
+    return ((rounded - weight) @ rows.transpose(1, 2)).square().mean().item()
+
+
+def test_curvature_beats_the_nearest_and_random_flips(random):
+    rows = torch.randn(2, 500, 12, generator=random) @ torch.randn(2, 12, 12, generator=random)
+    weight = torch.randn(2, 5, 12, generator=random) * 2
+    edges = torch.full((2, 5), -20.0), torch.full((2, 5), 20.0)
+    moments = second_moments(rows, 0.01)
+    rounded = round_by_curvature(weight, moments, *edges)
+    assert torch.equal(rounded, rounded.round())
+    ours = output_error(rounded, weight, rows)
+    assert ours < 0.7 * output_error(weight.round(), weight, rows)
+
+
+def test_curvature_equals_the_loop_written_out(random):
+    """One column after the other; what is left is the least-squares answer to the errors so far."""
+    rows = torch.randn(1, 300, 6, generator=random, dtype=torch.double) @ torch.randn(6, 6, dtype=torch.double)
+    weight = torch.randn(1, 3, 6, generator=random, dtype=torch.double) * 2
+    h = second_moments(rows, 0.01)[0]
+    order = h.diagonal().argsort(descending=True)
+    w, expected = weight[0].clone(), torch.empty(3, 6, dtype=torch.double)
+    for k, column in enumerate(order):
+        expected[:, column] = w[:, column].round().clamp(-3, 3)
+        error = expected[:, column] - w[:, column]
+        left = order[k + 1 :]
+        if len(left):
+            w[:, left] -= error[:, None] * torch.linalg.solve(h[left][:, left], h[left, column])[None]
+    edges = torch.full((1, 3), -3.0), torch.full((1, 3), 3.0)
+    assert torch.equal(round_by_curvature(weight, h[None], *edges)[0], expected)
+
+
+def test_uncorrelated_inputs_are_rounded_to_the_nearest(random):
+    weight = torch.randn(1, 4, 8, generator=random) * 2
+    rounded = round_by_curvature(weight, torch.eye(8)[None], torch.full((1, 4), -20.0), torch.full((1, 4), 20.0))
+    assert torch.equal(rounded, weight.round())

@@ -1,0 +1,196 @@
+"""Take every timm architecture with BatchNorm2d through the whole of intraq, and write a row for each.
+
+    python zoo/coverage.py --out zoo/results/coverage.csv [--shard 0/2] [--only NAME ...]
+
+Random weights, small images where the network allows it. Below 100 M parameters: one step of stage 1, calibration, one
+step of tuning, save, load, and compare the logits bit for bit, in both placements. Above: conversion on the meta
+device. Rows that are there already are not made again.
+"""
+
+import argparse
+import copy
+import csv
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from intraq_cli.checkpoint import checkpoint_config, checkpoint_tensors, read_checkpoint, write_json, write_weights
+from intraq_cli.device import place
+from intraq_cli.errors import IntraqError
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.quantizers import Placement
+from intraq_cli.recipe import Recipe
+from intraq_cli.sources import sketch_teacher, timm_teacher
+from intraq_cli.synthesis.synthesizer import synthesize_images
+from intraq_cli.teacher import Teacher, examine
+from intraq_cli.trace import Trace
+from intraq_cli.tuning.tuner import tune
+
+LARGE = 100_000_000
+SIZES = (64, 96, 128, 160, 192, 224, 256)
+SECONDS = 300
+PLACEMENTS: tuple[Placement, ...] = ("inputs", "activations")
+COLUMNS = ["architecture", "parameters", "input_size", "layers", "kept_float", "inputs", "activations", "seconds"]
+RECIPE = Recipe().override(
+    [
+        *("synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1"),
+        *("tuning.steps=1", "tuning.batch_size=4"),
+        # rounding by curvature takes a while where inputs are wide, and does not depend on the architecture
+        "quantization.weight_rounding=balanced",
+    ]
+)
+
+
+def architectures() -> Iterator[str]:
+    """All of timm's that have a BatchNorm2d."""
+    for name in timm.list_models():
+        try:
+            with torch.device("meta"):
+                network = timm.create_model(name, pretrained=False)
+        except Exception:
+            network = timm.create_model(name, pretrained=False)
+        if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+            yield name
+
+
+def small_teacher(name: str) -> Teacher:
+    """Random weights whose statistics fit them, and the smallest input that the network takes."""
+    torch.manual_seed(0)
+    teacher = timm_teacher(timm.create_model(name, pretrained=False), name, name)
+    channels, height, width = teacher.spec.input_size
+    fixed = teacher.network.pretrained_cfg.get("fixed_input_size", False)  # type: ignore[operator, union-attr]
+    sizes = [] if fixed else [(channels, size, size) for size in SIZES if size < min(height, width)]
+    for size in [*sizes, (channels, height, width)]:
+        try:
+            _settle(teacher.network, size)
+        except (RuntimeError, ValueError, AssertionError):
+            if size == (channels, height, width):
+                raise
+        else:
+            return replace(teacher, spec=replace(teacher.spec, input_size=size))
+    raise AssertionError("unreachable")
+
+
+def _settle(network: nn.Module, size: tuple[int, int, int]) -> None:
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+            module.momentum = 0.5
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.randn(4, *size))
+    network.eval().requires_grad_(False)
+
+
+def converts(trace: Trace, placement: Placement) -> str:
+    """Whether a plan can be made."""
+    plan_quantization(trace, 4, 4, placement)
+    return "converts"
+
+
+def end_to_end(teacher: Teacher, placement: Placement) -> str:
+    """Everything that ``quantize`` and ``load`` do."""
+    anatomy = examine(teacher)
+    plan = plan_quantization(anatomy.trace, 4, 4, placement)
+    network = place(teacher.network, "cpu")
+    features = None if anatomy.classifier is None else network.get_submodule(anatomy.classifier)
+    made = synthesize_images(
+        network, features, teacher.spec.input_size, anatomy.num_classes, teacher.spec.bounds, RECIPE.synthesis
+    )
+    images = made.images.float()
+    student = QuantizedNetwork(copy.deepcopy(network), plan, anatomy.trace.computed)
+    calibrate(student, network, images, RECIPE.quantization)
+    place(student, "cpu")
+    tune(student, network, made.images, made.labels, RECIPE.tuning)
+    stored = student.freeze()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder)
+        write_weights(path, checkpoint_tensors(student, stored))
+        write_json(path / "config.json", checkpoint_config(teacher, anatomy.num_classes, plan, 4, 4))
+        again = read_checkpoint(path).network
+        ours, theirs = student(images), again(images)
+    if not ours.isfinite().all():
+        return "fails: logits are not finite"
+    return "works" if torch.equal(ours, theirs) else "fails: other logits after loading"
+
+
+def cover(name: str) -> dict[str, Any]:
+    """One row of the table."""
+    started = time.perf_counter()
+    sketch = sketch_teacher(name)
+    count = sum(p.numel() for p in sketch.network.parameters())
+    row: dict[str, Any] = {"architecture": name, "parameters": count}
+    size = None
+    try:
+        with _at_most(SECONDS):
+            teacher = sketch if count >= LARGE else small_teacher(name)
+            size, trace = teacher.spec.input_size, examine(teacher).trace
+    except Exception as error:
+        row |= dict.fromkeys(PLACEMENTS, _said(error))
+    else:
+        row |= {"layers": len(trace.layers), "kept_float": len(trace.calls) - len(trace.layers)}
+        for placement in PLACEMENTS:
+            try:
+                with _at_most(SECONDS):
+                    row[placement] = converts(trace, placement) if count >= LARGE else end_to_end(teacher, placement)
+            except Exception as error:
+                row[placement] = _said(error)
+    row |= {"input_size": "x".join(map(str, size or ())), "seconds": round(time.perf_counter() - started, 1)}
+    return row
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, IntraqError):
+        return f"refused: {error.message}"
+    return f"fails: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def main() -> None:
+    """Make the rows that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--shard", default="0/1", help="k/n: every n-th architecture, from the k-th on")
+    parser.add_argument("--only", nargs="*")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    rows = list(csv.DictReader(options.out.open())) if options.out.is_file() else []
+    done = {row["architecture"] for row in rows}
+    k, n = map(int, options.shard.split("/"))
+    if not rows:
+        options.out.write_text(",".join(COLUMNS) + "\n")
+    for name in options.only or sorted(architectures())[k::n]:
+        if name in done:
+            continue
+        row = cover(name)
+        with options.out.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        print(name, row.get("inputs"), "|", row.get("activations"), row["seconds"], "s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
