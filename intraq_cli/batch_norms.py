@@ -75,9 +75,10 @@ class SampledOutputs(_BatchNormCalls):
 class CorrectedStatistics(_BatchNormCalls):
     """Within the block, batch norms go by statistics corrected for what quantization does to their inputs.
 
-    The means move by as much, and the variances by the factor, by which the student's differ from the teacher's on the
-    same images; how real these images are hardly matters then. Earlier layers count as corrected when a later one is
-    called. In the spirit of bias correction (Nagel et al. 2019), for mean and variance, and without data.
+    Each channel's mean and variance move as those of the student differ from the teacher's on the same images, exactly
+    so where the student's channel is an affine function of the teacher's; how real the images are hardly matters then.
+    Earlier layers count as corrected when a later one is called. In the spirit of bias correction (Nagel et al. 2019),
+    for mean and variance, and without data.
 
     Args:
         clean: statistics of the teacher's batch norms, on the same images.
@@ -104,7 +105,7 @@ class CorrectedStatistics(_BatchNormCalls):
         self.calls += 1
         mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
         ratio = ((var + eps) / (expected.var + eps)).clamp(1 / RATIO, RATIO)
-        mean = running_mean + (mean - expected.mean)
+        mean = mean + ratio.sqrt() * (running_mean - expected.mean)
         var = ((running_var + eps) * ratio - eps).clamp(min=0)
         self.layers.setdefault(id(running_mean), []).append((running_mean, running_var, mean, var))
         return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)

@@ -8,6 +8,15 @@ network runs on floats that hold exactly the quantized values, so that its accur
 model's."""
 
 
+WITH_IMAGES = """\
+[IntraQ](https://arxiv.org/abs/2111.09136) learned the images below from the network itself, and the quantized network
+was tuned on them.
+
+![synthetic images](samples.png)"""
+
+WITHOUT_IMAGES = "Its ranges, its rounding and its corrections come from the network's own batch-norm statistics alone."
+
+
 def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
     """Markdown with the Hub's metadata; ``config`` and ``run`` are the checkpoint's config and manifest."""
     quantization = config["quantization_config"]
@@ -35,6 +44,13 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
     ends = f", the first and the last at {other[0]}" if other else ", the first and the last included"
     measured = run["measured"]
     licensed = f"of the base model: {licence}" if licence else "unknown: the base model states none"
+    how = WITH_IMAGES if "agreement" in measured else WITHOUT_IMAGES
+    agreement = (
+        f"| agreement | {measured['agreement']:.2f} % of first choices equal the float model's, on "
+        f"{measured['held_out']} synthetic images held out from tuning |\n"
+        if "agreement" in measured
+        else ""
+    )
     factory = ", model='file.py:factory'" if run["needs_factory"] else ""
     cfg = config["pretrained_cfg"]
     return f"""{chr(10).join(front)}
@@ -42,10 +58,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
 # {run["name"]}, W{w_bits}A{a_bits}
 
 `{teacher["source"]}`, quantized to {w_bits}-bit weights and {a_bits}-bit activations with **no training data**:
-[IntraQ](https://arxiv.org/abs/2111.09136) learned the images below from the network itself, and the quantized network
-was tuned on them.
-
-![synthetic images](samples.png)
+{how}
 
 | | |
 | --- | --- |
@@ -53,8 +66,7 @@ was tuned on them.
 | activations | {a_bits} bits, per tensor, asymmetric: {where} |
 | float | batch norm, biases, sums of residual branches |
 | size | {measured["bytes_quantized"]:,} bytes; float {measured["bytes_float"]:,} |
-| agreement | {measured["agreement"]:.2f} % of first choices equal the float model's, on held-out synthetic images |
-| licence | {licensed} |
+{agreement}| licence | {licensed} |
 
 Accuracy on real images has not been measured by this run: that needs labelled images, and `quantize` uses none.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from intraq_cli.device import place
 from intraq_cli.errors import CheckpointError, ModelError
+from intraq_cli.output import plain
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import pack, packed_words, unpack
 from intraq_cli.sources import InputOverride, build_architecture, is_factory, load_teacher, spec_of_config
@@ -106,7 +107,7 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write ``config.json`` or ``run.json``."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def is_checkpoint(folder: Path) -> bool:

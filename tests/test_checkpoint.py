@@ -27,14 +27,14 @@ def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp
     seen = {}
     from intraq_cli import api
 
-    agreement = api.agreement
+    fidelity = api.fidelity
 
     def spy(student, *args):
         x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         seen["x"], seen["logits"] = x, student(x)
-        return agreement(student, *args)
+        return fidelity(student, *args)
 
-    monkeypatch.setattr(api, "agreement", spy)
+    monkeypatch.setattr(api, "fidelity", spy)
     model = f"{factory}:net"
     quantize(model, w=w, a=4, out=tmp_path / "out", set=SET, act_placement=placement, device="cpu", **SPEC)
     loaded = load(tmp_path / "out", model=model, device="cpu")

@@ -203,3 +203,110 @@ def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
     with pytest.raises(ZeroDivisionError):
         intraq("quantize", "resnet20_digits", *TINY)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_instant_needs_no_images(intraq, tmp_path):
+    made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--json")
+    assert made.code == 0, made.err
+    found = json.loads(made.out)
+    assert (found["agreement"], found["heterogeneity"], found["held_out"]) == (None, None, 0)
+    assert {p.name for p in (tmp_path / "resnet20_digits-w4a4").iterdir()} == {
+        *("model.safetensors", "config.json", "run.json", "README.md")
+    }
+    found = json.loads(intraq("evaluate", "resnet20_digits-w4a4", "--data", "digits", "--json").out)
+    assert found["float_top1"] - found["top1"] < 10
+
+
+def test_a_recipe_without_images_has_nothing_to_tune_on(intraq):
+    made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--set", "tuning.steps=5")
+    assert made.code == 1
+    assert "tuning.steps=0" in made.err
+    made = intraq("synthesize", "resnet20_digits", "--recipe", "instant")
+    assert made.code == 2
+    assert "makes no images" in made.err
+
+
+def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path):
+    args = ("--w", "3", "--first-last-bits", "6")
+    found = json.loads(intraq("inspect", "resnet20_digits", *args, "--json").out)
+    assert (found["weights"], found["num_classes"], found["batch_norms"]) == ("not read", 10, 19)
+    assert [layer["w_bits"] for layer in found["layers"]] == [6] + [3] * 18 + [6]
+    assert found["low_bit_share"] == 100
+    intraq("quantize", "resnet20_digits", *args, "--recipe", "instant", "--out", "made", "-q")
+    assert found["bytes_quantized"] == pytest.approx((tmp_path / "made/model.safetensors").stat().st_size, rel=0.03)
+    table = intraq("inspect", "resnet20_digits").out.splitlines()
+    assert table[0].split() == ["layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"]
+    assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
+
+
+def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
+    import timm
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = json.loads(intraq("inspect", "mobilenetv2_035", "--act-placement", "activations", "--json").out)
+    assert found["parameters"] == sum(p.numel() for p in timm.create_model("mobilenetv2_035").parameters())
+    assert found["input_size"] == [3, 224, 224]
+    by_name = {layer["name"]: layer for layer in found["layers"]}
+    assert by_name["conv_stem"]["a_bits"] is None  # the image
+    assert by_name["blocks.0.0.conv_pw"]["a_bits"] == 4  # enters from a ReLU6
+    assert 0 < found["low_bit_share"] < 100
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("vit_tiny_patch16_224", "no batch norm"),
+        ("convnext_tiny", "no batch norm"),
+        ("resnet17", "did you mean"),
+    ],
+)
+def test_inspect_refuses_what_quantize_would(intraq, model, reason):
+    made = intraq("inspect", model)
+    assert (made.code, made.out) == (1, "")
+    assert reason in made.err
+
+
+def test_weights_of_a_file_beside_a_timm_name(intraq, tmp_path):
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", num_classes=7)
+    save_file(network.state_dict(), "w.safetensors")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "w.pth")
+    hashes = []
+    for file in ("w.safetensors", "w.pth"):
+        size = ("--input-size", "3,32,32")
+        made = intraq(
+            "quantize", "resnet10t", "--weights", file, *size, "--recipe", "instant", "--out", f"{file}-q", "--json"
+        )
+        assert made.code == 0, made.err
+        run = json.loads((tmp_path / f"{file}-q/run.json").read_text())
+        assert run["teacher"]["weights"] == file
+        assert json.loads((tmp_path / f"{file}-q/config.json").read_text())["num_classes"] == 7
+        hashes.append(run["teacher"]["sha256"])
+    assert hashes[0] == hashes[1]
+
+
+def test_weights_that_are_no_weights(intraq, tmp_path):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("touch evil",))
+
+    torch.save({"state_dict": Evil()}, "evil.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"a": torch.zeros(2)}, "other.pth")
+    for file, reason in (
+        ("evil.pth", "cannot read"),
+        ("text.pth", "cannot read"),
+        ("other.pth", "does not fit"),
+        ("none.pth", "no file"),
+    ):
+        made = intraq("quantize", "resnet10t", "--weights", file, "--recipe", "instant")
+        assert made.code == 1, made.err
+        assert reason in made.err
+        assert "Traceback" not in made.err
+    assert not (tmp_path / "evil").exists()

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from intraq_cli.errors import IntraqError
+from intraq_cli.output import plain
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -17,17 +18,7 @@ def print_json(data: Any) -> None:
     """One JSON object on stdout; what is not a number (NaN, infinity) becomes null."""
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         data = dataclasses.asdict(data)
-    print(json.dumps(_plain(data), ensure_ascii=False))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    print(json.dumps(plain(data), ensure_ascii=False))
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:

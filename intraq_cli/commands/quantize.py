@@ -3,13 +3,16 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from intraq_cli.commands import options
 from intraq_cli.commands.output import file_size, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
+
+if TYPE_CHECKING:
+    from intraq_cli.api import QuantizationResult
 
 
 def quantize(
@@ -78,12 +81,21 @@ def quantize(
             f"{result.path}",
             [
                 ("size", sizes),
-                (
-                    "agreement",
-                    f"{result.agreement:.1f} % with the float model on {result.held_out} held-out synthetic images",
-                ),
-                ("heterogeneity", heterogeneity(result.heterogeneity)),
+                *_on_images(result),
                 ("time", f"{result.seconds:.0f} s on {result.device}: {stages}"),
             ],
         )
         print_hint(f"next: intraq evaluate {shlex.quote(result.path)} --data {options.data_for(model)}")
+
+
+def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
+    """Figures that need no real data, where there are synthetic images."""
+    if not result.held_out:
+        return [("images", "none: ranges and corrections come from batch-norm statistics")]
+    weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
+    return [
+        ("agreement", f"{result.agreement:.1f} % with the float model on {result.held_out} held-out synthetic images"),
+        ("divergence", f"{result.kl:.3f} nats from the float model, on the same images"),
+        ("noise", f"largest behind {weakest}: {result.sqnr[weakest]:.1f} dB under the signal"),
+        ("heterogeneity", heterogeneity(result.heterogeneity)),
+    ]

@@ -1,0 +1,32 @@
+"""A fixed sample of timm's architectures, end to end; the whole run is `python zoo/coverage.py`."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SAMPLE = [
+    "mobilenetv2_035",  # depthwise, ReLU6
+    "tf_mobilenetv3_small_minimal_100",  # "same" padding
+    "mobileone_s0",  # branches that re-parametrise
+    "ese_vovnet19b_slim_dw",  # BatchNormAct2d
+    "mobilevitv2_050",  # attention by convolutions
+    "efficientnet_cc_b0_4e",  # weights computed from the input
+    "levit_128s",  # attention, one input size
+]
+MORE = ["eca_botnext26ts_256", "ghostnetv2_100", "densenet121", "halonet26t", "inception_v4", "dla34", "mixnet_s"]
+
+
+@pytest.fixture(scope="module")
+def coverage():
+    spec = importlib.util.spec_from_file_location("coverage", Path(__file__).parents[1] / "zoo/coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*SAMPLE, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+def test_architecture_works_end_to_end(coverage, name):
+    row = coverage.cover(name)
+    assert (row["inputs"], row["activations"]) == ("works", "works")
