@@ -88,10 +88,10 @@ class Quantization(_Section):
 class Tuning(_Section):
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: int = _value(400, 0, 10_000_000)
+    steps: int = _value(300, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = _value(0.01, 0.0, 10.0)
+    lr: float = _value(0.015, 0.0, 10.0)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
     lr_steps: tuple[int, ...] = ()
@@ -99,15 +99,17 @@ class Tuning(_Section):
     momentum: float = _value(0.9, 0.0, 0.9999)
     """SGD's, Nesterov."""
     weight_decay: float = _value(0.0, 0.0, 1.0)
-    temperature: float = _value(1.0, 0.01, 1000.0)
+    temperature: float = _value(3.0, 0.01, 1000.0)
     kl_weight: float = _value(1.0, 0.0)
     ce_weight: float = _value(0.0, 0.0)
-    feature_weight: float = _value(1.0, 0.0)
+    feature_weight: float = _value(10.0, 0.0)
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: float = _value(0.5, 0.01, 1.0)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
     mix: Literal["none", "mixup", "cutmix"] = "cutmix"
     """Mix each image with another one, at most half of it."""
+    jitter: float = _value(0.3, 0.0, 2.0)
+    """Spread of the contrast (its logarithm) and, by two thirds, of the brightness of what is tuned on."""
     holdout: float = _value(0.125, 0.0, 0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
 

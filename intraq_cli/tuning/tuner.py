@@ -51,7 +51,8 @@ def tune(
     mixing = torch.Generator().manual_seed(seed + 1)
     tail: list[Tensor] = []
     for step, (x, y) in zip(range(config.steps), batches, strict=False):
-        x, y = mix(x, config, mixing).to(device, memory_format=torch.channels_last), y.to(device)
+        x = jitter(mix(x, config, mixing), config.jitter, mixing)
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
         with torch.no_grad(), BatchNormOutputs() as clean:
             target = teacher(x)
         with BatchNormOutputs() as own:
@@ -109,6 +110,20 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
     return torch.where(inside, other, images)
+
+
+def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Change contrast, by a factor whose logarithm has a standard deviation of ``amount``, and brightness per channel.
+
+    ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics.
+    """
+    if not amount:
+        return images
+    n, channels = images.shape[:2]
+    gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
+    shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
+    mean = images.mean((2, 3), keepdim=True)
+    return (images - mean) * gain + mean + shift
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 import copy
 from itertools import islice
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -9,7 +10,7 @@ from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.trace import trace_network
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature
-from intraq_cli.tuning.tuner import augmented_batches, mix, tune
+from intraq_cli.tuning.tuner import augmented_batches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
 
 
@@ -183,3 +184,15 @@ def test_adam_moves_every_channel_by_its_own_step(network):
     tune(student, network, images, labels, Tuning(steps=1, batch_size=48, lr=0.01))
     moved = (student.latent["conv2"].weight.detach() - start).abs().amax((1, 2, 3)) / step
     assert torch.allclose(moved, torch.full((6,), 0.01), rtol=0.1)
+
+
+def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
+    images = torch.randn(4000, 3, 4, 4, generator=random)
+    changed = jitter(images, 0.3, random)
+    centred = images - images.mean((2, 3), keepdim=True)
+    after = changed.mean((2, 3), keepdim=True)
+    gain = (changed - after).flatten(1).norm(dim=1) / centred.flatten(1).norm(dim=1)
+    assert gain.log().std() == pytest.approx(0.3, rel=0.1)
+    assert torch.allclose(changed - after, centred * gain.view(-1, 1, 1, 1), atol=1e-5)  # nothing else
+    assert (after - images.mean((2, 3), keepdim=True)).std() == pytest.approx(0.2, rel=0.1)
+    assert jitter(images, 0.0, random) is images
