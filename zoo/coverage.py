@@ -47,8 +47,8 @@ RECIPE = Recipe().override(
     [
         *("synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1"),
         *("tuning.steps=1", "tuning.batch_size=4"),
-        # rounding by curvature takes a while where inputs are wide, and does not depend on the architecture
-        "quantization.weight_rounding=balanced",
+        # the search for ranges and rounding by curvature take a while, and do not depend on the architecture
+        *("quantization.weight_rounding=balanced", "quantization.weight_range=minmax"),
     ]
 )
 
@@ -186,9 +186,15 @@ def main() -> None:
     k, n = map(int, options.shard.split("/"))
     if not rows:
         options.out.write_text(",".join(COLUMNS) + "\n")
+    under_way = options.out.with_suffix(".now")
+    if under_way.is_file() and (name := under_way.read_text()) not in done:  # it took the process with it
+        with options.out.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow({"architecture": name} | dict.fromkeys(PLACEMENTS, "fails: crash"))
+        done.add(name)
     for name in options.only or architectures(k, n):
         if name in done:
             continue
+        under_way.write_text(name)
         row = cover(name)
         with options.out.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)

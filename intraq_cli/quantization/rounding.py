@@ -26,7 +26,8 @@ def round_balanced(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
     kernels = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
     low, high = low[:, None, None], high[:, None, None]
     rounded = kernels.round().clamp(low, high)
-    rounded = _flip(rounded, kernels, low, high, per_kernel=True)
+    if kernels.shape[2] > 1:
+        rounded = _flip(rounded, kernels, low, high, per_kernel=True)
     return _flip(rounded, kernels, low, high, per_kernel=False).view_as(weight)
 
 

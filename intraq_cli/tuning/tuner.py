@@ -44,7 +44,7 @@ def tune(
     """
     started = time.perf_counter()
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
-    student.requires_grad_(True)
+    _tuned(student, True)
     optimizer = _optimizer(student, config)
     scheduler = _scheduler(optimizer, config)
     batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
@@ -67,7 +67,7 @@ def tune(
         if step % REPORT_EVERY == 0 or step == config.steps - 1:
             values = dict(zip(TuningLosses._fields, torch.stack(losses).tolist(), strict=True))
             report(StepDone("tuning", step + 1, (step + 1) * config.batch_size, values=values))
-    student.requires_grad_(False)
+    _tuned(student, False)
     report(StageDone("tuning", time.perf_counter() - started))
     means = torch.stack(tail).mean(0).tolist() if tail else [float("nan")] * len(TuningLosses._fields)
     return dict(zip(TuningLosses._fields, means, strict=True))
@@ -126,15 +126,34 @@ def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     return (images - mean) * gain + mean + shift
 
 
+def _biases_and_norms(network: nn.Module) -> list[Tensor]:
+    """What is tuned beside the quantized weights; no more, as networks keep what they compute from other parameters."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    layers = (nn.modules.conv._ConvNd, nn.Linear)
+    found: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, norms):
+            found += module.parameters(recurse=False)
+        elif isinstance(module, layers) and module.bias is not None:
+            found.append(module.bias)
+    return found
+
+
+def _tuned(student: QuantizedNetwork, tuned: bool) -> None:
+    """Switch the gradients of all that is tuned."""
+    for quantizer in [*student.latent.values(), *student.sites.values()]:
+        quantizer.requires_grad_(tuned)
+    for parameter in _biases_and_norms(student.network):
+        parameter.requires_grad_(tuned)
+
+
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
     """SGD as published, or Adam with steps in units of the quantization: see :class:`WeightQuantizer`.
 
     A scale's logarithm moves by ``lr / (2^b - 1)``, which shifts the ends of its grid by ``lr`` steps; what is not
     quantized (biases, batch norm's affine part) moves by as much relative to 1.
     """
-    # the network's own copies of quantized weights are idle: their quantizers hold the latent ones
-    idle = {id(student.weight_of(name)) for name in student.latent}
-    others = [p for p in student.network.parameters() if id(p) not in idle]
+    others = _biases_and_norms(student.network)
     weights = [quantizer.latent for quantizer in student.latent.values()]
     quantizers: list[WeightQuantizer | ActivationQuantizer] = [*student.latent.values(), *student.sites.values()]
     scales = [(q.log_scale, q.bits) for q in quantizers if q.log_scale is not None]
