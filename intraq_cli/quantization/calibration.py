@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DisableTorchFunction
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -110,12 +111,13 @@ class _Calibrating(QuantizedCalls):
     def call_layer(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> Tensor:
         """Set the input's grid, where it has one, and round the weight, at the first call."""
         known = name in self.quantizers
-        if name in self.inputs and not known:
-            self._set_grid(self.inputs[name], x, name, partial(call, weight=weight))
-        if name in self.inputs:
-            x = self.inputs[name](x)
-        if not known:
-            self._round(name, call, x, weight)
+        with DisableTorchFunction():  # thousands of small operations, of no interest to those who watch
+            if name in self.inputs and not known:
+                self._set_grid(self.inputs[name], x, name, partial(call, weight=weight))
+            if name in self.inputs:
+                x = self.inputs[name](x)
+            if not known:
+                self._round(name, call, x, weight)
         out = call(x, self.quantizers[name]())
         bias = call.settings.get("bias")
         wanted = self.look.means.get(name)
@@ -128,7 +130,8 @@ class _Calibrating(QuantizedCalls):
         """Set the grid of an activation call's output."""
         name, consumer = self.look.consumers.get(index, ("", None))
         run = partial(consumer, weight=self.quantized.weight_of(name)) if consumer else None
-        self._set_grid(self.outputs[index], out, name, run)
+        with DisableTorchFunction():
+            self._set_grid(self.outputs[index], out, name, run)
         quantized: Tensor = self.outputs[index](out)
         return quantized
 
