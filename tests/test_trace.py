@@ -11,7 +11,7 @@ from intraq_cli.inspection import expected_bytes, inspect_layers
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization
-from intraq_cli.trace import FeatureTap, trace_network
+from intraq_cli.trace import FeatureTap, LayerCall, trace_network
 from tests.conftest import trained
 
 
@@ -164,3 +164,13 @@ def test_inspection_on_the_meta_device_needs_no_weights(everything):
     assert bits["stem"] == (4, None)  # the image is not quantized in the paper's placement
     assert bits["shared"][0] == 4
     assert expected_bytes(sketch, trace, plan) == expected_bytes(everything, real, plan)
+
+
+def test_a_strided_convolution_of_the_image_survives_its_weight_gradient():
+    """RepVGG's and MobileOne's first branch; in channels-last memory torch 2.15 dies of it."""
+    x = torch.randn(4, 3, 64, 64).to(memory_format=torch.channels_last)
+    weight = torch.randn(48, 3, 1, 1).to(memory_format=torch.channels_last).requires_grad_()
+    call = LayerCall(F.conv2d, (None, 2), {})
+    for _ in range(30):
+        call(x, weight).square().sum().backward()
+    assert torch.allclose(call(x, weight), F.conv2d(x[..., ::2, ::2], weight), atol=1e-5)
