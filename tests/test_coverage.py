@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 SAMPLE = [
-    "mobilenetv2_035",  # depthwise, ReLU6
-    "tf_mobilenetv3_small_minimal_100",  # "same" padding
-    "mobileone_s0",  # branches that re-parametrise
+    "tf_mobilenetv3_small_minimal_100",  # depthwise, "same" padding
+    "mobileone_s0",  # branches that re-parametrise, a strided 1x1 convolution of the image
     "ese_vovnet19b_slim_dw",  # BatchNormAct2d
-    "mobilevitv2_050",  # attention by convolutions
     "efficientnet_cc_b0_4e",  # weights computed from the input
-    "levit_128s",  # attention, one input size
 ]
-MORE = ["eca_botnext26ts_256", "ghostnetv2_100", "densenet121", "halonet26t", "inception_v4", "dla34", "mixnet_s"]
+MORE = [
+    "mobilevitv2_050",  # attention by convolutions
+    "levit_128s",  # attention, one input size
+    "tiny_vit_5m_224",  # attention biases kept from call to call
+    *("eca_botnext26ts_256", "ghostnetv2_100", "densenet121", "halonet26t", "inception_v4", "dla34", "mixnet_s"),
+]
 
 
 @pytest.fixture(scope="module")
