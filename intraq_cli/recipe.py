@@ -70,8 +70,9 @@ class Quantization(_Section):
 
     weight_range: Literal["mse", "minmax"] = "mse"
     weight_rounding: Literal["nearest", "balanced", "curvature"] = "curvature"
-    """Of the weights that tuning starts from. ``balanced``: the errors of a kernel and of a channel cancel (SQuant);
-    ``curvature``: each column's error is made up for by those after it, by the inputs' second moments (GPTQ)."""
+    """What tuning starts from. ``nearest``: the weights as they are; the others: whole numbers.
+    ``balanced``: the errors of a kernel and of a channel cancel (SQuant); ``curvature``: each column's error is made up
+    for by those after it, by the inputs' second moments (GPTQ)."""
     weight_scale: Literal["learned", "refreshed"] = "learned"
     """``refreshed``: the range is taken anew from the weights at every step (published)."""
     activation_range: Literal["output", "mse", "ema"] = "output"
@@ -88,10 +89,10 @@ class Quantization(_Section):
 class Tuning(_Section):
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: int = _value(300, 0, 10_000_000)
+    steps: int = _value(200, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = _value(0.015, 0.0, 10.0)
+    lr: float = _value(0.01, 0.0, 10.0)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
     lr_steps: tuple[int, ...] = ()

@@ -41,15 +41,18 @@ class WeightQuantizer(nn.Module):
             self.log_scale = nn.Parameter(scale.log())
             self.register_buffer("zero_point", zero_point)
             self.unit = scale.view(self.per_row)
-            # whole numbers: a weight that starts close to a border would cross it by chance, and undo the rounding
             self.latent = nn.Parameter(self._rounded(self.latent.detach() / self.unit, config, moments))
 
     def _rounded(self, latent: Tensor, config: Quantization, moments: Tensor | None) -> Tensor:
+        """What tuning starts from, in steps: the weight itself, or whole numbers where they were chosen with care.
+
+        A weight that starts close to a border crosses it by chance, and undoes what rounding has balanced.
+        """
         low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
         if config.weight_rounding == "balanced":
             return round_balanced(latent, low, high)
         if config.weight_rounding == "nearest" or moments is None:
-            return latent.round().clamp(low.view(self.per_row), high.view(self.per_row))
+            return latent
         groups = len(moments)
         grouped = latent.reshape(groups, -1, moments.shape[1])
         return round_by_curvature(grouped, moments, low.view(groups, -1), high.view(groups, -1)).view_as(latent)
