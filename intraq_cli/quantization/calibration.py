@@ -30,6 +30,8 @@ IMAGES_PER_RANGE = 16
 """Images on which candidates of an activation's range are compared by what they do to the next layer's output."""
 FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
 """Those candidates, times the error-minimising range."""
+WIDEST = 8192
+"""Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
 DAMPING = 0.03
 """Of the second moments that rounding by curvature goes by, relative to their mean."""
 
@@ -137,7 +139,7 @@ class _Calibrating(QuantizedCalls):
 
     def _round(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> None:
         moments = None
-        if self.config.weight_rounding == "curvature":
+        if self.config.weight_rounding == "curvature" and weight[0].numel() <= WIDEST:
             generator = torch.Generator().manual_seed(len(self.quantizers))
             rows = input_rows(call, x, weight, generator)
             if name in self.look.normalized:  # what is added to every place, the batch norm takes away

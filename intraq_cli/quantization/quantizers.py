@@ -21,7 +21,7 @@ class WeightQuantizer(nn.Module):
         weight: ``(out, ...)``.
         bits: 2 to 8.
         config: the recipe's quantization section.
-        moments: of the layer's inputs, ``(G, d, d)``, for rounding by curvature; without them: to the nearest.
+        moments: of the layer's inputs, ``(G, d, d)``, for rounding by curvature; without them it is balanced.
     """
 
     zero_point: Tensor
@@ -49,10 +49,10 @@ class WeightQuantizer(nn.Module):
         A weight that starts close to a border crosses it by chance, and undoes what rounding has balanced.
         """
         low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
-        if config.weight_rounding == "balanced":
-            return round_balanced(latent, low, high)
-        if config.weight_rounding == "nearest" or moments is None:
+        if config.weight_rounding == "nearest":
             return latent
+        if moments is None:
+            return round_balanced(latent, low, high)
         groups = len(moments)
         grouped = latent.reshape(groups, -1, moments.shape[1])
         return round_by_curvature(grouped, moments, low.view(groups, -1), high.view(groups, -1)).view_as(latent)

@@ -144,3 +144,18 @@ def test_moving_average_is_free_of_its_start(random):
         expected = grid_of_range(torch.tensor(low), torch.tensor(high), 4)
         assert torch.allclose(scale, expected[0], rtol=1e-4)
         assert torch.equal(zero_point, expected[1])
+
+
+def test_layers_too_wide_for_curvature_are_rounded_with_balance(network, monkeypatch):
+    monkeypatch.setattr("intraq_cli.quantization.calibration.WIDEST", 1)
+    wide, balanced = quantized(network), quantized(network, config=Quantization(weight_rounding="balanced"))
+    for name, quantizer in wide.latent.items():
+        assert torch.equal(quantizer.latent, balanced.latent[name].latent)
+
+
+def test_nearest_starts_from_the_weights_as_they_are(network):
+    made = quantized(network, config=Quantization(weight_rounding="nearest"))
+    for name, quantizer in made.latent.items():
+        assert torch.allclose(quantizer.weight, network.get_submodule(name).weight, atol=1e-6)
+    whole = quantized(network).latent["conv2"].latent
+    assert torch.equal(whole, whole.round())
