@@ -31,12 +31,11 @@ from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.images import contact_sheet, load_images, save_images
-from intraq_cli.inspection import InspectionResult, expected_bytes, inspect_layers
+from intraq_cli.inspection import InspectionResult, expected_bytes, float_bytes, inspect_layers
 from intraq_cli.output import check_output, whole_file, whole_folder
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
-from intraq_cli.quantization.quantizers import Placement
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import InputOverride, is_factory, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
@@ -258,7 +257,7 @@ def quantize(
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
         if origin.get("sha256") != teacher.sha256():
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
-    bytes_float = sum(t.numel() * t.element_size() for t in teacher.network.state_dict().values())
+    bytes_float = float_bytes(teacher.network.state_dict().values())
     result = QuantizationResult(
         path=str(path),
         model=model,
@@ -380,7 +379,6 @@ def inspect(
     layers = inspect_layers(trace, plan)
     total = sum(layer.multiply_adds for layer in layers)
     low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
-    state = teacher.network.state_dict().values()
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,
@@ -397,7 +395,7 @@ def inspect(
         parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
         multiply_adds=total,
         low_bit_share=100 * low / total,
-        bytes_float=sum(t.numel() * t.element_size() for t in state),
+        bytes_float=float_bytes(teacher.network.state_dict().values()),
         bytes_quantized=expected_bytes(teacher.network, trace, plan),
     )
 
@@ -514,7 +512,7 @@ def _synthesize(
     with _out_of_memory():
         return synthesize_images(
             teacher.network,
-            None if anatomy.classifier is None else teacher.network.get_submodule(anatomy.classifier),
+            anatomy.classifier,
             teacher.spec.input_size,
             anatomy.num_classes,
             teacher.spec.bounds,

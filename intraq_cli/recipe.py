@@ -11,6 +11,9 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from intraq_cli.errors import RecipeError
 
+Placement = Literal["inputs", "activations"]
+"""Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
+
 
 def _value(default: Any, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"low": low, "high": high})

@@ -1,8 +1,10 @@
 """Options that several commands share, each written once."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from intraq_cli.recipe import Placement
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
@@ -31,7 +33,7 @@ Weights = Annotated[
 WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
 ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
 ActPlacement = Annotated[
-    Literal["inputs", "activations"],
+    Placement,
     typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
 ]
 FirstLastBits = Annotated[

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.batch_norms import BatchNormStatistics
 from intraq_cli.recipe import Synthesis
-from intraq_cli.synthesis.bns import BatchNormStatistics, paper_bns_loss, scale_free_bns_loss
+from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
 from intraq_cli.synthesis.sil import soft_inception_loss

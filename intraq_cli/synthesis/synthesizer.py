@@ -38,7 +38,7 @@ class Synthetic:
 @torch.enable_grad()
 def synthesize_images(
     network: nn.Module,
-    features_of: nn.Module | None,
+    classifier: str | None,
     image_shape: tuple[int, int, int],
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
@@ -51,7 +51,7 @@ def synthesize_images(
 
     Args:
         network: the teacher, in evaluation mode, frozen, on ``device``.
-        features_of: the module whose input is the pooled features; None switches MDC off.
+        classifier: name of the module whose input is the pooled features; None switches MDC off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
@@ -63,8 +63,8 @@ def synthesize_images(
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     centres = ClassCentres(num_classes, device)
-    tap = FeatureTap(features_of)
-    if features_of is None:
+    tap = FeatureTap(network, classifier)
+    if classifier is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
         config = replace(config, mdc_weight=0.0)
@@ -84,7 +84,7 @@ def synthesize_images(
             final = objective(network, tap, batch, own_labels, targets, centres, _without_crops(config), generator)
             logits = network(batch)
         progress.warn_of_idle_parts()
-        if features_of is not None:
+        if classifier is not None:
             centres.update(tap.features, own_labels)
             features.append(tap.features.cpu())
         finals.append(torch.stack(final).cpu() * len(batch))

@@ -44,8 +44,10 @@ def tune(
     """
     started = time.perf_counter()
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
-    _tuned(student, True)
     optimizer = _optimizer(student, config)
+    tuned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in tuned:
+        parameter.requires_grad_(True)
     scheduler = _scheduler(optimizer, config)
     batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
     mixing = torch.Generator().manual_seed(seed + 1)
@@ -53,11 +55,10 @@ def tune(
     for step, (x, y) in zip(range(config.steps), batches, strict=False):
         x = jitter(mix(x, config, mixing), config.jitter, mixing)
         x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        with torch.no_grad(), BatchNormOutputs() as clean:
-            target = teacher(x)
-        with BatchNormOutputs() as own:
-            logits = student(x)
-        losses = distillation_loss(logits, target, y, own.outputs, clean.outputs, config)
+        with torch.no_grad():
+            target, wanted = _answer(teacher, x, config)
+        logits, features = _answer(student, x, config)
+        losses = distillation_loss(logits, target, y, features, wanted, config)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
@@ -67,10 +68,19 @@ def tune(
         if step % REPORT_EVERY == 0 or step == config.steps - 1:
             values = dict(zip(TuningLosses._fields, torch.stack(losses).tolist(), strict=True))
             report(StepDone("tuning", step + 1, (step + 1) * config.batch_size, values=values))
-    _tuned(student, False)
+    for parameter in tuned:
+        parameter.requires_grad_(False)
     report(StageDone("tuning", time.perf_counter() - started))
     means = torch.stack(tail).mean(0).tolist() if tail else [float("nan")] * len(TuningLosses._fields)
     return dict(zip(TuningLosses._fields, means, strict=True))
+
+
+def _answer(network: nn.Module, images: Tensor, config: Tuning) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and what every batch norm puts out if the loss asks for it."""
+    if not config.feature_weight:
+        return network(images), []
+    with BatchNormOutputs() as kept:
+        return network(images), kept.outputs
 
 
 def augmented_batches(
@@ -136,15 +146,7 @@ def _biases_and_norms(network: nn.Module) -> list[Tensor]:
             found += module.parameters(recurse=False)
         elif isinstance(module, layers) and module.bias is not None:
             found.append(module.bias)
-    return found
-
-
-def _tuned(student: QuantizedNetwork, tuned: bool) -> None:
-    """Switch the gradients of all that is tuned."""
-    for quantizer in [*student.latent.values(), *student.sites.values()]:
-        quantizer.requires_grad_(tuned)
-    for parameter in _biases_and_norms(student.network):
-        parameter.requires_grad_(tuned)
+    return list(dict.fromkeys(found))  # modules may share them
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:

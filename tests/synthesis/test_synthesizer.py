@@ -20,8 +20,8 @@ BOUNDS = (torch.full((3,), -2.0), torch.full((3,), 2.0))
 
 
 def synthesize(network, config, seed=0, report=lambda event: None):
-    layer = network.get_submodule(trace_network(network, torch.zeros(2, *SHAPE)).classifier)
-    return synthesize_images(network, layer, SHAPE, 4, BOUNDS, config, seed, report=report)
+    classifier = trace_network(network, torch.zeros(2, *SHAPE)).classifier
+    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, seed, report=report)
 
 
 def inputs_into(inputs, module, args):
