@@ -39,7 +39,7 @@ from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import InputOverride, is_factory, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
-from intraq_cli.tuning.tuner import augmented_batches, tune
+from intraq_cli.tuning.tuner import AugmentedBatches, tune
 from intraq_cli.zoo import load_recipe
 
 CALIBRATION_IMAGES = 128
@@ -549,7 +549,7 @@ def _calibrate(
     if used is not None and config.activation_range == "ema":
         # published: the warm-up runs on what tuning runs on, the weights already quantized
         student.quantize_weights(config)
-        batches = augmented_batches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
+        batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
         warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
     else:
         images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(teacher.spec)

@@ -10,7 +10,7 @@ from intraq_cli.events import Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.sil import draw_targets
-from intraq_cli.synthesis.synthesizer import batch_sizes, draw_labels, smooth_noise, synthesize_images
+from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, smooth_noise, synthesize_images
 from intraq_cli.trace import trace_network
 from intraq_cli.zoo import load_recipe
 from tests.conftest import SmallNet, trained
@@ -44,7 +44,8 @@ def test_the_paper_recipe_step_for_step(network):
     labels = torch.randint(4, (32,), generator=generator)
     assert torch.equal(made.labels, labels)
     features_so_far, labels_so_far, expected = [], [], []
-    for y in labels.split(16):
+    for k, y in enumerate(labels.split(16)):
+        generator = torch.Generator().manual_seed(_seed_of(7, k, 0, False))
         x = torch.randn(16, *SHAPE, generator=generator).requires_grad_()
         targets = draw_targets(16, 0.95, generator)
         adam = torch.optim.Adam([x], lr=0.5)
@@ -157,7 +158,8 @@ def test_a_part_that_stays_at_zero_is_warned_of(network):
     config = Synthesis(num_images=24, batch_size=12, steps=3, lambda_lower=0.0, lambda_upper=2.0)
     events = []
     synthesize(network, config, report=events.append)
-    assert [e.message for e in events if isinstance(e, Warned)] == ["MDC stayed at zero for the whole of batch 2"]
+    idle = [e.message for e in events if isinstance(e, Warned) and "stayed" in e.message]
+    assert idle == ["MDC stayed at zero for the whole of batch 2"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.trace import trace_network
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature
-from intraq_cli.tuning.tuner import augmented_batches, jitter, mix, tune
+from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
 
 
@@ -47,7 +47,7 @@ def test_the_paper_recipe_step_for_step(network):
     plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
     student = QuantizedNetwork(copy.deepcopy(network), plan)
     student.quantize_weights(recipe.quantization)
-    warm_up(student, [x for x, _ in islice(augmented_batches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
+    warm_up(student, [x for x, _ in islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
     tune(student, network, images, labels, recipe.tuning, seed=3)
 
     plain = copy.deepcopy(network).requires_grad_(True)
@@ -75,11 +75,11 @@ def test_the_paper_recipe_step_for_step(network):
         return F.linear(h.mean((2, 3)), w["fc"], n.fc.bias)
 
     with torch.no_grad():
-        for step, (x, _) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 5)):
+        for step, (x, _) in enumerate(islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)):
             correction = 1 - 0.9 ** (step + 1)
             run(x, weight_up=True)
     sgd = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    for step, (x, y) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 8)):
+    for step, (x, y) in enumerate(islice(AugmentedBatches(images, labels, 16, 0.5, 3), 8)):
         for group in sgd.param_groups:
             group["lr"] = 0.01 * 0.1 ** ((step >= 3) + (step >= 6))
         logits, target = run(x, weight_up=False), network(x)
@@ -145,11 +145,11 @@ def test_feature_distance_has_no_units(random):
 def test_batches_go_through_every_image_once_an_epoch():
     images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
     labels = torch.arange(10)
-    seen = [y for _, y in islice(augmented_batches(images, labels, 4, 1.0, 0), 5)]
+    seen = [y for _, y in islice(AugmentedBatches(images, labels, 4, 1.0, 0), 5)]
     flat = torch.cat(seen).tolist()
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
-    for x, y in islice(augmented_batches(images, labels, 4, 0.5, 0), 3):
+    for x, y in islice(AugmentedBatches(images, labels, 4, 0.5, 0), 3):
         assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of a flat image are flat; labels go along
 
 
