@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from intraq_cli.errors import OutputError
 from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.output import unfinished_folder
 
 PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
@@ -35,7 +37,7 @@ class Kept:
             return None
         try:
             return torch.load(self.folder / f"{name}.pt", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
 
     def save(self, name: str, state: Any) -> None:
@@ -83,7 +85,7 @@ def unfinished(path: Path, job: dict[str, Any], resume: bool, report: Report = s
     Raises:
         OutputError: another process is at it, the state is of another job, or the folder cannot be written.
     """
-    folder = path.with_name(f"{path.name}.unfinished")
+    folder = unfinished_folder(path)
     job = json.loads(json.dumps(job))
     with _locked(folder):
         try:
