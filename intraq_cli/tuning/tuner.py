@@ -117,7 +117,7 @@ class _Run:
             parameter.requires_grad_(True)
         for step in range(first, steps):
             losses = self._step()
-            if step >= steps * 0.9:
+            if step >= min(0.9 * steps, steps - 1):
                 self.tail.append(losses)
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from intraq_cli.errors import DivergedError
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
@@ -196,3 +197,26 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     assert torch.allclose(changed - after, centred * gain.view(-1, 1, 1, 1), atol=1e-5)  # nothing else
     assert (after - images.mean((2, 3), keepdim=True)).std() == pytest.approx(0.2, rel=0.1)
     assert jitter(images, 0.0, random) is images
+
+
+def test_portions_tune_to_the_same_end(network):
+    images, labels = images_and_labels()
+    config = Tuning(steps=6, batch_size=12, feature_weight=0.0)
+    made = []
+    for size in (None, 5):
+        student = default_student(network, images)
+        losses = tune(student, network, images, labels, config, at_a_time=size)
+        made.append((losses, student.state_dict()))
+    assert made[0][0] == pytest.approx(made[1][0], rel=1e-3)
+    for key, value in made[0][1].items():
+        assert torch.allclose(value, made[1][1][key], atol=1e-3), key
+
+
+def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(network):
+    images, labels = images_and_labels()
+    student = default_student(network, images)
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(DivergedError, match="losses of tuning are not finite"):
+        tune(student, network, images, labels, Tuning(steps=30, batch_size=8, kl_weight=1e39))
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, before[key]), key
