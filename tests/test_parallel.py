@@ -25,7 +25,7 @@ with joined(torch.device("cpu")) as ranks:
     for weight in (0.0, 1.0):
         config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
         made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, ranks=ranks)
-    images, labels = made[1.0].images.float(), made[1.0].labels
+    images, labels = made[0.0].images.float(), made[0.0].labels
     student = default_student(network, images)
     losses = tune(student, network, images, labels, Tuning(steps=5, batch_size=10), ranks=ranks)
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))

@@ -26,18 +26,7 @@ LARGEST = 16.0
 DENSE_POWER = 0.5
 """Of the factor, where inputs of the convolution share grids; a depthwise one has a grid for each, and takes it all."""
 
-RELUS = {
-    F.relu: torch.inf,
-    F.relu_: torch.inf,
-    torch.relu: torch.inf,
-    torch.relu_: torch.inf,
-    Tensor.relu: torch.inf,
-    Tensor.relu_: torch.inf,
-    F.leaky_relu: torch.inf,
-    F.leaky_relu_: torch.inf,
-    F.relu6: 6.0,
-}
-"""Functions that a positive factor passes through, and up to which value."""
+RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.leaky_relu_}
 
 
 @torch.no_grad()
@@ -130,8 +119,9 @@ class _Flows(TorchFunctionMode):
 
     def _handed_on(self, flow: _Flow, func: Any, args: tuple, kwargs: dict) -> bool:
         """Whether ``func`` is a ReLU, the first, or pads with zeros."""
-        if func in RELUS and not flow.rectified:
-            flow.rectified, flow.cap = True, RELUS[func]
+        cap = _cap(func, args, kwargs)
+        if cap is not None and not flow.rectified:
+            flow.rectified, flow.cap = True, cap
             return True
         if func is not F.pad:
             return False
@@ -144,3 +134,15 @@ class _Flows(TorchFunctionMode):
 
     def _count(self, weight: Tensor) -> None:
         self.calls[id(weight)] = self.calls.get(id(weight), 0) + 1
+
+
+def _cap(func: Any, args: tuple, kwargs: dict) -> float | None:
+    """Up to which value a positive factor passes through ``func``; None: it does not."""
+    if func in RELUS:
+        return torch.inf
+    if func is F.relu6:
+        return 6.0
+    if func in (F.hardtanh, F.hardtanh_):  # what nn.ReLU6 calls
+        given = dict(zip(("input", "min_val", "max_val"), args, strict=False)) | kwargs
+        return given.get("max_val", 1.0) if given.get("min_val", -1.0) == 0 else None
+    return None

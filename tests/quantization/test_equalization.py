@@ -29,7 +29,7 @@ class Chain(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-@pytest.fixture(params=[F.relu, F.relu6, F.leaky_relu, nn.ReLU(inplace=True)])
+@pytest.fixture(params=[F.relu, F.relu6, F.leaky_relu, nn.ReLU(inplace=True), nn.ReLU6()])
 def chain(request):
     made = trained(Chain(request.param))
     with torch.no_grad():
