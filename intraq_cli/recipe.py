@@ -4,7 +4,6 @@ Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and `
 """
 
 import dataclasses
-import tomllib
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -173,6 +172,8 @@ class Recipe:
 
 
 def _parse_value(text: str) -> Any:
+    import tomllib  # here, for a quick start
+
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:

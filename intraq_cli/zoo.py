@@ -1,7 +1,6 @@
 """What ships with the tool: recipes, models, results. The only file that knows where they are."""
 
 import csv
-import tomllib
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
@@ -50,6 +49,8 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: there is none, or it is not a valid recipe.
     """
+    import tomllib  # here, for a quick start
+
     path = recipe_path(name)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

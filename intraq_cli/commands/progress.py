@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from intraq_cli.commands.output import escaped, stderr
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -19,6 +21,8 @@ def progress(quiet: bool) -> Iterator[Report]:
     if quiet:
         yield _messages_only
     elif stderr.is_terminal:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("[bold]{task.description:<11}"),
             BarColumn(bar_width=24),
@@ -58,7 +62,7 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: "Progress") -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
         self.rates: dict[str, _Rate] = {}
