@@ -63,7 +63,8 @@ def downloading(what: str) -> Iterator[None]:
     from huggingface_hub import errors as hub
 
     try:
-        yield
+        with _limits():
+            yield
     except IntraqError:
         raise
     except hub.GatedRepoError as error:
@@ -276,8 +277,8 @@ class _Hub:
         """
         for left in reversed(range(TRIES)):
             try:
-                _limit_client()
-                return call()
+                with _limits():
+                    return call()
             except Exception as error:
                 answer = _answer(error)
                 if not isinstance(answer, (OSError, RuntimeError, ValueError, IntraqError)) and not _is_http(answer):
@@ -322,12 +323,7 @@ def _token(given: str | None) -> str:
 @contextmanager
 def _client(report: Report) -> Iterator[None]:
     """Within the block the client draws no bars, and tells of its waiting as we do; behind it, it is as it was."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        close_session,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     bars = not are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
@@ -338,22 +334,25 @@ def _client(report: Report) -> Iterator[None]:
             disable_progress_bars()
         yield
     finally:
-        close_session()  # the next one has none of our limits
         logger.handlers, logger.propagate = handlers, propagate
         if bars:
             enable_progress_bars()
 
 
-def _limit_client() -> None:
-    """Have the client give up in time. It makes itself a new session when it cannot connect, so: before every call."""
+@contextmanager
+def _limits() -> Iterator[None]:
+    """Within the block the client gives up in time. One block a call: it makes a new session when it cannot connect."""
     from huggingface_hub.utils import get_session
 
     session = get_session()
-    if session.timeout.read is None:
+    timeout, hooks = session.timeout, session.event_hooks
+    if timeout.read is None:
         session.timeout = _timeout()
-    hooks = session.event_hooks
-    if _refuse_to_wait_long not in hooks["response"]:
-        session.event_hooks = {**hooks, "response": [*hooks["response"], _refuse_to_wait_long]}
+    session.event_hooks = {**hooks, "response": [*hooks["response"], _refuse_to_wait_long]}
+    try:
+        yield
+    finally:
+        session.timeout, session.event_hooks = timeout, hooks
 
 
 class _Told(logging.Handler):

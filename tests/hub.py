@@ -180,7 +180,11 @@ def drive(jobs: list[Any], endpoint: str, home: Path, **env: str) -> list[Done]:
     """Run commands (lists of words) and loads (``do``, ``name``) in one process that knows this Hub alone."""
     settings = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))},
-        **{"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "DO_NOT_TRACK": "1", **env},
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "DO_NOT_TRACK": "1",
+        **env,
     }
     made = subprocess.run(
         [sys.executable, "-c", DRIVER],

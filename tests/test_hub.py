@@ -1,5 +1,6 @@
 """The real huggingface_hub client and timm against a local server: what comes down."""
 
+import hashlib
 import json
 
 import pytest
@@ -11,7 +12,16 @@ from tests.conftest import TINY
 from tests.hub import Hub, drive
 
 TOKEN = "hf_" + "r" * 34
-NAMES = "hf-hub:org/tiny org/tiny org/tiny@main org/tiny@nowhere org/nothing org/gated org/empty org/w4".split()
+NAMES = [
+    "hf-hub:org/tiny",
+    "org/tiny",
+    "org/tiny@main",
+    "org/tiny@nowhere",
+    "org/nothing",
+    "org/gated",
+    "org/empty",
+    "org/w4",
+]
 LOADS = {
     "load": ("org/w4", None),
     "load nothing": ("org/nothing", None),
@@ -24,6 +34,7 @@ LOADS = {
     "load refused": ("org/refuses", None),
     "load broken": ("org/broken", None),
     "load busy": ("org/busy", None),
+    "load for days": ("org/waits", None),
     "load hanging": ("org/hangs", None),
     "load cut": ("org/cut", None),
     "load cut again": ("org/cut", None),
@@ -51,14 +62,15 @@ def hub(made):
     hub.add("secret/w4", made / "w4", private=True)
     branches = hub.add("org/w4", made / "w4")
     branches.commit("dev", {path.name: path.read_bytes() for path in (made / "w3").iterdir()}, "3 bits")
-    for name in ("refuses", "broken", "busy", "hangs"):
+    for name in ("refuses", "broken", "busy", "waits", "hangs"):
         hub.add(f"org/{name}", made / "w4")
     # its weights are its own: no other repository's load may find them in the cache
     hub.add("org/cut", made / "w3").commit("main", {**branches.commits[branches.refs["dev"]], "extra": b""}, "again")
     hub.fault("HEAD /org/refuses", status=403, message="not for you")
     hub.fault("HEAD /org/broken", status=502, message="bad gateway")
     hub.fault("HEAD /org/busy", status=429, headers={"Retry-After": "3"})
-    hub.fault("HEAD /org/hangs", seconds=2.5)
+    hub.fault("GET /org/hangs", seconds=1.5)
+    hub.fault("HEAD /org/waits", status=429, headers={"Retry-After": "86400"})
     return hub
 
 
@@ -68,8 +80,6 @@ def answers(hub, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     commit = hub.repositories["org/w4"].refs["main"]
     weights = hub.repositories["org/cut"].files["model.safetensors"]
-    import hashlib
-
     hub.fault(f"GET /cdn/{hashlib.sha256(weights).hexdigest()}", truncate=True, times=6)
     jobs = [{"do": "teacher", "name": name} for name in NAMES]
     # before the others, which have the same weights
@@ -78,7 +88,7 @@ def answers(hub, tmp_path_factory):
         target, revision = LOADS[name]
         jobs.append({"do": "load", "name": target.format(commit=commit), "revision": revision})
     with hub.serve() as endpoint:
-        done = drive(jobs, endpoint, home, HF_HUB_ETAG_TIMEOUT="1")
+        done = drive(jobs, endpoint, home, HF_HUB_DOWNLOAD_TIMEOUT="1")
         with_token = drive([{"do": "load", "name": "secret/w4"}], endpoint, home / "other", HF_TOKEN=TOKEN)
     offline = drive(
         [{"do": "load", "name": name} for name in ("org/w4", "org/tiny", "org/never")],
@@ -114,6 +124,7 @@ def test_a_repository(answers, hub, name):
         ("load refused", "the token has no right to it (403: not for you)"),
         ("load broken", "the Hub failed (502: bad gateway)"),
         ("load busy", "takes no more requests for now"),
+        ("load for days", "no more requests for 86400 s"),
         ("load hanging", "did not answer in time"),
         ("load cut", "cannot be reached"),
         ("offline float", "no intraq checkpoint"),
@@ -125,6 +136,7 @@ def test_what_cannot_be_had_says_why(answers, name, says):
     said = answers[name].json
     assert any(part in said for part in says.split("|"))
     assert "\n" not in said
+    assert sum(answers[name].slept) < 60
 
 
 @pytest.mark.parametrize("name", ["load", "load at a commit", "with a token", "offline"])
