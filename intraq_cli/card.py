@@ -35,7 +35,7 @@ was {use} on them.
 
 ![synthetic images](samples.png)"""
 
-WITHOUT_IMAGES = "Its ranges, its rounding and its corrections come from the network's own batch-norm statistics alone."
+WITHOUT_IMAGES = "ranges, rounding and corrections come from the network's own batch-norm statistics alone."
 
 PLACEMENTS = {
     "inputs": "what enters every convolution and linear layer; the image itself at 8 bits",
@@ -70,7 +70,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
 | activations | {a_bits} bits, per tensor, asymmetric: {PLACEMENTS[quantization["activations"]["placement"]]} |
 | float | batch norm, biases, sums of residual branches, and what `config.json` does not list as quantized |
 | size | {measured["bytes_quantized"]:,} bytes; float {measured["bytes_float"]:,} |
-{agreement}| licence | {_licensed(config)} |
+{agreement}| licence | {_licensed(config, run)} |
 
 ## Accuracy
 
@@ -106,15 +106,16 @@ def timm_card(config: dict[str, Any], run: dict[str, Any], repo_id: str) -> str:
 
 # {run["name"]}, weights on a {w_bits}-bit grid
 
-`{run["teacher"]["source"]}`, with the weights of {len(quantization["modules"])} layers rounded to {w_bits} bits with
-**no training data**, and stored as floats under timm's own names. {_images(run)}
+`{run["teacher"]["source"]}`, with the weights of {len(quantization["modules"])} layers quantized to {w_bits} bits with
+**no training data**, and stored as floats under timm's own names:
+{_images(run)}
 
 Only the weights are quantized here: activations, batch norm and biases are float. The file is as large as the float
 model's; each output channel of a weight takes at most {2**w_bits} values.
 
 | | |
 | --- | --- |
-| licence | {_licensed(config)} |
+| licence | {_licensed(config, run)} |
 
 ## Use
 
@@ -143,7 +144,7 @@ def _front(config: dict[str, Any], run: dict[str, Any], library: str, evaluation
 
     quantization = config["quantization_config"]
     bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
-    base, licence = _base_model(config, run), _licence(config)
+    base, licence = _base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
     data = ModelCardData(
         base_model=base,
@@ -218,13 +219,15 @@ def _base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
     return cfg.get("hf_hub_id") if from_timm else None
 
 
-def _licence(config: dict[str, Any]) -> str:
+def _licence(config: dict[str, Any], run: dict[str, Any]) -> str:
     licence = config["pretrained_cfg"].get("license")
-    return licence if isinstance(licence, str) and licence.strip() else "unknown"
+    # beside weights of a file it is that of timm's own weights
+    stated = isinstance(licence, str) and licence.strip() and not run["teacher"].get("weights")
+    return licence if stated else "unknown"
 
 
-def _licensed(config: dict[str, Any]) -> str:
-    licence = _licence(config)
+def _licensed(config: dict[str, Any], run: dict[str, Any]) -> str:
+    licence = _licence(config, run)
     return "unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}"
 
 

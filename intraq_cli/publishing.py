@@ -110,7 +110,7 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     tensors = {key: tensor.detach().contiguous().clone() for key, tensor in network.state_dict().items()}
     made = {
         "README.md": _card(folder, config, run, repo_id).encode(),
-        "config.json": _timm_config(network, config),
+        "config.json": _timm_config(network, config, run),
         "model.safetensors": save(tensors, {"format": "pt"}),
     }
     if "samples.png" in files:
@@ -190,9 +190,9 @@ def _check_timm_has(config: dict[str, Any]) -> None:
         )
 
 
-def _timm_config(network: Any, config: dict[str, Any]) -> bytes:
+def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> bytes:
     """``config.json`` as timm itself writes it, with what the checkpoint knows of the weights' origin."""
-    from timm.models import save_config_for_hf
+    from timm.models._hub import save_config_for_hf
 
     cfg = dict(config["pretrained_cfg"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -203,7 +203,8 @@ def _timm_config(network: Any, config: dict[str, Any]) -> bytes:
         )
         made = json.loads(path.read_text(encoding="utf-8"))
     for key in ("license", "origin_url", "paper_ids", "tag", "hf_hub_id"):
-        if key not in cfg:  # of timm's own weights for this architecture, which these need not be
+        # of timm's own weights for this architecture, which these need not be
+        if key not in cfg or run["teacher"].get("weights"):
             made["pretrained_cfg"].pop(key, None)
     return (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
 

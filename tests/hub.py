@@ -89,6 +89,8 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    large: set[str] = field(default_factory=set)
+    """Of what was uploaded."""
 
     def commit(self, ref: str, tree: dict[str, bytes], message: str) -> str:
         sha = hashlib.sha1(f"{ref} {len(self.commits)} {message} {sorted(tree)}".encode()).hexdigest()
@@ -114,6 +116,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     """Before anything is answered."""
+    page: bool = False
+    """A web page, as a proxy sends."""
     truncate: bool = False
     """Half of the body, and the connection is closed."""
     before: Callable[[], object] | None = None
@@ -199,6 +203,9 @@ def drive(jobs: list[Any], endpoint: str, home: Path, **env: str) -> list[Done]:
     return [Done(**json.loads(line)) for line in made.stdout.splitlines()]
 
 
+class Page(Exception): ...  # noqa: N818 - an answer
+
+
 class Refused(Exception):  # noqa: N818 - an answer
     def __init__(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -251,6 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
                     fault.times -= 1
                     self.suffer(fault)
             self.route()
+        except Page:
+            self.send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         except Refused as refused:
             headers = {"X-Error-Message": refused.message, **refused.headers}
             if refused.code:
@@ -264,6 +273,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.truncate = fault.truncate
         if fault.before:
             fault.before()
+        if fault.page:
+            raise Page
         if fault.status:
             raise Refused(fault.status, fault.message, headers=fault.headers)
 
@@ -347,16 +358,14 @@ class _Handler(BaseHTTPRequestHandler):
                 self.preupload(f"{owner}/{name}", revision)
             case ["POST", owner, name, "info", "lfs", "objects", "batch"]:
                 self.batch(f"{owner}/{name.removesuffix('.git')}")
-            case ["PUT", "lfs", _, _, oid]:
-                self.hub.large[oid] = self.body
-                self.send(200)
+            case ["PUT", "lfs", owner, name, oid]:
+                self.store(f"{owner}/{name}", oid, self.body)
             case ["PUT", "lfs", _, _, oid, number]:
                 self.hub.parts.setdefault(oid, {})[int(number)] = self.body
                 self.send(200, headers={"ETag": f'"{sha256(self.body)}"'})
-            case ["POST", "lfs", _, _, oid, "complete"]:
+            case ["POST", "lfs", owner, name, oid, "complete"]:
                 listed = [part["partNumber"] for part in json.loads(self.body)["parts"]]
-                self.hub.large[oid] = b"".join(self.hub.parts[oid][number] for number in listed)
-                self.send(200)
+                self.store(f"{owner}/{name}", oid, b"".join(self.hub.parts[oid][number] for number in listed))
             case ["POST", "lfs", _, _, oid, "verify"]:
                 if len(self.hub.large.get(oid, b"")) != json.loads(self.body)["size"]:
                     raise Refused(422, "size differs")
@@ -416,13 +425,20 @@ class _Handler(BaseHTTPRequestHandler):
             found.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         self.send_json({"files": found})
 
+    def store(self, name: str, oid: str, content: bytes) -> None:
+        if sha256(content) != oid:
+            raise Refused(400, "the digest differs")
+        self.hub.large[oid] = content
+        self.hub.repositories[name].large.add(oid)
+        self.send(200)
+
     def batch(self, name: str) -> None:
-        self.repository(name)
+        repository = self.repository(name)
         objects = []
         for asked in json.loads(self.body)["objects"]:
             oid, size, url = asked["oid"], asked["size"], f"{self.endpoint}/lfs/{name}/{asked['oid']}"
             made = {"oid": oid, "size": size}
-            if oid not in self.hub.large:
+            if oid not in repository.large:
                 upload: dict[str, object] = {"href": url}
                 if size > PART:
                     urls = {str(number): f"{url}/{number}" for number in range(1, -(-size // PART) + 1)}
@@ -445,7 +461,7 @@ class _Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 tree[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                if value["oid"] not in self.hub.large:
+                if value["oid"] not in repository.large:
                     raise Refused(400, f"LFS object {value['oid']} was not uploaded")
                 tree[value["path"]] = self.hub.large[value["oid"]]
             elif line["key"] == "deletedFile":
