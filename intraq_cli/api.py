@@ -34,7 +34,7 @@ from intraq_cli.hub import check_repository_name, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.inspection import InspectionResult, expected_bytes, inspect_layers
 from intraq_cli.output import check_output, whole_file, whole_folder
-from intraq_cli.publishing import FILES, check_record, checkpoint_files, left_out, record, timm_files
+from intraq_cli.publishing import FILES, RESULTS, check_record, checkpoint_files, left_out, record, timm_files
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.quantization.quantizers import Placement
@@ -507,7 +507,8 @@ def evaluate(
         return result
     drawn = {"limit": limit, "seed": None if limit is None else seed}
     figures = {key: value for key, value in asdict(result).items() if key not in ("target", "saved")}
-    record(folder, checkpoint, {**figures, "split": split, **drawn}, report)
+    part = (split or "test") if data.startswith("hfds:") else None
+    record(folder, checkpoint, {**figures, "split": part, **drawn}, report)
     return replace(result, saved=str(folder / "run.json"))
 
 
@@ -560,7 +561,7 @@ def push(
     sent = upload(
         repo_id,
         files,
-        obsolete=frozenset(FILES) - frozenset(files),
+        obsolete=frozenset((*FILES, RESULTS)) - frozenset(files),
         private=private,
         revision=revision,
         create_pr=create_pr,

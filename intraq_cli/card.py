@@ -133,6 +133,26 @@ network = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
 """
 
 
+def benchmark_results(run: dict[str, Any]) -> str | None:
+    """``.eval_results`` of the Hub: what was measured on whole benchmarks; None if nothing was."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from huggingface_hub.utils import yaml_dump
+
+    entries = [
+        EvalResultEntry(
+            one["benchmark"]["id"],
+            one["benchmark"]["task_id"],
+            round(one["top1"], 4),
+            dataset_revision=one["benchmark"]["revision"],
+            date=one["date"],
+            notes=f"top-1 accuracy in percent, {one['n']:,} images; the float model: {one['float_top1']:.2f}",
+        )
+        for one in run.get("evaluations", [])
+        if one.get("benchmark")
+    ]
+    return yaml_dump(eval_result_entries_to_yaml(entries)) if entries else None
+
+
 def placed(card: str, repo_id: str, revision: str | None = None) -> str:
     """A card whose example loads it from the Hub."""
     where = f'load("{repo_id}"' + (f', revision="{revision}"' if revision not in (None, "main") else "")

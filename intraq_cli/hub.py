@@ -53,6 +53,24 @@ def cached_commit(repository: str) -> str | None:
     return None
 
 
+def benchmark(data_set: str, split: str) -> dict[str, str] | None:
+    """The one task of a benchmark on the Hub that is measured on ``split``; None if the data set is no such benchmark.
+
+    Benchmarks say so in an ``eval.yaml``; only of these does the Hub take results in ``.eval_results``.
+    """
+    import yaml
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with downloading(data_set):
+            path = Path(hf_hub_download(data_set, "eval.yaml", repo_type="dataset"))
+        tasks = yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]
+        fitting = [task["id"] for task in tasks if task.get("split") == split]
+    except (ModelError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {"id": data_set, "task_id": fitting[0], "revision": path.parent.name} if len(fitting) == 1 else None
+
+
 @contextmanager
 def downloading(what: str) -> Iterator[None]:
     """What can go wrong between the Hub and us becomes a line and a hint.

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli import __version__
-from intraq_cli.card import model_card, placed, timm_card
+from intraq_cli.card import benchmark_results, model_card, placed, timm_card
 from intraq_cli.checkpoint import Checkpoint, read_checkpoint, write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
+from intraq_cli.hub import benchmark
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.output import whole_file
 from intraq_cli.sources import is_factory
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
-"""All that belongs to a checkpoint; nothing else is sent, whatever the folder holds."""
+"""All that belongs to a checkpoint; nothing else is read, whatever the folder holds."""
+RESULTS = ".eval_results/intraq.yaml"
+"""Sent beside them: figures in the form in which the Hub's benchmarks collect them."""
 OPTIONAL = ("README.md", "samples.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -53,7 +56,8 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
     same = ("data", "split", "limit", "seed")
     others = [one for one in run.get("evaluations", []) if any(one.get(key) != measured[key] for key in same)]
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    noted = {**run, "evaluations": [*others, {**measured, "date": date, "intraq": __version__}]}
+    entry = {**measured, "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
+    noted = {**run, "evaluations": [*others, entry]}
     card = folder / "README.md"
     ours = not card.is_file() or card.read_text(encoding="utf-8") == _card(folder, checkpoint.config, run)
     with whole_file(folder / "run.json", force=True) as scratch:
@@ -70,6 +74,11 @@ def _card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: 
         return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
+
+
+def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:
+    on_hub = measured["data"].startswith("hfds:") and measured["limit"] is None
+    return benchmark(measured["data"].removeprefix("hfds:"), measured["split"]) if on_hub else None
 
 
 # --- what push sends ---
@@ -90,6 +99,8 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
         read_checkpoint(folder)
     card = files["README.md"].decode() if "README.md" in files else _card(folder, config, run)
     files["README.md"] = placed(card, repo_id, revision).encode()
+    if results := benchmark_results(run):
+        files[RESULTS] = results.encode()
     _refuse_tokens(folder, files)
     return dict(sorted(files.items()))
 
@@ -211,5 +222,5 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
 
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
-        if name.endswith((".json", ".md")) and TOKEN.search(content):
+        if name.endswith((".json", ".md", ".yaml")) and TOKEN.search(content):
             raise CheckpointError(f"{folder}/{name} holds what looks like a token of the Hub", "take it out first")

@@ -50,6 +50,9 @@ def do(job):
             from intraq_cli.sources import load_teacher
             t = load_teacher(name)
             print(json.dumps([t.source, t.name, t.architecture, t.revision, t.sha256()]))
+        if kind == "benchmark":
+            from intraq_cli.hub import benchmark
+            print(json.dumps(benchmark(name, job["split"])))
         if kind == "load":
             network = load(name, device="cpu", revision=job.get("revision"))
             print(json.dumps([logits(network.network), logits(network)]))
@@ -374,6 +377,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.commit(f"{owner}/{name}", revision)
             case [_, "cdn", oid]:
                 self.send(200, self.hub.large[oid], {"ETag": f'"{oid}"'})
+            case [_, "datasets", owner, name, "resolve", revision, *path]:
+                self.resolve(f"datasets/{owner}/{name}", revision, "/".join(path))
             case [_, owner, name, "resolve", revision, *path]:
                 self.resolve(f"{owner}/{name}", revision, "/".join(path))
             case _:

@@ -39,6 +39,14 @@ LOADS = {
     "load cut": ("org/cut", None),
     "load cut again": ("org/cut", None),
 }
+BENCHMARK = b"""
+name: Small
+tasks:
+  - {id: whole, config: default, split: test}
+  - {id: easy, config: default, split: validation}
+  - {id: hard, config: default, split: validation}
+"""
+BENCHMARKS = ["org/bench test", "org/bench validation", "org/bench train", "org/data test", "org/none test"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,8 @@ def hub(made):
         hub.add(f"org/{name}", made / "w4")
     # its weights are its own: no other repository's load may find them in the cache
     hub.add("org/cut", made / "w3").commit("main", {**branches.commits[branches.refs["dev"]], "extra": b""}, "again")
+    hub.add("datasets/org/bench").commit("main", {"eval.yaml": BENCHMARK}, "a benchmark")
+    hub.add("datasets/org/data")
     hub.fault("HEAD /org/refuses", status=403, message="not for you")
     hub.fault("HEAD /org/broken", status=502, message="bad gateway")
     hub.fault("HEAD /org/busy", status=429, headers={"Retry-After": "3"})
@@ -87,6 +97,9 @@ def answers(hub, tmp_path_factory):
     for name in loads:
         target, revision = LOADS[name]
         jobs.append({"do": "load", "name": target.format(commit=commit), "revision": revision})
+    for name in BENCHMARKS:
+        data_set, _, split = name.partition(" ")
+        jobs.append({"do": "benchmark", "name": data_set, "split": split})
     with hub.serve() as endpoint:
         done = drive(jobs, endpoint, home, HF_HUB_DOWNLOAD_TIMEOUT="1")
         with_token = drive([{"do": "load", "name": "secret/w4"}], endpoint, home / "other", HF_TOKEN=TOKEN)
@@ -96,7 +109,7 @@ def answers(hub, tmp_path_factory):
         home,
         HF_HUB_OFFLINE="1",
     )
-    names = [*NAMES, *loads, "with a token", "offline", "offline float", "offline never"]
+    names = [*NAMES, *loads, *BENCHMARKS, "with a token", "offline", "offline float", "offline never"]
     return dict(zip(names, [*done, *with_token, *offline], strict=True))
 
 
@@ -147,6 +160,12 @@ def test_a_checkpoint_comes_back_bit_for_bit(answers, made, name):
 @pytest.mark.parametrize("name", ["load at a branch", "load cut again"])
 def test_another_revision_and_a_download_that_broke_off(answers, made, name):
     assert answers[name].json[1] == _logits(made / "w3") != _logits(made / "w4")
+
+
+def test_a_benchmark_is_one_that_says_so_and_only_where_the_task_is_clear(answers, hub):
+    commit = hub.repositories["datasets/org/bench"].refs["main"]
+    found = [answers[name].json for name in BENCHMARKS]
+    assert found == [{"id": "org/bench", "task_id": "whole", "revision": commit}, None, None, None, None]
 
 
 def test_the_token_goes_nowhere_but_to_the_hub(answers, hub):

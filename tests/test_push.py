@@ -235,7 +235,7 @@ def test_the_token_is_nowhere(went, made):
     assert not any(secret in one.out + one.err for one in done.values() for secret in (TOKEN, READER))
     for repository in hub.repositories.values():
         for tree in repository.commits.values():
-            assert not any(b"hf_" in content for content in tree.values())
+            assert not any(secret.encode() in content for content in tree.values() for secret in (TOKEN, READER))
 
 
 def test_people_see_a_table_and_what_comes_next(went):
@@ -304,10 +304,9 @@ def failed(made, tmp_path_factory):
         home = tmp_path_factory.mktemp("home")
         alike = [[*job, "--json"] if isinstance(job, list) else job for job in jobs.values()]
         done = dict(zip(jobs, drive(alike, endpoint, home, HF_TOKEN=TOKEN, HF_HUB_DOWNLOAD_TIMEOUT="1"), strict=True))
-    push = ["push", str(made / "w4"), "me/a", "--json"]
-    done["no network"] = drive([push], "http://127.0.0.1:9", home, HF_TOKEN=TOKEN)[0]
-    done["offline"] = drive([push], "http://127.0.0.1:9", home, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1")[0]
-    done["no token"] = drive([push], "http://127.0.0.1:9", home)[0]
+    push, nowhere = ["push", str(made / "w4"), "me/a", "--json"], "http://127.0.0.1:9"
+    done["no network"], done["no token"] = drive([[*push, "--token", TOKEN], push], nowhere, home)
+    (done["offline"],) = drive([push], nowhere, home, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1")
     promised = {name: (code, phrase) for name, (_, code, phrase, _) in CASES.items()}
     promised |= {name: (code, phrase) for name, (_, code, phrase) in local.items()}
     promised |= {
@@ -450,6 +449,23 @@ def test_base_model_and_licence_are_those_of_the_weights(made, source, weights, 
     run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
     data = front(model_card(config, run))
     assert (data.get("base_model"), data["license"]) == (base, licence)
+
+
+def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
+    from intraq_cli.publishing import checkpoint_files
+
+    folder = tmp_path / "w4"
+    shutil.copytree(made / "w4", folder)
+    run = json.loads((folder / "run.json").read_text())
+    figures = {"split": "test", "n": 10000, "top1": 79.95, "float_top1": 81.03, "date": "2026-01-01"}
+    task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
+    run["evaluations"] = [{**figures, "benchmark": task}, {**figures, "benchmark": None}]
+    (folder / "run.json").write_text(json.dumps(run))
+    sent = checkpoint_files(folder, "me/w4")
+    (result,) = yaml.safe_load(sent[".eval_results/intraq.yaml"])
+    assert result["dataset"] == task
+    assert (result["value"], result["date"]) == (79.95, "2026-01-01")
+    assert "81.03" in result["notes"]
 
 
 # --- evaluate --save ---
