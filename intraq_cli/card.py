@@ -164,7 +164,7 @@ def _front(config: dict[str, Any], run: dict[str, Any], library: str, evaluation
 
     quantization = config["quantization_config"]
     bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
-    base, licence = _base_model(config, run), _licence(config, run)
+    base, licence = base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
     data = ModelCardData(
         base_model=base,
@@ -229,8 +229,8 @@ def _accuracy(evaluations: list[dict[str, Any]]) -> str:
     )
 
 
-def _base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
-    """Its name on the Hub; None if the weights are not from there."""
+def base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
+    """Name on the Hub of the float model; None if its weights are not from there."""
     source, cfg = run["teacher"]["source"], config["pretrained_cfg"]
     if source.startswith("hf-hub:"):
         return source.removeprefix("hf-hub:").partition("@")[0]

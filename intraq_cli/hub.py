@@ -176,7 +176,7 @@ def upload(
         report: told of every step.
 
     Raises:
-        HubError: it was not done; the message says so where an empty repository was left.
+        HubError: it was not done; the message says so where a new repository was left.
     """
     started = time.perf_counter()
     hub = _Hub(repo_id, _token(token), report)
@@ -203,8 +203,11 @@ def upload(
         except HubError as error:
             if head is not None:
                 raise
-            left = f"; {repo_id} was made and is still empty"
+            left = f"; {repo_id} was made and stays, empty unless the commit came through"
             raise HubError(error.message + left, error.hint, error.code) from error
+        except KeyboardInterrupt:
+            report(Warned(f"interrupted in the middle: {repository_url(repo_id)} shows what is there"))
+            raise
         report(StepDone("upload", 2, 0, f"committed {commit.oid[:12]}"))
         hub.compare(files, commit.oid)
         report(StepDone("upload", 3, 0, "compared with what was sent"))
@@ -253,8 +256,8 @@ class _Hub:
     ) -> "CommitInfo":
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        def send() -> "CommitInfo":
-            with warnings.catch_warnings(record=True) as said:
+        def send() -> "tuple[CommitInfo, list[str]]":
+            with warnings.catch_warnings(record=True) as said:  # of the Hub, on the card
                 warnings.simplefilter("always")
                 made = self.api.create_commit(
                     self.repo_id,
@@ -267,11 +270,12 @@ class _Hub:
                     create_pr=create_pr,
                     parent_commit=parent,  # nothing that somebody else has committed meanwhile is lost
                 )
-            for warning in said:
-                self.report(Warned(" ".join(self.scrub(str(warning.message)).split())))
-            return made
+            return made, [str(warning.message) for warning in said]
 
-        return self.ask(send)
+        made, said = self.ask(send)
+        for text in said:
+            self.report(Warned(" ".join(self.scrub(text).split())))
+        return made
 
     def compare(self, files: dict[str, bytes], revision: str) -> None:
         found = {file.path: file for file in self._files(list(files), revision)}

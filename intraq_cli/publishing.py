@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli import __version__
-from intraq_cli.card import benchmark_results, model_card, placed, timm_card
+from intraq_cli.card import base_model, benchmark_results, model_card, placed, timm_card
 from intraq_cli.checkpoint import Checkpoint, read_checkpoint, write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
@@ -97,6 +97,7 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
         _check_without_network(folder, config)
     else:
         read_checkpoint(folder)
+    _refuse_base(folder, config, run, repo_id)
     card = files["README.md"].decode() if "README.md" in files else _card(folder, config, run)
     files["README.md"] = placed(card, repo_id, revision).encode()
     if results := benchmark_results(run):
@@ -116,6 +117,7 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
 
     files = _read(folder)
     config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
+    _refuse_base(folder, config, run, repo_id)
     _check_timm_has(config)
     network = read_checkpoint(folder).network.network
     tensors = {key: tensor.detach().contiguous().clone() for key, tensor in network.state_dict().items()}
@@ -186,6 +188,15 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):
         raise CheckpointError(f"{folder}: model.safetensors does not fit config.json", "make it again")
+
+
+def _refuse_base(folder: Path, config: dict[str, Any], run: dict[str, Any], repo_id: str) -> None:
+    try:
+        base = base_model(config, run)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/run.json does not say what it was made from", "make it again") from error
+    if base == repo_id:
+        raise CheckpointError(f"{repo_id} is the float model that {folder} was made from", "choose another name")
 
 
 def _check_timm_has(config: dict[str, Any]) -> None:

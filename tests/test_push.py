@@ -196,6 +196,13 @@ def test_waiting_is_told_and_ends_well(went):
     assert done["patient"].json["commit"] in hub.repositories["me/patient"].commits
 
 
+def test_the_float_model_itself_is_not_overwritten(made, went, intraq):
+    for more in ([], ["--timm"]):
+        ran = intraq("push", made / "tiny", "me/float", "--dry-run", *more)
+        assert ran.code == 1
+        assert "me/float is the float model" in ran.err
+
+
 def test_the_base_model_is_named_where_it_is_on_the_hub(went):
     _, hub = went
     data = front(hub.repositories["me/tiny"].files["README.md"].decode())
@@ -260,7 +267,7 @@ CASES = {
     "public": (["me/there", "--private"], "hub", "public, against --private", {}),
     "race": (["me/race"], "hub-conflict", "meanwhile (409", {"pattern": "create .*race", "status": 409}),
     "meanwhile": (["me/shared"], "hub-conflict", "A commit has happened since", {"pattern": "commit/main .*"}),
-    "busy": (["me/busy"], "hub-busy", "made and is still empty", {"pattern": "me/busy/commit", "status": 429}),
+    "busy": (["me/busy"], "hub-busy", "made and stays, empty", {"pattern": "me/busy/commit", "status": 429}),
     "very busy": (["me/long"], "hub-busy", "for 86400 s", {"pattern": "me/long/preupload", "status": 429}),
     "fails": (["me/fails"], "hub", "the Hub failed (500", {"pattern": r"PUT /lfs/me/fails/\w+/2", "status": 500}),
     "fails there": (["me/there"], "hub", "the Hub failed (503", {"pattern": "me/there/commit", "status": 503}),
@@ -268,7 +275,7 @@ CASES = {
     "hangs late": (
         ["me/late"],
         "hub-unreachable",
-        "made and is still empty",
+        "made and stays, empty",
         {"pattern": "late/commit", "seconds": 1.5},
     ),
     "altered": (["me/altered"], "hub", "does not hold what was sent: model.safetensors", {"pattern": "altered/paths"}),
@@ -366,7 +373,7 @@ def test_never_half_a_repository(failed):
 
 def test_an_upload_that_failed_can_be_done_again(failed):
     done, hub, _ = failed
-    assert "me/fails was made and is still empty" in done["fails"].json["error"]["message"]
+    assert "me/fails was made and stays, empty" in done["fails"].json["error"]["message"]
     assert done["again"].code == 1  # the Hub still fails
     assert set(hub.repositories["me/fails"].files) == {".gitattributes"}
 
