@@ -8,7 +8,8 @@ IntraqError                 exit 1: one line and a hint
 ├── CheckpointError         a folder that is no checkpoint, or a damaged one
 ├── OutputError             the output folder exists, cannot be written, disk full
 ├── HubError                the Hub refuses, fails or cannot be reached while it is written to
-└── DeviceError             no such device, out of memory
+├── DeviceError             no such device, out of memory, another process of the job gone
+└── DivergedError           losses that stay infinite or NaN
 """
 
 
@@ -70,6 +71,12 @@ class DeviceError(IntraqError):
     """The device is not there, or has too little memory."""
 
     code = "device"
+
+
+class DivergedError(IntraqError):
+    """Losses are not finite, whatever is tried."""
+
+    code = "diverged"
 
 
 class HubError(IntraqError):

@@ -205,8 +205,9 @@ def upload(
                 raise
             left = f"; {repo_id} was made and stays, empty unless the commit came through"
             raise HubError(error.message + left, error.hint, error.code) from error
-        except KeyboardInterrupt:
-            report(Warned(f"interrupted in the middle: {repository_url(repo_id)} shows what is there"))
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl-C, or a signal
+                report(Warned(f"broken off in the middle: {repository_url(repo_id)} shows what is there"))
             raise
         report(StepDone("upload", 2, 0, f"committed {commit.oid[:12]}"))
         hub.compare(files, commit.oid)

@@ -11,6 +11,9 @@ from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hin
 
 from intraq_cli.errors import RecipeError
 
+Placement = Literal["inputs", "activations"]
+"""Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
+
 
 def _value(default: Any, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
@@ -79,6 +82,8 @@ class Quantization(_Section):
     """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
     and maximum of ``ema_steps`` training batches (published)."""
     activation_scale: Literal["learned", "frozen"] = "learned"
+    equalization: bool = True
+    """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
     correction: bool = True
     """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
     ema_beta: float = _value(0.9, 0.0, 0.9999)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from intraq_cli.commands.output import stderr
-from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.commands.output import escaped, stderr
+from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -15,9 +15,9 @@ PLAIN_EVERY = 15.0
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Report]:
-    """Yields what to report events to; warnings are shown even when ``quiet``."""
+    """Yields what to report events to; messages are shown even when ``quiet``."""
     if quiet:
-        yield _warnings_only
+        yield _messages_only
     elif stderr.is_terminal:
         columns = (
             TextColumn("[bold]{task.description:<11}"),
@@ -34,9 +34,12 @@ def progress(quiet: bool) -> Iterator[Report]:
         yield _Lines().report
 
 
-def _warnings_only(event: Event) -> None:
-    if isinstance(event, Warned):
-        stderr.print(f"[yellow]warning:[/] {event.message}")
+def _messages_only(event: Event) -> None:
+    match event:
+        case Warned():
+            stderr.print(f"[yellow]warning:[/] {escaped(event.message)}")
+        case Noted():
+            stderr.print(escaped(event.message))
 
 
 class _Rate:
@@ -74,8 +77,8 @@ class _Bars:
                 task = self.tasks[event.stage]
                 total = next(t.total for t in self.bars.tasks if t.id == task)
                 self.bars.update(task, completed=total)
-            case Warned():
-                _warnings_only(event)
+            case Warned() | Noted():
+                _messages_only(event)
 
 
 class _Lines:
@@ -100,5 +103,5 @@ class _Lines:
                 stderr.print(f"{event.stage}: {event.step}/{self.steps[event.stage]}  {left:.0f} s left  {text}")
             case StageDone():
                 stderr.print(f"{event.stage}: done in {event.seconds:.1f} s")
-            case Warned():
-                _warnings_only(event)
+            case Warned() | Noted():
+                _messages_only(event)
