@@ -18,8 +18,8 @@ DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Their names on the Hub, for the metadata."""
 
 SIMULATED = """\
-The arithmetic is simulated: the network runs on floats that hold exactly the quantized values. So the accuracy is that
-of the integers, the file is as small as they are, and the speed and the memory at run time are the float model's."""
+The arithmetic is simulated: the network runs on floats that hold exactly the quantized values. So the accuracy is real
+and the file is small, and the speed and the memory at run time are the float model's."""
 
 INTEGERS = """\
 Integer units for 8-bit convolutions are in nearly every processor; to use them, the grids in this file have to be
@@ -67,7 +67,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
 | | |
 | --- | --- |
 | weights | {w_bits} bits, per output channel, asymmetric, in {len(quantization["modules"])} layers{ends} |
-| activations | {a_bits} bits, per tensor, asymmetric: {PLACEMENTS[quantization["activations"]["placement"]]} |
+| activations | {a_bits} bits, per tensor, asymmetric: {_activations(quantization)} |
 | float | batch norm, biases, sums of residual branches, and what `config.json` does not list as quantized |
 | size | {measured["bytes_quantized"]:,} bytes; float {measured["bytes_float"]:,} |
 {agreement}| licence | {_licensed(config, run)} |
@@ -157,6 +157,13 @@ def placed(card: str, repo_id: str, revision: str | None = None) -> str:
     """A card whose example loads it from the Hub."""
     where = f'load("{repo_id}"' + (f', revision="{revision}"' if revision not in (None, "main") else "")
     return card.replace(f'load("{FOLDER}"', where)
+
+
+def _activations(quantization: dict[str, Any]) -> str:
+    placement, sites = quantization["activations"]["placement"], quantization["sites"]
+    last = list(sites.values())[-1]
+    by_itself = placement == "inputs" and last != quantization["activations"]["bits"]
+    return PLACEMENTS[placement] + (f", what enters the last layer at {last}" if by_itself else "")
 
 
 def _front(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> str:
