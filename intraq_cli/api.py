@@ -32,11 +32,13 @@ from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.hub import check_repository_name, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.inspection import InspectionResult, expected_bytes, float_bytes, inspect_layers
 from intraq_cli.memory import images_that_fit
 from intraq_cli.output import check_output, whole_file, whole_folder
 from intraq_cli.parallel import ALONE, Ranks, joined, launched
+from intraq_cli.publishing import FILES, RESULTS, check_record, checkpoint_files, left_out, record, timm_files
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalized
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
@@ -113,6 +115,33 @@ class EvaluationResult:
     agreement: float
     seconds: float
     device: str
+    saved: str | None = None
+    """The manifest that the figures were noted in."""
+
+
+@dataclass(frozen=True)
+class PushedFile:
+    """One file in the repository."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What ``push`` sent, or would send."""
+
+    repo_id: str
+    url: str
+    commit: str | None
+    """None where nothing was sent."""
+    files: tuple[PushedFile, ...]
+    card: str
+    """The README.md among them."""
+    pull_request: str | None = None
+    left_out: tuple[str, ...] = ()
+    """What else lies in the folder, and stays there."""
+    dry_run: bool = False
 
 
 def synthesize(
@@ -407,6 +436,7 @@ def evaluate(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     weights: str | Path | None = None,
+    save: bool = False,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -426,6 +456,7 @@ def evaluate(
         mean: per channel, for pixels in [0, 1].
         std: per channel.
         weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
+        save: note the figures in the checkpoint folder that ``target`` is, and in its card.
         report: told of every batch.
 
     Raises:
@@ -436,6 +467,11 @@ def evaluate(
         raise UsageError(f"--limit {limit}: must be at least 1")
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+    folder = Path(target)
+    if save:
+        if not is_checkpoint(folder):
+            raise UsageError(f"--save: {target} is no checkpoint folder", "figures are noted in the folder measured")
+        check_record(folder)
     where = choose_device(device)
     override = InputOverride(input_size, mean, std)
     checkpoint = _find_checkpoint(target, model, where, revision)
@@ -455,7 +491,74 @@ def evaluate(
         accuracy = compare(network, teacher.network, images.batches(batch_size), where, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
-    return EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
+    result = EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
+    if checkpoint is None or not save:
+        return result
+    drawn = {"limit": limit, "seed": None if limit is None else seed}
+    figures = {key: value for key, value in asdict(result).items() if key not in ("target", "saved")}
+    part = (split or "test") if data.startswith("hfds:") else None
+    record(folder, checkpoint, {**figures, "split": part, **drawn}, report)
+    return replace(result, saved=str(folder / "run.json"))
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    token: str | None = None,
+    timm: bool = False,
+    dry_run: bool = False,
+    report: Report = silent,
+) -> PushResult:
+    """Upload a checkpoint folder with its model card to the Hugging Face Hub, in one commit.
+
+    Args:
+        folder: what ``quantize`` wrote.
+        repo_id: ``ORG/NAME``; made if it is not there.
+        private: of a repository that is made.
+        revision: the branch; default ``main``.
+        create_pr: open a pull request instead.
+        message: of the commit.
+        token: with write access; default: HF_TOKEN, or that of ``hf auth login``.
+        timm: send a plain timm repository instead: dequantized weights, float activations.
+        dry_run: check everything, send nothing.
+        report: told of every step.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    check_repository_name(repo_id)
+    if message is not None and not message.strip():
+        raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
+    folder = Path(folder)
+    files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, None if create_pr else revision)
+    result = PushResult(
+        repo_id=repo_id,
+        url=repository_url(repo_id),
+        commit=None,
+        files=tuple(PushedFile(path, len(content)) for path, content in files.items()),
+        card=files["README.md"].decode(),
+        left_out=tuple(left_out(folder)),
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return result
+    sent = upload(
+        repo_id,
+        files,
+        obsolete=frozenset((*FILES, RESULTS)) - frozenset(files),
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        message=message or f"Upload {folder.resolve().name} with intraq {__version__}",
+        token=token,
+        report=report,
+    )
+    return replace(result, commit=sent.commit, pull_request=sent.pull_request)
 
 
 def load(
@@ -747,11 +850,13 @@ class _out_of_memory:  # noqa: N801 - reads as a condition in a with statement
 __all__ = [
     "EvaluationResult",
     "InspectionResult",
+    "PushResult",
     "QuantizationResult",
     "SynthesisResult",
     "evaluate",
     "inspect",
     "load",
+    "push",
     "quantize",
     "synthesize",
 ]

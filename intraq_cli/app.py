@@ -12,6 +12,7 @@ from intraq_cli.commands import zoo
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.output import flush, print_error, stderr
+from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize
 from intraq_cli.errors import IntraqError, UsageError
@@ -26,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate, inspect):
+for command in (quantize, synthesize, evaluate, push, inspect):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -5,8 +5,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.errors import IntraqError, ModelError, UsageError, first_line
+from intraq_cli.hub import cached_commit, downloading, hub_file
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.teacher import InputSpec, Teacher
 from intraq_cli.zoo import did_you_mean, model_folder, model_names
@@ -118,7 +118,7 @@ def _from_timm(model: str, pretrained: bool, weights: Path | None = None) -> Tea
         )
     if tag and tag not in tags:
         raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
-    with _downloading(model):
+    with downloading(model):
         network = timm.create_model(model, pretrained=True)
     return timm_teacher(network, model, name=architecture)
 
@@ -159,7 +159,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
         hint = "only tensors are read, and no code is run: save network.state_dict()"
-        raise ModelError(f"cannot read {path}: {_first_line(error)}", hint) from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}", hint) from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -171,17 +171,17 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _from_hub(repository: str, pretrained: bool) -> Teacher:
     import timm
 
-    with _downloading(repository):
-        config = _read_json(Path(_hub_file(repository, "config.json")))
+    with downloading(repository):
+        config = _read_json(Path(hub_file(repository, "config.json")))
         _refuse_checkpoint(config, repository)
         _check_architecture(config, repository)
         if config["architecture"] in ARCHITECTURES:
-            weights = Path(_hub_file(repository, "model.safetensors")) if pretrained else Path(repository)
+            weights = Path(hub_file(repository, "model.safetensors")) if pretrained else Path(repository)
             return _own_teacher(config, weights, f"hf-hub:{repository}", pretrained)
         network = timm.create_model(f"hf-hub:{repository}", pretrained=pretrained)
     name = repository.partition("@")[0].rpartition("/")[2]
     teacher = timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
-    return replace(teacher, revision=_cached_commit(repository))
+    return replace(teacher, revision=cached_commit(repository))
 
 
 def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
@@ -193,13 +193,16 @@ def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
     name = target.removeprefix("hf-hub:")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name) or is_factory(target):
         return None
+    if revision and "@" in name:
+        raise UsageError(f"{target} names a revision, and --revision {revision} another", "name one of them")
     repository = f"{name}@{revision}" if revision else name
-    with _downloading(repository):
-        folder = Path(_hub_file(repository, "config.json")).parent
+    with downloading(repository):
+        folder = Path(hub_file(repository, "config.json")).parent
         if "quantization_config" not in _read_json(folder / "config.json"):
             return None
+        # of the very commit that the configuration is from: a branch may move on meanwhile
         for filename in ("model.safetensors", "run.json"):
-            _hub_file(repository, filename)
+            hub_file(f"{name.partition('@')[0]}@{folder.name}", filename)
     return folder
 
 
@@ -219,7 +222,7 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
         data["crop_mode"],
     )
     hub_id = cfg.get("hf_hub_id")
-    revision = _cached_commit(hub_id) if hub_id else None
+    revision = cached_commit(hub_id) if hub_id else None
     keep = ("architecture", "tag", "num_classes", "license", "origin_url", "paper_ids", "hf_hub_id")
     return Teacher(
         network,
@@ -234,54 +237,6 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
     )
 
 
-def _hub_file(repository: str, filename: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    repo_id, _, revision = repository.partition("@")
-    return hf_hub_download(repo_id, filename, revision=revision or None)
-
-
-def _cached_commit(repository: str) -> str | None:
-    """The commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repo_id, _, revision = repository.partition("@")
-    for filename in ("config.json", "model.safetensors"):
-        path = try_to_load_from_cache(repo_id, filename, revision=revision or None)
-        if isinstance(path, str):
-            return Path(path).parent.name
-    return None
-
-
-@contextmanager
-def _downloading(what: str) -> Iterator[None]:
-    """What can go wrong between us and the Hub becomes a line and a hint."""
-    from huggingface_hub import errors as hub
-
-    try:
-        yield
-    except IntraqError:
-        raise
-    except hub.GatedRepoError as error:
-        raise ModelError(f"{what} is gated", "accept its terms on the Hub and log in: `hf auth login`") from error
-    except hub.RepositoryNotFoundError as error:
-        hint = "check the spelling; a private repository needs a token: `hf auth login`"
-        raise ModelError(f"the Hub has no repository {what}, and there is no such folder here", hint) from error
-    except hub.RevisionNotFoundError as error:
-        raise ModelError(f"{what}: the repository has no such revision", "check what stands behind the @") from error
-    except hub.HFValidationError as error:
-        raise ModelError(f"{what} is no Hub repository name", "written ORG/NAME or ORG/NAME@REVISION") from error
-    except hub.RemoteEntryNotFoundError as error:
-        raise ModelError(
-            f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights"
-        ) from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
-        raise ModelError(f"cannot download {what}: the Hub cannot be reached", hint) from error
-    except OSError as error:  # HfHubHTTPError, URLError, a full disk
-        raise ModelError(f"cannot download {what}: {_first_line(error)}", "check the network and the disk") from error
-
-
 # --- torchvision, pytorchcv ---
 
 
@@ -292,7 +247,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
     weights = models.get_model_weights(name)["DEFAULT"]
-    with _downloading(f"torchvision:{name}"):
+    with downloading(f"torchvision:{name}"):
         network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
@@ -309,11 +264,11 @@ def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Tea
         from pytorchcv.model_provider import get_model
     except ImportError as error:
         raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
-    with _downloading(f"pytorchcv:{name}"):
+    with downloading(f"pytorchcv:{name}"):
         try:
             network = get_model(name, pretrained=pretrained)
         except ValueError as error:
-            raise ModelError(f"pytorchcv has no model {name!r}: {_first_line(error)}") from error
+            raise ModelError(f"pytorchcv has no model {name!r}: {first_line(error)}") from error
     size = tuple(getattr(network, "in_size", (224, 224)))
     default = InputSpec((3, *size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 0.875)
     return Teacher(network, override.apply(default), f"pytorchcv:{name}", name, f"pytorchcv:{name}")
@@ -338,7 +293,7 @@ def _from_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
     except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"timm cannot load {folder}: {_first_line(error)}") from error
+        raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
     return timm_teacher(network, spelled, name, config.get("label_names"))
 
 
@@ -351,7 +306,7 @@ def _own_teacher(config: dict[str, Any], weights: Path, source: str, pretrained:
         if pretrained:
             network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"cannot load {weights}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
     cfg = config.get("pretrained_cfg", {})
     return Teacher(
         network,
@@ -414,7 +369,7 @@ def build_architecture(architecture: str, num_classes: int | None, model_args: d
             raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
         return timm.create_model(architecture, pretrained=False, **{**classes, **model_args})
     except (TypeError, AssertionError, RuntimeError, ImportError) as error:
-        raise ModelError(f"cannot build {architecture}: {_first_line(error)}") from error
+        raise ModelError(f"cannot build {architecture}: {first_line(error)}") from error
 
 
 def _from_file(model: str, override: InputOverride) -> Teacher:
@@ -463,7 +418,7 @@ def call_factory(path: Path, function: str) -> nn.Module:
         where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
         line = f", line {where.lineno}" if where else ""
         raise ModelError(
-            f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file"
+            f"{path}{line}: {type(error).__name__}: {first_line(error)}", "the error is in that file"
         ) from error
     finally:
         sys.dont_write_bytecode = caching
@@ -476,7 +431,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} is not a JSON object")
     return config
@@ -490,8 +445,3 @@ def _refuse_checkpoint(config: dict[str, Any], where: str) -> None:
 def _check_architecture(config: dict[str, Any], where: str) -> None:
     if not isinstance(config.get("architecture"), str):
         raise ModelError(f"{where}: config.json names no architecture", "it needs timm's config.json")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

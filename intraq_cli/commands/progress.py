@@ -53,6 +53,8 @@ class _Rate:
         self.started = time.perf_counter()
 
     def __call__(self, images: int) -> str:
+        if not images:
+            return ""
         return f"{images / max(time.perf_counter() - self.started, 1e-9):.0f} img/s"
 
 
