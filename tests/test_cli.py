@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -189,8 +190,8 @@ def test_interrupted(intraq, monkeypatch, tmp_path):
     monkeypatch.setattr(api, "tune", interrupt)
     made = intraq("quantize", "resnet20_digits", *TINY)
     assert made.code == 130
-    assert "interrupted" in made.err
-    assert list(tmp_path.iterdir()) == []
+    assert made.err.endswith("the same command goes on from there\ninterrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
 
 
 def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
@@ -202,7 +203,7 @@ def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
     monkeypatch.setattr(api, "tune", bug)
     with pytest.raises(ZeroDivisionError):
         intraq("quantize", "resnet20_digits", *TINY)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
 
 
 def test_instant_needs_no_images(intraq, tmp_path):
@@ -310,3 +311,36 @@ def test_weights_that_are_no_weights(intraq, tmp_path):
         assert reason in made.err
         assert "Traceback" not in made.err
     assert not (tmp_path / "evil").exists()
+
+
+def test_completion_knows_commands_options_recipes_and_bundled_models():
+    for line, expected in (
+        ("intraq qu", {"quantize"}),
+        ("intraq quantize resnet20_di", {"resnet20_digits"}),
+        ("intraq quantize x --recipe pa", {"paper-cifar10", "paper-cifar100", "paper-imagenet"}),
+        ("intraq quantize x --act-p", {"--act-placement"}),
+    ):
+        words = len(line.split()) - 1
+        made = python("-m", "intraq_cli", _INTRAQ_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(words))
+        assert set(made.stdout.split()) == expected, made.stderr
+
+
+def test_no_color_where_it_is_not_wanted(tmp_path):
+    env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env)
+    assert colour.search(made.stderr)
+    assert "\x1b[2K" not in made.stderr  # colours may be forced, but no bars move in a file
+    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env, NO_COLOR="1")
+    assert not colour.search(made.stderr)
+
+
+def test_nothing_is_asked_without_a_terminal(tmp_path):
+    """Standard input is closed: a prompt would be an error of another kind."""
+    for args in (["push", str(tmp_path), "me/x"], ["quantize", "resnet20_digits", "--out", str(tmp_path)]):
+        made = subprocess.run(
+            [sys.executable, "-m", "intraq_cli", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+        assert made.returncode == 1
+        assert made.stderr.startswith("error: ")

@@ -12,8 +12,21 @@ MODEL_HELP = (
     "or a bundled model."
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.")]
+
+def _models(incomplete: str) -> list[str]:
+    from intraq_cli.zoo import model_names
+
+    return [name for name in model_names() if name.startswith(incomplete)]
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from intraq_cli.zoo import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False, autocompletion=_models)]
+Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),

@@ -1,5 +1,6 @@
 """Events as moving bars on a terminal, or as a plain line now and then."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ def progress(quiet: bool) -> Iterator[Report]:
     """Yields what to report events to; messages are shown even when ``quiet``."""
     if quiet:
         yield _messages_only
-    elif stderr.is_terminal:
+    elif sys.stderr.isatty():
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         columns = (
