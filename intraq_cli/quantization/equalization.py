@@ -19,11 +19,11 @@ from torch.utils._pytree import tree_leaves
 from intraq_cli.batch_norms import BatchNormCall
 from intraq_cli.trace import LAYERS, split_call
 
-DEVIATIONS = 8.0
+DEVIATIONS = 5.0
 """A channel's top is its mean and so many deviations: a ReLU6 must not cut what it did not cut before."""
 LARGEST = 16.0
 """By how much a channel is scaled up at the most."""
-DENSE_POWER = 0.5
+DENSE_POWER = 0.75
 """Of the factor, where inputs of the convolution share grids; a depthwise one has a grid for each, and takes it all."""
 
 RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.leaky_relu_}
