@@ -4,9 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from intraq_cli.commands.output import stderr
+from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone, Warned
 
 PLAIN_EVERY = 15.0
@@ -36,7 +38,7 @@ def progress(quiet: bool) -> Iterator[Report]:
 
 def _warnings_only(event: Event) -> None:
     if isinstance(event, Warned):
-        stderr.print(f"[yellow]warning:[/] {event.message}")
+        stderr.print(f"[yellow]warning:[/] {escape(one_line(event.message))}")
 
 
 class _Rate:
