@@ -25,8 +25,8 @@ BUILD_ERRORS = (
     ValueError,
 )
 """What a library's model builder may raise where an argument has the right type and makes no sense to it."""
-MAX_PARTS = 200_000
-"""Modules and parameters of a network; timm's largest has a tenth of it."""
+MAX_PARTS = 50_000
+"""Modules and parameters of a network; timm's largest has some 1,900 parameters."""
 
 
 def parts_of(header: Mapping[str, TensorInfo]) -> int:

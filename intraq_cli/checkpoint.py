@@ -43,6 +43,11 @@ class Checkpoint:
         """K."""
         return int(self.config["num_classes"])
 
+    @property
+    def label_names(self) -> list[str] | None:
+        """A name for every class, where the teacher had them."""
+        return self.config.get("label_names")
+
 
 def checkpoint_tensors(
     network: QuantizedNetwork, stored: dict[str, tuple[Tensor, Tensor, Tensor]]

@@ -96,6 +96,11 @@ def is_factory(model: str) -> bool:
     return re.search(r"\.py:[^/\\]*$", model) is not None
 
 
+def is_local(model: str) -> bool:
+    """Whether ``model`` names a folder of this machine; the bundled models do not count."""
+    return model.startswith("local-dir:") or (model not in model_names() and os.path.isdir(model))
+
+
 # --- timm and the Hub ---
 
 
