@@ -463,7 +463,7 @@ def evaluate(
     images = open_data(data, spec, num_classes, labels, data_dir, split).sample(limit, seed)
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
     with _out_of_memory():
-        accuracy = compare(network, teacher.network, images.batches(batch_size), where, report)
+        accuracy = compare(network, teacher.network, images.batches(batch_size, report), where, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
     return EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))

@@ -75,7 +75,8 @@ def _check_about(path: Path, about: Any) -> tuple[dict[str, Any], tuple[dict[str
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} is not a set of synthetic images", HINT)
     origin, losses = about.get("origin"), about.get("losses")
-    accuracy, heterogeneity = about.get("teacher_accuracy"), about.get("heterogeneity")
+    accuracy: Any = about.get("teacher_accuracy")
+    heterogeneity: Any = about.get("heterogeneity")
     if not isinstance(origin, dict) or not isinstance(losses, dict):
         raise DataError(f"{path} is damaged: its metadata lack origin or losses", HINT)
     if not all(isinstance(number, float) for number in (accuracy, heterogeneity, *losses.values())):

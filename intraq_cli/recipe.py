@@ -15,7 +15,7 @@ LARGEST = 10**9
 """Of a number that has no bound of its own."""
 
 
-def _value(default: Any, low: float, high: float = LARGEST) -> Any:
+def _value(default: Any, low: float = -LARGEST, high: float = LARGEST) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 

@@ -62,7 +62,7 @@ def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
         (lambda p: None, "no class folders"),
         (lambda p: (p / "0").mkdir(), "no image files"),
         (lambda p: write(p, "7/a.png", (0, 0, 0)), "does not fit a model of 3 classes"),
-        (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "cannot read the image"),
+        (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "1 of 1 images cannot be used"),
     ],
 )
 def test_a_folder_that_does_not_fit_says_why(tmp_path, make, says):
