@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
 """What is decoded, whatever the file's name; PIL has others, of which one (EPS) runs a program."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 """Of an image, as it is in the file and as it is resized; PIL's own limit, 89 million."""
