@@ -457,6 +457,12 @@ def evaluate(
     else:
         teacher = _teacher_of(checkpoint, model, weights, report, from_hub=not Path(target).is_dir())
         labels, num_classes = checkpoint.label_names, checkpoint.num_classes
+        theirs = _look(teacher, where, strict=False).num_classes
+        if theirs != num_classes:
+            raise ModelError(
+                f"{teacher.source} has {theirs} classes, the checkpoint {num_classes}",
+                "name the float model that it was made from: --model",
+            )
         network = checkpoint.network
     place(teacher.network, where)
     spec = teacher.spec if checkpoint is None else checkpoint.spec

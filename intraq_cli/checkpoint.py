@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from intraq_cli.building import check_tensors, info_of, sketch
+from intraq_cli.building import BUILD_ERRORS, check_tensors, info_of, sketch
 from intraq_cli.device import place
 from intraq_cli.errors import CheckpointError, ModelError
 from intraq_cli.model_config import ModelConfig, check_config, is_class_count, spec_of_config
@@ -176,9 +176,36 @@ def _float_network(
             )
         network = load_teacher(model, InputOverride(spec.input_size, spec.mean, spec.std)).network
         _check_fit(folder, network, plan, header)
+        _check_run(folder, QuantizedNetwork(network, plan), config, spec)
         return network
-    _check_fit(folder, sketch(build, header, CheckpointError), plan, header)
-    return build()
+    described = sketch(build, header, CheckpointError).eval()
+    _check_fit(folder, described, plan, header)
+    network = build().eval()
+    try:
+        with torch.device("meta"):
+            _check_run(folder, QuantizedNetwork(described, plan), config, spec)
+    except CheckpointError:  # there are networks that look at values as they run; the meta device has none
+        _check_run(folder, QuantizedNetwork(network, plan), config, spec)
+    return network
+
+
+@torch.no_grad()
+def _check_run(folder: Path, quantized: QuantizedNetwork, config: ModelConfig, spec: InputSpec) -> None:
+    """See that the network takes the input that the config speaks of, and gives logits of its classes.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    size = ",".join(map(str, spec.input_size))
+    try:
+        out = quantized(torch.zeros(1, *spec.input_size))
+    except BUILD_ERRORS as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{folder}: the network does not run on input {size}: {line}", "fetch it again"
+        ) from error
+    if not isinstance(out, Tensor) or out.shape != (1, config.num_classes):
+        raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", "fetch it again")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from intraq_cli.teacher import InputSpec
 MAX_CLASSES = 1_000_000
 MAX_ARGUMENT = 16384
 """Of a number in ``model_args``: widths and depths."""
-MAX_FACTOR = 64
-"""The same of multipliers and ratios."""
+MAX_FACTOR = 32
+"""The same of multipliers, ratios and windows, which builders loop over."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
 CROP_MODES = ("center", "squash", "border")
 REPOSITORY = r"[\w.-]+/[\w.-]+(@\S+)?"
@@ -124,7 +124,7 @@ def is_class_count(value: Any) -> bool:
 def _bound(name: str) -> int:
     if name == "num_classes":
         return MAX_CLASSES
-    return MAX_FACTOR if re.search("multiplier|ratio|rate", name) else MAX_ARGUMENT
+    return MAX_FACTOR if re.search("multiplier|ratio|rate|window", name) else MAX_ARGUMENT
 
 
 def _is_argument(value: Any, bound: int, depth: int = 2) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.building import BUILD_ERRORS
 from intraq_cli.errors import ModelError
 from intraq_cli.trace import Trace, trace_network
 
@@ -124,9 +125,9 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     example = torch.randn(2, *teacher.spec.input_size, generator=generator)
     try:
         trace = trace_network(network, example.to(next(network.parameters()).device))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except BUILD_ERRORS as error:
         size = ",".join(map(str, teacher.spec.input_size))
-        line = str(error).strip().split("\n")[0]
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
     if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
         shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__
