@@ -35,21 +35,26 @@ def parts_of(header: Mapping[str, TensorInfo]) -> int:
 
 
 @contextmanager
-def limited(parts: int) -> Iterator[None]:
+def limited(parts: int, weightless: bool = False) -> Iterator[None]:
     """Within the block, a network of more than ``parts`` modules and parameters is refused as it is being built.
+
+    ``weightless``: its parameters go to the meta device before they are filled.
 
     Raises:
         ModelError: as said.
     """
     count = 0
 
-    def counted(owner: nn.Module, name: str, part: Any) -> None:
+    def counted(owner: nn.Module, name: str, part: Any) -> Any:
         nonlocal count
         count += 1
         if count > parts:
             raise ModelError(
                 f"config.json describes a network of more than {parts} parts", "model.safetensors holds fewer, or none"
             )
+        if weightless and isinstance(part, nn.Parameter):
+            return nn.Parameter(torch.empty_like(part, device="meta"), part.requires_grad)
+        return None
 
     hooks = (
         torch_module.register_module_parameter_registration_hook(counted),
@@ -68,8 +73,12 @@ def sketch(build: Callable[[], nn.Module], header: Mapping[str, TensorInfo], kin
     Raises:
         IntraqError: of ``kind``: its tensors would take more than those of its file, or cannot be built like this.
     """
-    with torch.device("meta"), limited(parts_of(header)):
-        network = build()
+    try:
+        with torch.device("meta"), limited(parts_of(header)):
+            network = build()
+    except ModelError:  # some builders compute with tensors, which need values (torchvision's RegNet)
+        with limited(parts_of(header), weightless=True):
+            network = build().to("meta")
     described = sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()])
     # packed codes: at most 16 to a word; tables that a network computes are not in the file
     held = sum(math.prod(info.shape) for info in header.values())

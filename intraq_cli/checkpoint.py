@@ -276,7 +276,7 @@ def _check_fit(folder: Path, network: nn.Module, plan: Plan, header: dict[str, T
     present: set[str] = set()
     for name, bits in plan.weights.items():
         key, shape = quantized.weight_key(name), quantized.weight_of(name).shape
-        if key in present or len(shape) < 2:
+        if key in present or len(shape) < 2 or 0 in shape:
             raise CheckpointError(f"{folder}/config.json: {name} is no layer of its own", "fetch it again")
         rows, row = shape[0], math.prod(shape[1:])
         expected[f"{key}_packed"] = TensorInfo("I32", (rows, packed_words(row, bits)))

@@ -141,7 +141,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000
+    return isinstance(value, str) and len(value) <= 1000 and value.isprintable()  # it goes into model cards
 
 
 def _is_texts(value: Any) -> bool:

@@ -173,6 +173,10 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path} holds no state dict", "save network.state_dict()")
+    for key, tensor in state.items():
+        # a view may be of any size on a storage of one value
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

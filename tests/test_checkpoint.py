@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 
 import pytest
@@ -9,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from intraq_cli import evaluate, load, quantize
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError
 from intraq_cli.sources import build_architecture
+from intraq_cli.teacher import InputSpec
 from tests.conftest import TINY
+from tests.fuzz import write_checkpoint
 
 SET = list(TINY[1::2])
 SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -165,10 +168,16 @@ def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
     assert "\n" not in caught.value.message
 
 
+def allocated():
+    """The most memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"num_classes": 900_000},
+        {"architecture": "torchvision:regnet_y_128gf", "model_args": {}},
         {"model_args": {"blocks": 16384, "in_chans": 1}},
         {"model_args": {"blocks": 3, "in_chans": 16384}},
         {"architecture": "torchvision:vgg16", "model_args": {}},
@@ -187,9 +196,11 @@ def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, 
         "intraq_cli.checkpoint.build_architecture",
         lambda *args: built.append(torch.get_default_device().type) or build_architecture(*args),
     )
+    before = allocated()
     with pytest.raises((CheckpointError, ModelError)):
         load(folder, device="cpu")
-    assert built == ["meta"]  # it never came to memory
+    assert built[0] == "meta"
+    assert allocated() - before < 300 * 2**20  # it never came to memory
 
 
 def test_the_manifest_may_be_missing(digits, tmp_path):
@@ -237,3 +248,13 @@ def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_
         with pytest.raises(ModelError, match="files that are not here") as caught:
             evaluate("org/name", data="digits", device="cpu")
         assert "--model" in caught.value.hint
+
+
+@pytest.mark.parametrize("architecture", ["torchvision:regnet_y_400mf", "torchvision:mobilenet_v2", "test_resnet"])
+def test_whatever_can_be_quantized_is_rebuilt(tmp_path, architecture):
+    """Builders that need the values of tensors included."""
+    spec = InputSpec((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+    write_checkpoint(tmp_path / "made", architecture, {}, spec, "inputs")
+    network = load(tmp_path / "made", device="cpu")
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

@@ -230,3 +230,12 @@ def test_a_name_too_long_for_the_file_system_is_one_line():
     for model in ("x" * 5000, "local-dir:" + "x" * 5000, "x" * 5000 + ".py:net", "\0"):
         with pytest.raises(ModelError):
             load_teacher(model)
+
+
+def test_a_view_larger_than_its_file_is_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["fc.weight"] = torch.zeros(1).expand(10**10, state["fc.weight"].shape[1])
+    torch.save(state, tmp_path / "weights.pth")
+    assert (tmp_path / "weights.pth").stat().st_size < 10**7
+    with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
+        load_teacher("test_resnet", weights=tmp_path / "weights.pth")

@@ -263,7 +263,10 @@ class _Mapped(Dataset[Item]):
                 image: Image.Image = self.reader.decode(item[self.keys[0]])
         except UnreadableImageError as error:
             return error
-        return self.transform(image), int(item[self.keys[1]])
+        label = int(item[self.keys[1]])
+        if label < 0:
+            raise DataError(f"image {index} has no label", "choose a --split that has labels")
+        return self.transform(image), label
 
 
 def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -> LabelledImages:
