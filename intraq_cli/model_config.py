@@ -157,7 +157,10 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_repository(value: Any) -> bool:
-    return _is_text(value) and re.fullmatch(REPOSITORY, value) is not None and not re.search(r"\.\.|--", value)
+    # as the Hub's client has it; a revision is a part of paths in its cache
+    part = r"(\w|\w[\w.-]*\w)"
+    spelled = _is_text(value) and re.fullmatch(f"{part}/{part}(@{part})?", value, re.ASCII) is not None
+    return spelled and len(value) <= 96 and not re.search(r"\.\.|--|\.git$", value)
 
 
 def _is_flag(value: Any) -> bool:

@@ -110,6 +110,9 @@ def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
         ("architecture", ""),
         ("pretrained_cfg", 3),
         ("pretrained_cfg", {"hf_hub_id": "../../secret"}),
+        ("pretrained_cfg", {"hf_hub_id": "org/name@../../../secret"}),
+        ("pretrained_cfg", {"hf_hub_id": "-org/name"}),
+        ("pretrained_cfg", {"license": "mit\nlicense_link: elsewhere"}),
     ],
 )
 def test_a_value_out_of_range_is_refused(field, value):
