@@ -268,8 +268,7 @@ def _check_fit(folder: Path, network: nn.Module, plan: Plan, header: dict[str, T
     Raises:
         CheckpointError: they are not.
     """
-    for name in [*plan.weights, *plan.activations, *plan.computed]:
-        _check_name(folder, network, name, plan)
+    _check_names(folder, network, plan)
     with torch.device("meta"):
         quantized = QuantizedNetwork(network, plan)
     expected: dict[str, TensorInfo] = {}
@@ -294,15 +293,16 @@ def _check_fit(folder: Path, network: nn.Module, plan: Plan, header: dict[str, T
     check_tensors(header, expected, str(folder), CheckpointError)
 
 
-def _check_name(folder: Path, network: nn.Module, name: str, plan: Plan) -> None:
+def _check_names(folder: Path, network: nn.Module, plan: Plan) -> None:
     """Names are those of modules, with ``#k`` behind them where one makes several calls, or of parameters."""
-    modules = dict(network.named_modules(remove_duplicate=False))
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    known = name.partition("#")[0] in modules or name in parameters
-    if name in plan.weights and name not in plan.computed:
-        known = known and (name in parameters or f"{name}.weight" in parameters)
-    if not known:
-        raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
+    modules = {name for name, _ in network.named_modules(remove_duplicate=False)}
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    for name in [*plan.weights, *plan.activations, *plan.computed]:
+        known = name.partition("#")[0] in modules or name in parameters
+        if name in plan.weights and name not in plan.computed:
+            known = name in parameters or f"{name}.weight" in parameters
+        if not known:
+            raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
 
 
 def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Path) -> None:

@@ -281,7 +281,7 @@ def change_tree(tree: Any, rng: random.Random) -> Any:
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         places = _places(tree)
         if not places:
-            return rng.choice(NASTY)
+            return copy.deepcopy(rng.choice(NASTY))
         owner, key = rng.choice(places)
         match rng.randrange(9):
             case 0:
@@ -296,11 +296,11 @@ def change_tree(tree: Any, rng: random.Random) -> Any:
                 owner[rng.choice(["", "fc", "x", "\ud800", "a" * 300, "stages.0.0", "num_classes"])] = owner.pop(key)
             case 4 if isinstance(tree, dict) and isinstance(tree.get("model_args"), dict):
                 name = rng.choice(list(ARGUMENTS))
-                tree["model_args"][name] = rng.choice(ARGUMENTS[name])
+                tree["model_args"][name] = copy.deepcopy(rng.choice(ARGUMENTS[name]))
             case 5 if isinstance(tree, dict) and "architecture" in tree:
                 tree["architecture"] = rng.choice([value for value in NASTY if isinstance(value, str)])
             case _:
-                owner[key] = rng.choice(NASTY)
+                owner[key] = copy.deepcopy(rng.choice(NASTY))
     return tree
 
 
