@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_cli.api import evaluate, inspect, load, quantize, synthesize
+    from intraq_cli.api import evaluate, inspect, load, push, quantize, synthesize
     from intraq_cli.errors import IntraqError
 
 __version__ = "0.1.0"
@@ -21,9 +21,10 @@ _HOMES = {
     "evaluate": "intraq_cli.api",
     "inspect": "intraq_cli.api",
     "load": "intraq_cli.api",
+    "push": "intraq_cli.api",
     "IntraqError": "intraq_cli.errors",
 }
-__all__ = ["IntraqError", "__version__", "evaluate", "inspect", "load", "quantize", "synthesize"]
+__all__ = ["IntraqError", "__version__", "evaluate", "inspect", "load", "push", "quantize", "synthesize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,12 @@
 """The verbs as functions: the commands of the same names call these and print what they return."""
 
 import copy
+import hashlib
 import math
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -30,17 +32,22 @@ from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.hub import check_repository_name, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
-from intraq_cli.inspection import InspectionResult, expected_bytes, inspect_layers
+from intraq_cli.inspection import InspectionResult, expected_bytes, float_bytes, inspect_layers
+from intraq_cli.memory import images_that_fit
 from intraq_cli.output import check_output, whole_file, whole_folder
+from intraq_cli.parallel import ALONE, Ranks, joined, launched
+from intraq_cli.publishing import FILES, RESULTS, check_record, checkpoint_files, left_out, record, timm_files
 from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
-from intraq_cli.quantization.quantizers import Placement
-from intraq_cli.recipe import Recipe
+from intraq_cli.quantization.equalization import equalized
+from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
+from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import InputOverride, is_factory, is_local, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
-from intraq_cli.tuning.tuner import augmented_batches, tune
+from intraq_cli.tuning.tuner import AugmentedBatches, tune
+from intraq_cli.unfinished import NOTHING_KEPT, Kept, unfinished
 from intraq_cli.zoo import load_recipe
 
 CALIBRATION_IMAGES = 128
@@ -108,6 +115,33 @@ class EvaluationResult:
     agreement: float
     seconds: float
     device: str
+    saved: str | None = None
+    """The manifest that the figures were noted in."""
+
+
+@dataclass(frozen=True)
+class PushedFile:
+    """One file in the repository."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What ``push`` sent, or would send."""
+
+    repo_id: str
+    url: str
+    commit: str | None
+    """None where nothing was sent."""
+    files: tuple[PushedFile, ...]
+    card: str
+    """The README.md among them."""
+    pull_request: str | None = None
+    left_out: tuple[str, ...] = ()
+    """What else lies in the folder, and stays there."""
+    dry_run: bool = False
 
 
 def synthesize(
@@ -120,6 +154,8 @@ def synthesize(
     device: str = "auto",
     seed: int = 0,
     force: bool = False,
+    resume: bool = True,
+    batch_size: int | None = None,
     dry_run: bool = False,
     input_size: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
@@ -138,6 +174,8 @@ def synthesize(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing file.
+        resume: go on from what an interrupted run of the same job has kept.
+        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
@@ -153,11 +191,10 @@ def synthesize(
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device)
-    if out is not None:
-        check_output(Path(out), force)
+    _check_output(out, force)
     teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-images.safetensors")
-    check_output(path, force)
+    _check_output(path, force)
     anatomy = _look(teacher, where)
     result = SynthesisResult(
         path=str(path),
@@ -174,9 +211,13 @@ def synthesize(
     )
     if dry_run:
         return result
-    made = _synthesize(teacher, anatomy, settings, seed, where, report)
-    with whole_file(path, force) as scratch:
-        save_images(scratch, made, _origin(teacher, settings, seed))
+    origin = _origin(teacher, settings, seed)
+    work = _Work(teacher, anatomy, settings, seed, where, batch_size, report)
+    with work.under_way(path, {"job": "synthesize", **origin}, resume) as work:
+        made = _synthesize(work)
+        if work.ranks.rank == 0:
+            with whole_file(path, force) as scratch:
+                save_images(scratch, made, origin)
     return replace(
         result,
         seconds=time.perf_counter() - started,
@@ -200,6 +241,8 @@ def quantize(
     device: str = "auto",
     seed: int = 0,
     force: bool = False,
+    resume: bool = True,
+    batch_size: int | None = None,
     dry_run: bool = False,
     input_size: tuple[int, int, int] | None = None,
     mean: tuple[float, ...] | None = None,
@@ -223,6 +266,8 @@ def quantize(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing folder.
+        resume: go on from what an interrupted run of the same job has kept.
+        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
@@ -244,11 +289,10 @@ def quantize(
             "set tuning.steps=0, or choose another recipe",
         )
     where = choose_device(device)
-    if out is not None:
-        check_output(Path(out), force)
+    _check_output(out, force)
     teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-w{w}a{a}")
-    check_output(path, force)
+    _check_output(path, force)
     anatomy = _look(teacher, where)
     plan = plan_quantization(anatomy.trace, w, a, act_placement, first_last_bits)
     made: Synthetic | None = None
@@ -258,7 +302,7 @@ def quantize(
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
         if origin.get("sha256") != teacher.sha256():
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
-    bytes_float = sum(t.numel() * t.element_size() for t in teacher.network.state_dict().values())
+    bytes_float = float_bytes(teacher.network.state_dict().values())
     result = QuantizationResult(
         path=str(path),
         model=model,
@@ -280,69 +324,44 @@ def quantize(
     )
     if dry_run:
         return result
-    if images is None and settings.synthesis.num_images:
-        made = _synthesize(teacher, anatomy, settings, seed, where, watched)
-    with _out_of_memory():
-        student = QuantizedNetwork(copy.deepcopy(teacher.network), plan, anatomy.trace.computed).to(where).eval()
-        used, held_out = _hold_out(made, settings) if made else (None, None)
-        _calibrate(student, teacher, used, settings, seed, where, watched)
-        if used is None or held_out is None:
-            stored, tuned, follows = student.freeze(), {}, Fidelity()
-        else:
-            tuned = tune(student, teacher.network, used.images, used.labels, settings.tuning, seed, where, watched)
-            stored = student.freeze()
-            unseen = _on_device(held_out.split(EVALUATION_BATCH), where)
-            follows = fidelity(student, teacher.network, unseen, anatomy.trace.batch_norms)
-    config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
-    losses = {"synthesis": made.losses, "tuning": tuned} if made else {}
-    measured: dict[str, Any] = {"bytes_float": bytes_float}
-    if made:
-        measured |= {
-            "agreement": follows.agreement,
-            "kl": follows.kl,
-            "sqnr": follows.sqnr,
-            "held_out": follows.n,
-            "heterogeneity": made.heterogeneity,
-            "teacher_accuracy_synthetic": 100 * made.teacher_accuracy,
-        }
-    run: dict[str, Any] = {
-        "name": teacher.name,
-        "command": command or f"quantize({model!r}, w={w}, a={a}, recipe={recipe!r}, seed={seed})",
-        "recipe": {"name": settings.name, **settings.to_dict()},
-        "images": str(images) if images is not None else None,
-        "seed": seed,
-        "teacher": {
-            "source": teacher.source,
-            "weights": teacher.weights,
-            "revision": teacher.revision,
-            "sha256": teacher.sha256(),
-        },
-        "needs_factory": is_factory(teacher.architecture),
-        "device": describe_device(where),
-        "versions": _versions(),
-        "losses": losses,
-        "measured": measured,
-        "stages": stages,
+    job = {
+        "job": "quantize",
+        **_origin(teacher, settings, seed),
+        "recipe": settings.to_dict(),
+        "input": asdict(teacher.spec),
+        "bits": [w, a, first_last_bits],
+        "placement": act_placement,
+        "images": _digest(Path(images)) if images is not None else None,
     }
-    with whole_folder(path, force) as folder:
-        measured["bytes_quantized"] = write_weights(folder, checkpoint_tensors(student, stored))
-        run["seconds"] = time.perf_counter() - started
-        write_json(folder / "config.json", config)
-        write_json(folder / "run.json", run)
-        (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
-        if made:
-            contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
-    return replace(
-        result,
-        bytes_quantized=measured["bytes_quantized"],
-        agreement=follows.agreement,
-        kl=follows.kl,
-        sqnr=follows.sqnr,
-        heterogeneity=made.heterogeneity if made else math.nan,
-        seconds=time.perf_counter() - started,
-        held_out=follows.n,
-        losses=losses,
-    )
+    work = _Work(teacher, anatomy, settings, seed, where, batch_size, watched)
+    with work.under_way(path, job, resume) as work:
+        if images is None and settings.synthesis.num_images:
+            made = _synthesize(work)
+        with _out_of_memory():
+            student, stored, follows, tuned = _make_student(work, plan, made)
+        losses = {"synthesis": made.losses, "tuning": tuned} if made else {}
+        result = replace(
+            result,
+            agreement=follows.agreement,
+            kl=follows.kl,
+            sqnr=follows.sqnr,
+            heterogeneity=made.heterogeneity if made else math.nan,
+            held_out=follows.n,
+            losses=losses,
+        )
+        if work.ranks.rank == 0:
+            run = _manifest(work, result, made, command, images)
+            config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
+            with whole_folder(path, force) as folder:
+                run["measured"]["bytes_quantized"] = write_weights(folder, checkpoint_tensors(student, stored))
+                run["seconds"] = time.perf_counter() - started
+                write_json(folder / "config.json", config)
+                write_json(folder / "run.json", run)
+                (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
+                if made:
+                    contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
+            result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
+    return replace(result, seconds=time.perf_counter() - started)
 
 
 def inspect(
@@ -380,7 +399,6 @@ def inspect(
     layers = inspect_layers(trace, plan)
     total = sum(layer.multiply_adds for layer in layers)
     low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
-    state = teacher.network.state_dict().values()
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,
@@ -397,7 +415,7 @@ def inspect(
         parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
         multiply_adds=total,
         low_bit_share=100 * low / total,
-        bytes_float=sum(t.numel() * t.element_size() for t in state),
+        bytes_float=float_bytes(teacher.network.state_dict().values()),
         bytes_quantized=expected_bytes(teacher.network, trace, plan),
     )
 
@@ -418,6 +436,7 @@ def evaluate(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     weights: str | Path | None = None,
+    save: bool = False,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -437,6 +456,7 @@ def evaluate(
         mean: per channel, for pixels in [0, 1].
         std: per channel.
         weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
+        save: note the figures in the checkpoint folder that ``target`` is, and in its card.
         report: told of every batch.
 
     Raises:
@@ -447,6 +467,11 @@ def evaluate(
         raise UsageError(f"--limit {limit}: must be at least 1")
     if batch_size < 1:
         raise UsageError(f"--batch-size {batch_size}: must be at least 1")
+    folder = Path(target)
+    if save:
+        if not is_checkpoint(folder):
+            raise UsageError(f"--save: {target} is no checkpoint folder", "figures are noted in the folder measured")
+        check_record(folder)
     where = choose_device(device)
     override = InputOverride(input_size, mean, std)
     checkpoint = _find_checkpoint(target, model, where, revision)
@@ -472,7 +497,74 @@ def evaluate(
         accuracy = compare(network, teacher.network, images.batches(batch_size, report), where, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
-    return EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
+    result = EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
+    if checkpoint is None or not save:
+        return result
+    drawn = {"limit": limit, "seed": None if limit is None else seed}
+    figures = {key: value for key, value in asdict(result).items() if key not in ("target", "saved")}
+    part = (split or "test") if data.startswith("hfds:") else None
+    record(folder, checkpoint, {**figures, "split": part, **drawn}, report)
+    return replace(result, saved=str(folder / "run.json"))
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    token: str | None = None,
+    timm: bool = False,
+    dry_run: bool = False,
+    report: Report = silent,
+) -> PushResult:
+    """Upload a checkpoint folder with its model card to the Hugging Face Hub, in one commit.
+
+    Args:
+        folder: what ``quantize`` wrote.
+        repo_id: ``ORG/NAME``; made if it is not there.
+        private: of a repository that is made.
+        revision: the branch; default ``main``.
+        create_pr: open a pull request instead.
+        message: of the commit.
+        token: with write access; default: HF_TOKEN, or that of ``hf auth login``.
+        timm: send a plain timm repository instead: dequantized weights, float activations.
+        dry_run: check everything, send nothing.
+        report: told of every step.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    check_repository_name(repo_id)
+    if message is not None and not message.strip():
+        raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
+    folder = Path(folder)
+    files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, None if create_pr else revision)
+    result = PushResult(
+        repo_id=repo_id,
+        url=repository_url(repo_id),
+        commit=None,
+        files=tuple(PushedFile(path, len(content)) for path, content in files.items()),
+        card=files["README.md"].decode(),
+        left_out=tuple(left_out(folder)),
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return result
+    sent = upload(
+        repo_id,
+        files,
+        obsolete=frozenset((*FILES, RESULTS)) - frozenset(files),
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        message=message or f"Upload {folder.resolve().name} with intraq {__version__}",
+        token=token,
+        report=report,
+    )
+    return replace(result, commit=sent.commit, pull_request=sent.pull_request)
 
 
 def load(
@@ -508,27 +600,106 @@ def _check_placement(placement: str) -> None:
         raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
 
 
+def _check_output(path: str | Path | None, force: bool) -> None:
+    if path is not None and launched().rank == 0:
+        check_output(Path(path), force)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _look(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatomy:
     anatomy = examine(teacher, strict)
     place(teacher.network, device)
     return anatomy
 
 
-def _synthesize(
-    teacher: Teacher, anatomy: Anatomy, recipe: Recipe, seed: int, device: torch.device, report: Report
-) -> Synthetic:
+@dataclass(frozen=True)
+class _Work:
+    """What the stages of a job are given."""
+
+    teacher: Teacher
+    anatomy: Anatomy
+    recipe: Recipe
+    seed: int
+    device: torch.device
+    batch_size: int | None
+    report: Report
+    kept: Kept = NOTHING_KEPT
+    ranks: Ranks = ALONE
+
+    @contextmanager
+    def under_way(self, path: Path, job: dict[str, Any], resume: bool) -> Iterator["_Work"]:
+        """Within the block, the processes of the job know each other, and the first one keeps what is done."""
+        job = {**job, "device": self.device.type, "processes": launched().size}
+        first = launched().rank == 0
+        report = self.report if first else silent
+        with (
+            joined(self.device) as ranks,
+            unfinished(path, job, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
+        ):
+            yield replace(self, ranks=ranks, kept=kept, report=report)
+
+    def at_a_time(self, stage: str) -> int | None:
+        """Images that go through the network at once in a stage; None: as many as there are."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.device, stage)
+
+
+def _synthesize(work: _Work) -> Synthetic:
     with _out_of_memory():
         return synthesize_images(
-            teacher.network,
-            None if anatomy.classifier is None else teacher.network.get_submodule(anatomy.classifier),
-            teacher.spec.input_size,
-            anatomy.num_classes,
-            teacher.spec.bounds,
-            recipe.synthesis,
-            seed,
-            device,
-            report,
+            work.teacher.network,
+            work.anatomy.classifier,
+            work.teacher.spec.input_size,
+            work.anatomy.num_classes,
+            work.teacher.spec.bounds,
+            work.recipe.synthesis,
+            work.seed,
+            work.device,
+            work.report,
+            work.kept,
+            work.ranks,
+            work.at_a_time("synthesis"),
         )
+
+
+def _make_student(
+    work: _Work, plan: Plan, made: Synthetic | None
+) -> tuple[QuantizedNetwork, dict[str, tuple[Tensor, Tensor, Tensor]], Fidelity, dict[str, float]]:
+    """Quantize, tune and freeze.
+
+    Returns the network, what a checkpoint stores of its weights, how well it follows its teacher, and the losses at the
+    end.
+    """
+    teacher = work.teacher.network
+    if work.recipe.quantization.equalization:
+        teacher = equalized(teacher, *_on_device([_random_pixels(work.teacher.spec)[:2]], work.device))
+    student = QuantizedNetwork(copy.deepcopy(teacher), plan, work.anatomy.trace.computed).to(work.device).eval()
+    if made is None:
+        _calibrate(work, student, teacher, None)
+        return student, student.freeze(), Fidelity(), {}
+    used, held_out = _hold_out(made, work.recipe)
+    _calibrate(work, student, teacher, used)
+    tuned = tune(
+        student,
+        teacher,
+        used.images,
+        used.labels,
+        work.recipe.tuning,
+        work.seed,
+        work.device,
+        work.report,
+        work.kept,
+        work.ranks,
+        work.at_a_time("tuning"),
+    )
+    stored = student.freeze()
+    unseen = _on_device(held_out.split(EVALUATION_BATCH), work.device)
+    return student, stored, fidelity(student, teacher, unseen, work.anatomy.trace.batch_norms), tuned
 
 
 def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
@@ -541,30 +712,22 @@ def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
     return used, made.images[keep:]
 
 
-def _calibrate(
-    student: QuantizedNetwork,
-    teacher: Teacher,
-    used: Synthetic | None,
-    recipe: Recipe,
-    seed: int,
-    device: torch.device,
-    report: Report,
-) -> None:
+def _calibrate(work: _Work, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
     """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
     started = time.perf_counter()
-    config, tuning = recipe.quantization, recipe.tuning
-    report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+    config, tuning = work.recipe.quantization, work.recipe.tuning
+    work.report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
     if used is not None and config.activation_range == "ema":
         # published: the warm-up runs on what tuning runs on, the weights already quantized
         student.quantize_weights(config)
-        batches = augmented_batches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
-        warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
+        batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, work.seed)
+        warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), work.device), config)
     else:
-        images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(teacher.spec)
-        (images,) = _on_device([images], device)
-        calibrate(student, teacher.network, images, config, sampled=used is None)
-    place(student, device)
-    report(StageDone("calibration", time.perf_counter() - started))
+        images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(work.teacher.spec)
+        (images,) = _on_device([images], work.device)
+        calibrate(student, teacher, images, config, sampled=used is None)
+    place(student, work.device)
+    work.report(StageDone("calibration", time.perf_counter() - started))
 
 
 def _random_pixels(spec: InputSpec) -> Tensor:
@@ -576,6 +739,40 @@ def _random_pixels(spec: InputSpec) -> Tensor:
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     for batch in batches:
         yield batch.to(device, torch.float32, memory_format=torch.channels_last)
+
+
+def _manifest(
+    work: _Work, result: QuantizationResult, made: Synthetic | None, command: str | None, images: str | Path | None
+) -> dict[str, Any]:
+    """What ``run.json`` holds, but for the size and the time."""
+    teacher, settings = work.teacher, work.recipe
+    measured: dict[str, Any] = {"bytes_float": result.bytes_float}
+    if made:
+        measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
+        measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
+    called = (
+        f"quantize({result.model!r}, w={result.w_bits}, a={result.a_bits}, recipe={settings.name!r}, seed={work.seed})"
+    )
+    return {
+        "name": teacher.name,
+        "command": command or called,
+        "recipe": {"name": settings.name, **settings.to_dict()},
+        "images": str(images) if images is not None else None,
+        "seed": work.seed,
+        "teacher": {
+            "source": teacher.source,
+            "weights": teacher.weights,
+            "revision": teacher.revision,
+            "sha256": teacher.sha256(),
+        },
+        "needs_factory": is_factory(teacher.architecture),
+        "device": describe_device(work.device),
+        "processes": work.ranks.size,
+        "versions": _versions(),
+        "losses": result.losses,
+        "measured": measured,
+        "stages": result.stages,
+    }
 
 
 def _origin(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
@@ -669,11 +866,13 @@ class _out_of_memory:  # noqa: N801 - reads as a condition in a with statement
 __all__ = [
     "EvaluationResult",
     "InspectionResult",
+    "PushResult",
     "QuantizationResult",
     "SynthesisResult",
     "evaluate",
     "inspect",
     "load",
+    "push",
     "quantize",
     "synthesize",
 ]

@@ -1,6 +1,7 @@
 """The ``intraq`` command: builds the typer app, and turns errors into lines and exit codes."""
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -11,12 +12,14 @@ from intraq_cli.commands import zoo
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.output import flush, print_error, stderr
+from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize
 from intraq_cli.errors import IntraqError, UsageError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
 
 app = typer.Typer(
     name="intraq",
@@ -24,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate, inspect):
+for command in (quantize, synthesize, evaluate, push, inspect):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 
@@ -43,15 +46,24 @@ def _intraq(
 ) -> None: ...
 
 
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     as_json = "--json" in args
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(args=args, prog_name="intraq", standalone_mode=False)
         flush()
         if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
-            stderr.print("interrupted: nothing was written")
+            stderr.print("interrupted")
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
@@ -62,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
+    except _Terminated:
+        stderr.print("terminated")
+        return TERMINATED
     except BrokenPipeError:
         # whoever read us has gone: say nothing more, not even at interpreter exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

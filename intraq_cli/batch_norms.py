@@ -1,31 +1,87 @@
-"""What batch norms put out, call by call: to compare student and teacher, to correct, to sample."""
+"""What enters and leaves batch norms, call by call: to learn from, to compare networks, to correct, to sample."""
 
-import inspect
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from intraq_cli.synthesis.bns import LayerStatistics
-
 RATIO = 10.0
 """Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
 
 
+class BatchNormCall(NamedTuple):
+    """The arguments of a call of ``torch.nn.functional.batch_norm``."""
+
+    input: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+    @property
+    def on_images(self) -> bool:
+        """Whether it normalises ``(B, C, H, W)`` by running statistics: all others are none of our business."""
+        return not self.training and self.running_mean is not None and self.input.dim() == 4
+
+
+class LayerStatistics(NamedTuple):
+    """Statistics of one batch-norm layer's input, and what the layer expects; all ``(C,)`` but ``eps``."""
+
+    mean: Tensor
+    var: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+
+
 class _BatchNormCalls(TorchFunctionMode):
-    """Within the block, :meth:`_normalize` stands in for every call of ``torch.nn.functional.batch_norm`` on images."""
+    """Within the block, :meth:`_normalize` stands in for every batch norm on images.
+
+    It watches ``torch.nn.functional.batch_norm`` and so needs no hooks and sees subclasses (timm's ``BatchNormAct2d``)
+    and functional use alike.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.batch_norm:
             return func(*args, **kwargs)
-        x, *rest = args if args else (kwargs.pop("input"),)
-        return self._normalize(x, *rest, **kwargs) if x.dim() == 4 else func(x, *rest, **kwargs)
+        call = BatchNormCall(*args, **kwargs)
+        return self._normalize(call) if call.on_images else func(*call)
 
-    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _normalize(self, call: BatchNormCall) -> Tensor:
         raise NotImplementedError
+
+
+class BatchNormStatistics(_BatchNormCalls):
+    """Within the block, every batch norm also records the statistics of its input.
+
+    ``layers`` holds one :class:`LayerStatistics` per call, in the order of the calls; entering the block empties it.
+    Normalisation and statistics share one pass forward and one backward.
+    """
+
+    layers: list[LayerStatistics]
+
+    def __enter__(self) -> Self:
+        self.layers = []
+        super().__enter__()
+        return self
+
+    def _normalize(self, call: BatchNormCall) -> Tensor:
+        running_mean, running_var = _running(call)
+        slope = (running_var + call.eps).rsqrt()
+        if call.weight is not None:
+            slope = slope * call.weight
+        offset = -running_mean * slope
+        if call.bias is not None:
+            offset = offset + call.bias
+        out, mean, var = _AffineWithMoments.apply(call.input, slope.detach(), offset.detach())
+        self.layers.append(LayerStatistics(mean, var, running_mean, running_var, call.eps))
+        return out
 
 
 class BatchNormOutputs(_BatchNormCalls):
@@ -38,8 +94,8 @@ class BatchNormOutputs(_BatchNormCalls):
         super().__enter__()
         return self
 
-    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = F.batch_norm(x, *args, **kwargs)
+    def _normalize(self, call: BatchNormCall) -> Tensor:
+        out = F.batch_norm(*call)
         self.outputs.append(out)
         return out.clone()  # an activation in place would write over what is kept
 
@@ -61,15 +117,14 @@ class SampledOutputs(_BatchNormCalls):
         super().__enter__()
         return self
 
-    def _normalize(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        affine = inspect.signature(F.batch_norm).bind(x, *args, **kwargs).arguments
-        F.batch_norm(x, *args, **kwargs)  # for whoever watches outside
-        weight, bias = affine.get("weight"), affine.get("bias")
+    def _normalize(self, call: BatchNormCall) -> Tensor:
+        F.batch_norm(*call)  # for whoever watches outside
+        x = call.input
         each = torch.randn(x.shape, generator=self.generator)
         common = torch.randn(*x.shape[:2], 1, 1, generator=self.generator)
         noise = ((each + common) * 0.5**0.5).to(x.device, x.dtype)
-        noise = noise if weight is None else noise * weight[:, None, None]
-        return noise if bias is None else noise + bias[:, None, None]
+        noise = noise if call.weight is None else noise * _channels(call.weight)
+        return noise if call.bias is None else noise + _channels(call.bias)
 
 
 class CorrectedStatistics(_BatchNormCalls):
@@ -90,25 +145,16 @@ class CorrectedStatistics(_BatchNormCalls):
         self.calls = 0
         self.layers: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
 
-    def _normalize(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
+    def _normalize(self, call: BatchNormCall) -> Tensor:
         expected = self.clean[self.calls]
         self.calls += 1
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-        ratio = ((var + eps) / (expected.var + eps)).clamp(1 / RATIO, RATIO)
+        running_mean, running_var = _running(call)
+        mean, var = torch.batch_norm_update_stats(call.input, None, None, 0.0)
+        ratio = ((var + call.eps) / (expected.var + call.eps)).clamp(1 / RATIO, RATIO)
         mean = mean + ratio.sqrt() * (running_mean - expected.mean)
-        var = ((running_var + eps) * ratio - eps).clamp(min=0)
+        var = ((running_var + call.eps) * ratio - call.eps).clamp(min=0)
         self.layers.setdefault(id(running_mean), []).append((running_mean, running_var, mean, var))
-        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        return F.batch_norm(*call._replace(running_mean=mean, running_var=var))
 
     def write(self) -> None:
         """Put the corrected statistics into the network's batch norms; of several calls of one, their average."""
@@ -116,3 +162,32 @@ class CorrectedStatistics(_BatchNormCalls):
             running_mean, running_var = calls[0][:2]
             running_mean.copy_(torch.stack([mean for _, _, mean, _ in calls]).mean(0))
             running_var.copy_(torch.stack([var for _, _, _, var in calls]).mean(0))
+
+
+def _running(call: BatchNormCall) -> tuple[Tensor, Tensor]:
+    assert call.running_mean is not None
+    assert call.running_var is not None
+    return call.running_mean, call.running_var
+
+
+class _AffineWithMoments(torch.autograd.Function):
+    """``y = slope * x + offset`` per channel, and the mean and biased variance of ``x`` over (B, H, W)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        ctx.save_for_backward(x, slope, mean)
+        return torch.addcmul(_channels(offset), x, _channels(slope)), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None, None]:
+        # d mean / d x = 1/n and d var / d x = 2 (x - mean) / n: both are affine in x, per channel
+        x, slope, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        pull = 2 * grad_var / n
+        push = grad_mean / n - pull * mean
+        return torch.addcmul(torch.addcmul(_channels(push), x, _channels(pull)), grad, _channels(slope)), None, None
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values[:, None, None]  # (C,) -> (C, 1, 1), against (B, C, H, W)

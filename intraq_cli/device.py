@@ -1,5 +1,7 @@
 """Where the work is done."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -9,12 +11,16 @@ from intraq_cli.errors import DeviceError, UsageError
 def choose_device(name: str = "auto") -> torch.device:
     """``auto``: CUDA where there is one, else the CPU; ``cpu``, ``cuda``, ``cuda:N``.
 
+    Under torchrun each process takes the GPU of its own number.
+
     Raises:
         UsageError: the name is none of these.
         DeviceError: there is no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")

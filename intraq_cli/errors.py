@@ -7,7 +7,9 @@ IntraqError                 exit 1: one line and a hint
 ├── DataError               images, class folders, image files
 ├── CheckpointError         a folder that is no checkpoint, or a damaged one
 ├── OutputError             the output folder exists, cannot be written, disk full
-└── DeviceError             no such device, out of memory
+├── HubError                the Hub refuses, fails or cannot be reached while it is written to
+├── DeviceError             no such device, out of memory, another process of the job gone
+└── DivergedError           losses that stay infinite or NaN
 """
 
 LONGEST = 1000
@@ -77,3 +79,32 @@ class DeviceError(IntraqError):
     """The device is not there, or has too little memory."""
 
     code = "device"
+
+
+class DivergedError(IntraqError):
+    """Losses are not finite, whatever is tried."""
+
+    code = "diverged"
+
+
+class HubError(IntraqError):
+    """What is sent to the Hub does not arrive.
+
+    Args:
+        message: one line: what is wrong.
+        hint: one line: what to do next.
+        code: ``hub``, or more exactly ``hub-token``, ``hub-forbidden``, ``hub-missing``, ``hub-conflict``,
+            ``hub-busy`` or ``hub-unreachable``.
+    """
+
+    code = "hub"
+
+    def __init__(self, message: str, hint: str = "", code: str = "hub") -> None:
+        super().__init__(message, hint)
+        self.code = code
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

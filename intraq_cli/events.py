@@ -40,7 +40,14 @@ class Warned:
     message: str
 
 
-Event = StageStarted | StepDone | StageDone | Warned
+@dataclass(frozen=True)
+class Noted:
+    """Something good to know."""
+
+    message: str
+
+
+Event = StageStarted | StepDone | StageDone | Warned | Noted
 Report = Callable[[Event], None]
 
 

@@ -1,9 +1,10 @@
 """What would be quantized, what stays float and why, and what it costs: seen by running the network once."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from intraq_cli.quantization.network import Plan
 from intraq_cli.quantization.packing import packed_words
@@ -90,6 +91,11 @@ def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
     return 4 * (out * packed_words(math.prod(shape[1:]), bits) + out + packed_words(out, bits)) + 8 * len(shape)
 
 
+def float_bytes(tensors: Iterable[Tensor]) -> int:
+    """What tensors take as they are."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def expected_bytes(network: nn.Module, trace: Trace, plan: Plan) -> int:
     """Size of ``model.safetensors``, within a few percent."""
     layers = {layer.name: layer for layer in trace.calls if layer.name in plan.weights}
@@ -97,5 +103,4 @@ def expected_bytes(network: nn.Module, trace: Trace, plan: Plan) -> int:
     kept = {key: tensor for key, tensor in network.state_dict().items() if key not in replaced}
     packed = sum(weight_bytes(layer.shape, plan.weights[name]) for name, layer in layers.items())
     tensors = len(kept) + 4 * len(layers) + 2 * len(plan.activations)
-    floats = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
-    return floats + packed + 5 * len(plan.activations) + HEADER_BYTES * tensors
+    return float_bytes(kept.values()) + packed + 5 * len(plan.activations) + HEADER_BYTES * tensors

@@ -29,6 +29,11 @@ def check_output(path: Path, force: bool) -> None:
         raise OutputError(f"{parent} is not writable", "give another --out")
 
 
+def unfinished_folder(path: Path) -> Path:
+    """Where a long job keeps what it has done until ``path`` is there."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
 @contextmanager
 def whole_folder(path: Path, force: bool) -> Iterator[Path]:
     """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
@@ -61,9 +66,11 @@ def whole_file(path: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, on the same disk."""
+    """A temporary folder on the same disk: among the job's unfinished things, where it has some, else beside it."""
+    unfinished = unfinished_folder(path)
+    where = unfinished if unfinished.is_dir() else path.resolve().parent
     try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.resolve().parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=where))
         try:
             yield scratch
         finally:

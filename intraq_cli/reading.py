@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from intraq_cli.errors import IntraqError
 
 MAX_JSON = 8 * 2**20
@@ -120,6 +118,8 @@ def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
     Raises:
         IntraqError: of ``kind``: it is no safetensors file.
     """
+    from safetensors import SafetensorError, safe_open  # here, for a quick start
+
     hint = "fetch or make it again"
     try:
         if not path.is_file():

@@ -4,12 +4,14 @@ Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and `
 """
 
 import dataclasses
-import tomllib
 import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from intraq_cli.errors import RecipeError
+
+Placement = Literal["inputs", "activations"]
+"""Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
 
 LARGEST = 10**9
 """Of a number that has no bound of its own."""
@@ -82,6 +84,8 @@ class Quantization(_Section):
     """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
     and maximum of ``ema_steps`` training batches (published)."""
     activation_scale: Literal["learned", "frozen"] = "learned"
+    equalization: bool = True
+    """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
     correction: bool = True
     """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
     ema_beta: float = _value(0.9, 0.0, 0.9999)
@@ -171,6 +175,8 @@ class Recipe:
 
 
 def _parse_value(text: str) -> Any:
+    import tomllib  # here, for a quick start
+
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except (ValueError, RecursionError):

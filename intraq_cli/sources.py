@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from intraq_cli.building import BUILD_ERRORS, MAX_PARTS, check_tensors, info_of, limited, parts_of, sketch
-from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.errors import IntraqError, ModelError, UsageError, first_line
+from intraq_cli.hub import cached_commit, downloading, hub_file
 from intraq_cli.model_config import REPOSITORY, ModelConfig, check_config, spec_of_config
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.reading import own_file, read_json, tensor_header
@@ -126,7 +127,7 @@ def _from_timm(model: str, pretrained: bool, weights: Path | None = None) -> Tea
         )
     if tag and tag not in tags:
         raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
-    with _downloading(model):
+    with downloading(model):
         network = timm.create_model(model, pretrained=True)
     return timm_teacher(network, model, name=architecture)
 
@@ -167,7 +168,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (*BUILD_ERRORS, SafetensorError, UnpicklingError, EOFError) as error:
         hint = "only tensors are read, and no code is run: save network.state_dict()"
-        raise ModelError(f"cannot read {path}: {_first_line(error)}", hint) from error
+        raise ModelError(f"cannot read {path}: {first_line(error)}", hint) from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -181,11 +182,11 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _from_hub(repository: str, pretrained: bool) -> Teacher:
-    with _downloading(repository):
-        folder = Path(_hub_file(repository, "config.json")).parent
+    with downloading(repository):
+        folder = Path(hub_file(repository, "config.json")).parent
         config = _checked_config(folder, repository)
         if pretrained:
-            _hub_file(repository, "model.safetensors")
+            hub_file(repository, "model.safetensors")
     source = f"hf-hub:{repository}"
     name = repository.partition("@")[0].rpartition("/")[2]
     teacher = _from_config(config, folder, source, pretrained)
@@ -193,7 +194,7 @@ def _from_hub(repository: str, pretrained: bool) -> Teacher:
         return replace(teacher, name=name)
     cfg = {**teacher.pretrained_cfg, "hf_hub_id": repository}
     name = name.partition(".")[0]
-    return replace(teacher, name=name, pretrained_cfg=cfg, revision=_cached_commit(repository))
+    return replace(teacher, name=name, pretrained_cfg=cfg, revision=cached_commit(repository))
 
 
 def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
@@ -205,13 +206,16 @@ def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
     name = target.removeprefix("hf-hub:")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name) or is_factory(target):
         return None
+    if revision and "@" in name:
+        raise UsageError(f"{target} names a revision, and --revision {revision} another", "name one of them")
     repository = f"{name}@{revision}" if revision else name
-    with _downloading(repository):
-        folder = Path(_hub_file(repository, "config.json")).parent
+    with downloading(repository):
+        folder = Path(hub_file(repository, "config.json")).parent
         if "quantization_config" not in read_json(folder / "config.json", ModelError):
             return None
+        # of the very commit that the configuration is from: a branch may move on meanwhile
         for filename in ("model.safetensors", "run.json"):
-            _hub_file(repository, filename)
+            hub_file(f"{name.partition('@')[0]}@{folder.name}", filename)
     return folder
 
 
@@ -231,7 +235,7 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
         data["crop_mode"],
     )
     hub_id = cfg.get("hf_hub_id")
-    revision = _cached_commit(hub_id) if hub_id else None
+    revision = cached_commit(hub_id) if hub_id else None
     keep = ("architecture", "tag", "num_classes", "license", "origin_url", "paper_ids", "hf_hub_id")
     return Teacher(
         network,
@@ -244,54 +248,6 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
         list(labels) if isinstance(labels, (list, tuple)) else None,
         revision,
     )
-
-
-def _hub_file(repository: str, filename: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    repo_id, _, revision = repository.partition("@")
-    return hf_hub_download(repo_id, filename, revision=revision or None)
-
-
-def _cached_commit(repository: str) -> str | None:
-    """The commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repo_id, _, revision = repository.partition("@")
-    for filename in ("config.json", "model.safetensors"):
-        path = try_to_load_from_cache(repo_id, filename, revision=revision or None)
-        if isinstance(path, str):
-            return Path(path).parent.name
-    return None
-
-
-@contextmanager
-def _downloading(what: str) -> Iterator[None]:
-    """What can go wrong between us and the Hub becomes a line and a hint."""
-    from huggingface_hub import errors as hub
-
-    try:
-        yield
-    except IntraqError:
-        raise
-    except hub.GatedRepoError as error:
-        raise ModelError(f"{what} is gated", "accept its terms on the Hub and log in: `hf auth login`") from error
-    except hub.RepositoryNotFoundError as error:
-        hint = "check the spelling; a private repository needs a token: `hf auth login`"
-        raise ModelError(f"the Hub has no repository {what}, and there is no such folder here", hint) from error
-    except hub.RevisionNotFoundError as error:
-        raise ModelError(f"{what}: the repository has no such revision", "check what stands behind the @") from error
-    except hub.HFValidationError as error:
-        raise ModelError(f"{what} is no Hub repository name", "written ORG/NAME or ORG/NAME@REVISION") from error
-    except hub.RemoteEntryNotFoundError as error:
-        raise ModelError(
-            f"{what} lacks a file of a timm model: {_first_line(error)}", "it needs config.json and weights"
-        ) from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
-        raise ModelError(f"cannot download {what}: the Hub cannot be reached", hint) from error
-    except OSError as error:  # HfHubHTTPError, URLError, a full disk
-        raise ModelError(f"cannot download {what}: {_first_line(error)}", "check the network and the disk") from error
 
 
 # --- torchvision, pytorchcv ---
@@ -318,7 +274,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
     weights = models.get_model_weights(name)["DEFAULT"]
-    with _downloading(f"torchvision:{name}"), _tensors_only():
+    with downloading(f"torchvision:{name}"), _tensors_only():
         network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
@@ -335,11 +291,11 @@ def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Tea
         from pytorchcv.model_provider import get_model
     except ImportError as error:
         raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
-    with _downloading(f"pytorchcv:{name}"), _tensors_only():
+    with downloading(f"pytorchcv:{name}"), _tensors_only():
         try:
             network = get_model(name, pretrained=pretrained)
         except ValueError as error:
-            raise ModelError(f"pytorchcv has no model {name!r}: {_first_line(error)}") from error
+            raise ModelError(f"pytorchcv has no model {name!r}: {first_line(error)}") from error
     size = tuple(getattr(network, "in_size", (224, 224)))
     default = InputSpec((3, *size), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 0.875)
     return Teacher(network, override.apply(default), f"pytorchcv:{name}", name, f"pytorchcv:{name}")
@@ -384,7 +340,7 @@ def _timm_folder(folder: Path, pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
     except (*BUILD_ERRORS, SafetensorError) as error:
-        raise ModelError(f"timm cannot load {folder}: {_first_line(error)}") from error
+        raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
 
 
 def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bool) -> Teacher:
@@ -403,7 +359,7 @@ def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bo
         if pretrained:
             network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"cannot load {weights}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
     cfg = config.pretrained_cfg
     return Teacher(
         network,
@@ -429,7 +385,7 @@ def build_architecture(architecture: str, num_classes: int | None, model_args: d
         with limited(MAX_PARTS):
             return _built(architecture, kind if colon else "", name, {**classes, **model_args})
     except BUILD_ERRORS as error:
-        raise ModelError(f"cannot build {architecture}: {_first_line(error)}") from error
+        raise ModelError(f"cannot build {architecture}: {first_line(error)}") from error
 
 
 def _built(architecture: str, kind: str, name: str, args: dict[str, Any]) -> nn.Module:
@@ -500,15 +456,10 @@ def call_factory(path: Path, function: str) -> nn.Module:
         where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
         line = f", line {where.lineno}" if where else ""
         raise ModelError(
-            f"{path}{line}: {type(error).__name__}: {_first_line(error)}", "the error is in that file"
+            f"{path}{line}: {type(error).__name__}: {first_line(error)}", "the error is in that file"
         ) from error
     finally:
         sys.dont_write_bytecode = caching
     if not isinstance(network, nn.Module):
         raise ModelError(f"{path}:{function} returned {type(network).__name__}, not an nn.Module")
     return network
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

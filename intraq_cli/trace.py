@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from intraq_cli.batch_norms import BatchNormCall
+
 ACTIVATIONS: frozenset[Callable[..., Tensor]] = frozenset(
     {
         F.relu,
@@ -200,7 +202,7 @@ class _Watcher(TorchFunctionMode):
         if func in ACTIVATIONS:
             self.trace.activations.append(self._name("activation"))
             self.activation = out
-        elif func is F.batch_norm and out.dim() == 4:
+        elif func is F.batch_norm and BatchNormCall(*args, **kwargs).on_images:
             self.trace.batch_norms.append(self._name("batch norm"))
         elif func in LAYERS:
             self._layer(func, *split_call(func, args, kwargs)[:2], out)
@@ -259,12 +261,17 @@ def _trace(network: nn.Module, example: Tensor) -> Trace:
 
 
 class FeatureTap:
-    """Within the block, ``features`` is what last entered ``module`` (None: nothing), ``(B, D)``, mean over places."""
+    """Within the block, ``features`` is what last entered the classifier, ``(B, D)``, mean over places.
+
+    Args:
+        network: what runs.
+        classifier: name of its module; None: there are no features.
+    """
 
     features: Tensor
 
-    def __init__(self, module: nn.Module | None) -> None:
-        self.module = module
+    def __init__(self, network: nn.Module, classifier: str | None) -> None:
+        self.module = None if classifier is None else network.get_submodule(classifier)
 
     def __enter__(self) -> Self:
         self._hooks = ExitStack()

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import tomllib
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
@@ -55,6 +54,8 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         RecipeError: there is none, or it is not a valid recipe.
     """
+    import tomllib  # here, for a quick start
+
     path = recipe_path(name)
     text = read_text(path, MAX_RECIPE, RecipeError)
     try:

@@ -3,8 +3,7 @@ import copy
 import torch
 from torch import nn
 
-from intraq_cli.batch_norms import BatchNormOutputs, CorrectedStatistics, SampledOutputs
-from intraq_cli.synthesis.bns import BatchNormStatistics
+from intraq_cli.batch_norms import BatchNormOutputs, BatchNormStatistics, CorrectedStatistics, SampledOutputs
 
 
 def test_outputs_are_kept_before_an_activation_in_place():

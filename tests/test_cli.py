@@ -157,7 +157,7 @@ def test_help_and_version_need_no_torch():
         "import sys; from intraq_cli.app import main; main(sys.argv[1:]); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'huggingface_hub')))"
     )
-    for args in (["--version"], ["--help"], ["quantize", "--help"], ["zoo", "list"]):
+    for args in (["--version"], ["--help"], ["quantize", "--help"], ["push", "--help"], ["zoo", "list"]):
         made = python("-c", script, *args)
         assert made.returncode == 0, made.stderr
         assert made.stdout

@@ -145,7 +145,7 @@ def test_features_are_averaged_over_places():
         (nn.Linear(6, 3), x, x.mean((1, 2))),
         (nn.Linear(4, 3), x[:, :, 0, 0], x[:, :, 0, 0]),
     ):
-        with FeatureTap(layer) as tap:
+        with FeatureTap(layer, "") as tap:
             layer(given)
         assert torch.allclose(tap.features, expected, atol=1e-6)
 

@@ -30,8 +30,7 @@ from intraq_cli.device import place
 from intraq_cli.errors import IntraqError
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
-from intraq_cli.quantization.quantizers import Placement
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import sketch_teacher, timm_teacher
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from intraq_cli.teacher import Teacher, examine
@@ -108,9 +107,8 @@ def end_to_end(teacher: Teacher, placement: Placement) -> str:
     anatomy = examine(teacher)
     plan = plan_quantization(anatomy.trace, 4, 4, placement)
     network = place(teacher.network, "cpu")
-    features = None if anatomy.classifier is None else network.get_submodule(anatomy.classifier)
     made = synthesize_images(
-        network, features, teacher.spec.input_size, anatomy.num_classes, teacher.spec.bounds, RECIPE.synthesis
+        network, anatomy.classifier, teacher.spec.input_size, anatomy.num_classes, teacher.spec.bounds, RECIPE.synthesis
     )
     images = made.images.float()
     student = QuantizedNetwork(copy.deepcopy(network), plan, anatomy.trace.computed)

@@ -37,6 +37,7 @@ def evaluate(
     mean: options.Mean = None,
     std: options.Std = None,
     weights: options.Weights = None,
+    save: Annotated[bool, typer.Option("--save", help="Note the figures in TARGET, a folder, and its card.")] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -63,6 +64,7 @@ def evaluate(
             mean=means,
             std=stds,
             weights=weights,
+            save=save,
             report=report,
         )
     if as_json:
@@ -78,5 +80,6 @@ def evaluate(
                 ("top-5", f"{result.top5:.2f} %, float {result.float_top5:.2f} %"),
                 ("agreement", f"{result.agreement:.2f} % of first choices equal the float model's"),
                 ("time", f"{result.seconds:.0f} s on {result.device}"),
+                *([("saved", f"in {result.saved} and its card")] if result.saved else []),
             ],
         )

@@ -1,8 +1,11 @@
 """Options that several commands share, each written once."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+from intraq_cli.errors import UsageError
+from intraq_cli.recipe import Placement
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
@@ -18,6 +21,12 @@ Set = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
+]
+BatchSize = Annotated[
+    str, typer.Option("--batch-size", metavar="N|auto", help="Images at once, to the same end; auto: as many as fit.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
@@ -31,12 +40,25 @@ Weights = Annotated[
 WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
 ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
 ActPlacement = Annotated[
-    Literal["inputs", "activations"],
+    Placement,
     typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
 ]
 FirstLastBits = Annotated[
     int | None, typer.Option(help="Other bits for the first and last layer.", min=2, max=8, show_default=False)
 ]
+
+
+def batch_size(text: str) -> int | None:
+    """Parse ``N`` or ``auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
+    return int(text)
 
 
 def numbers(text: str | None, option: str, kind: type = float, count: int | None = None) -> tuple | None:

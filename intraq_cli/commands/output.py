@@ -33,17 +33,18 @@ def print_error(error: IntraqError, as_json: bool) -> None:
     """One line and a hint on stderr; with ``--json`` an error object on stdout as well."""
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    stderr.print(f"[bold red]error:[/] {_escaped(error.message)}")
+    stderr.print(f"[bold red]error:[/] {escaped(error.message)}")
     if error.hint:
-        stderr.print(f"[dim]hint:[/] {_escaped(error.hint)}")
+        stderr.print(f"[dim]hint:[/] {escaped(error.hint)}")
 
 
 def print_hint(text: str) -> None:
     """A suggestion on stderr."""
-    stderr.print(f"[dim]{_escaped(text)}[/]")
+    stderr.print(f"[dim]{escaped(text)}[/]")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """``text`` as rich prints it letter by letter: brackets are no markup."""
     from rich.markup import escape
 
     return escape(text)

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from intraq_cli.commands.output import stderr
+from intraq_cli.commands.output import escaped, stderr
 from intraq_cli.errors import one_line
-from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
@@ -17,10 +18,12 @@ PLAIN_EVERY = 15.0
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Report]:
-    """Yields what to report events to; warnings are shown even when ``quiet``."""
+    """Yields what to report events to; messages are shown even when ``quiet``."""
     if quiet:
-        yield _warnings_only
+        yield _messages_only
     elif stderr.is_terminal:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("[bold]{task.description:<11}"),
             BarColumn(bar_width=24),
@@ -36,9 +39,12 @@ def progress(quiet: bool) -> Iterator[Report]:
         yield _Lines().report
 
 
-def _warnings_only(event: Event) -> None:
-    if isinstance(event, Warned):
-        stderr.print(f"[yellow]warning:[/] {escape(one_line(event.message))}")
+def _messages_only(event: Event) -> None:
+    match event:
+        case Warned():
+            stderr.print(f"[yellow]warning:[/] {escaped(one_line(event.message))}")
+        case Noted():
+            stderr.print(escaped(one_line(event.message)))
 
 
 class _Rate:
@@ -48,6 +54,8 @@ class _Rate:
         self.started = time.perf_counter()
 
     def __call__(self, images: int) -> str:
+        if not images:
+            return ""
         return f"{images / max(time.perf_counter() - self.started, 1e-9):.0f} img/s"
 
 
@@ -57,7 +65,7 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: "Progress") -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
         self.rates: dict[str, _Rate] = {}
@@ -74,8 +82,8 @@ class _Bars:
                 task = self.tasks[event.stage]
                 total = next(t.total for t in self.bars.tasks if t.id == task)
                 self.bars.update(task, completed=total)
-            case Warned():
-                _warnings_only(event)
+            case Warned() | Noted():
+                _messages_only(event)
 
 
 class _Lines:
@@ -100,5 +108,5 @@ class _Lines:
                 stderr.print(f"{event.stage}: {event.step}/{self.steps[event.stage]}  {left:.0f} s left  {text}")
             case StageDone():
                 stderr.print(f"{event.stage}: done in {event.seconds:.1f} s")
-            case Warned():
-                _warnings_only(event)
+            case Warned() | Noted():
+                _messages_only(event)

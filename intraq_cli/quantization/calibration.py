@@ -15,13 +15,12 @@ from torch._C import DisableTorchFunction
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from intraq_cli.batch_norms import CorrectedStatistics, SampledOutputs
+from intraq_cli.batch_norms import BatchNormStatistics, CorrectedStatistics, SampledOutputs
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.network import QuantizedCalls, QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, WeightQuantizer
 from intraq_cli.recipe import Quantization
-from intraq_cli.synthesis.bns import BatchNormStatistics
 from intraq_cli.trace import ACTIVATIONS, LAYERS, LayerCall, split_call, weight_names
 
 SAMPLE = 2**18
@@ -72,7 +71,7 @@ class _Look(TorchFunctionMode):
         self.normalized: set[str] = set()
         """Layers whose output enters a batch norm."""
         self.means: dict[str, Tensor] = {}
-        """Of what the other ones put out at their first call, per channel."""
+        """Of what layers with a bias put out at their first call, per channel."""
         self.consumers: dict[int, tuple[str, LayerCall]] = {}
         """By activation call: the layer whose input is what leaves it."""
         self._layer: tuple[str, Tensor] | None = None
@@ -88,7 +87,8 @@ class _Look(TorchFunctionMode):
             if name is not None:
                 if x is self._activation:
                     self.consumers.setdefault(self._calls - 1, (name, call))
-                self.means.setdefault(name, _channel_mean(func, out))
+                if call.settings.get("bias") is not None:
+                    self.means.setdefault(name, _channel_mean(func, out))
                 self._layer = name, out
         elif func in ACTIVATIONS:
             self._activation = out
@@ -111,22 +111,22 @@ class _Calibrating(QuantizedCalls):
         self.quantizers: dict[str, WeightQuantizer] = {}
 
     def call_layer(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> Tensor:
-        """Set the input's grid, where it has one, and round the weight, at the first call."""
-        known = name in self.quantizers
-        with DisableTorchFunction():  # thousands of small operations, of no interest to those who watch
-            if name in self.inputs and not known:
-                self._set_grid(self.inputs[name], x, name, partial(call, weight=weight))
-            if name in self.inputs:
-                x = self.inputs[name](x)
-            if not known:
-                self._round(name, call, x, weight)
-        out = call(x, self.quantizers[name]())
-        bias = call.settings.get("bias")
-        wanted = self.look.means.get(name)
-        if known or bias is None or wanted is None or name in self.look.normalized or not self.config.correction:
-            return out
-        bias.add_(wanted - _channel_mean(call.func, out))
+        """Calibrate the layer at its first call."""
+        if name not in self.quantizers:
+            with DisableTorchFunction():  # thousands of small operations, of no interest to those who watch
+                self._calibrate(name, call, x, weight)
+        if name in self.inputs:
+            x = self.inputs[name](x)
         return call(x, self.quantizers[name]())
+
+    def _calibrate(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> None:
+        if name in self.inputs:
+            self._set_grid(self.inputs[name], x, name, partial(call, weight=weight))
+            x = self.inputs[name](x)
+        self._round(name, call, x, weight)
+        wanted = self.look.means.get(name)
+        if self.config.correction and wanted is not None and name not in self.look.normalized:
+            call.settings["bias"].add_(wanted - _channel_mean(call.func, call(x, self.quantizers[name]())))
 
     def quantized_output(self, index: int, out: Tensor) -> Tensor:
         """Set the grid of an activation call's output."""
@@ -146,7 +146,7 @@ class _Calibrating(QuantizedCalls):
                 rows = rows - rows.mean(1, keepdim=True)
             moments = second_moments(rows, DAMPING)
         bits = self.quantized.plan.weights[name]
-        self.quantizers[name] = WeightQuantizer(weight, bits, self.config, moments).to(weight.device)
+        self.quantizers[name] = WeightQuantizer(weight, bits, self.config, moments)
 
     def _set_grid(
         self, quantizer: ActivationQuantizer, x: Tensor, name: str, call: Callable[[Tensor], Tensor] | None

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from intraq_cli.errors import ModelError
-from intraq_cli.quantization.quantizers import ActivationQuantizer, Placement, WeightQuantizer
-from intraq_cli.recipe import Quantization
+from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
+from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.trace import ACTIVATIONS, LAYERS, LayerCall, Trace, split_call, weight_names
 
 IMAGE_BITS = 8
@@ -156,7 +156,6 @@ class QuantizedCalls(TorchFunctionMode):
         super().__init__()
         self.quantized = quantized
         self.names = weight_names(quantized.network)
-        self.buffers = {id(buffer) for buffer in quantized.network.buffers()}
         self.weights: dict[str, Tensor] = dict(quantized._computed)
         self.weights.update((name, quantizer()) for name, quantizer in quantized.latent.items())
         self.computed = list(quantized.plan.computed)
@@ -178,7 +177,7 @@ class QuantizedCalls(TorchFunctionMode):
 
     def _layer(self, x: Tensor, weight: Tensor, call: LayerCall) -> Tensor:
         name = self.names.get(id(weight))
-        if name is None and id(weight) not in self.buffers:
+        if name is None and not any(weight is buffer for buffer in self.quantized.network.buffers()):
             name = self._computed_name()
         if name is not None and name in self.quantized.plan.weights:
             return self.call_layer(name, call, x, weight)

@@ -1,7 +1,5 @@
 """Quantizers: one for a layer's weight, one for a tensor on its way through the network."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -136,6 +134,3 @@ class EmaObserver:
         """Scale and zero-point, ``()`` each."""
         weight = 1 - self.beta**self.steps
         return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.bits)
-
-
-Placement = Literal["inputs", "activations"]

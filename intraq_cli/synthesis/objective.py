@@ -1,13 +1,15 @@
 """The whole loss of stage 1: BNS + SIL + MDC, on what local object reinforcement shows the network."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
+from intraq_cli.memory import Portions
 from intraq_cli.recipe import Synthesis
-from intraq_cli.synthesis.bns import BatchNormStatistics, paper_bns_loss, scale_free_bns_loss
-from intraq_cli.synthesis.lor import local_object_reinforcement
+from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
 from intraq_cli.synthesis.sil import soft_inception_loss
 from intraq_cli.trace import FeatureTap
@@ -24,37 +26,127 @@ class Losses(NamedTuple):
     total: Tensor
 
 
-def objective(
-    network: nn.Module,
-    tap: FeatureTap,
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    centres: ClassCentres,
-    config: Synthesis,
-    generator: torch.Generator,
-) -> Losses:
-    """One evaluation of the stage 1 loss; differentiable in ``images``.
+class _Seen(NamedTuple):
+    """What the network made of images."""
+
+    layers: list[LayerStatistics]
+    logits: Tensor
+    features: Tensor | None
+    """Where MDC needs them."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The stage 1 loss of a batch, as a function of what is shown to the network.
 
     Args:
         network: the teacher, in evaluation mode.
         tap: where its features are read.
-        images: ``(B, C, H, W)``, normalised.
-        labels: ``(B,)``.
-        targets: ``(B,)``, SIL's target probabilities.
         centres: class centres of the finished batches.
         config: weights and margins.
-        generator: for the crops; on the CPU.
+        portions: how many images go through the network at once.
     """
-    shown = local_object_reinforcement(images, config.eta, config.lor_probability, config.lor_coin, generator)
-    with BatchNormStatistics() as statistics, tap:
-        logits = network(shown)
-    bns = BNS_LOSSES[config.bns](statistics.layers)
-    sil = soft_inception_loss(logits, labels, targets)
-    known = centres(labels)
-    if known is None or config.mdc_weight == 0:
-        mdc = logits.new_zeros(())
-    else:
-        mdc = marginal_distance_loss(tap.features, *known, config.lambda_lower, config.lambda_upper)
-    total = config.bns_weight * bns + config.sil_weight * sil + config.mdc_weight * mdc
-    return Losses(bns, sil, mdc, total)
+
+    network: nn.Module
+    tap: FeatureTap
+    centres: ClassCentres
+    config: Synthesis
+    portions: Portions
+
+    def with_gradient(self, shown: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor]:
+        """The losses, detached, and the gradient of their sum in ``shown``.
+
+        Args:
+            shown: ``(B, C, H, W)``, normalised.
+            labels: ``(B,)``.
+            targets: ``(B,)``, SIL's target probabilities.
+        """
+        shown = shown.detach()
+
+        def at_once(size: int) -> tuple[Losses, Tensor]:
+            if size >= len(shown):
+                x = shown.requires_grad_()
+                losses = self._losses(self._look(x), labels, targets)
+                (gradient,) = torch.autograd.grad(losses.total, [x])
+                return Losses(*(part.detach() for part in losses)), gradient
+            return self._in_portions(shown, labels, targets, size)
+
+        return self.portions.run(at_once, len(shown))
+
+    @torch.no_grad()
+    def of_finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor, Tensor | None]:
+        """The losses of finished images as they are, their logits ``(B, K)`` and features ``(B, D)``."""
+
+        def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
+            seen = _merged([self._look(x) for x in images.split(size)])
+            return self._losses(seen, labels, targets), seen.logits, seen.features
+
+        return self.portions.run(at_once, len(images))
+
+    def _look(self, x: Tensor) -> _Seen:
+        with BatchNormStatistics() as statistics, self.tap:
+            logits = self.network(x)
+        return _Seen(statistics.layers, logits, self.tap.features if self.tap.module is not None else None)
+
+    def _losses(self, seen: _Seen, labels: Tensor, targets: Tensor) -> Losses:
+        config = self.config
+        bns = BNS_LOSSES[config.bns](seen.layers)
+        sil = soft_inception_loss(seen.logits, labels, targets)
+        known = self.centres(labels)
+        mdc = seen.logits.new_zeros(())
+        if known is not None and config.mdc_weight and seen.features is not None:
+            mdc = marginal_distance_loss(seen.features, *known, config.lambda_lower, config.lambda_upper)
+        total = config.bns_weight * bns + config.sil_weight * sil + config.mdc_weight * mdc
+        return Losses(bns, sil, mdc, total)
+
+    def _in_portions(self, shown: Tensor, labels: Tensor, targets: Tensor, size: int) -> tuple[Losses, Tensor]:
+        """The same losses and gradient with ``size`` images in memory at once, for one more run of the network.
+
+        Batch statistics are those of the whole batch: a first run without gradients gives them, and the loss's
+        gradient in each; a second one carries these on to the images.
+        """
+        portions = shown.split(size)
+        with torch.no_grad():
+            seen = _merged([self._look(x) for x in portions])
+        layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in seen.layers]
+        logits, features = _leaf(seen.logits), None if seen.features is None else _leaf(seen.features)
+        losses = self._losses(_Seen(layers, logits, features), labels, targets)
+        leaves = [logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
+        pulls = torch.autograd.grad(losses.total, leaves, allow_unused=True)
+        into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, pulls, strict=True)]
+        each = [pull.split(size) for pull in into[: 1 if features is None else 2]]
+        moments = list(zip(layers, into[-2 * len(layers) :: 2], into[1 - 2 * len(layers) :: 2], strict=True))
+        gradients: list[Tensor] = []
+        for k, x in enumerate(portions):
+            x = x.detach().requires_grad_()
+            own = self._look(x)
+            share = len(x) / len(shown)
+            pulled = (own.logits * each[0][k]).sum()
+            if own.features is not None:
+                pulled = pulled + (own.features * each[1][k]).sum()
+            for (whole, on_mean, on_var), part in zip(moments, own.layers, strict=True):
+                # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the portions
+                square = part.var + part.mean.square() - 2 * whole.mean.detach() * part.mean
+                pulled = pulled + share * (on_mean * part.mean + on_var * square).sum()
+            gradients += torch.autograd.grad(pulled, [x])
+        return Losses(*(part.detach() for part in losses)), torch.cat(gradients)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _merged(portions: list[_Seen]) -> _Seen:
+    """What the network would have made of all portions at once."""
+    if len(portions) == 1:
+        return portions[0]
+    weights = torch.tensor([len(p.logits) for p in portions], device=portions[0].logits.device)
+    shares = (weights / weights.sum())[:, None]
+    layers = []
+    for same in zip(*(p.layers for p in portions), strict=True):
+        means = torch.stack([layer.mean for layer in same])
+        mean = (shares * means).sum(0)
+        var = (shares * (torch.stack([layer.var for layer in same]) + (means - mean).square())).sum(0)
+        layers.append(same[0]._replace(mean=mean, var=var))
+    features = [p.features for p in portions if p.features is not None]
+    return _Seen(layers, torch.cat([p.logits for p in portions]), torch.cat(features) if features else None)

@@ -1,23 +1,35 @@
 """Stage 1: batches of images, each optimised from noise, with class centres carried from batch to batch."""
 
+import hashlib
+import math
+import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from intraq_cli.errors import DivergedError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.memory import Portions
+from intraq_cli.parallel import ALONE, Ranks
 from intraq_cli.recipe import Synthesis
+from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import Losses, objective
+from intraq_cli.synthesis.objective import Losses, Objective
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.trace import FeatureTap
+from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
 REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
+ATTEMPTS = 3
+"""At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
+STRAGGLER = 3.0
+"""A batch is made again if its BNS is so many times that of the middle one."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +47,21 @@ class Synthetic:
     heterogeneity: float
 
 
-@torch.enable_grad()
+class _Finished(TypedDict):
+    """One batch, on the CPU."""
+
+    images: Tensor
+    """(B, C, H, W), float16."""
+    features: Tensor | None
+    predicted: Tensor
+    """(B,), the teacher's classes."""
+    losses: list[float]
+    """As :class:`Losses`, without crops."""
+
+
 def synthesize_images(
     network: nn.Module,
-    features_of: nn.Module | None,
+    classifier: str | None,
     image_shape: tuple[int, int, int],
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
@@ -46,12 +69,17 @@ def synthesize_images(
     seed: int = 0,
     device: torch.device | str = "cpu",
     report: Report = silent,
+    kept: Kept = NOTHING_KEPT,
+    ranks: Ranks = ALONE,
+    at_a_time: int | None = None,
 ) -> Synthetic:
     """Learn ``config.num_images`` images from the network itself.
 
+    Several processes make a batch each at the same time; its class centres are those of all batches of earlier rounds.
+
     Args:
         network: the teacher, in evaluation mode, frozen, on ``device``.
-        features_of: the module whose input is the pooled features; None switches MDC off.
+        classifier: name of the module whose input is the pooled features; None switches MDC off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
@@ -59,46 +87,85 @@ def synthesize_images(
         seed: of every random draw.
         device: where to work.
         report: told of every step.
+        kept: where finished batches, and the one under way, are kept.
+        ranks: the processes that share the batches.
+        at_a_time: images that go through the network at once; default: a whole batch, less where memory runs out.
+
+    Raises:
+        DivergedError: a batch's losses are not finite, however gently it is made.
     """
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    centres = ClassCentres(num_classes, device)
-    tap = FeatureTap(features_of)
-    if features_of is None:
+    if classifier is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
         config = replace(config, mdc_weight=0.0)
-    sizes = batch_sizes(config.num_images, config.batch_size)
-    labels = draw_labels(config, num_classes, generator)
-    report(StageStarted("synthesis", len(sizes) * config.steps, f"{config.num_images} images"))
-    images, features, predicted, finals = [], [], [], []
-    done = 0
-    for k, own_labels in enumerate(labels.split(sizes)):
-        own_labels = own_labels.to(device)
-        progress = _Progress(report, k, len(sizes), config, done)
-        batch, targets = _optimise_batch(
-            network, tap, image_shape, own_labels, centres, bounds, config, generator, device, progress
-        )
-        done += len(batch) * config.steps
-        with torch.no_grad():
-            final = objective(network, tap, batch, own_labels, targets, centres, _without_crops(config), generator)
-            logits = network(batch)
-        progress.warn_of_idle_parts()
-        if features_of is not None:
-            centres.update(tap.features, own_labels)
-            features.append(tap.features.cpu())
-        finals.append(torch.stack(final).cpu() * len(batch))
-        images.append(batch.to("cpu", torch.float16).contiguous())
-        predicted.append(logits.argmax(1).cpu())
-    mean = torch.stack(finals).sum(0) / len(labels)
+    labels = draw_labels(config, num_classes, torch.Generator().manual_seed(seed))
+    batches = labels.split(batch_sizes(config.num_images, config.batch_size))
+    centres = ClassCentres(num_classes, device)
+    tap = FeatureTap(network, classifier)
+    objective = Objective(network, tap, centres, config, Portions(at_a_time, report))
+    maker = _Maker(objective, image_shape, bounds, seed, device, report, kept, len(batches))
+    report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
+    finished: list[_Finished] = []
+    while len(finished) < len(batches):
+        round_ = range(len(finished), min(len(finished) + ranks.size, len(batches)))
+        known: list[_Finished | None] = ranks.from_first([kept.load(f"batch-{k}") for k in round_])
+        own = len(finished) + ranks.rank
+        mine = maker.make(own, batches[own]) if own in round_ and known[ranks.rank] is None else None
+        for k, before, made in zip(round_, known, ranks.gather(mine), strict=False):
+            if before is None:
+                kept.save(f"batch-{k}", made)
+            finished.append(before or made)
+            if finished[-1]["features"] is not None:
+                centres.update(finished[-1]["features"].to(device), batches[k].to(device))
+    _redo_stragglers(finished, batches, maker, kept, ranks)
+    made = _collect(finished, labels, batches)
+    _warn_of_unreached(made[1], labels, num_classes, report)
     report(StageDone("synthesis", time.perf_counter() - started))
-    return Synthetic(
-        torch.cat(images),
+    return made[0]
+
+
+def _redo_stragglers(
+    finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker", kept: Kept, ranks: Ranks
+) -> None:
+    """Make batches again whose statistics are far from the others'; the better of the two is kept."""
+    bns = [batch["losses"][0] for batch in finished]
+    middle = statistics.median(bns)
+    for k, loss in enumerate(bns):
+        if len(bns) < 3 or loss <= STRAGGLER * middle:
+            continue
+        again = ranks.from_first(kept.load(f"again-{k}"))
+        if again is None:
+            maker.report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
+            again = ranks.from_first(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
+            kept.save(f"again-{k}", again)
+        if again["losses"][0] < loss:
+            finished[k] = again
+
+
+def _collect(finished: list[_Finished], labels: Tensor, batches: tuple[Tensor, ...]) -> tuple[Synthetic, Tensor]:
+    weights = torch.tensor([len(batch) for batch in batches]) / len(labels)
+    mean = (torch.tensor([batch["losses"] for batch in finished]) * weights[:, None]).sum(0)
+    predicted = torch.cat([batch["predicted"] for batch in finished])
+    features = [batch["features"] for batch in finished if batch["features"] is not None]
+    made = Synthetic(
+        torch.cat([batch["images"] for batch in finished]),
         labels,
         dict(zip(Losses._fields, mean.tolist(), strict=True)),
-        (torch.cat(predicted) == labels).float().mean().item(),
+        (predicted == labels).float().mean().item(),
         heterogeneity(torch.cat(features), labels) if features else float("nan"),
     )
+    return made, predicted
+
+
+def _warn_of_unreached(predicted: Tensor, labels: Tensor, num_classes: int, report: Report) -> None:
+    asked = torch.bincount(labels, minlength=num_classes) > 0
+    reached = torch.bincount(labels[predicted == labels], minlength=num_classes) > 0
+    missed = (asked & ~reached).nonzero()[:, 0].tolist()
+    if missed:
+        some = ", ".join(map(str, missed[:5])) + (", ..." if len(missed) > 5 else "")
+        of = f"{len(missed)} of {int(asked.sum())} classes"
+        report(Warned(f"the network puts no image into the class it was made for, in {of}: {some}"))
 
 
 def batch_sizes(total: int, batch_size: int) -> list[int]:
@@ -139,76 +206,133 @@ def smooth_noise(n: int, shape: tuple[int, int, int], generator: torch.Generator
     return (total - total.mean()) / total.std()
 
 
-def _optimise_batch(
-    network: nn.Module,
-    tap: FeatureTap,
-    shape: tuple[int, int, int],
-    labels: Tensor,
-    centres: ClassCentres,
-    bounds: tuple[Tensor, Tensor],
-    config: Synthesis,
-    generator: torch.Generator,
-    device: torch.device | str,
-    progress: "_Progress",
-) -> tuple[Tensor, Tensor]:
-    """One batch from noise to the end of its schedule: images ``(B, C, H, W)`` and SIL's targets ``(B,)``."""
-    draw = white_noise if config.start == "white" else smooth_noise
-    x = draw(len(labels), shape, generator).to(device, memory_format=torch.channels_last).requires_grad_()
-    targets = draw_targets(len(labels), config.epsilon, generator).to(device)
-    low, high = (edge.to(device)[:, None, None] for edge in bounds)
-    adam = torch.optim.Adam([x], lr=config.lr)
-    for step, scheduler in _schedule(adam, config):
-        losses = objective(network, tap, x, labels, targets, centres, config, generator)
-        (x.grad,) = torch.autograd.grad(losses.total, [x])
-        adam.step()
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(losses.total.item())
-        else:
-            scheduler.step()
-        if config.clip:
-            with torch.no_grad():
-                x.copy_(torch.minimum(torch.maximum(x, low), high))
-        progress.step(step, losses, len(labels))
-    return x.detach(), targets
+class _DivergedError(Exception):
+    """The losses of a batch are not finite."""
 
 
-def _schedule(adam: torch.optim.Optimizer, config: Synthesis) -> Iterator[tuple[int, LRScheduler]]:
-    scheduler: LRScheduler
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one batch after another."""
+
+    objective: Objective
+    shape: tuple[int, int, int]
+    bounds: tuple[Tensor, Tensor]
+    seed: int
+    device: torch.device | str
+    report: Report
+    kept: Kept
+    batches: int
+
+    def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
+        """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
+        for attempt in range(ATTEMPTS):
+            try:
+                made = self._attempt(k, labels.to(self.device), attempt, again)
+            except _DivergedError:
+                self.report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
+                continue
+            self.kept.drop("batch")
+            return made
+        raise DivergedError(
+            f"the losses of batch {k + 1} are not finite, even at a learning rate of {self._lr(ATTEMPTS - 1):g}",
+            "try a smaller one (--set synthesis.lr=0.001), or another --seed; the network may be damaged",
+        )
+
+    def _lr(self, attempt: int) -> float:
+        return self.objective.config.lr / 4**attempt
+
+    def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool) -> _Finished:
+        """From noise to the end of the schedule, or on from where it was left."""
+        objective, config = self.objective, self.objective.config
+        generator = torch.Generator().manual_seed(_seed_of(self.seed, k, attempt, again))
+        draw = white_noise if config.start == "white" else smooth_noise
+        x = draw(len(labels), self.shape, generator).to(self.device, memory_format=torch.channels_last)
+        x.requires_grad_()
+        targets = draw_targets(len(labels), config.epsilon, generator).to(self.device)
+        low, high = (edge.to(self.device)[:, None, None] for edge in self.bounds)
+        adam = torch.optim.Adam([x], lr=self._lr(attempt))
+        scheduler = _scheduler(adam, config)
+        progress = _Progress(self.report, k, self.batches, config)
+        which = [k, attempt, again]
+        first = 0
+        left = self.kept.load("batch")
+        if left and left["which"] == which:
+            first, progress.seen = left["step"], left["seen"]
+            x.data.copy_(left["images"])
+            generator.set_state(left["generator"])
+            adam.load_state_dict(left["adam"])
+            scheduler.load_state_dict(left["scheduler"])
+        for step in range(first, config.steps):
+            shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, generator)
+            losses, gradient = objective.with_gradient(shown, labels, targets)
+            x.grad = gradient if shown is x else torch.autograd.grad(shown, [x], gradient)[0]
+            adam.step()
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(losses.total.item())
+            else:
+                scheduler.step()
+            if config.clip:
+                with torch.no_grad():
+                    x.copy_(torch.minimum(torch.maximum(x, low), high))
+            progress.step(step, losses, len(labels))
+            self.kept.now_and_then(
+                "batch",
+                lambda step=step: {  # type: ignore[misc]
+                    "which": which,
+                    "step": step + 1,
+                    "seen": progress.seen,
+                    "images": x.detach(),
+                    "generator": generator.get_state(),
+                    "adam": adam.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                },
+            )
+        progress.warn_of_idle_parts()
+        return self._finished(x.detach(), labels, targets)
+
+    def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
+        losses, logits, features = self.objective.of_finished(images, labels, targets)
+        values = torch.stack(losses).tolist()
+        if not all(map(math.isfinite, values)):
+            raise _DivergedError
+        return {
+            "images": images.to("cpu", torch.float16).contiguous(),
+            "features": None if features is None else features.cpu(),
+            "predicted": logits.argmax(1).cpu(),
+            "losses": values,
+        }
+
+
+def _seed_of(seed: int, k: int, attempt: int, again: bool) -> int:
+    """Of the draws of batch ``k``: the same in whichever process, and after whichever batches, it is made."""
+    digest = hashlib.sha256(f"{seed} {k} {attempt} {again}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _scheduler(adam: torch.optim.Optimizer, config: Synthesis) -> LRScheduler:
     if config.schedule == "plateau":
-        scheduler = ReduceLROnPlateau(adam, factor=0.1, patience=50, min_lr=1e-4)
-    else:
-        scheduler = CosineAnnealingLR(adam, config.steps)
-    for step in range(config.steps):
-        yield step, scheduler
-
-
-def _without_crops(config: Synthesis) -> Synthesis:
-    return replace(config, lor_probability=0.0)
+        return ReduceLROnPlateau(adam, factor=0.1, patience=50, min_lr=1e-4)
+    return CosineAnnealingLR(adam, config.steps)
 
 
 class _Progress:
-    """Reports one batch's steps, and notices a part of the loss that never did anything."""
+    """Reports one batch's steps, and notices losses that are not finite, or that never did anything."""
 
-    def __init__(self, report: Report, batch: int, batches: int, config: Synthesis, images_before: int) -> None:
+    def __init__(self, report: Report, batch: int, batches: int, config: Synthesis) -> None:
         self.report, self.batch, self.batches, self.config = report, batch, batches, config
-        self.images_before = images_before
         self.seen = {"bns": 0.0, "sil": 0.0, "mdc": 0.0}
 
     def step(self, step: int, losses: Losses, images: int) -> None:
+        """Of a batch of so many images; looks at the losses now and then."""
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
         values = dict(zip(Losses._fields, torch.stack(losses).detach().tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise _DivergedError
         for part in self.seen:
             self.seen[part] = max(self.seen[part], values[part])
-        self.report(
-            StepDone(
-                "synthesis",
-                self.batch * self.config.steps + step + 1,
-                self.images_before + (step + 1) * images,
-                f"batch {self.batch + 1}/{self.batches}",
-                values,
-            )
-        )
+        done = self.batch * self.config.steps + step + 1
+        self.report(StepDone("synthesis", done, done * images, f"batch {self.batch + 1}/{self.batches}", values))
 
     def warn_of_idle_parts(self) -> None:
         """A part at zero through a whole batch pulls at nothing; the first batch has no class centres for MDC."""

@@ -1,7 +1,9 @@
 """Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
 
+import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,14 +11,20 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.batch_norms import BatchNormOutputs
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
+from intraq_cli.errors import DivergedError
+from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.memory import Portions
+from intraq_cli.parallel import ALONE, Ranks
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from intraq_cli.tuning.distillation import TuningLosses, distillation_loss
+from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
 REPORT_EVERY = 10
+ATTEMPTS = 3
+"""At tuning, if its losses are not finite; each four times gentler."""
 
 
 @torch.enable_grad()
@@ -29,6 +37,9 @@ def tune(
     seed: int = 0,
     device: torch.device | str = "cpu",
     report: Report = silent,
+    kept: Kept = NOTHING_KEPT,
+    ranks: Ranks = ALONE,
+    at_a_time: int | None = None,
 ) -> dict[str, float]:
     """Tune ``student`` in place; returns the losses averaged over the last tenth of the steps.
 
@@ -41,52 +52,166 @@ def tune(
         seed: of the order of the images and their crops.
         device: where to work.
         report: told of every few steps.
+        kept: where the state is kept now and then.
+        ranks: the processes that share every batch.
+        at_a_time: images that go through the networks at once; default: a whole batch, less where memory runs out.
+
+    Raises:
+        DivergedError: the losses are not finite, however gently it is tuned.
     """
     started = time.perf_counter()
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
-    _tuned(student, True)
-    optimizer = _optimizer(student, config)
-    scheduler = _scheduler(optimizer, config)
-    batches = augmented_batches(images, labels, config.batch_size, config.crop_eta, seed)
-    mixing = torch.Generator().manual_seed(seed + 1)
-    tail: list[Tensor] = []
-    for step, (x, y) in zip(range(config.steps), batches, strict=False):
-        x = jitter(mix(x, config, mixing), config.jitter, mixing)
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        with torch.no_grad(), BatchNormOutputs() as clean:
-            target = teacher(x)
-        with BatchNormOutputs() as own:
-            logits = student(x)
-        losses = distillation_loss(logits, target, y, own.outputs, clean.outputs, config)
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        scheduler.step()
-        if step >= config.steps * 0.9:
-            tail.append(torch.stack(losses).detach())
-        if step % REPORT_EVERY == 0 or step == config.steps - 1:
-            values = dict(zip(TuningLosses._fields, torch.stack(losses).tolist(), strict=True))
-            report(StepDone("tuning", step + 1, (step + 1) * config.batch_size, values=values))
-    _tuned(student, False)
-    report(StageDone("tuning", time.perf_counter() - started))
-    means = torch.stack(tail).mean(0).tolist() if tail else [float("nan")] * len(TuningLosses._fields)
-    return dict(zip(TuningLosses._fields, means, strict=True))
+    ranks.share(list(student.state_dict().values()))
+    start = {key: value.clone() for key, value in student.state_dict().items()}
+    for attempt in range(ATTEMPTS):
+        gentler = replace(config, lr=config.lr / 4**attempt)
+        run = _Run(student, teacher, images, labels, gentler, seed, device, ranks, Portions(at_a_time, report))
+        try:
+            losses = run.through(attempt, report, kept)
+        except _DivergedError:
+            student.load_state_dict(start)
+            report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
+            continue
+        report(StageDone("tuning", time.perf_counter() - started))
+        return losses
+    raise DivergedError(
+        f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",
+        "tune with a smaller one (--set tuning.lr=0.0001), or not at all (--set tuning.steps=0)",
+    )
 
 
-def augmented_batches(
-    images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+class _DivergedError(Exception):
+    """The losses are not finite."""
+
+
+class _Run:
+    """One way through all steps."""
+
+    def __init__(
+        self,
+        student: QuantizedNetwork,
+        teacher: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        config: Tuning,
+        seed: int,
+        device: torch.device | str,
+        ranks: Ranks,
+        portions: Portions,
+    ) -> None:
+        self.student, self.teacher, self.config = student, teacher, config
+        self.device, self.ranks, self.portions = device, ranks, portions
+        self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed)
+        self.mixing = torch.Generator().manual_seed(seed + 1)
+        self.optimizer = _optimizer(student, config)
+        self.scheduler = _scheduler(self.optimizer, config)
+        self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.tail: list[Tensor] = []
+
+    def through(self, attempt: int, report: Report, kept: Kept) -> dict[str, float]:
+        """All steps, from the first or from where it was left."""
+        steps = self.config.steps
+        left = self.ranks.from_first(kept.load("tuning"))
+        first = self._go_on(left) if left and left["attempt"] == attempt else 0
+        for parameter in self.tuned:
+            parameter.requires_grad_(True)
+        for step in range(first, steps):
+            losses = self._step()
+            if step >= min(0.9 * steps, steps - 1):
+                self.tail.append(losses)
+            if step % REPORT_EVERY == 0 or step == steps - 1:
+                values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
+                if not all(map(math.isfinite, values.values())):
+                    raise _DivergedError
+                report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
+            kept.now_and_then("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
+        for parameter in self.tuned:
+            parameter.requires_grad_(False)
+        means = torch.stack(self.tail).mean(0).tolist() if self.tail else [float("nan")] * len(TuningLosses._fields)
+        return dict(zip(TuningLosses._fields, means, strict=True))
+
+    def _step(self) -> Tensor:
+        """One step; returns the losses, as :class:`TuningLosses`, detached."""
+        x, y = next(self.batches)
+        x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.mixing)
+        own = slice(self.ranks.rank, None, self.ranks.size)
+        share = len(y[own]) / len(y)
+        x, y = x[own].to(self.device, memory_format=torch.channels_last), y[own].to(self.device)
+        losses = share * self.portions.run(lambda size: self._accumulate(x, y, size, share), len(x))
+        self.ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
+        self.optimizer.step()
+        self.scheduler.step()
+        return losses
+
+    def _accumulate(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
+        """Gradients of this process's share of a batch, ``size`` images at a time; returns its losses."""
+        self.optimizer.zero_grad()
+        total = torch.zeros(len(TuningLosses._fields), device=x.device)
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
+            with torch.no_grad():
+                target, wanted = _answer(self.teacher, images, self.config)
+            logits, features = _answer(self.student, images, self.config)
+            losses = distillation_loss(logits, target, labels, features, wanted, self.config)
+            weight = len(images) / len(x)
+            (share * weight * losses.total).backward()
+            total += weight * torch.stack(losses).detach()
+        return total
+
+    def _state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "batches": self.batches.state(),
+            "mixing": self.mixing.get_state(),
+            "tail": self.tail,
+        }
+
+    def _go_on(self, left: dict[str, Any]) -> int:
+        """Take up a state; returns the first step to do."""
+        self.student.load_state_dict(left["student"])
+        self.optimizer.load_state_dict(left["optimizer"])
+        self.scheduler.load_state_dict(left["scheduler"])
+        self.batches.go_on(left["batches"])
+        self.mixing.set_state(left["mixing"])
+        self.tail = [losses.to(self.device) for losses in left["tail"]]
+        return int(left["step"])
+
+
+def _answer(network: nn.Module, images: Tensor, config: Tuning) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and what every batch norm puts out if the loss asks for it."""
+    if not config.feature_weight:
+        return network(images), []
+    with BatchNormOutputs() as kept:
+        return network(images), kept.outputs
+
+
+class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
     """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped."""
-    generator = torch.Generator().manual_seed(seed)
-    height, width = images.shape[-2:]
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        index, order = order[:batch_size], order[batch_size:]
-        crops = draw_crops(len(index), height, width, eta, generator)
-        flips = torch.rand(len(index), generator=generator) < 0.5
-        yield crop_resize_flip(images[index].float(), crops, flips), labels[index]
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int) -> None:
+        self.images, self.labels, self.batch_size, self.eta = images, labels, batch_size, eta
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        while len(self.order) < self.batch_size:
+            self.order = torch.cat([self.order, torch.randperm(len(self.images), generator=self.generator)])
+        index, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
+        height, width = self.images.shape[-2:]
+        crops = draw_crops(len(index), height, width, self.eta, self.generator)
+        flips = torch.rand(len(index), generator=self.generator) < 0.5
+        return crop_resize_flip(self.images[index].float(), crops, flips), self.labels[index]
+
+    def state(self) -> dict[str, Tensor]:
+        """Where it stands."""
+        return {"order": self.order.clone(), "generator": self.generator.get_state()}
+
+    def go_on(self, state: dict[str, Tensor]) -> None:
+        """Take up a state."""
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
 
 
 def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
@@ -136,15 +261,7 @@ def _biases_and_norms(network: nn.Module) -> list[Tensor]:
             found += module.parameters(recurse=False)
         elif isinstance(module, layers) and module.bias is not None:
             found.append(module.bias)
-    return found
-
-
-def _tuned(student: QuantizedNetwork, tuned: bool) -> None:
-    """Switch the gradients of all that is tuned."""
-    for quantizer in [*student.latent.values(), *student.sites.values()]:
-        quantizer.requires_grad_(tuned)
-    for parameter in _biases_and_norms(student.network):
-        parameter.requires_grad_(tuned)
+    return list(dict.fromkeys(found))  # modules may share them
 
 
 def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:

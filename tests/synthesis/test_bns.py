@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.synthesis.bns import BatchNormStatistics, paper_bns_loss, scale_free_bns_loss
+from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
+from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 
 
 def plain_statistics(network, x):
@@ -66,8 +67,6 @@ def test_subclasses_and_keyword_calls_are_seen():
 
 
 def layer(mean, var, running_mean, running_var, eps=1e-5):
-    from intraq_cli.synthesis.bns import LayerStatistics
-
     return LayerStatistics(
         *(torch.tensor([v], dtype=torch.float64) for v in (mean, var, running_mean, running_var)), eps
     )

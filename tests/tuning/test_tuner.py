@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from intraq_cli.errors import DivergedError
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.trace import trace_network
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature
-from intraq_cli.tuning.tuner import augmented_batches, jitter, mix, tune
+from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
 
 
@@ -47,7 +48,7 @@ def test_the_paper_recipe_step_for_step(network):
     plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
     student = QuantizedNetwork(copy.deepcopy(network), plan)
     student.quantize_weights(recipe.quantization)
-    warm_up(student, [x for x, _ in islice(augmented_batches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
+    warm_up(student, [x for x, _ in islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
     tune(student, network, images, labels, recipe.tuning, seed=3)
 
     plain = copy.deepcopy(network).requires_grad_(True)
@@ -75,11 +76,11 @@ def test_the_paper_recipe_step_for_step(network):
         return F.linear(h.mean((2, 3)), w["fc"], n.fc.bias)
 
     with torch.no_grad():
-        for step, (x, _) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 5)):
+        for step, (x, _) in enumerate(islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)):
             correction = 1 - 0.9 ** (step + 1)
             run(x, weight_up=True)
     sgd = torch.optim.SGD(plain.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    for step, (x, y) in enumerate(islice(augmented_batches(images, labels, 16, 0.5, 3), 8)):
+    for step, (x, y) in enumerate(islice(AugmentedBatches(images, labels, 16, 0.5, 3), 8)):
         for group in sgd.param_groups:
             group["lr"] = 0.01 * 0.1 ** ((step >= 3) + (step >= 6))
         logits, target = run(x, weight_up=False), network(x)
@@ -145,11 +146,11 @@ def test_feature_distance_has_no_units(random):
 def test_batches_go_through_every_image_once_an_epoch():
     images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
     labels = torch.arange(10)
-    seen = [y for _, y in islice(augmented_batches(images, labels, 4, 1.0, 0), 5)]
+    seen = [y for _, y in islice(AugmentedBatches(images, labels, 4, 1.0, 0), 5)]
     flat = torch.cat(seen).tolist()
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
-    for x, y in islice(augmented_batches(images, labels, 4, 0.5, 0), 3):
+    for x, y in islice(AugmentedBatches(images, labels, 4, 0.5, 0), 3):
         assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of a flat image are flat; labels go along
 
 
@@ -196,3 +197,26 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     assert torch.allclose(changed - after, centred * gain.view(-1, 1, 1, 1), atol=1e-5)  # nothing else
     assert (after - images.mean((2, 3), keepdim=True)).std() == pytest.approx(0.2, rel=0.1)
     assert jitter(images, 0.0, random) is images
+
+
+def test_portions_tune_to_the_same_end(network):
+    images, labels = images_and_labels()
+    config = Tuning(steps=6, batch_size=12, feature_weight=0.0)
+    made = []
+    for size in (None, 5):
+        student = default_student(network, images)
+        losses = tune(student, network, images, labels, config, at_a_time=size)
+        made.append((losses, student.state_dict()))
+    assert made[0][0] == pytest.approx(made[1][0], rel=0.02)
+    for key, value in made[0][1].items():
+        assert torch.allclose(value, made[1][1][key], atol=1e-3), key
+
+
+def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(network):
+    images, labels = images_and_labels()
+    student = default_student(network, images)
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(DivergedError, match="losses of tuning are not finite"):
+        tune(student, network, images, labels, Tuning(steps=30, batch_size=8, kl_weight=1e39))
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, before[key]), key

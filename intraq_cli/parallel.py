@@ -1,0 +1,101 @@
+"""Several processes at one job, started by torchrun: they share the batches of stage 1 and of tuning."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from intraq_cli.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the job; one alone needs no others."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, item: Any) -> list[Any]:
+        """Everybody's item, in the order of the ranks; tensors come on the CPU as they were."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        with _lost():
+            dist.all_gather_object(items, item)
+        return items
+
+    def from_first(self, item: Any) -> Any:
+        """The item of rank 0."""
+        if self.size == 1:
+            return item
+        items = [item]
+        with _lost():
+            dist.broadcast_object_list(items, 0)
+        return items[0]
+
+    def share(self, tensors: list[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0."""
+        if self.size == 1:
+            return
+        with _lost():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def add(self, tensors: list[Tensor]) -> None:
+        """Overwrite tensors with their sums over the ranks, in one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        with _lost():
+            dist.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+
+ALONE = Ranks()
+
+
+def launched() -> Ranks:
+    """What torchrun says in the environment; alone where it says nothing."""
+    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Within the block, the processes that torchrun started can exchange tensors: gloo on CPUs, nccl on GPUs.
+
+    Raises:
+        DeviceError: the others cannot be reached.
+    """
+    ranks = launched()
+    if ranks.size == 1:
+        yield ranks
+        return
+    with _lost():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            dist.init_process_group("nccl", device_id=device)
+        else:
+            dist.init_process_group("gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """An exchange that fails means that another process is gone: gloo and nccl say so in several ways."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise DeviceError(f"another process of this job is gone: {line}", "start the job again: it goes on") from error
+
+
+__all__ = ["ALONE", "Ranks", "joined", "launched"]

@@ -1,0 +1,22 @@
+"""Real networks to measure on, where they are: they are no part of the project."""
+
+import sys
+from pathlib import Path
+
+from intraq_cli.sources import InputOverride, load_teacher
+from intraq_cli.teacher import Teacher
+
+FILE = Path(__file__).resolve().parents[3] / "shared" / "real_models.py"
+INPUTS = {
+    "resnet20_cifar10": InputOverride((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mobilenetv1_075": InputOverride((3, 224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+def real_network(name: str) -> Teacher:
+    """One of :data:`INPUTS`, or any MODEL that says itself how it wants its input."""
+    if name not in INPUTS:
+        return load_teacher(name)
+    if not FILE.is_file():
+        sys.exit(f"{FILE} is not on this machine: name another model, e.g. resnet20_digits")
+    return load_teacher(f"{FILE}:{name}", INPUTS[name])

@@ -1,0 +1,100 @@
+"""What one step of each stage costs: the real loops with the default recipe.
+
+    python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda]
+
+prints, for each stage, the median seconds of a step. To compare with another implementation, run the two in turns on an
+otherwise idle machine: seconds of different runs are not comparable.
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from intraq_cli.device import choose_device, place
+from intraq_cli.events import Event, StepDone
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.recipe import Quantization
+from intraq_cli.synthesis import synthesizer
+from intraq_cli.teacher import examine
+from intraq_cli.tuning import tuner
+from intraq_cli.zoo import load_recipe
+from tests.benchmarks.networks import real_network
+
+RAMP = 1
+"""First steps, left out: memory is allocated in them."""
+
+
+class Clock:
+    """Seconds of every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, []
+        self.last = self.now()
+
+    def now(self) -> float:
+        """The time when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def __call__(self, event: Event) -> None:
+        """Note that a step is done."""
+        if isinstance(event, StepDone):
+            now = self.now()
+            self.seconds.append(now - self.last)
+            self.last = now
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds[RAMP:])
+
+
+def main() -> None:
+    """Time both stages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    teacher = real_network(args.network)
+    anatomy = examine(teacher)
+    network = place(teacher.network, device)
+    recipe = load_recipe("default")
+    synthesizer.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
+
+    steps = args.steps + RAMP
+    clock = Clock(device)
+    made = synthesizer.synthesize_images(
+        network,
+        anatomy.classifier,
+        teacher.spec.input_size,
+        anatomy.num_classes,
+        teacher.spec.bounds,
+        replace(recipe.synthesis, num_images=args.batch, batch_size=args.batch, steps=steps),
+        device=device,
+        report=clock,
+    )
+    print(f"stage1 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step", flush=True)
+
+    student = QuantizedNetwork(copy.deepcopy(network), plan_quantization(anatomy.trace, 4, 4, "inputs"))
+    few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
+    calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
+    clock = Clock(device)
+    config = replace(recipe.tuning, batch_size=args.batch, steps=steps)
+    tuner.tune(place(student, device), network, made.images, made.labels, config, device=device, report=clock)
+    print(f"stage2 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step")
+
+
+if __name__ == "__main__":
+    main()

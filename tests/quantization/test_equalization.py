@@ -1,0 +1,82 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli.quantization.equalization import equalized
+from tests.conftest import trained
+
+
+class Chain(nn.Module):
+    """Every kind of way from a batch norm to what comes next."""
+
+    def __init__(self, relu=F.relu):
+        super().__init__()
+        self.relu = relu
+        self.dense, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.depthwise, self.bn2 = nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8)
+        self.grouped, self.bn3 = nn.Conv2d(8, 4, 1, groups=2), nn.BatchNorm2d(4)
+        self.twice, self.bn4 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.dense(x)))
+        x = self.relu(self.bn2(self.depthwise(F.pad(x, (1, 1, 1, 1)))))
+        x = self.relu(self.bn3(self.grouped(x)))
+        x = self.relu(self.bn4(self.twice(x)) + x)  # what leaves bn3 goes two ways, what leaves bn4 into a sum
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture(params=[F.relu, F.relu6, F.leaky_relu, nn.ReLU(inplace=True), nn.ReLU6()])
+def chain(request):
+    made = trained(Chain(request.param))
+    with torch.no_grad():
+        for norm in (made.bn1, made.bn2, made.bn3):
+            norm.weight.mul_(torch.logspace(-1.5, -0.3, len(norm.weight)))
+            norm.bias.mul_(0.1)
+    return made
+
+
+def moved(before, after):
+    return {key for key, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
+
+
+def test_the_network_computes_the_same(chain):
+    x = torch.randn(16, 3, 8, 8)
+    before = copy.deepcopy(chain.state_dict())
+    assert torch.allclose(equalized(chain, x[:2])(x), chain(x), atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in chain.state_dict().items())
+
+
+def test_only_what_goes_one_way_through_a_relu_into_a_convolution_is_touched(chain):
+    made = equalized(chain, torch.randn(2, 3, 8, 8))
+    norms = {f"bn{k}.{part}" for k in (1, 2) for part in ("weight", "bias")}
+    assert moved(chain, made) == norms | {"depthwise.weight", "grouped.weight"}
+
+
+def test_channels_become_alike(chain):
+    made = equalized(chain, torch.randn(2, 3, 8, 8))
+    for norm, power in (("bn1", 0.0), ("bn2", 0.5)):
+        before, after = (net.get_submodule(norm) for net in (chain, made))
+        tops = [n.bias + 8 * n.weight.abs() for n in (before, after)]
+        assert after.weight.abs().min() > before.weight.abs().min()
+        wide, narrow = (top.max() / top.min() for top in tops)
+        # all within the largest factor: a depthwise convolution lets them become equal, a dense one half-way
+        assert narrow.item() == pytest.approx(wide.item() ** power, rel=1e-3) or wide > 16
+
+
+def test_shared_layers_are_left_alone():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            for _ in range(2):
+                x = F.relu(self.bn(self.conv(x)))
+            return self.fc(x.mean((2, 3)))
+
+    network = trained(Shared())
+    assert not moved(network, equalized(network, torch.randn(2, 3, 4, 4)))
