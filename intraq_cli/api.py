@@ -43,7 +43,7 @@ from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalized
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Placement, Recipe
-from intraq_cli.sources import InputOverride, is_factory, load_teacher, sketch_teacher
+from intraq_cli.sources import InputOverride, is_factory, is_local, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
 from intraq_cli.tuning.tuner import AugmentedBatches, tune
@@ -480,15 +480,21 @@ def evaluate(
         labels, num_classes = teacher.label_names, _look(teacher, where, strict=False).num_classes
         network: nn.Module = teacher.network
     else:
-        teacher = _teacher_of(checkpoint, model, weights, report)
-        labels, num_classes = checkpoint.config.get("label_names"), checkpoint.num_classes
+        teacher = _teacher_of(checkpoint, model, weights, report, from_hub=not Path(target).is_dir())
+        labels, num_classes = checkpoint.label_names, checkpoint.num_classes
+        theirs = _look(teacher, where, strict=False).num_classes
+        if theirs != num_classes:
+            raise ModelError(
+                f"{teacher.source} has {theirs} classes, the checkpoint {num_classes}",
+                "name the float model that it was made from: --model",
+            )
         network = checkpoint.network
     place(teacher.network, where)
     spec = teacher.spec if checkpoint is None else checkpoint.spec
     images = open_data(data, spec, num_classes, labels, data_dir, split).sample(limit, seed)
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
     with _out_of_memory():
-        accuracy = compare(network, teacher.network, images.batches(batch_size), where, report)
+        accuracy = compare(network, teacher.network, images.batches(batch_size, report), where, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
     result = EvaluationResult(target, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
@@ -804,17 +810,27 @@ def _find_checkpoint(target: str, model: str | None, device: torch.device, revis
     return read_checkpoint(fetched, model, device) if fetched else None
 
 
-def _teacher_of(checkpoint: Checkpoint, model: str | None, weights: str | Path | None, report: Report) -> Teacher:
-    """The float network that a checkpoint was made from; never runs code that the user did not name."""
+def _teacher_of(
+    checkpoint: Checkpoint, model: str | None, weights: str | Path | None, report: Report, from_hub: bool
+) -> Teacher:
+    """The float network that a checkpoint was made from; never runs code that the user did not name.
+
+    A checkpoint from the Hub names no files here: what was a path there means something else here, if anything.
+    """
     noted = checkpoint.run.get("teacher") or {}
     source = model or noted.get("source")
     if not isinstance(source, str):
         raise CheckpointError("the checkpoint does not say what it was made from", "name its teacher with --model")
     if model is None and is_factory(source):
         raise ModelError(f"the checkpoint was made from {source}", "name it again: --model file.py:factory")
+    noted_file = noted.get("weights") if model is None and weights is None else None
+    if from_hub and model is None and (noted_file or is_local(source)):
+        raise ModelError(
+            f"the checkpoint was made from files that are not here: {noted_file or source}",
+            "name the float model that it was made from: --model, and --weights if it was made from a file",
+        )
     spec = checkpoint.spec
     try:
-        noted_file = noted.get("weights") if model is None else None
         teacher = load_teacher(source, InputOverride(spec.input_size, spec.mean, spec.std), weights or noted_file)
     except ModelError as error:
         hint = "name the float model that it was made from: --model, and --weights if it was made from a file"

@@ -12,6 +12,9 @@ IntraqError                 exit 1: one line and a hint
 └── DivergedError           losses that stay infinite or NaN
 """
 
+LONGEST = 1000
+"""Characters of a message."""
+
 
 class IntraqError(Exception):
     """An error of the user's making or of their surroundings.
@@ -25,9 +28,14 @@ class IntraqError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = one_line(message), one_line(hint)
+        super().__init__(self.message)
+
+
+def one_line(text: str) -> str:
+    """``text`` fit for a terminal and a log: names in it may be a stranger's, with line breaks and escape codes."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 class UsageError(IntraqError):

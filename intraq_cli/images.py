@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from intraq_cli.building import FLOATS
 from intraq_cli.errors import DataError
+from intraq_cli.reading import TensorInfo, tensor_header
 from intraq_cli.synthesis.synthesizer import Synthetic
 from intraq_cli.teacher import InputSpec
 
 FORMAT = "intraq-images-1"
+HINT = "make one with `intraq synthesize MODEL --out images.safetensors`"
 SHEET_IMAGES = 64
 SHEET_WIDTH = 64
 """Least width of an image on the contact sheet, in pixels."""
@@ -40,27 +43,45 @@ def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[Syntheti
     Raises:
         DataError: no such file, not an image set, or one that does not fit the model.
     """
-    hint = "make one with `intraq synthesize MODEL --out images.safetensors`"
-    if not path.is_file():
-        raise DataError(f"no file {path}", hint)
+    _check_header(path, spec)
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("intraq", "{}"))
-            if about.get("format") != FORMAT:
-                raise DataError(f"{path} is not a set of synthetic images", hint)
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        origin = about["origin"]
-        made = Synthetic(images, labels, about["losses"], about["teacher_accuracy"], about["heterogeneity"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}", hint) from error
-    if images.shape[1:] != spec.input_size:
-        shapes = f"{tuple(images.shape[1:])}, the model takes {spec.input_size}"
-        raise DataError(f"the images in {path} are {shapes}", hint)
-    if len(labels) != len(images) or len(labels) == 0 or labels.min() < 0 or labels.max() >= num_classes:
-        raise DataError(f"the labels in {path} do not fit a model of {num_classes} classes", hint)
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}", HINT) from error
+    origin, figures = _check_about(path, about)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(f"the labels in {path} do not fit a model of {num_classes} classes", HINT)
     if not images.isfinite().all():
-        raise DataError(f"{path} holds images that are not finite", hint)
-    return made, origin
+        raise DataError(f"{path} holds images that are not finite", HINT)
+    return Synthetic(images, labels, *figures), origin
+
+
+def _check_header(path: Path, spec: InputSpec) -> None:
+    """See that a file holds images that fit ``spec`` and a label for each; none of them is read."""
+    header = tensor_header(path, DataError)
+    if set(header) != {"images", "labels"}:
+        raise DataError(f"{path} is not a set of synthetic images", HINT)
+    images, labels = header["images"], header["labels"]
+    if images.shape[1:] != spec.input_size:
+        raise DataError(f"the images in {path} are {images.shape[1:]}, the model takes {spec.input_size}", HINT)
+    if images.dtype not in FLOATS or labels != TensorInfo("I64", images.shape[:1]) or not images.shape[0]:
+        raise DataError(f"{path} is damaged: images and labels do not fit each other", HINT)
+
+
+def _check_about(path: Path, about: Any) -> tuple[dict[str, Any], tuple[dict[str, float], float, float]]:
+    """The origin of the images, and their losses, accuracy and heterogeneity; NaN where a figure was not defined."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DataError(f"{path} is not a set of synthetic images", HINT)
+    origin, losses = about.get("origin"), about.get("losses")
+    accuracy: Any = about.get("teacher_accuracy")
+    heterogeneity: Any = about.get("heterogeneity")
+    if not isinstance(origin, dict) or not isinstance(losses, dict):
+        raise DataError(f"{path} is damaged: its metadata lack origin or losses", HINT)
+    if not all(isinstance(number, float) for number in (accuracy, heterogeneity, *losses.values())):
+        raise DataError(f"{path} is damaged: its metadata hold figures that are none", HINT)
+    return origin, (losses, accuracy, heterogeneity)
 
 
 def contact_sheet(images: Tensor, spec: InputSpec) -> Image.Image:

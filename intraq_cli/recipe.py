@@ -13,8 +13,11 @@ from intraq_cli.errors import RecipeError
 Placement = Literal["inputs", "activations"]
 """Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
 
+LARGEST = 10**9
+"""Of a number that has no bound of its own."""
 
-def _value(default: Any, low: float | None = None, high: float | None = None) -> Any:
+
+def _value(default: Any, low: float = -LARGEST, high: float = LARGEST) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
@@ -140,11 +143,11 @@ class Recipe:
         for key, value in data.items():
             if key not in tables and key not in ("name", "description"):
                 raise RecipeError(f"unknown recipe table [{key}]", _did_you_mean(key, tables))
-            if (key in tables) != isinstance(value, dict):
+            if not isinstance(value, dict if key in tables else str):
                 raise RecipeError(f"{key} in the recipe must be {'a table' if key in tables else 'a string'}")
         base = cls()
         sections = {k: t._parse(data.get(k, {}), getattr(base, k)) for k, t in tables.items()}
-        return cls(name=name, description=str(data.get("description", "")), **sections)  # type: ignore[arg-type]
+        return cls(name=name, description=data.get("description", ""), **sections)  # type: ignore[arg-type]
 
     def override(self, assignments: list[str]) -> Self:
         """Apply ``section.key=value`` texts (``--set``); values are TOML, bare words are strings.
@@ -176,42 +179,51 @@ def _parse_value(text: str) -> Any:
 
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
 def _check(name: str, value: Any, hint: Any, spec: dataclasses.Field) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise RecipeError(f"{name} is {value!r}", "must be one of " + ", ".join(map(str, get_args(hint))))
+            raise RecipeError(f"{name} is {_short(value)}", "must be one of " + ", ".join(map(str, get_args(hint))))
         return
     if get_origin(hint) is tuple:
-        if not isinstance(value, tuple) or not all(type(v) is int and v >= 0 for v in value):
-            raise RecipeError(f"{name} is {value!r}", "must be a list of whole numbers")
+        if not isinstance(value, tuple) or not all(type(v) is int and 0 <= v <= LARGEST for v in value):
+            raise RecipeError(f"{name} is {_short(value)}", "must be a list of whole numbers")
         return
     if get_origin(hint) in (Union, types.UnionType):
         raise TypeError(f"{name}: no unions in recipes")
     fits = type(value) is hint or (hint is float and type(value) is int)
     if not fits:
-        raise RecipeError(f"{name} is {value!r}", f"must be a {_KINDS[hint]}")
-    low, high = spec.metadata.get("low"), spec.metadata.get("high")
-    # written so that NaN fails too
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        raise RecipeError(f"{name} is {value}", f"must be {_interval(low, high)}")
+        raise RecipeError(f"{name} is {_short(value)}", f"must be a {_KINDS[hint]}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    low, high = (spec.metadata[end] for end in ("low", "high"))
+    if not low <= value <= high:  # written so that NaN fails too
+        raise RecipeError(f"{name} is {_short(value)}", f"must be {_interval(low, high)}")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number, given in hexadecimal, that is too long to be written
+        return "too large"
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 _KINDS = {int: "whole number", float: "number", bool: "true or false", str: "string"}
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+def _interval(low: float, high: float) -> str:
+    return f"between {low:g} and {high:g}"
 
 
 def _did_you_mean(key: str, known: Any, section: str = "") -> str:
     from difflib import get_close_matches
 
     prefix = f"{section}." if section else ""
-    close = get_close_matches(key, list(known), n=1)
+    close = get_close_matches(key[:100], list(known), n=1)
     return (
         f"did you mean {prefix}{close[0]}?" if close else "known: " + ", ".join(f"{prefix}{k}" for k in sorted(known))
     )

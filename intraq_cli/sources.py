@@ -1,11 +1,12 @@
 """From what the user typed to a teacher: timm, the Hub, torchvision, a folder, a Python file, or a bundled model."""
 
 import importlib.util
-import json
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from intraq_cli.building import BUILD_ERRORS, MAX_PARTS, check_tensors, info_of, limited, parts_of, sketch
 from intraq_cli.errors import IntraqError, ModelError, UsageError, first_line
 from intraq_cli.hub import cached_commit, downloading, hub_file
+from intraq_cli.model_config import REPOSITORY, ModelConfig, check_config, spec_of_config
 from intraq_cli.nets import ARCHITECTURES
+from intraq_cli.reading import own_file, read_json, tensor_header
 from intraq_cli.teacher import InputSpec, Teacher
 from intraq_cli.zoo import did_you_mean, model_folder, model_names
 
@@ -81,9 +85,9 @@ def _resolve(model: str, pretrained: bool) -> Callable[[InputOverride], Teacher]
         return lambda override: _from_file(model, override)
     if model in model_names():
         return lambda _: replace(_from_folder(model_folder(model), model, pretrained), name=model)
-    if Path(model).is_dir():
+    if os.path.isdir(model):  # where a Path's own would raise for a name too long
         return lambda _: _from_folder(Path(model), model, pretrained)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", model):
+    if re.fullmatch(REPOSITORY, model):
         return lambda _: _from_hub(model, pretrained)
     return lambda _: _from_timm(model, pretrained)
 
@@ -91,6 +95,11 @@ def _resolve(model: str, pretrained: bool) -> Callable[[InputOverride], Teacher]
 def is_factory(model: str) -> bool:
     """Whether ``model`` is spelled ``path/to/file.py:factory``."""
     return re.search(r"\.py:[^/\\]*$", model) is not None
+
+
+def is_local(model: str) -> bool:
+    """Whether ``model`` names a folder of this machine; the bundled models do not count."""
+    return model.startswith("local-dir:") or (model not in model_names() and os.path.isdir(model))
 
 
 # --- timm and the Hub ---
@@ -150,14 +159,14 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"no file {path}", "--weights is a safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except (*BUILD_ERRORS, SafetensorError, UnpicklingError, EOFError) as error:
         hint = "only tensors are read, and no code is run: save network.state_dict()"
         raise ModelError(f"cannot read {path}: {first_line(error)}", hint) from error
     for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
@@ -165,23 +174,27 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"{path} holds no state dict", "save network.state_dict()")
+    for key, tensor in state.items():
+        # a view may be of any size on a storage of one value
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _from_hub(repository: str, pretrained: bool) -> Teacher:
-    import timm
-
     with downloading(repository):
-        config = _read_json(Path(hub_file(repository, "config.json")))
-        _refuse_checkpoint(config, repository)
-        _check_architecture(config, repository)
-        if config["architecture"] in ARCHITECTURES:
-            weights = Path(hub_file(repository, "model.safetensors")) if pretrained else Path(repository)
-            return _own_teacher(config, weights, f"hf-hub:{repository}", pretrained)
-        network = timm.create_model(f"hf-hub:{repository}", pretrained=pretrained)
+        folder = Path(hub_file(repository, "config.json")).parent
+        config = _checked_config(folder, repository)
+        if pretrained:
+            hub_file(repository, "model.safetensors")
+    source = f"hf-hub:{repository}"
     name = repository.partition("@")[0].rpartition("/")[2]
-    teacher = timm_teacher(network, f"hf-hub:{repository}", name.partition(".")[0], config.get("label_names"))
-    return replace(teacher, revision=cached_commit(repository))
+    teacher = _from_config(config, folder, source, pretrained)
+    if config.architecture in ARCHITECTURES:
+        return replace(teacher, name=name)
+    cfg = {**teacher.pretrained_cfg, "hf_hub_id": repository}
+    name = name.partition(".")[0]
+    return replace(teacher, name=name, pretrained_cfg=cfg, revision=cached_commit(repository))
 
 
 def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
@@ -198,7 +211,7 @@ def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
     repository = f"{name}@{revision}" if revision else name
     with downloading(repository):
         folder = Path(hub_file(repository, "config.json")).parent
-        if "quantization_config" not in _read_json(folder / "config.json"):
+        if "quantization_config" not in read_json(folder / "config.json", ModelError):
             return None
         # of the very commit that the configuration is from: a branch may move on meanwhile
         for filename in ("model.safetensors", "run.json"):
@@ -240,6 +253,20 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
 # --- torchvision, pytorchcv ---
 
 
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Within the block, ``torch.load`` runs no code of a file, whoever calls it: torchvision would let it."""
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
 def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     from torchvision import models
 
@@ -247,7 +274,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
     weights = models.get_model_weights(name)["DEFAULT"]
-    with downloading(f"torchvision:{name}"):
+    with downloading(f"torchvision:{name}"), _tensors_only():
         network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
@@ -264,7 +291,7 @@ def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Tea
         from pytorchcv.model_provider import get_model
     except ImportError as error:
         raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
-    with downloading(f"pytorchcv:{name}"):
+    with downloading(f"pytorchcv:{name}"), _tensors_only():
         try:
             network = get_model(name, pretrained=pretrained)
         except ValueError as error:
@@ -278,67 +305,72 @@ def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Tea
 
 
 def _from_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise ModelError(
             f"{folder} has no config.json", "a model folder holds timm's config.json and model.safetensors"
         )
-    config = _read_json(folder / "config.json")
-    _refuse_checkpoint(config, str(folder))
-    _check_architecture(config, str(folder))
-    name = folder.resolve().name
-    if config["architecture"] in ARCHITECTURES:
-        return replace(_own_teacher(config, folder / "model.safetensors", spelled, pretrained), name=name)
+    return _from_config(_checked_config(folder, str(folder)), folder, spelled, pretrained)
+
+
+def _checked_config(folder: Path, where: str) -> ModelConfig:
+    config = read_json(own_file(folder, "config.json", ModelError), ModelError)
+    if "quantization_config" in config:
+        raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
+    return check_config(config, where)
+
+
+def _from_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
+    """The network that ``config``, which is that of ``folder``, describes; with the weights that lie beside it."""
+    weights = own_file(folder, "model.safetensors", ModelError)
+    if config.architecture in ARCHITECTURES:
+        return replace(_own_teacher(config, weights, source, pretrained), name=folder.resolve().name)
+    header = tensor_header(weights, ModelError) if pretrained else {}
+    if pretrained:
+        sketch(lambda: _timm_folder(folder, False), header, ModelError)
+    with limited(parts_of(header) if pretrained else MAX_PARTS):
+        network = _timm_folder(folder, pretrained)
+    return timm_teacher(network, source, folder.resolve().name, config.label_names)
+
+
+def _timm_folder(folder: Path, pretrained: bool) -> nn.Module:
+    """What timm makes of a folder whose config has been checked; it takes ``model.safetensors`` where there is one."""
     import timm
+    from safetensors import SafetensorError
 
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
-    except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:
+        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
+    except (*BUILD_ERRORS, SafetensorError) as error:
         raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
-    return timm_teacher(network, spelled, name, config.get("label_names"))
 
 
-def _own_teacher(config: dict[str, Any], weights: Path, source: str, pretrained: bool) -> Teacher:
+def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bool) -> Teacher:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network = build_architecture(config["architecture"], config.get("num_classes"), config.get("model_args", {}))
+    def build() -> nn.Module:
+        return build_architecture(config.architecture, config.num_classes, config.model_args)
+
+    if pretrained:
+        header = tensor_header(weights, ModelError)
+        described = sketch(build, header, ModelError).state_dict()
+        check_tensors(header, {k: info_of(v, header.get(k)) for k, v in described.items()}, source, ModelError)
+    network = build()
     try:
         if pretrained:
             network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
-    cfg = config.get("pretrained_cfg", {})
+    cfg = config.pretrained_cfg
     return Teacher(
         network,
         spec_of_config(cfg, source),
         source,
         weights.parent.name,
-        config["architecture"],
-        config.get("model_args", {}),
+        config.architecture,
+        config.model_args,
         {k: v for k, v in cfg.items() if k in ("license", "origin_url", "num_classes")},
-        config.get("label_names"),
+        config.label_names,
     )
-
-
-def spec_of_config(cfg: dict[str, Any], source: str) -> InputSpec:
-    """The input specification in a config's ``pretrained_cfg``.
-
-    Raises:
-        ModelError: a key is missing or of the wrong kind.
-    """
-    try:
-        return InputSpec(
-            tuple(int(v) for v in cfg["input_size"]),  # type: ignore[arg-type]
-            tuple(float(v) for v in cfg["mean"]),
-            tuple(float(v) for v in cfg["std"]),
-            str(cfg.get("interpolation", "bicubic")),
-            float(cfg.get("crop_pct", 0.875)),
-            str(cfg.get("crop_mode", "center")),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{source}: pretrained_cfg lacks or misspells {error}", "it needs input_size, mean, std"
-        ) from error
 
 
 def build_architecture(architecture: str, num_classes: int | None, model_args: dict[str, Any]) -> nn.Module:
@@ -350,32 +382,38 @@ def build_architecture(architecture: str, num_classes: int | None, model_args: d
     kind, colon, name = architecture.partition(":")
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
-        if architecture in ARCHITECTURES:
-            return ARCHITECTURES[architecture](**{**classes, **model_args})
-        if colon and kind == "torchvision":
-            from torchvision import models
-
-            if name not in models.list_models(module=models):
-                raise ModelError(f"torchvision has no classifier {name!r}")
-            quiet = {"init_weights": False} if "transform_input" in model_args else {}
-            return models.get_model(name, weights=None, **{**classes, **quiet, **model_args})
-        if colon and kind == "pytorchcv":
-            from pytorchcv.model_provider import get_model
-
-            return get_model(name, pretrained=False)
-        import timm
-
-        if not timm.is_model(architecture):
-            raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
-        return timm.create_model(architecture, pretrained=False, **{**classes, **model_args})
-    except (TypeError, AssertionError, RuntimeError, ImportError) as error:
+        with limited(MAX_PARTS):
+            return _built(architecture, kind if colon else "", name, {**classes, **model_args})
+    except BUILD_ERRORS as error:
         raise ModelError(f"cannot build {architecture}: {first_line(error)}") from error
+
+
+def _built(architecture: str, kind: str, name: str, args: dict[str, Any]) -> nn.Module:
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture](**args)
+    if kind == "torchvision":
+        from torchvision import models
+
+        if name not in models.list_models(module=models):
+            raise ModelError(f"torchvision has no classifier {name!r}")
+        quiet = {"init_weights": False} if "transform_input" in args else {}
+        return models.get_model(name, weights=None, **{**quiet, **args})
+    if kind == "pytorchcv":
+        from pytorchcv.model_provider import get_model
+
+        return get_model(name, pretrained=False)
+    import timm
+
+    # a name of the registry and nothing else: timm itself also takes folders and repositories
+    if not re.fullmatch(r"[\w.-]+", architecture, re.ASCII) or not timm.is_model(architecture):
+        raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
+    return timm.create_model(architecture, pretrained=False, **args)
 
 
 def _from_file(model: str, override: InputOverride) -> Teacher:
     path_text, _, function = model.rpartition(":")
     path = Path(path_text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"no file {path}", "written path/to/file.py:factory")
     network = call_factory(path, function)
     cfg = getattr(network, "pretrained_cfg", None)
@@ -425,23 +463,3 @@ def call_factory(path: Path, function: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ModelError(f"{path}:{function} returned {type(network).__name__}, not an nn.Module")
     return network
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return config
-
-
-def _refuse_checkpoint(config: dict[str, Any], where: str) -> None:
-    if "quantization_config" in config:
-        raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
-
-
-def _check_architecture(config: dict[str, Any], where: str) -> None:
-    if not isinstance(config.get("architecture"), str):
-        raise ModelError(f"{where}: config.json names no architecture", "it needs timm's config.json")

@@ -1,14 +1,21 @@
 """The float network: what it is, how it wants its input, and whether it can be quantized at all."""
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.building import BUILD_ERRORS
 from intraq_cli.errors import ModelError
 from intraq_cli.trace import Trace, trace_network
+
+MAX_SIDE = 2048
+"""Pixels; timm's largest input has 1024."""
+MAX_VALUES = 2**24
+"""Of one image: channels by height by width."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,17 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         c = self.input_size[0]
+        if max(self.input_size[1:]) > MAX_SIDE or math.prod(self.input_size) > MAX_VALUES:
+            size = ",".join(map(str, self.input_size))
+            raise ModelError(f"an input of {size} is too large", f"at most {MAX_SIDE} pixels a side")
         if len(self.mean) != c or len(self.std) != c:
             raise ModelError(
                 f"{c} input channels, but {len(self.mean)} means and {len(self.std)} standard deviations",
                 "give --mean and --std one number per channel",
             )
-        if min(self.input_size) < 1 or not all(s > 0 for s in self.std):
-            raise ModelError("input sizes and standard deviations must be positive")
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if min(self.input_size) < 1 or not finite or not all(s > 0 for s in self.std):
+            raise ModelError("input sizes and standard deviations must be positive, and all numbers finite")
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -114,9 +125,9 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     example = torch.randn(2, *teacher.spec.input_size, generator=generator)
     try:
         trace = trace_network(network, example.to(next(network.parameters()).device))
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except BUILD_ERRORS as error:
         size = ",".join(map(str, teacher.spec.input_size))
-        line = str(error).strip().split("\n")[0]
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
     if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
         shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__

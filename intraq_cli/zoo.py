@@ -1,10 +1,15 @@
 """What ships with the tool: recipes, models, results. The only file that knows where they are."""
 
 import csv
+import os
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
+from intraq_cli.reading import read_text
 from intraq_cli.recipe import Recipe
+
+MAX_RECIPE = 2**20
+"""Bytes."""
 
 
 def zoo_root() -> Path:
@@ -35,7 +40,7 @@ def recipe_path(name: str) -> Path:
         RecipeError: there is none.
     """
     if name.endswith(".toml"):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):
             raise RecipeError(f"no recipe file {name}", "give an existing TOML file, or a name from `intraq zoo list`")
         return Path(name)
     if name not in recipe_names():
@@ -52,12 +57,11 @@ def load_recipe(name: str) -> Recipe:
     import tomllib  # here, for a quick start
 
     path = recipe_path(name)
+    text = read_text(path, MAX_RECIPE, RecipeError)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise RecipeError(f"cannot read {path}: {error.strerror}") from error
     return Recipe.from_dict(data, path.stem)
 
 
@@ -76,5 +80,5 @@ def did_you_mean(word: str, known: list[str]) -> str:
     """A hint naming the closest known words, or nothing."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=3)
+    close = get_close_matches(word[:100], known, n=3)
     return "did you mean " + " or ".join(close) + "?" if close else ""

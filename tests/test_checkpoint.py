@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 
 import pytest
@@ -6,9 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from intraq_cli import load, quantize
+from intraq_cli import evaluate, load, quantize
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError
+from intraq_cli.sources import build_architecture
+from intraq_cli.teacher import InputSpec
 from tests.conftest import TINY
+from tests.fuzz import write_checkpoint
 
 SET = list(TINY[1::2])
 SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -124,6 +128,31 @@ BREAK = {
         f, lambda t: t.update({"fc.weight_packed": t["fc.weight_packed"][:5].clone()})
     ),
     "negative scale": lambda f: change_tensors(f, lambda t: t.update({"fc.input_scale": torch.tensor(-1.0)})),
+    "nan scale": lambda f: change_tensors(f, lambda t: t["fc.weight_scale"].fill_(float("nan"))),
+    "infinite scale": lambda f: change_tensors(f, lambda t: t.update({"fc.input_scale": torch.tensor(float("inf"))})),
+    "weights beyond float32": lambda f: change_tensors(f, lambda t: t["fc.weight_scale"].fill_(3e38)),
+    "zero-point off the grid": lambda f: change_tensors(f, lambda t: t["fc.input_zero_point"].fill_(16)),
+    "nan bias": lambda f: change_tensors(f, lambda t: t["fc.bias"].fill_(float("nan"))),
+    "other shape stated": lambda f: change_tensors(f, lambda t: t["fc.weight_shape"].fill_(10**9)),
+    "other type": lambda f: change_tensors(
+        f, lambda t: t.update({"fc.weight_packed": t["fc.weight_packed"].view(torch.float32)})
+    ),
+    "layer twice": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"fc.weight": 3})),
+    "no layer": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"bn1": 3})),
+    "dunder": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"fc.__class__": 3})),
+    "lost activation": lambda f: change_config(f, lambda c: c["quantization_config"]["sites"].update({"conv9": 3})),
+    "computed": lambda f: change_config(
+        f, lambda c: c["quantization_config"].update(computed={"fc": [10**12, 10**12]})
+    ),
+    "other input": lambda f: change_config(f, lambda c: c["pretrained_cfg"].update(input_size=[3, 8, 8])),
+    "labels": lambda f: change_config(f, lambda c: c.update(label_names=["0", "1"])),
+    "no label": lambda f: change_config(f, lambda c: c.update(label_names=[None] * 10)),
+    "run is a list": lambda f: (f / "run.json").write_text("[]"),
+    "teacher is a number": lambda f: (f / "run.json").write_text('{"teacher": {"source": 3}}'),
+    "links out": lambda f: (
+        (f / "model.safetensors").rename(f.parent / "moved"),
+        (f / "model.safetensors").symlink_to("../moved"),
+    ),
     "extra tensor": lambda f: change_tensors(f, lambda t: t.update({"extra": torch.zeros(1)})),
 }
 
@@ -137,3 +166,95 @@ def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
         load(folder, device="cpu")
     assert isinstance(caught.value, IntraqError)
     assert "\n" not in caught.value.message
+
+
+def allocated():
+    """The most memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_classes": 900_000},
+        {"architecture": "torchvision:regnet_y_128gf", "model_args": {}},
+        {"model_args": {"blocks": 16384, "in_chans": 1}},
+        {"model_args": {"blocks": 3, "in_chans": 16384}},
+        {"architecture": "torchvision:vgg16", "model_args": {}},
+        {"architecture": "vit_giant_patch14_dinov2", "model_args": {}},
+        {"architecture": "test_resnet", "model_args": {"layers": [16384] * 4}},
+        {"architecture": "wide_resnet101_2", "model_args": {"base_width": 16384}},
+        {"architecture": "efficientnet_b0", "model_args": {"channel_multiplier": 32.0}},
+    ],
+)
+def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, tmp_path, monkeypatch, change):
+    folder = tmp_path / "copy"
+    shutil.copytree(digits, folder)
+    change_config(folder, lambda c: (c.update(change), c.pop("label_names")))
+    built = []
+    monkeypatch.setattr(
+        "intraq_cli.checkpoint.build_architecture",
+        lambda *args: built.append(torch.get_default_device().type) or build_architecture(*args),
+    )
+    before = allocated()
+    with pytest.raises((CheckpointError, ModelError)):
+        load(folder, device="cpu")
+    assert built[0] == "meta"
+    assert allocated() - before < 300 * 2**20  # it never came to memory
+
+
+def test_the_manifest_may_be_missing(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "copy")
+    (tmp_path / "copy/run.json").unlink()
+    load(tmp_path / "copy", device="cpu")
+    with pytest.raises(CheckpointError, match="does not say what it was made from"):
+        evaluate(tmp_path / "copy", data="digits", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ({"source": "nets.py:net"}, "was made from nets.py:net"),
+        ({"source": "local-dir:nowhere"}, "cannot be had"),
+        ({"source": "x" * 900}, "cannot be had"),
+        ({"source": "resnet18", "weights": "weights.pth"}, "cannot be had"),
+        ({"source": "{float}"}, "has 4 classes, the checkpoint 10"),
+    ],
+)
+def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, monkeypatch, teacher, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text("raise SystemExit")
+    (tmp_path / "weights.pth").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    network = build_architecture("cifar_resnet", 4, {"blocks": 1, "in_chans": 1})
+    (tmp_path / "float").mkdir()
+    save_file(network.state_dict(), tmp_path / "float/model.safetensors")
+    cfg = {"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}
+    args = {"blocks": 1, "in_chans": 1}
+    config = {"architecture": "cifar_resnet", "num_classes": 4, "model_args": args, "pretrained_cfg": cfg}
+    (tmp_path / "float/config.json").write_text(json.dumps(config))
+    shutil.copytree(digits, tmp_path / "copy")
+    (tmp_path / "copy/run.json").write_text(json.dumps({"teacher": teacher}).replace("{float}", "float"))
+    with pytest.raises((CheckpointError, ModelError), match=says):
+        evaluate("copy", data="digits", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_path):
+    shutil.copytree(digits, tmp_path / "snapshot")
+    monkeypatch.setattr("intraq_cli.sources.fetch_checkpoint", lambda target, revision: tmp_path / "snapshot")
+    assert evaluate("org/name", data="digits", limit=20, device="cpu").n == 20  # the bundled teacher
+    for teacher in ({"source": str(tmp_path)}, {"source": "local-dir:x"}, {"source": "resnet18", "weights": "w.pth"}):
+        (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": teacher}))
+        with pytest.raises(ModelError, match="files that are not here") as caught:
+            evaluate("org/name", data="digits", device="cpu")
+        assert "--model" in caught.value.hint
+
+
+@pytest.mark.parametrize("architecture", ["torchvision:regnet_y_400mf", "torchvision:mobilenet_v2", "test_resnet"])
+def test_whatever_can_be_quantized_is_rebuilt(tmp_path, architecture):
+    """Builders that need the values of tensors included."""
+    spec = InputSpec((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+    write_checkpoint(tmp_path / "made", architecture, {}, spec, "inputs")
+    network = load(tmp_path / "made", device="cpu")
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

@@ -296,7 +296,7 @@ def failed(made, tmp_path_factory):
     jobs["again"] = ["push", str(made / "w4"), "me/fails", "--json"]
     local = {
         "linked": ([], "checkpoint", "link out of the folder"),
-        "damaged": ([], "checkpoint", "cannot read model.safetensors"),
+        "damaged": ([], "checkpoint", "no safetensors file, or a damaged one"),
         "damaged-own": ([], "checkpoint", "cannot read model.safetensors"),
         "talkative": ([], "checkpoint", "run.json holds what looks like a token"),
         "float": ([], "checkpoint", "run.json is missing"),

@@ -92,3 +92,31 @@ def test_a_recipe_file_by_path(tmp_path):
 
 def test_the_default_recipe_file_states_every_default():
     assert load_recipe("default").to_dict() | {"description": ""} == Recipe().to_dict()
+
+
+def test_a_hostile_recipe_is_one_line(tmp_path):
+    path = tmp_path / "mine.toml"
+    digits = b"9" * 5000
+    contents = (
+        b"x = " + b"[" * 50_000,
+        b"\xff",
+        b"description = 3",
+        b"name = [1]",
+        b"x" * 2**19 + b" = 1",
+        b"#" * (2**20 + 1),
+        b"[tuning]\nsteps = " + digits,
+        b"[tuning]\nsteps = 0x" + digits,
+        b"[tuning]\nlr_steps = [0x" + digits + b"]",
+        b"[tuning]\nkl_weight = inf",
+        b"[tuning]\nkl_weight = 1e300",
+    )
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(str(path))
+        assert caught.value.message.isprintable()
+    path.unlink()
+    path.mkdir()
+    for name in (str(path), "x" * 5000, "x" * 5000 + ".toml"):
+        with pytest.raises(RecipeError):
+            load_recipe(name)

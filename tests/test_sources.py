@@ -1,4 +1,7 @@
 import json
+import os
+import pickle
+import shutil
 
 import pytest
 import timm
@@ -145,7 +148,7 @@ def test_an_own_architecture_in_a_folder(tmp_path):
     )
     assert examine(load_teacher(str(tmp_path))).num_classes == 5
     (tmp_path / "model.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="no safetensors file, or a damaged one"):
         load_teacher(str(tmp_path))
 
 
@@ -167,3 +170,72 @@ def test_spellings():
     assert is_factory("C:/a.py:f")
     assert not is_factory("hf-hub:org/name")
     assert not is_factory("a/b.py")
+
+
+def test_a_folder_without_safetensors_is_refused(timm_folder, tmp_path):
+    """What timm would unpickle in its place."""
+    shutil.copytree(timm_folder[0], tmp_path / "copy")
+    (tmp_path / "copy/model.safetensors").unlink()
+    torch.save(timm_folder[1].state_dict(), tmp_path / "copy/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no file .*model\.safetensors"):
+        load_teacher(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_classes": 900_000, "model_args": {}}, "describes a network of"),
+        ({"num_classes": 8, "model_args": {}}, "cannot load"),
+        ({"num_classes": 8}, "num_classes is 8 and 7"),
+        ({"model_args": {"layers": [16384] * 4}}, "more than .* parts"),
+        ({"model_args": {"checkpoint_path": "/tmp/x.pth"}}, "may not hold 'checkpoint_path'"),
+        ({"model_args": {"pretrained": True}}, "may not hold 'pretrained'"),
+        ({"model_args": {"block": "BasicBlock"}}, "cannot load"),
+        ({"architecture": "hf-hub:timm/resnet18.a1_in1k"}, "cannot load"),
+        ({"architecture": "vit_giant_patch14_dinov2"}, "describes a network of|parts"),
+        ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "too large|input_size"),
+        ({"label_names": ["cat"]}, "1 label_names for 7 classes"),
+    ],
+)
+def test_a_strangers_float_config_is_checked(timm_folder, tmp_path, change, says):
+    shutil.copytree(timm_folder[0], tmp_path / "copy")
+    config = json.loads((tmp_path / "copy/config.json").read_text())
+    for key, value in change.items():
+        config[key] = config.get(key, {}) | value if key == "pretrained_cfg" else value
+    (tmp_path / "copy/config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=says) as caught:
+        load_teacher(str(tmp_path / "copy"))
+    assert caught.value.message.isprintable()
+
+
+def test_torchvisions_download_is_read_without_running_it(monkeypatch, tmp_path):
+    from torch import hub
+    from torchvision import models
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    name = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"fc.weight": Evil()}, tmp_path / "checkpoints" / name)
+    monkeypatch.setattr(hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(pickle.UnpicklingError):
+        load_teacher("torchvision:resnet18")
+    assert not (tmp_path / "ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_name_too_long_for_the_file_system_is_one_line():
+    for model in ("x" * 5000, "local-dir:" + "x" * 5000, "x" * 5000 + ".py:net", "\0"):
+        with pytest.raises(ModelError):
+            load_teacher(model)
+
+
+def test_a_view_larger_than_its_file_is_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["fc.weight"] = torch.zeros(1).expand(10**10, state["fc.weight"].shape[1])
+    torch.save(state, tmp_path / "weights.pth")
+    assert (tmp_path / "weights.pth").stat().st_size < 10**7
+    with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
+        load_teacher("test_resnet", weights=tmp_path / "weights.pth")

@@ -33,8 +33,7 @@ def print_error(error: IntraqError, as_json: bool) -> None:
     """One line and a hint on stderr; with ``--json`` an error object on stdout as well."""
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    message = " ".join(error.message.split())
-    stderr.print(f"[bold red]error:[/] {escaped(message)}")
+    stderr.print(f"[bold red]error:[/] {escaped(error.message)}")
     if error.hint:
         stderr.print(f"[dim]hint:[/] {escaped(error.hint)}")
 

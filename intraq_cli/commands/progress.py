@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands.output import escaped, stderr
+from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ def progress(quiet: bool) -> Iterator[Report]:
 def _messages_only(event: Event) -> None:
     match event:
         case Warned():
-            stderr.print(f"[yellow]warning:[/] {escaped(event.message)}")
+            stderr.print(f"[yellow]warning:[/] {escaped(one_line(event.message))}")
         case Noted():
-            stderr.print(escaped(event.message))
+            stderr.print(escaped(one_line(event.message)))
 
 
 class _Rate:

@@ -1,27 +1,27 @@
 """Labelled images to measure on: folders of class folders, CIFAR, the bundled digits, data sets on the Hub."""
 
-import warnings
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from intraq_cli.errors import DataError
+from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
+from intraq_cli.events import Report, Warned, silent
 from intraq_cli.teacher import InputSpec
 from intraq_cli.zoo import model_folder
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+FEW = 10
+"""So many unreadable images are always skipped; above them, one in a hundred."""
 
-
-class LabelSource(Protocol):
-    """What label mapping needs to know of a model."""
-
-    label_names: list[str] | None
+Item = tuple[Tensor, int] | UnreadableImageError
+"""An image ``(C, H, W)``, normalised, and its class; or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,27 @@ class LabelledImages:
     """Images already normalised, and their classes."""
 
     name: str
-    dataset: Dataset[tuple[Tensor, int]]
+    dataset: Dataset[Item]
     count: int
 
-    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches ``(B, C, H, W)`` and ``(B,)``, in order.
+    def batches(self, batch_size: int, report: Report = silent) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches ``(B, C, H, W)`` and ``(B,)``, in order; images that cannot be read are left out, and reported.
 
         Raises:
-            DataError: an image cannot be read.
+            DataError: more than a few of them cannot be read, or none can.
         """
+        refused: list[UnreadableImageError] = []
         # one process: decoding is cheap beside the networks on a CPU, and workers would hide errors
-        yield from DataLoader(self.dataset, batch_size)
+        for items in DataLoader(self.dataset, batch_size, collate_fn=list):
+            refused += [item for item in items if isinstance(item, UnreadableImageError)]
+            if len(refused) > max(FEW, self.count // 100) or len(refused) == self.count:
+                hint = "remove or repair them; instead of links that lead out of the folder, copy the files (cp -rL)"
+                raise DataError(f"{len(refused)} of {self.count} images cannot be used, e.g. {refused[0]}", hint)
+            readable = [item for item in items if not isinstance(item, UnreadableImageError)]
+            if readable:
+                yield tuple(default_collate(readable))
+        if refused:
+            report(Warned(f"{len(refused)} of {self.count} images were left out, e.g. {refused[0]}"))
 
     def sample(self, limit: int | None, seed: int) -> "LabelledImages":
         """A seeded random sample of at most ``limit`` images."""
@@ -69,7 +79,7 @@ def open_data(
     if data.startswith("hfds:"):
         return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, split)
     folder = Path(data)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(
             f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME"
         )
@@ -77,13 +87,10 @@ def open_data(
 
 
 def preprocessing(spec: InputSpec) -> Any:
-    """The model's own evaluation transform: PIL image to normalised ``(C, H, W)``."""
+    """The model's own evaluation transform: PIL image, in the mode it takes, to normalised ``(C, H, W)``."""
     from timm.data import create_transform
 
-    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
-    if mode is None:
-        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
-    transform = create_transform(
+    return create_transform(
         spec.input_size,
         is_training=False,
         mean=spec.mean,
@@ -92,54 +99,85 @@ def preprocessing(spec: InputSpec) -> Any:
         crop_pct=spec.crop_pct,
         crop_mode=spec.crop_mode,
     )
-    return lambda image: transform(image.convert(mode))
 
 
-class _Files(Dataset[tuple[Tensor, int]]):
-    def __init__(self, files: Sequence[tuple[Path, int]], transform: Any) -> None:
-        self.files, self.transform = files, transform
+def image_reader(spec: InputSpec) -> ImageReader:
+    """What opens image files for a model.
+
+    Raises:
+        DataError: its input has neither one nor three channels.
+    """
+    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
+    if mode is None:
+        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
+    return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
+
+
+class _Files(Dataset[Item]):
+    def __init__(self, root: Path, files: Sequence[tuple[Path, int]], spec: InputSpec) -> None:
+        self.root, self.files = root.resolve(), files
+        self.reader, self.transform = image_reader(spec), preprocessing(spec)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Item:
         path, label = self.files[index]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    return self.transform(image), label
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            raise DataError(f"cannot read the image {path}: {error}", "remove or repair the file") from error
+            image = self.reader.read(path, self.root)
+        except UnreadableImageError as error:
+            return error
+        return self.transform(image), label
 
 
 def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names: list[str] | None) -> LabelledImages:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    classes = _class_names(folder)
     if not classes:
         raise DataError(f"{folder} holds no class folders", "one folder per class, with the images inside")
-    inner = [entry for entry in (folder / classes[0]).iterdir() if entry.is_dir()]
-    if len(classes) == 1 and len(inner) > 1:
+    if len(classes) == 1 and len(_class_names(folder / classes[0])) > 1:
         raise DataError(
             f"{folder} holds one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
         )
     indices = class_indices(classes, num_classes, label_names)
-    files = [
-        (path, indices[name])
-        for name in classes
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in EXTENSIONS and path.is_file()
-    ]
+    files = [(path, indices[name]) for name in classes for path in _image_paths(folder / name)]
     if not files:
         raise DataError(
             f"no image files in the class folders of {folder}", f"known endings: {' '.join(sorted(EXTENSIONS))}"
         )
-    return LabelledImages(str(folder), _Files(files, preprocessing(spec)), len(files))
+    return LabelledImages(str(folder), _Files(folder, files, spec), len(files))
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Names of the folders in ``folder``, sorted; it may be a link itself, they may not lead out of it.
+
+    Raises:
+        DataError: it cannot be read, or one of them leads out of it: without it, the others might mean other classes.
+    """
+    try:
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {error.strerror}") from error
+    home = folder.resolve()
+    for name in found:
+        if not (folder / name).resolve().is_relative_to(home):
+            raise DataError(f"the class folder {folder / name} is a link that leads out of {folder}", "copy it: cp -rL")
+    return found
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    """Everything below ``folder`` that has the name of an image; links to folders are not followed.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        found += [Path(parent, name) for name in [*folders, *files] if Path(name).suffix.lower() in EXTENSIONS]
+    return sorted(found)
 
 
 def class_indices(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
@@ -153,8 +191,11 @@ def class_indices(folders: list[str], num_classes: int, label_names: list[str] |
     """
     for labels in (label_names, _wordnet_ids(num_classes)):
         if labels and len(labels) == num_classes:
-            known = {str(label): index for index, label in enumerate(labels)}
+            known = {label: index for index, label in enumerate(labels)}
             if all(name in known for name in folders):
+                twice = [name for name in folders if labels[known[name]] in labels[: known[name]]]
+                if twice:
+                    raise DataError(f"two classes of the model are called {twice[0]}", "name folders by class index")
                 return {name: known[name] for name in folders}
     if all(name.isdecimal() for name in folders):
         wrong = [name for name in folders if int(name) >= num_classes]
@@ -182,7 +223,7 @@ def _wordnet_ids(num_classes: int) -> list[str] | None:
     return list(ImageNetInfo().label_names())
 
 
-class _Tensors(Dataset[tuple[Tensor, int]]):
+class _Tensors(Dataset[Item]):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
 
@@ -207,16 +248,25 @@ def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
     return LabelledImages("digits", _Tensors(images, held_out["labels"].long()), len(images))
 
 
-class _Mapped(Dataset[tuple[Tensor, int]]):
-    def __init__(self, items: Any, transform: Any, image_key: Any = 0, label_key: Any = 1) -> None:
-        self.items, self.transform, self.keys = items, transform, (image_key, label_key)
+class _Mapped(Dataset[Item]):
+    def __init__(self, items: Any, spec: InputSpec, image_key: Any = 0, label_key: Any = 1) -> None:
+        self.items, self.keys = items, (image_key, label_key)
+        self.reader, self.transform = image_reader(spec), preprocessing(spec)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item = self.items[index]
-        return self.transform(item[self.keys[0]]), int(item[self.keys[1]])
+    def __getitem__(self, index: int) -> Item:
+        try:
+            with decoding(f"image {index}"):
+                item = self.items[index]
+                image: Image.Image = self.reader.decode(item[self.keys[0]])
+        except UnreadableImageError as error:
+            return error
+        label = int(item[self.keys[1]])
+        if label < 0:
+            raise DataError(f"image {index} has no label", "choose a --split that has labels")
+        return self.transform(image), label
 
 
 def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -> LabelledImages:
@@ -231,7 +281,7 @@ def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -
         items = kind(data_dir, train=False, download=False)
     except RuntimeError as error:
         raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
-    return LabelledImages(name, _Mapped(items, preprocessing(spec)), len(items))
+    return LabelledImages(name, _Mapped(items, spec), len(items))
 
 
 def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None) -> LabelledImages:
@@ -251,4 +301,4 @@ def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None
         raise DataError(f"{name} has no image column with a class label beside it")
     if items.features[labels].num_classes > num_classes:
         raise DataError(f"{name} has {items.features[labels].num_classes} classes, the model {num_classes}")
-    return LabelledImages(f"hfds:{name}", _Mapped(items, preprocessing(spec), images, labels), len(items))
+    return LabelledImages(f"hfds:{name}", _Mapped(items, spec, images, labels), len(items))

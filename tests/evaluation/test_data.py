@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from intraq_cli.errors import DataError
@@ -40,6 +42,37 @@ def test_two_names_for_one_index_are_refused():
         class_indices(["1", "01"], 3, None)
 
 
+NAMES = st.lists(st.text("abc01é", min_size=1, max_size=3), min_size=1, max_size=8, unique=True)
+
+
+@given(NAMES, st.data())
+@settings(deadline=None)
+def test_folders_named_by_labels_mean_their_classes(labels, data):
+    folders = data.draw(st.lists(st.sampled_from(labels), min_size=1, unique=True))
+    found = class_indices(sorted(folders), len(labels), labels)
+    assert {name: labels[index] for name, index in found.items()} == {name: name for name in folders}
+
+
+@given(NAMES, st.integers(1, 12), NAMES | st.none())
+@settings(deadline=None, max_examples=300)
+def test_any_names_mean_distinct_classes_in_range_or_are_refused(folders, num_classes, labels):
+    try:
+        found = class_indices(sorted(folders), num_classes, labels)
+    except DataError:
+        return
+    assert set(found) == set(folders)
+    assert len(set(found.values())) == len(folders)
+    assert all(0 <= index < num_classes for index in found.values())
+
+
+def test_a_label_of_two_classes_is_refused():
+    labels = ["crane", "dog", "crane"]
+    with pytest.raises(DataError, match="two classes of the model are called crane") as caught:
+        class_indices(["crane", "dog"], 3, labels)
+    assert "class index" in caught.value.hint
+    assert class_indices(["dog"], 3, labels) == {"dog": 1}
+
+
 def write(folder, name, colour, mode="RGB"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, (8, 8), colour).save(folder / name)
@@ -62,7 +95,7 @@ def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
         (lambda p: None, "no class folders"),
         (lambda p: (p / "0").mkdir(), "no image files"),
         (lambda p: write(p, "7/a.png", (0, 0, 0)), "does not fit a model of 3 classes"),
-        (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "cannot read the image"),
+        (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "1 of 1 images cannot be used"),
     ],
 )
 def test_a_folder_that_does_not_fit_says_why(tmp_path, make, says):

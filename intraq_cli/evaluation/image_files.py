@@ -1,0 +1,105 @@
+"""Image files as they come: looked at before they are decoded, and refused one by one with a reason."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
+"""What is decoded, whatever the file's name; PIL has others, of which one (EPS) runs a program."""
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
+"""Of an image, as it is in the file and as it is resized; PIL's own limit, 89 million."""
+DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What PIL's decoders raise on damaged files."""
+
+
+class UnreadableImageError(Exception):
+    """An image file cannot be used; says why. Skipped and counted, as long as there are few."""
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Opens image files.
+
+    Args:
+        mode: PIL's, ``L`` or ``RGB``.
+        edge: of the shorter side, in pixels, to which images will be resized.
+    """
+
+    mode: str
+    edge: float
+
+    def read(self, path: Path, root: Path) -> Image.Image:
+        """The image of a file below ``root``, which is resolved; of an animation the first picture.
+
+        Raises:
+            UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged or too large one.
+        """
+        if not path.is_file():
+            raise UnreadableImageError(f"{path} is no regular file")
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
+        Image.init()  # else it knows the commonest formats only
+        with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
+            return self.decode(image)
+
+    def decode(self, image: Image.Image) -> Image.Image:
+        """``image``, opened and of any kind, in this reader's mode.
+
+        Raises:
+            ValueError: it is too large, or of a kind that has no 8-bit form.
+        """
+        width, height = image.size
+        if min(width, height) < 1 or width * height > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels")
+        if self.edge**2 * max(width, height) / min(width, height) > MAX_PIXELS:
+            raise ValueError(f"{width}x{height} pixels: too long and narrow")
+        return _eight_bit(image).convert(self.mode)
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Within the block, what PIL raises on a damaged image, and its warning of a bomb, say that ``name`` is unreadable.
+
+    Raises:
+        UnreadableImageError: as said.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on transparency and damaged metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except DECODING_ERRORS as error:
+        raise UnreadableImageError(f"{name}: {error}") from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Images of 16 bits a pixel in 8 bits; PIL itself would clip them, to white mostly.
+
+    Raises:
+        ValueError: floating-point pixels, whose range is not known, or whole numbers beyond 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("pixels of more than 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))

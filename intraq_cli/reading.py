@@ -1,0 +1,134 @@
+"""Files that a stranger may have made, read without trusting them: size, place and form are looked at first."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intraq_cli.errors import IntraqError
+
+MAX_JSON = 8 * 2**20
+"""Bytes of a config; timm's largest, with the labels of 21,843 classes, takes a quarter of it."""
+MAX_HEADER = 16 * 2**20
+"""Bytes of the header of a safetensors file: about 100,000 tensors."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a safetensors file, as its header has it."""
+
+    dtype: str
+    """``F32``, ``I32``, ``U8``, ..."""
+    shape: tuple[int, ...]
+
+
+def own_file(folder: Path, name: str, kind: type[IntraqError]) -> Path:
+    """The file ``name`` of a model's folder; a link must stay in the folder, or lead to the blobs of the Hub's cache.
+
+    Raises:
+        IntraqError: of ``kind``: the file is a link that leads elsewhere.
+    """
+    path = folder / name
+    if not path.is_symlink():
+        return path
+    home = folder.resolve()
+    allowed = [home]
+    if home.parent.name == "snapshots":  # CACHE/models--ORG--NAME/snapshots/COMMIT, and blobs that repositories share
+        allowed += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    try:
+        target = path.resolve()
+    except RuntimeError:  # links in a circle
+        target = Path()
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise kind(f"{path} is a link that leads out of its folder", "put the file itself there")
+    return path
+
+
+def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
+    """Text of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        IntraqError: of ``kind``: it is no regular file, too large, not UTF-8, or cannot be read.
+    """
+    try:
+        if not path.is_file():  # neither does a pipe make us wait
+            raise kind(f"cannot read {path}: {'no regular file' if path.exists() else 'no such file'}")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise kind(f"{path} is larger than {limit / 2**20:g} MiB", "it cannot be what it is meant to be")
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise kind(f"{path} is not UTF-8 text: {error}") from error
+    except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
+        raise kind(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_json(path: Path, kind: type[IntraqError]) -> dict[str, Any]:
+    """A JSON object: no key twice, no NaN, no deep nesting, nothing that cannot be written as UTF-8.
+
+    Raises:
+        IntraqError: of ``kind``: it is not that.
+    """
+    text = read_text(path, MAX_JSON, kind)
+    try:
+        data = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise kind(f"cannot read {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise kind(f"{path} is not a JSON object")
+    return data
+
+
+def parse_json(text: str) -> Any:
+    """As ``json.loads``, but strict.
+
+    Raises:
+        ValueError: no JSON, a key twice, NaN or infinity, half a surrogate pair.
+        RecursionError: nested too deep.
+    """
+    data = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+    json.dumps(data, ensure_ascii=False).encode()  # "\ud800" is JSON, and cannot be printed
+    return data
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
+    """Types and shapes of the tensors of a safetensors file; none of them is read.
+
+    Raises:
+        IntraqError: of ``kind``: it is no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open  # here, for a quick start
+
+    hint = "fetch or make it again"
+    try:
+        if not path.is_file():
+            raise kind(f"no file {path}", hint)
+        with path.open("rb") as start:
+            if int.from_bytes(start.read(8), "little") > MAX_HEADER:
+                raise kind(f"{path} is no safetensors file, or a damaged one: its header is too large", hint)
+        with safe_open(path, "pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            return {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise kind(f"{path} is no safetensors file, or a damaged one: {error}", hint) from error
