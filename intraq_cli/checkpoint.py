@@ -59,7 +59,8 @@ def checkpoint_tensors(
         stored: what :meth:`QuantizedNetwork.freeze` returned.
     """
     keys = {name: network.weight_key(name) for name in stored}
-    quantized = {alias for key in keys.values() for alias in _aliases(network.network, key)}
+    aliases = _aliases(network.network)
+    quantized = {alias for key in keys.values() for alias in aliases.get(key, [key])}
     tensors = {k: v for k, v in network.network.state_dict().items() if k not in quantized}
     for name, (codes, scale, zero_point) in stored.items():
         key, bits = keys[name], network.plan.weights[name]
@@ -75,10 +76,12 @@ def checkpoint_tensors(
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
-def _aliases(network: nn.Module, key: str) -> list[str]:
-    """All keys of the parameter at ``key``: layers may share a weight."""
-    parameters = dict(network.named_parameters(remove_duplicate=False))
-    return [k for k, p in parameters.items() if p is parameters.get(key)] or [key]
+def _aliases(network: nn.Module) -> dict[str, list[str]]:
+    """For each key, all keys of the same parameter: layers may share a weight."""
+    same: dict[int, list[str]] = {}
+    for key, parameter in network.named_parameters(remove_duplicate=False):
+        same.setdefault(id(parameter), []).append(key)
+    return {key: keys for keys in same.values() for key in keys}
 
 
 def _site_prefix(plan: Plan, site: str) -> str:
@@ -272,6 +275,7 @@ def _check_fit(folder: Path, network: nn.Module, plan: Plan, header: dict[str, T
     with torch.device("meta"):
         quantized = QuantizedNetwork(network, plan)
     expected: dict[str, TensorInfo] = {}
+    aliases = _aliases(network)
     present: set[str] = set()
     for name, bits in plan.weights.items():
         key, shape = quantized.weight_key(name), quantized.weight_of(name).shape
@@ -282,7 +286,7 @@ def _check_fit(folder: Path, network: nn.Module, plan: Plan, header: dict[str, T
         expected[f"{key}_scale"] = TensorInfo("F32", (rows, 1))
         expected[f"{key}_zero_point"] = TensorInfo("I32", (packed_words(rows, bits), 1))
         expected[f"{key}_shape"] = TensorInfo("I64", (len(shape),))
-        present.update(_aliases(network, key))
+        present.update(aliases.get(key, [key]))
     for site in plan.activations:
         prefix = _site_prefix(plan, site)
         expected[f"{prefix}_scale"] = TensorInfo("F32", ())

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class Ranks:
 
 
 ALONE = Ranks()
+PATIENCE = timedelta(days=1)
+"""One may wait for another's whole batch; of one that dies, its closed sockets tell."""
 
 
 def launched() -> Ranks:
@@ -79,9 +82,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     with _lost():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-            dist.init_process_group("nccl", device_id=device)
+            dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
         else:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", timeout=PATIENCE)
     try:
         yield ranks
     finally:

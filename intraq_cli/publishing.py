@@ -16,6 +16,7 @@ from intraq_cli.events import Report, Warned
 from intraq_cli.hub import benchmark
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.output import whole_file
+from intraq_cli.reading import parse_json
 from intraq_cli.sources import is_factory
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
@@ -162,8 +163,8 @@ def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
     """Every file is what its name says; that of the weights is for :func:`read_checkpoint` to say."""
     for name in ("config.json", "run.json"):
         try:
-            valid = isinstance(json.loads(files[name]), dict)
-        except ValueError:
+            valid = isinstance(parse_json(files[name].decode()), dict)
+        except (ValueError, RecursionError):
             valid = False
         if not valid:
             raise CheckpointError(f"{folder}/{name} is no JSON object", "make the checkpoint again")

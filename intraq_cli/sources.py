@@ -51,8 +51,7 @@ def load_teacher(model: str, override: InputOverride | None = None, weights: str
     """
     override = override or InputOverride()
     teacher = _from_timm(model, True, Path(weights)) if weights else _resolve(model, True)(override)
-    network = teacher.network.float().eval().requires_grad_(False)
-    return replace(teacher, network=network, spec=override.apply(teacher.spec))
+    return _frozen(teacher, override)
 
 
 def sketch_teacher(model: str, override: InputOverride | None = None) -> Teacher:
@@ -67,6 +66,10 @@ def sketch_teacher(model: str, override: InputOverride | None = None) -> Teacher
             teacher = _resolve(model, False)(override)
     except (NotImplementedError, RuntimeError):  # an architecture that computes with its weights as it is built
         teacher = _resolve(model, False)(override)
+    return _frozen(teacher, override)
+
+
+def _frozen(teacher: Teacher, override: InputOverride) -> Teacher:
     network = teacher.network.float().eval().requires_grad_(False)
     return replace(teacher, network=network, spec=override.apply(teacher.spec))
 
