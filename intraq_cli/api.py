@@ -716,6 +716,8 @@ def _calibrate(work: _Work, student: QuantizedNetwork, teacher: nn.Module, used:
     """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
     started = time.perf_counter()
     config, tuning = work.recipe.quantization, work.recipe.tuning
+    if config.correction == "rescue" and not tuning.steps:
+        config = replace(config, correction="always")
     work.report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
     if used is not None and config.activation_range == "ema":
         # published: the warm-up runs on what tuning runs on, the weights already quantized

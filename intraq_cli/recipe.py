@@ -86,8 +86,9 @@ class Quantization(_Section):
     activation_scale: Literal["learned", "frozen"] = "learned"
     equalization: bool = True
     """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
-    correction: bool = True
-    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
+    correction: Literal["rescue", "always", "never"] = "rescue"
+    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs. ``rescue``: only of a
+    network that is ruined without it, or that is not tuned; tuning ends better from the true statistics."""
     ema_beta: float = _value(0.9, 0.0, 0.9999)
     ema_steps: int = _value(800, 1)
 

@@ -31,6 +31,8 @@ FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
 """Those candidates, times the error-minimising range."""
 WIDEST = 8192
 """Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
+RUINED = 0.5
+"""Agreement with the teacher, on the images, below which batch norms are corrected to rescue the network."""
 DAMPING = 0.03
 """Of the second moments that rounding by curvature goes by, relative to their mean."""
 
@@ -39,7 +41,7 @@ DAMPING = 0.03
 def calibrate(
     student: QuantizedNetwork, teacher: nn.Module, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
-    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics.
+    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if need be.
 
     Args:
         student: on the teacher's device, without weight quantizers; gets them.
@@ -48,11 +50,26 @@ def calibrate(
         config: the recipe's quantization section.
         sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
     """
+    _calibrate(student, teacher, images, config, sampled, config.correction == "always")
+    if config.correction == "rescue" and _agreement(student, teacher, images) < RUINED:
+        student.weight_quantizers = nn.ModuleList()
+        for site in student.sites.values():
+            site.learn_scale(False)
+        _calibrate(student, teacher, images, config, sampled, True)
+
+
+def _agreement(student: nn.Module, teacher: nn.Module, images: Tensor) -> float:
+    return float((student(images).argmax(1) == teacher(images).argmax(1)).float().mean())
+
+
+def _calibrate(
+    student: QuantizedNetwork, teacher: nn.Module, images: Tensor, config: Quantization, sampled: bool, correct: bool
+) -> None:
     noise = SampledOutputs if sampled else nullcontext
     with BatchNormStatistics() as clean, noise(), _Look(teacher) as look:
         teacher(images)
-    corrected = CorrectedStatistics(clean.layers) if config.correction else nullcontext()
-    with corrected, noise(), _Calibrating(student, config, look) as made:
+    corrected = CorrectedStatistics(clean.layers) if correct else nullcontext()
+    with corrected, noise(), _Calibrating(student, config, look, correct) as made:
         student.network(images)
     made.check()
     if isinstance(corrected, CorrectedStatistics):
@@ -105,9 +122,9 @@ def _channel_mean(func: Any, out: Tensor) -> Tensor:
 class _Calibrating(QuantizedCalls):
     """Within the block, everything that is called gets its grid, and goes on quantized by it."""
 
-    def __init__(self, student: QuantizedNetwork, config: Quantization, look: _Look) -> None:
+    def __init__(self, student: QuantizedNetwork, config: Quantization, look: _Look, correct: bool) -> None:
         super().__init__(student)
-        self.config, self.look = config, look
+        self.config, self.look, self.correct = config, look, correct
         self.quantizers: dict[str, WeightQuantizer] = {}
 
     def call_layer(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> Tensor:
@@ -125,7 +142,7 @@ class _Calibrating(QuantizedCalls):
             x = self.inputs[name](x)
         self._round(name, call, x, weight)
         wanted = self.look.means.get(name)
-        if self.config.correction and wanted is not None and name not in self.look.normalized:
+        if self.correct and wanted is not None and name not in self.look.normalized:
             call.settings["bias"].add_(wanted - _channel_mean(call.func, call(x, self.quantizers[name]())))
 
     def quantized_output(self, index: int, out: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def default_student(network, images, bits=3, config=None):
 def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network):
     images, labels = images_and_labels(256)
     fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
-    student = default_student(network, images, config=Quantization(weight_rounding="nearest", correction=False))
+    student = default_student(network, images, config=Quantization(weight_rounding="nearest", correction="never"))
     before = kl_at_temperature(student(fresh), network(fresh), 1.0)
     tune(student, network, images, labels, Tuning(steps=150, batch_size=32, lr=0.03, crop_eta=1.0))
     after = kl_at_temperature(student(fresh), network(fresh), 1.0)
