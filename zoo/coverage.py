@@ -48,6 +48,7 @@ RECIPE = Recipe().override(
         *("tuning.steps=1", "tuning.batch_size=4"),
         # the search for ranges and rounding by curvature take a while, and do not depend on the architecture
         *("quantization.weight_rounding=balanced", "quantization.weight_range=minmax"),
+        *("quantization.activation_range=mse", "quantization.correction=always"),
     ]
 )
 
