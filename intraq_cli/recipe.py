@@ -47,10 +47,10 @@ class Synthesis(_Section):
     """0: no images; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
     batch_size: int = _value(256, 2, 65536)
     steps: int = _value(200, 1, 1_000_000)
-    start: Literal["smooth", "white"] = "smooth"
-    """What the images grow from: ``white`` noise (published), or noise of every scale but the finest."""
+    space: Literal["spectrum", "pixels"] = "spectrum"
+    """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
     lr: float = _value(0.1, 0.0, 100.0)
-    """Adam's learning rate, in units of the normalised pixel."""
+    """Adam's learning rate, in units of the normalised pixel, or of the noise that a spectrum begins with."""
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"

@@ -9,7 +9,6 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.errors import DivergedError
@@ -21,6 +20,7 @@ from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Losses, Objective
 from intraq_cli.synthesis.sil import draw_targets
+from intraq_cli.synthesis.spectrum import SPACES
 from intraq_cli.trace import FeatureTap
 from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
@@ -186,26 +186,6 @@ def draw_labels(config: Synthesis, num_classes: int, generator: torch.Generator)
     return torch.cat(rounds)[:n]
 
 
-def white_noise(n: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """``N(0, I)``, ``(n, C, H, W)``."""
-    return torch.randn(n, *shape, generator=generator)
-
-
-def smooth_noise(n: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise with the same power in every octave but the finest, ``(n, C, H, W)``, of mean 0 and variance 1.
-
-    The power of real images falls about so with frequency. The statistics that BNS aligns hold for a batch as a whole,
-    and leave in the single image much of the white noise that it began with.
-    """
-    channels, height, width = shape
-    total = torch.zeros(n, *shape)
-    for halvings in range(1, max(2, min(height, width).bit_length() - 1)):
-        size = (max(1, height >> halvings), max(1, width >> halvings))
-        octave = torch.randn(n, channels, *size, generator=generator)
-        total += F.interpolate(octave, size=(height, width), mode="bilinear")
-    return (total - total.mean()) / total.std()
-
-
 class _DivergedError(Exception):
     """The losses of a batch are not finite."""
 
@@ -245,12 +225,11 @@ class _Maker:
         """From noise to the end of the schedule, or on from where it was left."""
         objective, config = self.objective, self.objective.config
         generator = torch.Generator().manual_seed(_seed_of(self.seed, k, attempt, again))
-        draw = white_noise if config.start == "white" else smooth_noise
-        x = draw(len(labels), self.shape, generator).to(self.device, memory_format=torch.channels_last)
-        x.requires_grad_()
+        space = SPACES[config.space](self.shape, self.device)
+        point = space.draw(len(labels), generator).to(self.device).requires_grad_()
         targets = draw_targets(len(labels), config.epsilon, generator).to(self.device)
         low, high = (edge.to(self.device)[:, None, None] for edge in self.bounds)
-        adam = torch.optim.Adam([x], lr=self._lr(attempt))
+        adam = torch.optim.Adam([point], lr=self._lr(attempt))
         scheduler = _scheduler(adam, config)
         progress = _Progress(self.report, k, self.batches, config)
         which = [k, attempt, again]
@@ -258,14 +237,15 @@ class _Maker:
         left = self.kept.load("batch")
         if left and left["which"] == which:
             first, progress.seen = left["step"], left["seen"]
-            x.data.copy_(left["images"])
+            point.data.copy_(left["point"])
             generator.set_state(left["generator"])
             adam.load_state_dict(left["adam"])
             scheduler.load_state_dict(left["scheduler"])
         for step in range(first, config.steps):
+            x = space.images(point).contiguous(memory_format=torch.channels_last)
             shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, generator)
             losses, gradient = objective.with_gradient(shown, labels, targets)
-            x.grad = gradient if shown is x else torch.autograd.grad(shown, [x], gradient)[0]
+            (point.grad,) = torch.autograd.grad(shown, [point], gradient)
             adam.step()
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(losses.total.item())
@@ -273,7 +253,7 @@ class _Maker:
                 scheduler.step()
             if config.clip:
                 with torch.no_grad():
-                    x.copy_(torch.minimum(torch.maximum(x, low), high))
+                    point.copy_(space.points(space.images(point).clamp(low, high)))
             progress.step(step, losses, len(labels))
             self.kept.now_and_then(
                 "batch",
@@ -281,14 +261,17 @@ class _Maker:
                     "which": which,
                     "step": step + 1,
                     "seen": progress.seen,
-                    "images": x.detach(),
+                    "point": point.detach(),
                     "generator": generator.get_state(),
                     "adam": adam.state_dict(),
                     "scheduler": scheduler.state_dict(),
                 },
             )
         progress.warn_of_idle_parts()
-        return self._finished(x.detach(), labels, targets)
+        with torch.no_grad():
+            x = space.images(point).contiguous(memory_format=torch.channels_last)
+            x = x.clamp(low, high) if config.clip else x  # transformed back and forth, a pixel may be off by a bit
+        return self._finished(x, labels, targets)
 
     def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
         losses, logits, features = self.objective.of_finished(images, labels, targets)

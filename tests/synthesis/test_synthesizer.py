@@ -14,7 +14,7 @@ from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
 from intraq_cli.synthesis.objective import Objective
 from intraq_cli.synthesis.sil import draw_targets
-from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, smooth_noise, synthesize_images
+from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, synthesize_images
 from intraq_cli.trace import FeatureTap, trace_network
 from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
@@ -154,9 +154,9 @@ def test_pixels_stay_in_bounds_when_clipped(network):
 
 
 def test_the_teacher_learns_to_see_the_classes(network):
-    made = synthesize(network, Synthesis(num_images=32, batch_size=32, steps=100, bns_weight=0.0))
+    made = synthesize(network, Synthesis(num_images=32, batch_size=32, steps=250, bns_weight=0.0))
     assert made.teacher_accuracy > 0.9
-    assert made.losses["sil"] < 0.05
+    assert made.losses["sil"] < 0.1
 
 
 def test_a_part_that_stays_at_zero_is_warned_of(network):
@@ -177,17 +177,6 @@ def test_batches_are_even(total, size, expected):
 def test_balanced_labels_show_every_class_equally_often(random):
     counts = draw_labels(Synthesis(num_images=43, labels="balanced"), 10, random).bincount(minlength=10)
     assert set(counts.tolist()) == {4, 5}
-
-
-def test_smooth_noise_has_its_power_in_the_low_frequencies(random):
-    noise = smooth_noise(64, (3, 32, 32), random)
-    assert noise.shape == (64, 3, 32, 32)
-    assert abs(noise.mean().item()) < 1e-3
-    assert noise.std().item() == pytest.approx(1.0, abs=1e-3)
-    power = torch.fft.rfft2(noise).abs().square().mean((0, 1))
-    assert power[1:5, 1:5].mean() > 20 * power[10:16, 10:16].mean()
-    for shape in ((1, 8, 8), (2, 3, 50), (1, 1, 1)):
-        assert smooth_noise(4, shape, random).isfinite().all()
 
 
 @pytest.mark.parametrize("size", [1, 5, 11])
@@ -233,26 +222,34 @@ def test_out_of_memory_halves_the_portions_and_comes_to_the_same_end(network):
     ]
 
 
+class Brittle(SmallNet):
+    """No finite logits for inputs beyond a size."""
+
+    limit = 50.0
+
+    def forward(self, x):
+        return super().forward(x) + torch.where(x.abs().amax() > self.limit, torch.inf, 0.0)
+
+
+def brittle_copy(network, limit):
+    made = Brittle().eval().requires_grad_(False)
+    made.load_state_dict(network.state_dict())
+    made.limit = limit
+    return made
+
+
 def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_line(network):
     told = []
+    config, brittle = Synthesis(num_images=8, batch_size=8, steps=3), brittle_copy(network, 0.0)
     with pytest.raises(DivergedError, match="batch 1 are not finite, even at a learning rate of"):
-        synthesize(network, Synthesis(num_images=8, batch_size=8, steps=3, sil_weight=1e39), report=told.append)
+        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, report=told.append)
     assert sum("four times gentler" in event.message for event in told if isinstance(event, Warned)) == 3
 
 
-class Brittle(SmallNet):
-    """No finite logits for inputs beyond a size that a large learning rate reaches."""
-
-    def forward(self, x):
-        return super().forward(x) + torch.where(x.abs().amax() > 50, torch.inf, 0.0)
-
-
 def test_a_gentler_attempt_succeeds(network):
-    brittle = Brittle().eval().requires_grad_(False)
-    brittle.load_state_dict(network.state_dict())
     told = []
-    config = Synthesis(num_images=8, batch_size=8, steps=12, lr=30.0, clip=False, schedule="plateau")
-    made = synthesize(brittle, config, report=told.append)
+    config = Synthesis(num_images=8, batch_size=8, steps=12, lr=30.0, clip=False, schedule="plateau", space="pixels")
+    made = synthesize(brittle_copy(network, 50.0), config, report=told.append)
     assert made.images.isfinite().all()
     assert 1 <= sum("gentler" in event.message for event in told if isinstance(event, Warned)) <= 2
 

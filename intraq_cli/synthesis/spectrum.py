@@ -1,0 +1,78 @@
+"""What is learned of an image: its pixels, as published, or its spectrum.
+
+The gradient of one pixel is mostly noise, of crops and of the other images in the batch. An optimizer that makes every
+pixel's step as large as any other's (Adam) turns it into grain, and grain is what the first layers of a network see:
+their statistics then stay far from those of real images. Steps in the spectrum, scaled as ``1 / f^p``, move coarse
+structure by much and the finest by little (a preconditioner, as in feature visualisation: Olah et al., Distill 2017).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+POWER = 2.0
+"""``p``: of 1, 1.5 and 2 the best or nearly so at 32 and at 224 pixels; natural images fall off with about 1."""
+
+
+class Space(Protocol):
+    """Points to optimise, and the images that they stand for."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` points to begin with, of white noise of variance 1; on the CPU."""
+
+    def images(self, points: Tensor) -> Tensor:
+        """``(n, C, H, W)``, differentiable in ``points``."""
+
+    def points(self, images: Tensor) -> Tensor:
+        """The inverse."""
+
+
+class Pixels(Space):
+    """The images themselves, from white noise; ``shape`` is ``(C, H, W)``."""
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
+        self.shape = shape
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """White noise ``(n, C, H, W)``."""
+        return torch.randn(n, *self.shape, generator=generator)
+
+    def images(self, points: Tensor) -> Tensor:
+        """As they are."""
+        return points
+
+    def points(self, images: Tensor) -> Tensor:
+        """As they are."""
+        return images
+
+
+class Spectrum(Space):
+    """Fourier coefficients ``(n, C, H, W // 2 + 1, 2)`` in units of ``1 / f^p``; ``shape`` is ``(C, H, W)``.
+
+    Those of white noise stand for smooth noise of the same variance.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
+        self.shape = shape
+        _, height, width = shape
+        rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
+        # cycles per pixel; the mean of an image counts as the lowest frequency
+        amplitude = (rows.square() + columns.square()).sqrt().clamp(min=1 / max(height, width)) ** -POWER
+        amplitude = amplitude / amplitude.square().mean().sqrt()
+        self.amplitude = amplitude[:, : width // 2 + 1].to(device)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Those of white noise."""
+        return torch.view_as_real(torch.fft.rfft2(torch.randn(n, *self.shape, generator=generator), norm="ortho"))
+
+    def images(self, points: Tensor) -> Tensor:
+        """``(n, C, H, W)``."""
+        return torch.fft.irfft2(torch.view_as_complex(points) * self.amplitude, s=self.shape[1:], norm="ortho")
+
+    def points(self, images: Tensor) -> Tensor:
+        """Coefficients of ``(n, C, H, W)``."""
+        return torch.view_as_real(torch.fft.rfft2(images, norm="ortho") / self.amplitude)
+
+
+SPACES: dict[str, type[Pixels] | type[Spectrum]] = {"pixels": Pixels, "spectrum": Spectrum}

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from intraq_cli.synthesis.spectrum import SPACES, Spectrum
+
+SHAPES = [(3, 32, 32), (1, 8, 8), (2, 3, 50), (3, 7, 5), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("space", SPACES)
+def test_there_and_back(space, shape, random):
+    made = SPACES[space](shape, "cpu")
+    images = torch.randn(4, *shape, generator=random)
+    assert torch.allclose(made.images(made.points(images)), images, atol=1e-4)
+    assert made.points(images).shape == made.draw(4, random).shape
+
+
+def test_it_begins_with_smooth_noise_of_variance_one(random):
+    made = Spectrum((3, 32, 32), "cpu")
+    noise = made.images(made.draw(512, random))
+    assert noise.var().item() == pytest.approx(1.0, abs=0.1)
+    power = torch.fft.rfft2(noise).abs().square().mean((0, 1))
+    assert power[1:5, 1:5].mean() > 20 * power[10:16, 10:16].mean()
+
+
+def test_a_step_moves_coarse_structure_more(random):
+    made = Spectrum((1, 16, 16), "cpu")
+    points = made.draw(1, random).requires_grad_()
+    grain = torch.ones(1, 1, 16, 16)
+    grain[..., 1::2] = -1
+    even = torch.ones(1, 1, 16, 16)
+    moved = []
+    for wanted in (even, grain):  # of the lowest frequency, and of the highest along a row
+        (gradient,) = torch.autograd.grad(made.images(points), [points], wanted)
+        moved.append((made.images(points + gradient) - made.images(points)).square().mean().sqrt())
+    assert moved[0] > 50 * moved[1]
