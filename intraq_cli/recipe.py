@@ -46,7 +46,7 @@ class Synthesis(_Section):
     num_images: int = _value(1024, 0, 10_000_000)
     """0: no images; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
     batch_size: int = _value(256, 2, 65536)
-    steps: int = _value(200, 1, 1_000_000)
+    steps: int = _value(100, 1, 1_000_000)
     space: Literal["spectrum", "pixels"] = "spectrum"
     """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
     lr: float = _value(0.1, 0.0, 100.0)
