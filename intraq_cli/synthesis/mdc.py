@@ -59,4 +59,4 @@ def heterogeneity(features: Tensor, labels: Tensor) -> float:
     # the squared length of a class's summed unit vectors is the sum of the cosines of all its ordered pairs
     cosines = ((one_hot.T @ unit).square().sum(1) - counts).sum()
     pairs = (counts * (counts - 1)).sum()
-    return float(1 - cosines / pairs)
+    return float(1 - cosines / pairs) if pairs else float("nan")

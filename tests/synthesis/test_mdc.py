@@ -46,3 +46,7 @@ def test_heterogeneity_equals_a_loop_over_pairs(random):
         if i != j and labels[i] == labels[j]
     ]
     assert heterogeneity(features, labels) == pytest.approx(sum(distances) / len(distances), abs=1e-5)
+
+
+def test_heterogeneity_needs_two_images_of_a_class(random):
+    assert math.isnan(heterogeneity(torch.randn(3, 5, generator=random), torch.tensor([2, 0, 7])))
