@@ -108,10 +108,10 @@ class Tuning(_Section):
     momentum: float = _value(0.9, 0.0, 0.9999)
     """SGD's, Nesterov."""
     weight_decay: float = _value(0.0, 0.0, 1.0)
-    temperature: float = _value(3.0, 0.01, 1000.0)
+    temperature: float = _value(1.0, 0.01, 1000.0)
     kl_weight: float = _value(1.0, 0.0)
     ce_weight: float = _value(0.0, 0.0)
-    feature_weight: float = _value(10.0, 0.0)
+    feature_weight: float = _value(1.0, 0.0)
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: float = _value(0.5, 0.01, 1.0)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
