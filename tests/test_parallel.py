@@ -27,7 +27,7 @@ with joined(torch.device("cpu")) as ranks:
         made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, ranks=ranks)
     images, labels = made[0.0].images.float(), made[0.0].labels
     student = default_student(network, images)
-    losses = tune(student, network, images, labels, Tuning(steps=5, batch_size=10), ranks=ranks)
+    losses = tune(student, network, images, labels, Tuning(steps=5, batch_size=10, feature_weight=0.0), ranks=ranks)
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))
     assert all(result == results[0] for result in results), "the processes have come to different ends"
     if ranks.rank == 0:
@@ -84,7 +84,7 @@ def test_shared_batches_are_those_of_one_process(results, processes):
 def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
     *_, losses = results[1]
     *_, shared = results[processes]
-    assert shared["kl"] == pytest.approx(losses["kl"], rel=0.1)
+    assert shared["kl"] == pytest.approx(losses["kl"], rel=0.05)
 
 
 def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
