@@ -300,7 +300,7 @@ def quantize(
     watched = _timing(report, stages)
     if images is not None:
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
-        if origin.get("sha256") != teacher.sha256():
+        if origin.get("sha256") != teacher.sha256:
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
     bytes_float = float_bytes(teacher.network.state_dict().values())
     result = QuantizationResult(
@@ -684,19 +684,21 @@ def _make_student(
         return student, student.freeze(), Fidelity(), {}
     used, held_out = _hold_out(made, work.recipe)
     _calibrate(work, student, teacher, used)
-    tuned = tune(
-        student,
-        teacher,
-        used.images,
-        used.labels,
-        work.recipe.tuning,
-        work.seed,
-        work.device,
-        work.report,
-        work.kept,
-        work.ranks,
-        work.at_a_time("tuning"),
-    )
+    tuned = {}
+    if work.recipe.tuning.steps:
+        tuned = tune(
+            student,
+            teacher,
+            used.images,
+            used.labels,
+            work.recipe.tuning,
+            work.seed,
+            work.device,
+            work.report,
+            work.kept,
+            work.ranks,
+            work.at_a_time("tuning"),
+        )
     stored = student.freeze()
     unseen = _on_device(held_out.split(EVALUATION_BATCH), work.device)
     return student, stored, fidelity(student, teacher, unseen, work.anatomy.trace.batch_norms), tuned
@@ -765,7 +767,7 @@ def _manifest(
             "source": teacher.source,
             "weights": teacher.weights,
             "revision": teacher.revision,
-            "sha256": teacher.sha256(),
+            "sha256": teacher.sha256,
         },
         "needs_factory": is_factory(teacher.architecture),
         "device": describe_device(work.device),
@@ -781,7 +783,7 @@ def _origin(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
     return {
         "model": teacher.source,
         "revision": teacher.revision,
-        "sha256": teacher.sha256(),
+        "sha256": teacher.sha256,
         "recipe": recipe.to_dict()["synthesis"],
         "seed": seed,
         "versions": _versions(),
@@ -837,7 +839,7 @@ def _teacher_of(
     except ModelError as error:
         hint = "name the float model that it was made from: --model, and --weights if it was made from a file"
         raise ModelError(f"the float teacher cannot be had: {error.message}", hint) from error
-    if noted.get("sha256") not in (None, teacher.sha256()):
+    if noted.get("sha256") not in (None, teacher.sha256):
         report(Warned(f"the float weights of {source} are not those that the checkpoint was made from"))
     return teacher
 

@@ -1,5 +1,6 @@
 """What enters and leaves batch norms, call by call: to learn from, to compare networks, to correct, to sample."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -98,6 +99,31 @@ class BatchNormOutputs(_BatchNormCalls):
         out = F.batch_norm(*call)
         self.outputs.append(out)
         return out.clone()  # an activation in place would write over what is kept
+
+
+class ComparedOutputs(_BatchNormCalls):
+    """Within the block, ``results`` collects ``compare(output, expected)`` of every batch norm, in the order of calls.
+
+    Args:
+        expected: of another network on the same images, from :class:`BatchNormOutputs`.
+        compare: called before anything can write over the output.
+    """
+
+    results: list[Tensor]
+
+    def __init__(self, expected: list[Tensor], compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.expected, self.compare = expected, compare
+
+    def __enter__(self) -> Self:
+        self.results = []
+        super().__enter__()
+        return self
+
+    def _normalize(self, call: BatchNormCall) -> Tensor:
+        out = F.batch_norm(*call)
+        self.results.append(self.compare(out, self.expected[len(self.results)]))
+        return out
 
 
 class SampledOutputs(_BatchNormCalls):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from intraq_cli.building import BUILD_ERRORS, check_tensors, info_of, sketch
 from intraq_cli.device import place
-from intraq_cli.errors import CheckpointError, ModelError
+from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.model_config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.output import plain
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, dequantize
@@ -203,7 +203,7 @@ def _check_run(folder: Path, quantized: QuantizedNetwork, config: ModelConfig, s
     try:
         out = quantized(torch.zeros(1, *spec.input_size))
     except BUILD_ERRORS as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise CheckpointError(
             f"{folder}: the network does not run on input {size}: {line}", "fetch it again"
         ) from error

@@ -12,6 +12,9 @@ IntraqError                 exit 1: one line and a hint
 └── DivergedError           losses that stay infinite or NaN
 """
 
+import math
+from collections.abc import Iterable
+
 LONGEST = 1000
 """Characters of a message."""
 
@@ -108,3 +111,17 @@ def first_line(error: BaseException) -> str:
     """What an error says first; its name if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+class NotFiniteError(ArithmeticError):
+    """Losses that are NaN or infinite; whoever tries again more gently catches it."""
+
+
+def check_finite(losses: Iterable[float]) -> None:
+    """See that all are finite.
+
+    Raises:
+        NotFiniteError: one is not.
+    """
+    if not all(map(math.isfinite, losses)):
+        raise NotFiniteError

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from intraq_cli.errors import DeviceError
+from intraq_cli.errors import DeviceError, first_line
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except (dist.DistError, RuntimeError, ValueError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        line = first_line(error)[:200]
         raise DeviceError(f"another process of this job is gone: {line}", "start the job again: it goes on") from error
 
 

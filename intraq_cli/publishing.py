@@ -16,7 +16,7 @@ from intraq_cli.events import Report, Warned
 from intraq_cli.hub import benchmark
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.output import whole_file
-from intraq_cli.reading import parse_json
+from intraq_cli.reading import parse_json, tensor_header
 from intraq_cli.sources import is_factory
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
@@ -178,13 +178,8 @@ def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
 
 def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     """What can be known of a checkpoint whose architecture is a Python file: that its weights are whole and packed."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(folder / "model.safetensors", "pt") as file:
-            packed = [key for key in file.keys() if key.endswith("_packed")]  # noqa: SIM118 - it is no dict
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", "make it again") from error
+    header = tensor_header(folder / "model.safetensors", CheckpointError)
+    packed = [key for key in header if key.endswith("_packed")]
     quantization = config.get("quantization_config")
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):

@@ -3,13 +3,14 @@
 import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from intraq_cli.building import BUILD_ERRORS
-from intraq_cli.errors import ModelError
+from intraq_cli.errors import ModelError, first_line
 from intraq_cli.trace import Trace, trace_network
 
 MAX_SIDE = 2048
@@ -77,6 +78,7 @@ class Teacher:
     weights: str | None = None
     """The file that the user gave weights in."""
 
+    @cached_property
     def sha256(self) -> str:
         """Digest of the weights: names, types, shapes and values, in the order of the names."""
         digest = hashlib.sha256()
@@ -99,8 +101,31 @@ class Anatomy:
         return self.trace.classifier
 
 
+@torch.no_grad()
+def leave_inputs_alone(network: nn.Module, example: Tensor) -> None:
+    """Have activations write their output into memory of its own, where that changes nothing.
+
+    Learning has to copy what ReLU6, SiLU and their like overwrite before they do.
+    """
+    in_place: list[Any] = [module for module in network.modules() if getattr(module, "inplace", None) is True]
+    if not in_place or example.is_meta:
+        return
+    before = network(example.clone())
+    for module in in_place:
+        module.inplace = False
+    if not _same(before, network(example.clone())):  # somebody reads the overwritten input
+        for module in in_place:
+            module.inplace = True
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+
+
 def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     """Run the teacher once on noise and check that it can be quantized (``strict``), or that it is a classifier at all.
+
+    Where it is to be learned from (``strict``), its activations then no longer work in place.
 
     Raises:
         ModelError: no batch norm, no layer to quantize, weights that are not finite, an input that does not fit, no
@@ -122,12 +147,14 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
             "images are learned from these statistics; choose a network that has them",
         )
     generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *teacher.spec.input_size, generator=generator)
+    example = torch.randn(2, *teacher.spec.input_size, generator=generator).to(next(network.parameters()).device)
     try:
-        trace = trace_network(network, example.to(next(network.parameters()).device))
+        if strict:
+            leave_inputs_alone(network, example)
+        trace = trace_network(network, example)
     except BUILD_ERRORS as error:
         size = ",".join(map(str, teacher.spec.input_size))
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
     if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
         shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__

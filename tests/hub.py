@@ -49,7 +49,7 @@ def do(job):
         if kind == "teacher":
             from intraq_cli.sources import load_teacher
             t = load_teacher(name)
-            print(json.dumps([t.source, t.name, t.architecture, t.revision, t.sha256()]))
+            print(json.dumps([t.source, t.name, t.architecture, t.revision, t.sha256]))
         if kind == "benchmark":
             from intraq_cli.hub import benchmark
             print(json.dumps(benchmark(name, job["split"])))

@@ -297,7 +297,7 @@ def failed(made, tmp_path_factory):
     local = {
         "linked": ([], "checkpoint", "link out of the folder"),
         "damaged": ([], "checkpoint", "no safetensors file, or a damaged one"),
-        "damaged-own": ([], "checkpoint", "cannot read model.safetensors"),
+        "damaged-own": ([], "checkpoint", "no safetensors file, or a damaged one"),
         "talkative": ([], "checkpoint", "run.json holds what looks like a token"),
         "float": ([], "checkpoint", "run.json is missing"),
         "nowhere": ([], "checkpoint", "there is no folder"),

@@ -2,15 +2,17 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from intraq_cli.errors import ModelError
 from intraq_cli.sources import InputOverride, build_architecture, is_factory, load_teacher
-from intraq_cli.teacher import InputSpec, Teacher, examine
+from intraq_cli.teacher import InputSpec, Teacher, examine, leave_inputs_alone
 
 INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
 
@@ -41,9 +43,9 @@ def test_a_timm_folder(timm_folder, spelling):
 
 def test_the_digest_is_of_the_weights(timm_folder):
     first, again = load_teacher(str(timm_folder[0])), load_teacher(str(timm_folder[0]))
-    assert first.sha256() == again.sha256()
+    assert first.sha256 == again.sha256
     again.network.fc.bias.data[0] += 1e-6
-    assert first.sha256() != again.sha256()
+    assert first.sha256 != replace(again).sha256
 
 
 def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
@@ -239,3 +241,28 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path):
     assert (tmp_path / "weights.pth").stat().st_size < 10**7
     with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
         load_teacher("test_resnet", weights=tmp_path / "weights.pth")
+
+
+class _Doubled(nn.Module):
+    """Whether the sum holds what entered the activation or what left it depends on its working in place."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x):
+        activated = self.activation(x)
+        return (x + activated).flatten(1)
+
+
+def test_activations_work_in_place_only_where_somebody_relies_on_it():
+    example = torch.linspace(-2, 2, 12).view(1, 3, 2, 2)
+    free = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True), nn.Flatten())
+    bound = _Doubled(nn.ReLU6(inplace=True))
+    expected = bound(example.clone())
+    for network in (free, bound):
+        leave_inputs_alone(network, example)
+    assert not free[1].inplace
+    assert bound.activation.inplace
+    assert torch.equal(bound(example.clone()), expected)
+    assert example.min() == -2

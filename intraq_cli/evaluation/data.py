@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from intraq_cli.errors import DataError
+from intraq_cli.errors import DataError, first_line
 from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.events import Report, Warned, silent
 from intraq_cli.teacher import InputSpec
@@ -293,7 +293,7 @@ def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None
         items = load_dataset(name, split=split or "test")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot load {name}: {str(error).splitlines()[0]}", "check the name, --split and the network"
+            f"cannot load {name}: {first_line(error)}", "check the name, --split and the network"
         ) from error
     images = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
     labels = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.batch_norms import BatchNormOutputs
+from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ def fidelity(
     Signal is the variance of the teacher's values, noise the mean squared difference; ``batch_norms`` names the calls.
     """
     n, same, divergence = 0, 0, 0.0
-    signal: list[Tensor] = []
-    noise: list[Tensor] = []
+    powers: list[Tensor] = []
     for x in batches:
         with BatchNormOutputs() as clean:
             p = teacher(x).log_softmax(1)
-        with BatchNormOutputs() as own:
+        with ComparedOutputs(clean.outputs, _signal_and_noise) as compared:
             q = student(x).log_softmax(1)
         n += len(x)
         same += int((p.argmax(1) == q.argmax(1)).sum())
         divergence += float((p.exp() * (p - q)).sum())
-        signal.append(torch.stack([t.var(correction=0) * len(x) for t in clean.outputs]))
-        noise.append(
-            torch.stack([(s - t).square().mean() * len(x) for s, t in zip(own.outputs, clean.outputs, strict=True)])
-        )
+        powers.append(torch.stack(compared.results) * len(x))
     if not n:
         return Fidelity()
-    ratio = torch.stack(signal).sum(0) / torch.stack(noise).sum(0)
-    decibels = (10 * ratio.log10()).tolist()
+    signal, noise = torch.stack(powers).sum(0).unbind(1)
+    decibels = (10 * (signal / noise).log10()).tolist()
     return Fidelity(n, 100 * same / n, divergence / n, dict(zip(batch_norms, decibels, strict=False)))
+
+
+def _signal_and_noise(student: Tensor, teacher: Tensor) -> Tensor:
+    return torch.stack([teacher.var(correction=0), (student - teacher).square().mean()])

@@ -31,7 +31,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
-        out = torch.div(x, scale).round_().clamp_(-zero_point, top - zero_point).mul_(scale)
+        out = torch.div(x, scale).round_()
+        _clamp(out, -zero_point, top - zero_point, out).mul_(scale)
         ctx.save_for_backward(x, scale, zero_point, out)
         ctx.top = top
         return out
@@ -41,7 +42,7 @@ class _FakeQuantize(torch.autograd.Function):
         x, scale, zero_point, out = ctx.saved_tensors
         # half a step beyond the last grid point still rounds to it without being clipped
         low, high = (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale
-        inside = x.clamp(low, high).eq_(x)  # 1 inside, 0 outside
+        inside = _clamp(x, low, high).eq_(x)  # 1 inside, 0 outside
         grad_x = inside.mul_(grad)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None
@@ -52,6 +53,12 @@ class _FakeQuantize(torch.autograd.Function):
             product = torch.addcmul(grad * out, grad_x, x, value=-1)
             grad_scale = product.sum_to_size(scale.shape) / scale
         return grad_x, grad_scale.reshape(scale.shape), None, None
+
+
+def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> Tensor:
+    """``torch.clamp``, which on CPUs is seven times slower where the bounds are tensors."""
+    out = torch.maximum(x, low, out=out)
+    return torch.minimum(out, high, out=out)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

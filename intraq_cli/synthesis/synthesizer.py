@@ -1,7 +1,6 @@
 """Stage 1: batches of images, each optimised from noise, with class centres carried from batch to batch."""
 
 import hashlib
-import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from intraq_cli.errors import DivergedError
+from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
 from intraq_cli.parallel import ALONE, Ranks
@@ -186,10 +185,6 @@ def draw_labels(config: Synthesis, num_classes: int, generator: torch.Generator)
     return torch.cat(rounds)[:n]
 
 
-class _DivergedError(Exception):
-    """The losses of a batch are not finite."""
-
-
 @dataclass(frozen=True)
 class _Maker:
     """Makes one batch after another."""
@@ -208,7 +203,7 @@ class _Maker:
         for attempt in range(ATTEMPTS):
             try:
                 made = self._attempt(k, labels.to(self.device), attempt, again)
-            except _DivergedError:
+            except NotFiniteError:
                 self.report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
                 continue
             self.kept.drop("batch")
@@ -276,8 +271,7 @@ class _Maker:
     def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
         losses, logits, features = self.objective.of_finished(images, labels, targets)
         values = torch.stack(losses).tolist()
-        if not all(map(math.isfinite, values)):
-            raise _DivergedError
+        check_finite(values)
         return {
             "images": images.to("cpu", torch.float16).contiguous(),
             "features": None if features is None else features.cpu(),
@@ -310,8 +304,7 @@ class _Progress:
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
         values = dict(zip(Losses._fields, torch.stack(losses).detach().tolist(), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise _DivergedError
+        check_finite(values.values())
         for part in self.seen:
             self.seen[part] = max(self.seen[part], values[part])
         done = self.batch * self.config.steps + step + 1

@@ -1,7 +1,6 @@
 """What the quantized network is asked to do: answer like its teacher."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,27 +25,46 @@ def kl_at_temperature(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def feature_distance(student: Iterable[Tensor], teacher: Iterable[Tensor]) -> Tensor:
-    """Mean over layers of the squared error in units of the teacher's variance, over (B, H, W) and channels."""
-    terms = [F.mse_loss(s, t) / t.var().clamp(min=1e-12) for s, t in zip(student, teacher, strict=True)]
-    return torch.stack(terms).mean()
+def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error over ``(B, C, H, W)``, in units of the teacher's variance; a scalar."""
+    return squared_error(student, teacher) / _variance(teacher).clamp(min=1e-12)
+
+
+def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """``F.mse_loss``, but with a gradient in the memory layout of ``student``: another would slow down what follows."""
+    error: Tensor = _SquaredError.apply(student, teacher)
+    return error
+
+
+class _SquaredError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        difference = student - teacher
+        ctx.save_for_backward(difference)
+        return torch.linalg.vector_norm(difference).square() / difference.numel()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (2 * grad / difference.numel()), None
+
+
+def _variance(features: Tensor) -> Tensor:
+    """Over all of ``(B, C, H, W)``."""
+    mean, variance = torch.batch_norm_update_stats(features, None, None, 0.0)
+    return variance.mean() + mean.var(correction=0)
 
 
 def distillation_loss(
-    student: Tensor,
-    teacher: Tensor,
-    labels: Tensor,
-    student_features: list[Tensor],
-    teacher_features: list[Tensor],
-    config: Tuning,
+    student: Tensor, teacher: Tensor, labels: Tensor, distances: list[Tensor], config: Tuning
 ) -> TuningLosses:
-    """``kl_weight T^2 KL + ce_weight CE(q(x), y) + feature_weight D``.
+    """``kl_weight T^2 KL + ce_weight CE(q(x), y) + feature_weight D``; D is the mean of ``distances``.
 
     Published: CE + alpha T^2 KL with alpha = T = 20, no D.
     """
     zero = student.new_zeros(())
     kl = kl_at_temperature(student, teacher, config.temperature)
     ce = F.cross_entropy(student, labels) if config.ce_weight else zero
-    features = feature_distance(student_features, teacher_features) if config.feature_weight else zero
+    features = torch.stack(distances).mean() if distances else zero
     total = config.kl_weight * kl + config.ce_weight * ce + config.feature_weight * features
     return TuningLosses(kl, ce, features, total)

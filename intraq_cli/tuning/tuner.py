@@ -1,6 +1,5 @@
 """Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from intraq_cli.batch_norms import BatchNormOutputs
-from intraq_cli.errors import DivergedError
+from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
+from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
 from intraq_cli.parallel import ALONE, Ranks
@@ -19,7 +18,7 @@ from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
-from intraq_cli.tuning.distillation import TuningLosses, distillation_loss
+from intraq_cli.tuning.distillation import TuningLosses, distillation_loss, feature_distance
 from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
 REPORT_EVERY = 10
@@ -68,7 +67,7 @@ def tune(
         run = _Run(student, teacher, images, labels, gentler, seed, device, ranks, Portions(at_a_time, report))
         try:
             losses = run.through(attempt, report, kept)
-        except _DivergedError:
+        except NotFiniteError:
             student.load_state_dict(start)
             report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
             continue
@@ -78,10 +77,6 @@ def tune(
         f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",
         "tune with a smaller one (--set tuning.lr=0.0001), or not at all (--set tuning.steps=0)",
     )
-
-
-class _DivergedError(Exception):
-    """The losses are not finite."""
 
 
 class _Run:
@@ -121,8 +116,7 @@ class _Run:
                 self.tail.append(losses)
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
-                if not all(map(math.isfinite, values.values())):
-                    raise _DivergedError
+                check_finite(values.values())
                 report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.now_and_then("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
@@ -148,10 +142,8 @@ class _Run:
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields), device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            with torch.no_grad():
-                target, wanted = _answer(self.teacher, images, self.config)
-            logits, features = _answer(self.student, images, self.config)
-            losses = distillation_loss(logits, target, labels, features, wanted, self.config)
+            logits, wanted, distances = _answers(self.student, self.teacher, images, self.config)
+            losses = distillation_loss(logits, wanted, labels, distances, self.config)
             weight = len(images) / len(x)
             (share * weight * losses.total).backward()
             total += weight * torch.stack(losses).detach()
@@ -179,12 +171,18 @@ class _Run:
         return int(left["step"])
 
 
-def _answer(network: nn.Module, images: Tensor, config: Tuning) -> tuple[Tensor, list[Tensor]]:
-    """Logits, and what every batch norm puts out if the loss asks for it."""
+def _answers(
+    student: nn.Module, teacher: nn.Module, images: Tensor, config: Tuning
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Logits of both, and how far apart the outputs of each batch norm are, if the loss asks for that."""
     if not config.feature_weight:
-        return network(images), []
-    with BatchNormOutputs() as kept:
-        return network(images), kept.outputs
+        with torch.no_grad():
+            wanted = teacher(images)
+        return student(images), wanted, []
+    with torch.no_grad(), BatchNormOutputs() as features:
+        wanted = teacher(images)
+    with ComparedOutputs(features.outputs, feature_distance) as compared:
+        return student(images), wanted, compared.results
 
 
 class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):

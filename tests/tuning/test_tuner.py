@@ -10,7 +10,7 @@ from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.trace import trace_network
-from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature
+from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
 
@@ -138,9 +138,19 @@ def test_kl_at_temperature_is_the_textbook_sum(random):
 
 def test_feature_distance_has_no_units(random):
     a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
-    one = feature_distance([a], [b])
-    assert torch.allclose(one, (a - b).square().mean() / b.var())
-    assert torch.allclose(feature_distance([1000 * a], [1000 * b]), one, rtol=1e-4)
+    one = feature_distance(a, b)
+    assert torch.allclose(one, (a - b).square().mean() / b.var(correction=0))
+    assert torch.allclose(feature_distance(1000 * a, 1000 * b), one, rtol=1e-4)
+
+
+def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
+    a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
+    a, b = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in (a, b))
+    ours, theirs = squared_error(a, b.detach()), F.mse_loss(a, b.detach())
+    assert torch.allclose(ours, theirs)
+    (gradient,), (expected,) = torch.autograd.grad(3 * ours, [a]), torch.autograd.grad(3 * theirs, [a])
+    assert torch.allclose(gradient, expected)
+    assert gradient.stride() == a.stride()
 
 
 def test_batches_go_through_every_image_once_an_epoch():
