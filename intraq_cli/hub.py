@@ -3,13 +3,15 @@
 import hashlib
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import getproxies, proxy_bypass
 
 from intraq_cli import __version__
 from intraq_cli.errors import HubError, IntraqError, ModelError, UsageError, first_line
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 TIMEOUT = 60.0
 """Seconds without a byte from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. The client itself waits forever."""
+CONNECT_TIMEOUT = 20.0
+"""Seconds for a connection to the Hub."""
 LONGEST_WAIT = 300
 """Seconds: the Hub counts requests in windows of five minutes, so that nothing longer can be meant."""
 TRIES = 3
@@ -371,7 +375,10 @@ def _limits() -> Iterator[None]:
     timeout, hooks = session.timeout, session.event_hooks
     if timeout.read is None:
         session.timeout = _timeout()
-    session.event_hooks = {**hooks, "response": [*hooks["response"], _refuse_to_wait_long]}
+    session.event_hooks = {
+        "request": [*hooks["request"], _reach],
+        "response": [*hooks["response"], _refuse_to_wait_long],
+    }
     try:
         yield
     finally:
@@ -389,6 +396,28 @@ class _Told(logging.Handler):
         text = record.getMessage()
         if text.startswith(("Rate limited", "Retrying")):
             self.report(Warned(f"the Hub: {text[0].lower()}{text[1:]}"))
+
+
+_reached: set[tuple[str, int]] = set()
+"""Hosts and ports that have answered."""
+
+
+def _reach(request: Any) -> None:
+    """See that there is somebody to ask: the client would try for half a minute, as if it were a hiccup.
+
+    Raises:
+        OfflineModeIsEnabled: there is nobody, which leaves the client its cache.
+    """
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
+    if (host, port) in _reached or (request.url.scheme in getproxies() and not proxy_bypass(host)):
+        return
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise OfflineModeIsEnabled(f"{host} cannot be reached: {error.strerror or error}") from None
+    _reached.add((host, port))
 
 
 def _refuse_to_wait_long(response: "Response") -> None:
@@ -441,8 +470,10 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
     """Reason, hint and code of what the client raised."""
     from huggingface_hub import errors as hub
 
-    if isinstance(error, hub.OfflineModeIsEnabled):
+    if isinstance(error, hub.OfflineModeIsEnabled) and _is_offline():
         return "HF_HUB_OFFLINE is set", "unset it", "hub-unreachable"
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
     if isinstance(error, hub.HfHubHTTPError):
         return _explain_status(error)
     if _is_timeout(error):
