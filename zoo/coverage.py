@@ -46,8 +46,8 @@ RECIPE = Recipe().override(
     [
         *("synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1"),
         *("tuning.steps=1", "tuning.batch_size=4"),
-        # the search for ranges and rounding by curvature take a while, and do not depend on the architecture
-        *("quantization.weight_rounding=balanced", "quantization.weight_range=minmax"),
+        # the search for ranges and careful rounding take a while, and do not depend on the architecture
+        *("quantization.weight_rounding=nearest", "quantization.weight_range=minmax"),
         *("quantization.activation_range=mse", "quantization.correction=always"),
     ]
 )
