@@ -212,7 +212,7 @@ class _AffineWithMoments(torch.autograd.Function):
         n = x.numel() // x.shape[1]
         pull = 2 * grad_var / n
         push = grad_mean / n - pull * mean
-        return torch.addcmul(torch.addcmul(_channels(push), x, _channels(pull)), grad, _channels(slope)), None, None
+        return torch.addcmul(_channels(push), x, _channels(pull)).addcmul_(grad, _channels(slope)), None, None
 
 
 def _channels(values: Tensor) -> Tensor:

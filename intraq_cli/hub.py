@@ -57,6 +57,13 @@ def cached_commit(repository: str) -> str | None:
     return None
 
 
+def is_offline() -> bool:
+    """Whether the user has said (``HF_HUB_OFFLINE``) that nothing may be fetched."""
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
 def benchmark(data_set: str, split: str) -> dict[str, str] | None:
     """The one task of a benchmark on the Hub that is measured on ``split``; None if the data set is no such benchmark.
 
@@ -108,7 +115,7 @@ def downloading(what: str) -> Iterator[None]:
         if isinstance(answer, hub.HfHubHTTPError) or _is_timeout(answer):
             reason, hint, _ = _explain(answer)
         else:
-            reason = "HF_HUB_OFFLINE is set" if _is_offline() else "the Hub cannot be reached"
+            reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
             hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
     except hub.HTTPError as error:  # of the library that the client speaks HTTP with
@@ -443,12 +450,6 @@ def _timeout() -> float:
     return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else TIMEOUT
 
 
-def _is_offline() -> bool:
-    from huggingface_hub import is_offline_mode
-
-    return is_offline_mode()
-
-
 def _answer(error: BaseException) -> BaseException:
     """What the Hub or the wire said, behind the errors that the client wraps it in."""
     while not _is_http(error) and not isinstance(error, IntraqError) and error.__cause__ is not None:
@@ -470,7 +471,7 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
     """Reason, hint and code of what the client raised."""
     from huggingface_hub import errors as hub
 
-    if isinstance(error, hub.OfflineModeIsEnabled) and _is_offline():
+    if isinstance(error, hub.OfflineModeIsEnabled) and is_offline():
         return "HF_HUB_OFFLINE is set", "unset it", "hub-unreachable"
     if isinstance(error, hub.OfflineModeIsEnabled):
         return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"

@@ -16,7 +16,7 @@ from torch import nn
 
 from intraq_cli.building import BUILD_ERRORS, MAX_PARTS, check_tensors, info_of, limited, parts_of, sketch
 from intraq_cli.errors import IntraqError, ModelError, UsageError, first_line
-from intraq_cli.hub import cached_commit, downloading, hub_file
+from intraq_cli.hub import cached_commit, downloading, hub_file, is_offline
 from intraq_cli.model_config import REPOSITORY, ModelConfig, check_config, spec_of_config
 from intraq_cli.nets import ARCHITECTURES
 from intraq_cli.reading import own_file, read_json, tensor_header
@@ -277,6 +277,9 @@ def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", did_you_mean(name, known))
     weights = models.get_model_weights(name)["DEFAULT"]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if pretrained and is_offline() and not cached.is_file():
+        raise ModelError(f"cannot download torchvision:{name}: HF_HUB_OFFLINE is set", "unset it")
     with downloading(f"torchvision:{name}"), _tensors_only():
         network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()

@@ -174,6 +174,13 @@ def test_no_network_is_one_line(model, tmp_path):
     assert not (tmp_path / f"{model}-w4a4").exists()
 
 
+def test_offline_means_torchvision_too(tmp_path):
+    made = python("-m", "intraq_cli", "quantize", "torchvision:resnet18", HF_HUB_OFFLINE="1", TORCH_HOME=str(tmp_path))
+    assert made.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in made.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_closed_pipe_is_quiet():
     made = subprocess.run(
         f"{sys.executable} -m intraq_cli zoo list | true", shell=True, capture_output=True, text=True, check=False
