@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from functools import cache
 
 import torch
 from torch import nn
@@ -37,6 +38,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+@cache
 def _keep_freed_memory() -> None:
     """Let the C library keep what tensors free for the next ones, rather than give it back to the system at once.
 
