@@ -96,7 +96,7 @@ class _Run:
     ) -> None:
         self.student, self.teacher, self.config = student, teacher, config
         self.device, self.ranks, self.portions = device, ranks, portions
-        self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed)
+        self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         self.optimizer = _optimizer(student, config)
         self.scheduler = _scheduler(self.optimizer, config)
@@ -130,7 +130,7 @@ class _Run:
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.mixing)
         own = slice(self.ranks.rank, None, self.ranks.size)
         share = len(y[own]) / len(y)
-        x, y = x[own].to(self.device, memory_format=torch.channels_last), y[own].to(self.device)
+        x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
         losses = share * self.portions.run(lambda size: self._accumulate(x, y, size, share), len(x))
         self.ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
         self.optimizer.step()
@@ -186,10 +186,22 @@ def _answers(
 
 
 class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
-    """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped."""
+    """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped.
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int) -> None:
+    The images stay where they are; a batch is on ``device``, and the same on all.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        eta: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.images, self.labels, self.batch_size, self.eta = images, labels, batch_size, eta
+        self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
 
@@ -200,7 +212,8 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         height, width = self.images.shape[-2:]
         crops = draw_crops(len(index), height, width, self.eta, self.generator)
         flips = torch.rand(len(index), generator=self.generator) < 0.5
-        return crop_resize_flip(self.images[index].float(), crops, flips), self.labels[index]
+        images, labels = self.images[index].to(self.device), self.labels[index].to(self.device)
+        return crop_resize_flip(images.float(), crops, flips), labels
 
     def state(self) -> dict[str, Tensor]:
         """Where it stands."""
@@ -224,7 +237,7 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     other = images[torch.randperm(n, generator=generator)]
     share = torch.rand(n, generator=generator) / 2  # of the other image
     if config.mix == "mixup":
-        return images.lerp(other, share[:, None, None, None])
+        return images.lerp(other, share[:, None, None, None].to(images.device))
     side = share.sqrt()
     top, left = torch.rand(2, n, generator=generator) * (1 - side)
     rows = (torch.arange(height) + 0.5) / height
@@ -232,7 +245,7 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])  # (B, H)
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return torch.where(inside, other, images)
+    return torch.where(inside.to(images.device), other, images)
 
 
 def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
@@ -246,7 +259,7 @@ def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
     shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
     mean = images.mean((2, 3), keepdim=True)
-    return (images - mean) * gain + mean + shift
+    return (images - mean) * gain.to(images.device) + mean + shift.to(images.device)
 
 
 def _biases_and_norms(network: nn.Module) -> list[Tensor]:
