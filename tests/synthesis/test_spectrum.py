@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from intraq_cli.synthesis.spectrum import SPACES, Spectrum
+from intraq_cli.synthesis.spectrum import CHROMA, SPACES, Spectrum
 
 SHAPES = [(3, 32, 32), (1, 8, 8), (2, 3, 50), (3, 7, 5), (1, 1, 1)]
 
@@ -34,3 +34,14 @@ def test_a_step_moves_coarse_structure_more(random):
         (gradient,) = torch.autograd.grad(made.images(points), [points], wanted)
         moved.append((made.images(points + gradient) - made.images(points)).square().mean().sqrt())
     assert moved[0] > 50 * moved[1]
+
+
+def test_channels_of_coloured_noise_rise_and_fall_together(random):
+    def correlations(channels):
+        made = Spectrum((channels, 32, 32), "cpu")
+        noise = made.images(made.draw(256, random)).transpose(0, 1).flatten(1)
+        assert torch.allclose(noise.var(1), torch.ones(channels), atol=0.15)
+        return torch.corrcoef(noise)[~torch.eye(channels, dtype=torch.bool)]
+
+    assert torch.allclose(correlations(3), torch.tensor((1 - CHROMA**2) / (1 + 2 * CHROMA**2)), atol=0.03)
+    assert correlations(4).abs().max() < 0.1
