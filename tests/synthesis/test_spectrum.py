@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from intraq_cli.synthesis.spectrum import CHROMA, SPACES, Spectrum
+from intraq_cli.synthesis.spectrum import CHROMA, SPACES, START, Spectrum
 
 SHAPES = [(3, 32, 32), (1, 8, 8), (2, 3, 50), (3, 7, 5), (1, 1, 1)]
 
@@ -15,12 +15,12 @@ def test_there_and_back(space, shape, random):
     assert made.points(images).shape == made.draw(4, random).shape
 
 
-def test_it_begins_with_smooth_noise_of_variance_one(random):
+def test_it_begins_with_smooth_noise(random):
     made = Spectrum((3, 32, 32), "cpu")
     noise = made.images(made.draw(512, random))
-    assert noise.var().item() == pytest.approx(1.0, abs=0.1)
+    assert noise.std().item() == pytest.approx(START, rel=0.05)
     power = torch.fft.rfft2(noise).abs().square().mean((0, 1))
-    assert power[1:5, 1:5].mean() > 20 * power[10:16, 10:16].mean()
+    assert power[1:5, 1:5].mean() > 10 * power[10:16, 10:16].mean()
 
 
 def test_a_step_moves_coarse_structure_more(random):
@@ -33,14 +33,14 @@ def test_a_step_moves_coarse_structure_more(random):
     for wanted in (even, grain):  # of the lowest frequency, and of the highest along a row
         (gradient,) = torch.autograd.grad(made.images(points), [points], wanted)
         moved.append((made.images(points + gradient) - made.images(points)).square().mean().sqrt())
-    assert moved[0] > 50 * moved[1]
+    assert moved[0] > 10 * moved[1]
 
 
 def test_channels_of_coloured_noise_rise_and_fall_together(random):
     def correlations(channels):
         made = Spectrum((channels, 32, 32), "cpu")
         noise = made.images(made.draw(256, random)).transpose(0, 1).flatten(1)
-        assert torch.allclose(noise.var(1), torch.ones(channels), atol=0.15)
+        assert torch.allclose(noise.std(1), torch.tensor(START), rtol=0.1)
         return torch.corrcoef(noise)[~torch.eye(channels, dtype=torch.bool)]
 
     assert torch.allclose(correlations(3), torch.tensor((1 - CHROMA**2) / (1 + 2 * CHROMA**2)), atol=0.03)
