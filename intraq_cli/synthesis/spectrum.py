@@ -17,7 +17,7 @@ from torch.nn import functional as F
 POWER = 1.5
 """``p``: of 1, 1.25, 1.5 and 2 the best for all losses together; natural images fall off with about 1."""
 START = 0.3
-"""Standard deviation of the noise that images begin with: what is left of stronger noise are blobs in black and white."""
+"""Standard deviation of the noise that images begin with; stronger noise leaves blobs in black and white."""
 
 CHROMA = 0.25
 """Amplitude of colour relative to brightness: 0.15 to 0.4 are much alike, 1 (channels on their own) is far worse."""
