@@ -26,7 +26,7 @@ from intraq_cli.checkpoint import (
     write_json,
     write_weights,
 )
-from intraq_cli.device import choose_device, describe_device, place
+from intraq_cli.device import choose_device, describe_device, keep_freed_memory, place
 from intraq_cli.errors import CheckpointError, DeviceError, ModelError, RecipeError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
@@ -636,6 +636,8 @@ class _Work:
         job = {**job, "device": self.device.type, "processes": launched().size}
         first = launched().rank == 0
         report = self.report if first else silent
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with (
             joined(self.device) as ranks,
             unfinished(path, job, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,

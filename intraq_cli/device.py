@@ -39,11 +39,11 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep what tensors free for the next ones, rather than give it back to the system at once.
 
     A training step on a CPU allocates the same large tensors again and again; new pages for each cost a tenth to a
-    quarter of its time. Only glibc has this switch.
+    quarter of its time. Only glibc has this switch; it is the whole process's, so that only a job of steps turns it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -58,8 +58,6 @@ def place(network: nn.Module, device: torch.device | str) -> nn.Module:
 
     Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from.
     """
-    if torch.device(device).type == "cpu":
-        _keep_freed_memory()
     return network.to(device).to(memory_format=torch.channels_last)
 
 

@@ -418,7 +418,8 @@ def _reach(request: Any) -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
-    if (host, port) in _reached or (request.url.scheme in getproxies() and not proxy_bypass(host)):
+    by_proxy = {request.url.scheme, "all"} & getproxies().keys() and not proxy_bypass(host)
+    if (host, port) in _reached or by_proxy:
         return
     try:
         socket.create_connection((host, port), CONNECT_TIMEOUT).close()
@@ -473,14 +474,12 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
 
     if isinstance(error, hub.OfflineModeIsEnabled) and is_offline():
         return "HF_HUB_OFFLINE is set", "unset it", "hub-unreachable"
-    if isinstance(error, hub.OfflineModeIsEnabled):
-        return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
     if isinstance(error, hub.HfHubHTTPError):
         return _explain_status(error)
     if _is_timeout(error):
         hint = "try again; HF_HUB_DOWNLOAD_TIMEOUT sets the seconds to wait"
         return "the Hub did not answer in time", hint, "hub-unreachable"
-    if _is_http(error):
+    if _is_http(error) or isinstance(error, hub.OfflineModeIsEnabled):
         return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
     return " ".join(str(error).split()), "check HF_ENDPOINT, and try again", "hub"
 

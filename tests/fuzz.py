@@ -127,7 +127,7 @@ FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_sp
 def _audit(event: str, args: tuple) -> None:
     if WATCH.folder is None:
         return
-    if event in FORBIDDEN and args != (None,):  # a library that is the process itself is open already
+    if event in FORBIDDEN:
         WATCH.seen.append(f"{event} {args!r:.200}")
     elif event == "open" or event in CHANGES:
         writes = event != "open" or bool((args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from intraq_cli.device import choose_device, place
+from intraq_cli.device import choose_device, keep_freed_memory, place
 from intraq_cli.events import Event, StepDone
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
@@ -67,6 +67,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = choose_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     teacher = real_network(args.network)
     anatomy = examine(teacher)
     network = place(teacher.network, device)
