@@ -40,6 +40,15 @@ class LayerStatistics(NamedTuple):
     eps: float
 
 
+class Output(NamedTuple):
+    """What a batch norm put out."""
+
+    values: Tensor
+    """(B, C, H, W)."""
+    variance: Tensor
+    """(), over all of ``values``, as its parameters promise it: channels have mean beta and variance gamma^2."""
+
+
 class _BatchNormCalls(TorchFunctionMode):
     """Within the block, :meth:`_normalize` stands in for every batch norm on images.
 
@@ -86,9 +95,9 @@ class BatchNormStatistics(_BatchNormCalls):
 
 
 class BatchNormOutputs(_BatchNormCalls):
-    """Within the block, ``outputs`` collects what batch norms put out, ``(B, C, H, W)`` each, in the order of calls."""
+    """Within the block, ``outputs`` collects what batch norms put out, in the order of calls."""
 
-    outputs: list[Tensor]
+    outputs: list[Output]
 
     def __enter__(self) -> Self:
         self.outputs = []
@@ -97,7 +106,7 @@ class BatchNormOutputs(_BatchNormCalls):
 
     def _normalize(self, call: BatchNormCall) -> Tensor:
         out = F.batch_norm(*call)
-        self.outputs.append(out)
+        self.outputs.append(Output(out, _promised_variance(call)))
         return out.clone()  # an activation in place would write over what is kept
 
 
@@ -111,7 +120,7 @@ class ComparedOutputs(_BatchNormCalls):
 
     results: list[Tensor]
 
-    def __init__(self, expected: list[Tensor], compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, expected: list[Output], compare: Callable[[Tensor, Output], Tensor]) -> None:
         super().__init__()
         self.expected, self.compare = expected, compare
 
@@ -188,6 +197,11 @@ class CorrectedStatistics(_BatchNormCalls):
             running_mean, running_var = calls[0][:2]
             running_mean.copy_(torch.stack([mean for _, _, mean, _ in calls]).mean(0))
             running_var.copy_(torch.stack([var for _, _, _, var in calls]).mean(0))
+
+
+def _promised_variance(call: BatchNormCall) -> Tensor:
+    within = call.input.new_ones(()) if call.weight is None else call.weight.square().mean()
+    return within if call.bias is None else within + call.bias.var(correction=0)
 
 
 def _running(call: BatchNormCall) -> tuple[Tensor, Tensor]:

@@ -100,7 +100,7 @@ class Tuning(_Section):
     steps: int = _value(200, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = _value(0.003, 0.0, 10.0)
+    lr: float = _value(0.005, 0.0, 10.0)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
     lr_steps: tuple[int, ...] = ()

@@ -11,7 +11,17 @@ def test_outputs_are_kept_before_an_activation_in_place():
     x = torch.randn(4, 2, 3, 3)
     with BatchNormOutputs() as kept:
         nn.ReLU(inplace=True)(norm(x))
-    assert torch.equal(kept.outputs[0], norm(x))
+    assert torch.equal(kept.outputs[0].values, norm(x))
+
+
+def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_trained_on(random):
+    x = torch.randn(64, 5, 9, 9, generator=random) * 3 + 1
+    norm = nn.BatchNorm2d(5, momentum=1.0)
+    norm.weight.data, norm.bias.data = torch.rand(2, 5, generator=random)
+    norm(x)
+    with BatchNormOutputs() as kept:
+        norm.eval()(x)
+    assert torch.allclose(kept.outputs[0].variance, norm(x).var(correction=0), rtol=1e-3)
 
 
 def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(network):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
+from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs, Output
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,5 @@ def fidelity(
     return Fidelity(n, 100 * same / n, divergence / n, dict(zip(batch_norms, decibels, strict=False)))
 
 
-def _signal_and_noise(student: Tensor, teacher: Tensor) -> Tensor:
-    return torch.stack([teacher.var(correction=0), (student - teacher).square().mean()])
+def _signal_and_noise(student: Tensor, teacher: Output) -> Tensor:
+    return torch.stack([teacher.values.var(correction=0), (student - teacher.values).square().mean()])

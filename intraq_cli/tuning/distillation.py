@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from intraq_cli.batch_norms import Output
 from intraq_cli.recipe import Tuning
 
 
@@ -25,9 +26,9 @@ def kl_at_temperature(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def feature_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error over ``(B, C, H, W)``, in units of the teacher's variance; a scalar."""
-    return squared_error(student, teacher) / _variance(teacher).clamp(min=1e-12)
+def feature_distance(student: Tensor, teacher: Output) -> Tensor:
+    """Mean squared error over ``(B, C, H, W)``, in units of the variance the teacher promises; a scalar."""
+    return squared_error(student, teacher.values) / teacher.variance.clamp(min=1e-12)
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
@@ -47,12 +48,6 @@ class _SquaredError(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (difference,) = ctx.saved_tensors
         return difference * (2 * grad / difference.numel()), None
-
-
-def _variance(features: Tensor) -> Tensor:
-    """Over all of ``(B, C, H, W)``."""
-    mean, variance = torch.batch_norm_update_stats(features, None, None, 0.0)
-    return variance.mean() + mean.var(correction=0)
 
 
 def distillation_loss(

@@ -24,6 +24,9 @@ from intraq_cli.unfinished import NOTHING_KEPT, Kept
 REPORT_EVERY = 10
 ATTEMPTS = 3
 """At tuning, if its losses are not finite; each four times gentler."""
+AFFINE = 8.0
+"""By how many quantization steps biases and batch norms move while a weight moves by one: they are few, and what many
+weights do to a channel's mean and gain is theirs to make up for."""
 
 
 @torch.enable_grad()
@@ -279,7 +282,7 @@ def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimiz
     """SGD as published, or Adam with steps in units of the quantization: see :class:`WeightQuantizer`.
 
     A scale's logarithm moves by ``lr / (2^b - 1)``, which shifts the ends of its grid by ``lr`` steps; what is not
-    quantized (biases, batch norm's affine part) moves by as much relative to 1.
+    quantized (biases, batch norm's affine part) moves by ``AFFINE`` times as much relative to 1.
     """
     others = _biases_and_norms(student.network)
     weights = [quantizer.latent for quantizer in student.latent.values()]
@@ -293,7 +296,7 @@ def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimiz
     coarsest = min(student.plan.weights.values())
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": config.weight_decay},
-        {"params": others, "lr": config.lr / (2**coarsest - 1)},
+        {"params": others, "lr": AFFINE * config.lr / (2**coarsest - 1)},
     ]
     for bits in sorted({bits for _, bits in scales}):
         same = [scale for scale, own in scales if own == bits]

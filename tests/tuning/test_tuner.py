@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from intraq_cli.batch_norms import Output
 from intraq_cli.errors import DivergedError
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
@@ -138,9 +139,9 @@ def test_kl_at_temperature_is_the_textbook_sum(random):
 
 def test_feature_distance_has_no_units(random):
     a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
-    one = feature_distance(a, b)
+    one = feature_distance(a, Output(b, b.var(correction=0)))
     assert torch.allclose(one, (a - b).square().mean() / b.var(correction=0))
-    assert torch.allclose(feature_distance(1000 * a, 1000 * b), one, rtol=1e-4)
+    assert torch.allclose(feature_distance(1000 * a, Output(1000 * b, (1000 * b).var(correction=0))), one, rtol=1e-4)
 
 
 def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
@@ -211,7 +212,7 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
 
 def test_portions_tune_to_the_same_end(network):
     images, labels = images_and_labels()
-    config = Tuning(steps=6, batch_size=12, feature_weight=0.0)
+    config = Tuning(steps=6, batch_size=12)
     made = []
     for size in (None, 5):
         student = default_student(network, images)
