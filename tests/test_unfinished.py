@@ -15,9 +15,10 @@ from intraq_cli.unfinished import Kept
 from tests.conftest import INPUT, TINY
 
 SCRIPT = """
-import sys
+import signal, sys
 import intraq_cli.unfinished
 from intraq_cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 intraq_cli.unfinished.PACE = 0.0
 raise SystemExit(main(sys.argv[1:]))
 """
