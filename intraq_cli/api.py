@@ -636,8 +636,7 @@ class _Work:
         job = {**job, "device": self.device.type, "processes": launched().size}
         first = launched().rank == 0
         report = self.report if first else silent
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(self.device)
         with (
             joined(self.device) as ranks,
             unfinished(path, job, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,

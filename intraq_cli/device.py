@@ -39,12 +39,14 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @cache
-def keep_freed_memory() -> None:
+def keep_freed_memory(device: torch.device) -> None:
     """Let the C library keep what tensors free for the next ones, rather than give it back to the system at once.
 
     A training step on a CPU allocates the same large tensors again and again; new pages for each cost a tenth to a
     quarter of its time. Only glibc has this switch; it is the whole process's, so that only a job of steps turns it.
     """
+    if device.type != "cpu":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):

@@ -29,7 +29,7 @@ with joined(torch.device("cpu")) as ranks:
     student = default_student(network, images)
     start = {key: value.clone() for key, value in student.state_dict().items()}
     # plain gradient descent: it goes by sums of gradients, where Adam makes steps of their last bits too
-    config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0, feature_weight=0.0)
+    config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0)
     losses = tune(student, network, images, labels, config, ranks=ranks)
     moved = {key: value - start[key] for key, value in student.state_dict().items()}
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))

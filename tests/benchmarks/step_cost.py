@@ -67,8 +67,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = choose_device(args.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     teacher = real_network(args.network)
     anatomy = examine(teacher)
     network = place(teacher.network, device)
