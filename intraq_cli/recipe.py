@@ -12,6 +12,7 @@ from intraq_cli.errors import RecipeError
 
 Placement = Literal["inputs", "activations"]
 """Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
+Precision = Literal["auto", "float32", "bfloat16"]
 
 LARGEST = 10**9
 """Of a number that has no bound of its own."""
@@ -67,6 +68,8 @@ class Synthesis(_Section):
     """``uniform``: drawn independently; ``balanced``: every class equally often, in random order."""
     clip: bool = True
     """Keep every pixel inside what a real image can have after normalisation."""
+    precision: Precision = "auto"
+    """Of the convolutions. ``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,8 @@ class Tuning(_Section):
     """Spread of the contrast (its logarithm) and, by two thirds, of the brightness of what is tuned on."""
     holdout: float = _value(0.125, 0.0, 0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
+    precision: Precision = "auto"
+    """Of the convolutions, as in synthesis."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,8 +32,8 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import sketch_teacher, timm_teacher
-from intraq_cli.synthesis.synthesizer import synthesize_images
-from intraq_cli.teacher import Teacher, examine
+from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
+from intraq_cli.teacher import Anatomy, Teacher, examine
 from intraq_cli.trace import Trace
 from intraq_cli.tuning.tuner import tune
 
@@ -44,8 +44,8 @@ PLACEMENTS: tuple[Placement, ...] = ("inputs", "activations")
 COLUMNS = ["architecture", "parameters", "input_size", "layers", "kept_float", "inputs", "activations", "seconds"]
 RECIPE = Recipe().override(
     [
-        *("synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1"),
-        *("tuning.steps=1", "tuning.batch_size=4"),
+        *("synthesis.num_images=2", "synthesis.batch_size=2", "synthesis.steps=1"),
+        *("tuning.steps=1", "tuning.batch_size=2"),
         # the search for ranges and careful rounding take a while, and do not depend on the architecture
         *("quantization.weight_rounding=nearest", "quantization.weight_range=minmax"),
         *("quantization.activation_range=mse", "quantization.correction=always"),
@@ -103,14 +103,17 @@ def converts(trace: Trace, placement: Placement) -> str:
     return "converts"
 
 
-def end_to_end(teacher: Teacher, placement: Placement) -> str:
-    """Everything that ``quantize`` and ``load`` do."""
-    anatomy = examine(teacher)
+def images_of(teacher: Teacher, anatomy: Anatomy) -> Synthetic:
+    """Stage 1, the same for both placements."""
+    shape, classes = teacher.spec.input_size, anatomy.num_classes
+    network = place(teacher.network, "cpu")
+    return synthesize_images(network, anatomy.classifier, shape, classes, teacher.spec.bounds, RECIPE.synthesis)
+
+
+def end_to_end(teacher: Teacher, anatomy: Anatomy, made: Synthetic, placement: Placement) -> str:
+    """Everything else that ``quantize`` and ``load`` do."""
     plan = plan_quantization(anatomy.trace, 4, 4, placement)
     network = place(teacher.network, "cpu")
-    made = synthesize_images(
-        network, anatomy.classifier, teacher.spec.input_size, anatomy.num_classes, teacher.spec.bounds, RECIPE.synthesis
-    )
     images = made.images.float()
     student = QuantizedNetwork(copy.deepcopy(network), plan, anatomy.trace.computed)
     calibrate(student, network, images, RECIPE.quantization)
@@ -138,7 +141,9 @@ def cover(name: str) -> dict[str, Any]:
     try:
         with _at_most(SECONDS):
             teacher = sketch if count >= LARGE else small_teacher(name)
-            size, trace = teacher.spec.input_size, examine(teacher).trace
+            size, anatomy = teacher.spec.input_size, examine(teacher)
+            trace = anatomy.trace
+            made = None if count >= LARGE else images_of(teacher, anatomy)
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))
     else:
@@ -146,7 +151,9 @@ def cover(name: str) -> dict[str, Any]:
         for placement in PLACEMENTS:
             try:
                 with _at_most(SECONDS):
-                    row[placement] = converts(trace, placement) if count >= LARGE else end_to_end(teacher, placement)
+                    row[placement] = (
+                        converts(trace, placement) if made is None else end_to_end(teacher, anatomy, made, placement)
+                    )
             except Exception as error:
                 row[placement] = _said(error)
     row |= {"input_size": "x".join(map(str, size or ())), "seconds": round(time.perf_counter() - started, 1)}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
 from intraq_cli.memory import Portions
+from intraq_cli.precision import convolutions_in
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
@@ -84,7 +85,7 @@ class Objective:
         return self.portions.run(at_once, len(images))
 
     def _look(self, x: Tensor) -> _Seen:
-        with BatchNormStatistics() as statistics, self.tap:
+        with convolutions_in(self.config.precision, x.device), BatchNormStatistics() as statistics, self.tap:
             logits = self.network(x)
         return _Seen(statistics.layers, logits, self.tap.features if self.tap.module is not None else None)
 

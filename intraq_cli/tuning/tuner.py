@@ -14,6 +14,7 @@ from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
 from intraq_cli.parallel import ALONE, Ranks
+from intraq_cli.precision import convolutions_in
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
@@ -145,7 +146,8 @@ class _Run:
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields), device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            logits, wanted, distances = _answers(self.student, self.teacher, images, self.config)
+            with convolutions_in(self.config.precision, images.device):
+                logits, wanted, distances = _answers(self.student, self.teacher, images, self.config)
             losses = distillation_loss(logits, wanted, labels, distances, self.config)
             weight = len(images) / len(x)
             (share * weight * losses.total).backward()
