@@ -103,14 +103,16 @@ def answers(hub, tmp_path_factory):
     with hub.serve() as endpoint:
         done = drive(jobs, endpoint, home, HF_HUB_DOWNLOAD_TIMEOUT="1")
         with_token = drive([{"do": "load", "name": "secret/w4"}], endpoint, home / "other", HF_TOKEN=TOKEN)
+        load_it = {"do": "load", "name": "org/w4"}
+        proxied = drive([load_it], "http://hub.invalid", home / "by proxy", ALL_PROXY=endpoint, NO_PROXY="127.0.0.1")
     offline = drive(
         [{"do": "load", "name": name} for name in ("org/w4", "org/tiny", "org/never")],
         "http://127.0.0.1:9",
         home,
         HF_HUB_OFFLINE="1",
     )
-    names = [*NAMES, *loads, *BENCHMARKS, "with a token", "offline", "offline float", "offline never"]
-    return dict(zip(names, [*done, *with_token, *offline], strict=True))
+    names = [*NAMES, *loads, *BENCHMARKS, "with a token", "by proxy", "offline", "offline float", "offline never"]
+    return dict(zip(names, [*done, *with_token, *proxied, *offline], strict=True))
 
 
 @pytest.mark.parametrize("name", ["hf-hub:org/tiny", "org/tiny", "org/tiny@main"])
@@ -152,7 +154,7 @@ def test_what_cannot_be_had_says_why(answers, name, says):
     assert sum(answers[name].slept) < 60
 
 
-@pytest.mark.parametrize("name", ["load", "load at a commit", "with a token", "offline"])
+@pytest.mark.parametrize("name", ["load", "load at a commit", "with a token", "by proxy", "offline"])
 def test_a_checkpoint_comes_back_bit_for_bit(answers, made, name):
     assert answers[name].json[1] == _logits(made / "w4")
 
