@@ -3,6 +3,7 @@
 import ctypes
 import os
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,14 +46,23 @@ def keep_freed_memory(device: torch.device) -> None:
     A training step on a CPU allocates the same large tensors again and again; new pages for each cost a tenth to a
     quarter of its time. Only glibc has this switch; it is the whole process's, so that only a job of steps turns it.
     """
-    if device.type != "cpu":
-        return
+    if device.type == "cpu" and (libc := _glibc()):
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
+        libc.mallopt(M_MMAP_MAX, 0)
+
+
+def return_freed_memory() -> None:
+    """Give back what :func:`keep_freed_memory` kept: for a look at how much is free."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(M_TRIM_THRESHOLD, -1)  # never
-    mallopt(M_MMAP_MAX, 0)
+        libc = ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def place(network: nn.Module, device: torch.device | str) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.device import return_freed_memory
 from intraq_cli.events import Report, Warned, silent
 
 SHARE = 0.5
@@ -67,6 +68,9 @@ def images_that_fit(
         out = network(x)  # alive until all is counted
         own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
         each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
+    del x, out
+    kept.clear()
+    return_freed_memory()
     return max(1, int(SHARE * free_memory() / (WORK[stage] * each)))
 
 
