@@ -1,19 +1,17 @@
 """The verbs as functions: the commands of the same names call these and print what they return."""
 
-import copy
 import hashlib
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from intraq_cli import __version__
 from intraq_cli.card import model_card
@@ -26,122 +24,25 @@ from intraq_cli.checkpoint import (
     write_json,
     write_weights,
 )
-from intraq_cli.device import choose_device, describe_device, keep_freed_memory, place
-from intraq_cli.errors import CheckpointError, DeviceError, ModelError, RecipeError, UsageError
+from intraq_cli.device import choose_device, describe_device, place
+from intraq_cli.errors import CheckpointError, ModelError, RecipeError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
-from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.hub import check_repository_name, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.inspection import InspectionResult, expected_bytes, float_bytes, inspect_layers
-from intraq_cli.memory import images_that_fit
+from intraq_cli.job import EVALUATION_BATCH, Job, out_of_memory
 from intraq_cli.output import check_output, whole_file, whole_folder
-from intraq_cli.parallel import ALONE, Ranks, joined, launched
+from intraq_cli.parallel import launched
 from intraq_cli.publishing import FILES, RESULTS, check_record, checkpoint_files, left_out, record, timm_files
-from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.equalization import equalized
-from intraq_cli.quantization.network import Plan, QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Placement, Recipe
+from intraq_cli.results import EvaluationResult, PushedFile, PushResult, QuantizationResult, SynthesisResult
 from intraq_cli.sources import InputOverride, is_factory, is_local, load_teacher, sketch_teacher
-from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
-from intraq_cli.teacher import Anatomy, InputSpec, Teacher, examine
-from intraq_cli.tuning.tuner import AugmentedBatches, tune
-from intraq_cli.unfinished import NOTHING_KEPT, Kept, unfinished
+from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.teacher import Anatomy, Teacher, examine
 from intraq_cli.zoo import load_recipe
-
-CALIBRATION_IMAGES = 128
-SAMPLED_IMAGES = 64
-"""Random images that the first layers see where there are no synthetic ones."""
-EVALUATION_BATCH = 100
-
-
-@dataclass(frozen=True)
-class SynthesisResult:
-    """What ``synthesize`` made; shares are in percent."""
-
-    path: str
-    model: str
-    n: int
-    image_shape: tuple[int, int, int]
-    seconds: float
-    losses: dict[str, float]
-    teacher_accuracy: float
-    heterogeneity: float
-    seed: int
-    device: str
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class QuantizationResult:
-    """What ``quantize`` made; shares are in percent."""
-
-    path: str
-    model: str
-    w_bits: int
-    a_bits: int
-    recipe: str
-    bytes_float: int
-    bytes_quantized: int
-    agreement: float
-    """With the teacher, on synthetic images held out from tuning; NaN (in JSON: null) without images."""
-    kl: float
-    """From the teacher, in nats, on the same images."""
-    heterogeneity: float
-    seconds: float
-    stages: dict[str, float]
-    seed: int
-    device: str
-    act_placement: str
-    held_out: int
-    losses: dict[str, dict[str, float]] = field(default_factory=dict)
-    sqnr: dict[str, float] = field(default_factory=dict)
-    """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """Accuracies in percent."""
-
-    target: str
-    data: str
-    n: int
-    top1: float
-    top5: float
-    float_top1: float
-    float_top5: float
-    agreement: float
-    seconds: float
-    device: str
-    saved: str | None = None
-    """The manifest that the figures were noted in."""
-
-
-@dataclass(frozen=True)
-class PushedFile:
-    """One file in the repository."""
-
-    path: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class PushResult:
-    """What ``push`` sent, or would send."""
-
-    repo_id: str
-    url: str
-    commit: str | None
-    """None where nothing was sent."""
-    files: tuple[PushedFile, ...]
-    card: str
-    """The README.md among them."""
-    pull_request: str | None = None
-    left_out: tuple[str, ...] = ()
-    """What else lies in the folder, and stays there."""
-    dry_run: bool = False
 
 
 def synthesize(
@@ -212,10 +113,10 @@ def synthesize(
     if dry_run:
         return result
     origin = _origin(teacher, settings, seed)
-    work = _Work(teacher, anatomy, settings, seed, where, batch_size, report)
-    with work.under_way(path, {"job": "synthesize", **origin}, resume) as work:
-        made = _synthesize(work)
-        if work.ranks.rank == 0:
+    job = Job(teacher, anatomy, settings, seed, where, batch_size, report)
+    with job.under_way(path, {"job": "synthesize", **origin}, resume) as job:
+        made = job.synthesize()
+        if job.ranks.rank == 0:
             with whole_file(path, force) as scratch:
                 save_images(scratch, made, origin)
     return replace(
@@ -279,6 +180,7 @@ def quantize(
     Raises:
         IntraqError: anything that the caller can mend.
     """
+    called = _call(quantize, locals())
     started = time.perf_counter()
     _check_bits(w, a, first_last_bits)
     _check_placement(act_placement)
@@ -324,7 +226,7 @@ def quantize(
     )
     if dry_run:
         return result
-    job = {
+    identity = {
         "job": "quantize",
         **_origin(teacher, settings, seed),
         "recipe": settings.to_dict(),
@@ -333,13 +235,12 @@ def quantize(
         "placement": act_placement,
         "images": _digest(Path(images)) if images is not None else None,
     }
-    work = _Work(teacher, anatomy, settings, seed, where, batch_size, watched)
-    with work.under_way(path, job, resume) as work:
+    job = Job(teacher, anatomy, settings, seed, where, batch_size, watched)
+    with job.under_way(path, identity, resume) as job:
         if images is None and settings.synthesis.num_images:
-            made = _synthesize(work)
-        with _out_of_memory():
-            student, stored, follows, tuned = _make_student(work, plan, made)
-        losses = {"synthesis": made.losses, "tuning": tuned} if made else {}
+            made = job.synthesize()
+        quantized = job.quantize(plan, made)
+        follows = quantized.fidelity
         result = replace(
             result,
             agreement=follows.agreement,
@@ -347,13 +248,14 @@ def quantize(
             sqnr=follows.sqnr,
             heterogeneity=made.heterogeneity if made else math.nan,
             held_out=follows.n,
-            losses=losses,
+            losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
         )
-        if work.ranks.rank == 0:
-            run = _manifest(work, result, made, command, images)
+        if job.ranks.rank == 0:
+            run = _manifest(job, result, made, command or called, images)
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
+            tensors = checkpoint_tensors(quantized.student, quantized.stored)
             with whole_folder(path, force) as folder:
-                run["measured"]["bytes_quantized"] = write_weights(folder, checkpoint_tensors(student, stored))
+                run["measured"]["bytes_quantized"] = write_weights(folder, tensors)
                 run["seconds"] = time.perf_counter() - started
                 write_json(folder / "config.json", config)
                 write_json(folder / "run.json", run)
@@ -493,7 +395,7 @@ def evaluate(
     spec = teacher.spec if checkpoint is None else checkpoint.spec
     images = open_data(data, spec, num_classes, labels, data_dir, split).sample(limit, seed)
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
-    with _out_of_memory():
+    with out_of_memory():
         accuracy = compare(network, teacher.network, images.batches(batch_size, report), where, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
@@ -616,154 +518,21 @@ def _look(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatom
     return anatomy
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What the stages of a job are given."""
-
-    teacher: Teacher
-    anatomy: Anatomy
-    recipe: Recipe
-    seed: int
-    device: torch.device
-    batch_size: int | None
-    report: Report
-    kept: Kept = NOTHING_KEPT
-    ranks: Ranks = ALONE
-
-    @contextmanager
-    def under_way(self, path: Path, job: dict[str, Any], resume: bool) -> Iterator["_Work"]:
-        """Within the block, the processes of the job know each other, and the first one keeps what is done."""
-        job = {**job, "device": self.device.type, "processes": launched().size}
-        first = launched().rank == 0
-        report = self.report if first else silent
-        keep_freed_memory(self.device)
-        with (
-            joined(self.device) as ranks,
-            unfinished(path, job, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
-        ):
-            yield replace(self, ranks=ranks, kept=kept, report=report)
-
-    def at_a_time(self, stage: str) -> int | None:
-        """Images that go through the network at once in a stage; None: as many as there are."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.device, stage)
-
-
-def _synthesize(work: _Work) -> Synthetic:
-    with _out_of_memory():
-        return synthesize_images(
-            work.teacher.network,
-            work.anatomy.classifier,
-            work.teacher.spec.input_size,
-            work.anatomy.num_classes,
-            work.teacher.spec.bounds,
-            work.recipe.synthesis,
-            work.seed,
-            work.device,
-            work.report,
-            work.kept,
-            work.ranks,
-            work.at_a_time("synthesis"),
-        )
-
-
-def _make_student(
-    work: _Work, plan: Plan, made: Synthetic | None
-) -> tuple[QuantizedNetwork, dict[str, tuple[Tensor, Tensor, Tensor]], Fidelity, dict[str, float]]:
-    """Quantize, tune and freeze.
-
-    Returns the network, what a checkpoint stores of its weights, how well it follows its teacher, and the losses at the
-    end.
-    """
-    teacher = work.teacher.network
-    if work.recipe.quantization.equalization:
-        teacher = equalized(teacher, *_on_device([_random_pixels(work.teacher.spec)[:2]], work.device))
-    student = QuantizedNetwork(copy.deepcopy(teacher), plan, work.anatomy.trace.computed).to(work.device).eval()
-    if made is None:
-        _calibrate(work, student, teacher, None)
-        return student, student.freeze(), Fidelity(), {}
-    used, held_out = _hold_out(made, work.recipe)
-    _calibrate(work, student, teacher, used)
-    tuned = {}
-    if work.recipe.tuning.steps:
-        tuned = tune(
-            student,
-            teacher,
-            used.images,
-            used.labels,
-            work.recipe.tuning,
-            work.seed,
-            work.device,
-            work.report,
-            work.kept,
-            work.ranks,
-            work.at_a_time("tuning"),
-        )
-    stored = student.freeze()
-    unseen = _on_device(held_out.split(EVALUATION_BATCH), work.device)
-    return student, stored, fidelity(student, teacher, unseen, work.anatomy.trace.batch_norms), tuned
-
-
-def _hold_out(made: Synthetic, recipe: Recipe) -> tuple[Synthetic, Tensor]:
-    """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
-    count = min(round(len(made.images) * recipe.tuning.holdout), len(made.images) - 1)
-    if count < 1:
-        return made, made.images
-    keep = len(made.images) - count
-    used = Synthetic(made.images[:keep], made.labels[:keep], made.losses, made.teacher_accuracy, made.heterogeneity)
-    return used, made.images[keep:]
-
-
-def _calibrate(work: _Work, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
-    """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
-    started = time.perf_counter()
-    config, tuning = work.recipe.quantization, work.recipe.tuning
-    if config.correction == "rescue" and not tuning.steps:
-        config = replace(config, correction="always")
-    work.report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
-    if used is not None and config.activation_range == "ema":
-        # published: the warm-up runs on what tuning runs on, the weights already quantized
-        student.quantize_weights(config)
-        batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, work.seed)
-        warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), work.device), config)
-    else:
-        images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(work.teacher.spec)
-        (images,) = _on_device([images], work.device)
-        calibrate(student, teacher, images, config, sampled=used is None)
-    place(student, work.device)
-    work.report(StageDone("calibration", time.perf_counter() - started))
-
-
-def _random_pixels(spec: InputSpec) -> Tensor:
-    """For the layers before the first batch norm, where there are no synthetic images."""
-    low, high = (edge[:, None, None] for edge in spec.bounds)
-    return low + (high - low) * torch.rand(SAMPLED_IMAGES, *spec.input_size, generator=torch.Generator().manual_seed(0))
-
-
-def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    for batch in batches:
-        yield batch.to(device, torch.float32, memory_format=torch.channels_last)
-
-
 def _manifest(
-    work: _Work, result: QuantizationResult, made: Synthetic | None, command: str | None, images: str | Path | None
+    job: Job, result: QuantizationResult, made: Synthetic | None, command: str, images: str | Path | None
 ) -> dict[str, Any]:
     """What ``run.json`` holds, but for the size and the time."""
-    teacher, settings = work.teacher, work.recipe
+    teacher, settings = job.teacher, job.recipe
     measured: dict[str, Any] = {"bytes_float": result.bytes_float}
     if made:
         measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
         measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
-    called = (
-        f"quantize({result.model!r}, w={result.w_bits}, a={result.a_bits}, recipe={settings.name!r}, seed={work.seed})"
-    )
     return {
         "name": teacher.name,
-        "command": command or called,
+        "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
         "images": str(images) if images is not None else None,
-        "seed": work.seed,
+        "seed": job.seed,
         "teacher": {
             "source": teacher.source,
             "weights": teacher.weights,
@@ -771,13 +540,25 @@ def _manifest(
             "sha256": teacher.sha256,
         },
         "needs_factory": is_factory(teacher.architecture),
-        "device": describe_device(work.device),
-        "processes": work.ranks.size,
+        "device": describe_device(job.device),
+        "processes": job.ranks.size,
         "versions": _versions(),
         "losses": result.losses,
         "measured": measured,
         "stages": result.stages,
     }
+
+
+def _call(verb: Callable[..., Any], given: dict[str, Any]) -> str:
+    """A call as one would write it: the model, and what is not left to its default."""
+    words = [repr(given["model"])]
+    for name, parameter in signature(verb).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in ("command", "report"):
+            continue
+        value = str(given[name]) if isinstance(given[name], Path) else given[name]
+        if value != parameter.default:
+            words.append(f"{name}={value!r}")
+    return f"{verb.__name__}({', '.join(words)})"
 
 
 def _origin(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
@@ -852,32 +633,3 @@ def _timing(report: Report, stages: dict[str, float]) -> Report:
         report(event)
 
     return watched
-
-
-class _out_of_memory:  # noqa: N801 - reads as a condition in a with statement
-    """Within the block, running out of memory is an error with a hint."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-            isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        )
-        if no_memory:
-            hint = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
-            raise DeviceError("out of memory", hint) from error
-
-
-__all__ = [
-    "EvaluationResult",
-    "InspectionResult",
-    "PushResult",
-    "QuantizationResult",
-    "SynthesisResult",
-    "evaluate",
-    "inspect",
-    "load",
-    "push",
-    "quantize",
-    "synthesize",
-]

@@ -29,16 +29,16 @@ def digits(tmp_path_factory):
 @pytest.mark.parametrize("w", [2, 5, 8])
 def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp_path, placement, w, monkeypatch):
     seen = {}
-    from intraq_cli import api
+    from intraq_cli import job
 
-    fidelity = api.fidelity
+    fidelity = job.fidelity
 
     def spy(student, *args):
         x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         seen["x"], seen["logits"] = x, student(x)
         return fidelity(student, *args)
 
-    monkeypatch.setattr(api, "fidelity", spy)
+    monkeypatch.setattr(job, "fidelity", spy)
     model = f"{factory}:net"
     quantize(model, w=w, a=4, out=tmp_path / "out", set=SET, act_placement=placement, device="cpu", **SPEC)
     loaded = load(tmp_path / "out", model=model, device="cpu")
@@ -85,6 +85,14 @@ def test_one_seed_gives_identical_checkpoints(tmp_path, digits):
         assert (tmp_path / "again" / name).read_bytes() == (digits / name).read_bytes()
     quantize("resnet20_digits", w=3, a=4, out=tmp_path / "other", set=SET, device="cpu", seed=1)
     assert (tmp_path / "other/model.safetensors").read_bytes() != (digits / "model.safetensors").read_bytes()
+
+
+def test_the_manifest_holds_the_call_as_one_can_repeat_it(tmp_path, digits, monkeypatch):
+    called = json.loads((digits / "run.json").read_text())["command"]
+    assert "a=" not in called  # the default
+    monkeypatch.chdir(tmp_path)
+    eval(called.replace(repr(str(digits)), "'again'"))
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (digits / "model.safetensors").read_bytes()
 
 
 def test_no_code_runs_that_the_user_did_not_type(factory, tmp_path):

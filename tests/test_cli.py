@@ -189,12 +189,12 @@ def test_a_closed_pipe_is_quiet():
 
 
 def test_interrupted(intraq, monkeypatch, tmp_path):
-    from intraq_cli import api
+    from intraq_cli import job
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "tune", interrupt)
+    monkeypatch.setattr(job, "tune", interrupt)
     made = intraq("quantize", "resnet20_digits", *TINY)
     assert made.code == 130
     assert made.err.endswith("the same command goes on from there\ninterrupted\n")
@@ -202,12 +202,12 @@ def test_interrupted(intraq, monkeypatch, tmp_path):
 
 
 def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
-    from intraq_cli import api
+    from intraq_cli import job
 
     def bug(*args, **kwargs):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(api, "tune", bug)
+    monkeypatch.setattr(job, "tune", bug)
     with pytest.raises(ZeroDivisionError):
         intraq("quantize", "resnet20_digits", *TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]

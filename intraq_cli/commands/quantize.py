@@ -12,7 +12,7 @@ from intraq_cli.commands.output import file_size, heterogeneity, print_hint, pri
 from intraq_cli.commands.progress import progress
 
 if TYPE_CHECKING:
-    from intraq_cli.api import QuantizationResult
+    from intraq_cli.results import QuantizationResult
 
 
 def quantize(

@@ -1,0 +1,91 @@
+"""What the verbs return, and ``--json`` prints."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SynthesisResult:
+    """What ``synthesize`` made; shares are in percent."""
+
+    path: str
+    model: str
+    n: int
+    image_shape: tuple[int, int, int]
+    seconds: float
+    losses: dict[str, float]
+    teacher_accuracy: float
+    heterogeneity: float
+    seed: int
+    device: str
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """What ``quantize`` made; shares are in percent."""
+
+    path: str
+    model: str
+    w_bits: int
+    a_bits: int
+    recipe: str
+    bytes_float: int
+    bytes_quantized: int
+    agreement: float
+    """With the teacher, on synthetic images held out from tuning; NaN (in JSON: null) without images."""
+    kl: float
+    """From the teacher, in nats, on the same images."""
+    heterogeneity: float
+    seconds: float
+    stages: dict[str, float]
+    seed: int
+    device: str
+    act_placement: str
+    held_out: int
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    sqnr: dict[str, float] = field(default_factory=dict)
+    """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Accuracies in percent."""
+
+    target: str
+    data: str
+    n: int
+    top1: float
+    top5: float
+    float_top1: float
+    float_top5: float
+    agreement: float
+    seconds: float
+    device: str
+    saved: str | None = None
+    """The manifest that the figures were noted in."""
+
+
+@dataclass(frozen=True)
+class PushedFile:
+    """One file in the repository."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What ``push`` sent, or would send."""
+
+    repo_id: str
+    url: str
+    commit: str | None
+    """None where nothing was sent."""
+    files: tuple[PushedFile, ...]
+    card: str
+    """The README.md among them."""
+    pull_request: str | None = None
+    left_out: tuple[str, ...] = ()
+    """What else lies in the folder, and stays there."""
+    dry_run: bool = False
