@@ -3,6 +3,7 @@
 import ctypes
 import os
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -70,7 +71,11 @@ def place(network: nn.Module, device: torch.device | str) -> nn.Module:
 
     Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from.
     """
-    return network.to(device).to(memory_format=torch.channels_last)
+    network.to(device)
+    for tensor in chain(network.parameters(), network.buffers()):
+        if tensor.dim() == 4:  # Module.to would try it on weights of 3-D convolutions too, and fail
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def describe_device(device: torch.device) -> str:

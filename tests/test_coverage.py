@@ -12,6 +12,7 @@ SAMPLE = [
     "efficientnet_cc_b0_4e",  # weights computed from the input
 ]
 MORE = [
+    "lambda_resnet26t",  # 3-D convolutions
     "mobilevitv2_050",  # attention by convolutions
     "levit_128s",  # attention, one input size
     "tiny_vit_5m_224",  # attention biases kept from call to call
