@@ -114,7 +114,7 @@ class Tuning(_Section):
     temperature: float = _value(1.0, 0.01, 1000.0)
     kl_weight: float = _value(1.0, 0.0)
     ce_weight: float = _value(0.0, 0.0)
-    feature_weight: float = _value(1.0, 0.0)
+    feature_weight: float = _value(30.0, 0.0)
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: float = _value(0.5, 0.01, 1.0)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
