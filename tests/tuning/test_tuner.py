@@ -216,11 +216,13 @@ def test_portions_tune_to_the_same_end(network):
     made = []
     for size in (None, 5):
         student = default_student(network, images)
+        start = copy.deepcopy(student.state_dict())
         losses = tune(student, network, images, labels, config, at_a_time=size)
-        made.append((losses, student.state_dict()))
+        made.append((losses, {key: value - start[key] for key, value in student.state_dict().items()}))
     assert made[0][0] == pytest.approx(made[1][0], rel=0.02)
-    for key, value in made[0][1].items():
-        assert torch.allclose(value, made[1][1][key], atol=1e-3), key
+    for key, moved in made[0][1].items():
+        # where a gradient is next to nothing, Adam takes a step by its sign, and sums of other order differ in that
+        assert (moved - made[1][1][key]).double().norm() <= 0.1 * moved.double().norm(), key
 
 
 class Mute(torch.nn.Module):
