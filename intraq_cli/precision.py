@@ -1,5 +1,6 @@
 """In which precision convolutions are computed while images are learned and networks are tuned."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,7 +23,7 @@ def convolutions_in(precision: Precision, device: torch.device | str) -> Abstrac
     return Bfloat16Convolutions() if precision == "bfloat16" else nullcontext()
 
 
-def multiplies_bfloat16(capabilities: Any) -> bool:
+def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
     """Of a CPU, by :func:`torch.cpu.get_capabilities`; others can do so too, but many times slower than in float32."""
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
