@@ -270,7 +270,7 @@ class _Hub:
 
         def send() -> "tuple[CommitInfo, list[str]]":
             with warnings.catch_warnings(record=True) as said:  # of the Hub, on the card
-                warnings.simplefilter("always")
+                warnings.simplefilter("always", UserWarning)
                 made = self.api.create_commit(
                     self.repo_id,
                     [
@@ -282,7 +282,7 @@ class _Hub:
                     create_pr=create_pr,
                     parent_commit=parent,  # nothing that somebody else has committed meanwhile is lost
                 )
-            return made, [str(warning.message) for warning in said]
+            return made, [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
 
         made, said = self.ask(send)
         for text in said:

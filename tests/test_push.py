@@ -251,6 +251,7 @@ def test_people_see_a_table_and_what_comes_next(went):
     assert "next: intraq evaluate me/own" in done["plain"].err
     assert "\x1b" not in done["plain"].err + done["plain"].out
     assert "3 steps" in done["plain"].err
+    assert "warning" not in done["plain"].err + done["first"].err  # what libraries deprecate is not the user's concern
 
 
 # --- what does not ---
