@@ -1,6 +1,7 @@
 """The model card: ``README.md`` of a checkpoint, ready for the Hub."""
 
 import re
+from pathlib import PurePath
 from typing import Any
 
 FOLDER = "PATH OF THIS FOLDER"
@@ -197,7 +198,7 @@ def _results(evaluations: list[dict[str, Any]]) -> list[Any]:
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=_data_set(measured["data"]),
-            dataset_name=f"{measured['data']}, {measured['n']:,} images",
+            dataset_name=f"{_data_name(measured['data'])}, {measured['n']:,} images",
             dataset_split=measured["split"],
             metric_type="accuracy",
             metric_name=f"{name} accuracy, %",
@@ -214,6 +215,12 @@ def _data_set(data: str) -> str:
     return DATA_SETS.get(data, "imagefolder")
 
 
+def _data_name(data: str) -> str:
+    """For others to read: an absolute path tells more of its owner than of the images, so its end alone."""
+    path = PurePath(data)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else data
+
+
 def _accuracy(evaluations: list[dict[str, Any]]) -> str:
     if not evaluations:
         return (
@@ -221,8 +228,8 @@ def _accuracy(evaluations: list[dict[str, Any]]) -> str:
             "`intraq evaluate FOLDER --data DATA --save` does it."
         )
     rows = [
-        f"| {one['data']}{', ' + one['split'] if one['split'] else ''} | {one['n']:,} | {one['top1']:.2f} | "
-        f"{one['float_top1']:.2f} | {one['top5']:.2f} | {one['float_top5']:.2f} | {one['agreement']:.2f} |"
+        f"| {_data_name(one['data'])}{', ' + one['split'] if one['split'] else ''} | {one['n']:,} | "
+        f"{one['top1']:.2f} | {one['float_top1']:.2f} | {one['top5']:.2f} | {one['float_top5']:.2f} | {one['agreement']:.2f} |"
         for one in evaluations
     ]
     return "\n".join(

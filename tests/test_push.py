@@ -417,6 +417,19 @@ def test_the_card_of_a_real_run(made):
     assert names["logits"].shape == (2, 10)
 
 
+def test_the_card_names_images_and_not_where_they_lie(made):
+    from intraq_cli.card import model_card
+
+    checkpoint = read_checkpoint(made / "w4")
+    figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
+    for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
+        one = {**figures, "data": data, "split": None, "limit": None, "seed": None, "date": "2026-01-01"}
+        card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": [one]})
+        assert f"| {shown} | 50 |" in card
+        assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == f"{shown}, 50 images"
+        assert "somebody" not in card
+
+
 def test_the_card_tells_other_bits_and_other_widths(tmp_path):
     ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
     quantize("resnet20_digits", out=tmp_path / "w8", **ends)
