@@ -227,9 +227,10 @@ def _accuracy(evaluations: list[dict[str, Any]]) -> str:
             "Not measured on real images yet: that needs labelled ones, and `quantize` uses none. "
             "`intraq evaluate FOLDER --data DATA --save` does it."
         )
+    figures = ("top1", "float_top1", "top5", "float_top5", "agreement")
     rows = [
         f"| {_data_name(one['data'])}{', ' + one['split'] if one['split'] else ''} | {one['n']:,} | "
-        f"{one['top1']:.2f} | {one['float_top1']:.2f} | {one['top5']:.2f} | {one['float_top5']:.2f} | {one['agreement']:.2f} |"
+        f"{' | '.join(f'{one[key]:.2f}' for key in figures)} |"
         for one in evaluations
     ]
     return "\n".join(
