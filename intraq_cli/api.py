@@ -31,14 +31,21 @@ from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.hub import check_repository_name, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
-from intraq_cli.inspection import InspectionResult, expected_bytes, float_bytes, inspect_layers
+from intraq_cli.inspection import expected_bytes, float_bytes, inspect_layers
 from intraq_cli.job import EVALUATION_BATCH, Job, out_of_memory
 from intraq_cli.output import check_output, whole_file, whole_folder
 from intraq_cli.parallel import launched
 from intraq_cli.publishing import FILES, RESULTS, check_record, checkpoint_files, left_out, record, timm_files
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Placement, Recipe
-from intraq_cli.results import EvaluationResult, PushedFile, PushResult, QuantizationResult, SynthesisResult
+from intraq_cli.results import (
+    EvaluationResult,
+    InspectionResult,
+    PushedFile,
+    PushResult,
+    QuantizationResult,
+    SynthesisResult,
+)
 from intraq_cli.sources import InputOverride, is_factory, is_local, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic
 from intraq_cli.teacher import Anatomy, Teacher, examine
@@ -180,7 +187,7 @@ def quantize(
     Raises:
         IntraqError: anything that the caller can mend.
     """
-    called = _call(quantize, locals())
+    command = command or _call(quantize, locals())
     started = time.perf_counter()
     _check_bits(w, a, first_last_bits)
     _check_placement(act_placement)
@@ -251,7 +258,7 @@ def quantize(
             losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
         )
         if job.ranks.rank == 0:
-            run = _manifest(job, result, made, command or called, images)
+            run = _manifest(job, result, made, command, images)
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
             tensors = checkpoint_tensors(quantized.student, quantized.stored)
             with whole_folder(path, force) as folder:
@@ -633,3 +640,18 @@ def _timing(report: Report, stages: dict[str, float]) -> Report:
         report(event)
 
     return watched
+
+
+__all__ = [
+    "EvaluationResult",
+    "InspectionResult",
+    "PushResult",
+    "QuantizationResult",
+    "SynthesisResult",
+    "evaluate",
+    "inspect",
+    "load",
+    "push",
+    "quantize",
+    "synthesize",
+]

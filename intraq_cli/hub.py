@@ -270,7 +270,7 @@ class _Hub:
 
         def send() -> "tuple[CommitInfo, list[str]]":
             with warnings.catch_warnings(record=True) as said:  # of the Hub, on the card
-                warnings.simplefilter("always", UserWarning)
+                warnings.simplefilter("always")
                 made = self.api.create_commit(
                     self.repo_id,
                     [

@@ -2,63 +2,16 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from intraq_cli.quantization.network import Plan
 from intraq_cli.quantization.packing import packed_words
+from intraq_cli.results import InspectedLayer
 from intraq_cli.trace import Layer, Trace
 
 HEADER_BYTES = 100
 """About what a tensor's entry takes in the header of a safetensors file."""
-
-
-@dataclass(frozen=True)
-class InspectedLayer:
-    """A convolution or linear layer."""
-
-    name: str
-    kind: str
-    weight_shape: tuple[int, ...]
-    input_shape: tuple[int, ...]
-    calls: int
-    parameters: int
-    multiply_adds: int
-    """For one image."""
-    w_bits: int | None
-    """None: float."""
-    a_bits: int | None
-    """Of its input; None: float, or not known to be quantized."""
-    bytes: int
-    float_reason: str | None
-
-
-@dataclass(frozen=True)
-class InspectionResult:
-    """What ``inspect`` found."""
-
-    model: str
-    architecture: str
-    weights: str
-    """``read``, or ``not read``: nothing here depends on them."""
-    input_size: tuple[int, int, int]
-    num_classes: int
-    w_bits: int
-    a_bits: int
-    act_placement: str
-    batch_norms: int
-    activations: int
-    """Calls of ReLU-like functions."""
-    layers: list[InspectedLayer]
-    parameters: int
-    parameters_quantized: int
-    multiply_adds: int
-    low_bit_share: float
-    """Percent of the multiply-adds of which both factors are quantized."""
-    bytes_float: int
-    bytes_quantized: int
-    """Expected size of ``model.safetensors``, within a few percent."""
 
 
 def inspect_layers(trace: Trace, plan: Plan) -> list[InspectedLayer]:

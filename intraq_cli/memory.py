@@ -69,7 +69,6 @@ def images_that_fit(
         own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
         each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
     del x, out
-    kept.clear()
     return_freed_memory()
     return max(1, int(SHARE * free_memory() / (WORK[stage] * each)))
 

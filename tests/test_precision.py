@@ -11,7 +11,7 @@ from intraq_cli.precision import Bfloat16Convolutions, convolutions_in, multipli
 @pytest.fixture
 def layer():
     torch.manual_seed(0)
-    return nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, padding_mode="zeros")
+    return nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
 
 
 def rounded(x):

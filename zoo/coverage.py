@@ -8,7 +8,6 @@ device. Rows that are there already are not made again.
 """
 
 import argparse
-import copy
 import csv
 import random
 import signal
@@ -28,16 +27,17 @@ from torch import nn
 from intraq_cli.checkpoint import checkpoint_config, checkpoint_tensors, read_checkpoint, write_json, write_weights
 from intraq_cli.device import place
 from intraq_cli.errors import IntraqError
-from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.events import silent
+from intraq_cli.job import Job
+from intraq_cli.quantization.network import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.sources import sketch_teacher, timm_teacher
-from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
-from intraq_cli.teacher import Anatomy, Teacher, examine
+from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.teacher import Teacher, examine
 from intraq_cli.trace import Trace
-from intraq_cli.tuning.tuner import tune
 
 LARGE = 100_000_000
+CPU = torch.device("cpu")
 SIZES = (64, 96, 128, 160, 192, 224, 256)
 SECONDS = 300
 PLACEMENTS: tuple[Placement, ...] = ("inputs", "activations")
@@ -48,7 +48,7 @@ RECIPE = Recipe().override(
         *("tuning.steps=1", "tuning.batch_size=2"),
         # the search for ranges and careful rounding take a while, and do not depend on the architecture
         *("quantization.weight_rounding=nearest", "quantization.weight_range=minmax"),
-        *("quantization.activation_range=mse", "quantization.correction=always"),
+        *("quantization.activation_range=mse", "quantization.correction=always", "quantization.equalization=false"),
     ]
 )
 
@@ -103,29 +103,17 @@ def converts(trace: Trace, placement: Placement) -> str:
     return "converts"
 
 
-def images_of(teacher: Teacher, anatomy: Anatomy) -> Synthetic:
-    """Stage 1, the same for both placements."""
-    shape, classes = teacher.spec.input_size, anatomy.num_classes
-    network = place(teacher.network, "cpu")
-    return synthesize_images(network, anatomy.classifier, shape, classes, teacher.spec.bounds, RECIPE.synthesis)
-
-
-def end_to_end(teacher: Teacher, anatomy: Anatomy, made: Synthetic, placement: Placement) -> str:
-    """Everything else that ``quantize`` and ``load`` do."""
-    plan = plan_quantization(anatomy.trace, 4, 4, placement)
-    network = place(teacher.network, "cpu")
+def end_to_end(job: Job, made: Synthetic, placement: Placement) -> str:
+    """What ``quantize`` and ``load`` do with images."""
+    plan = plan_quantization(job.anatomy.trace, 4, 4, placement)
     images = made.images.float()
-    student = QuantizedNetwork(copy.deepcopy(network), plan, anatomy.trace.computed)
-    calibrate(student, network, images, RECIPE.quantization)
-    place(student, "cpu")
-    tune(student, network, made.images, made.labels, RECIPE.tuning)
-    stored = student.freeze()
+    quantized = job.quantize(plan, made)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder)
-        write_weights(path, checkpoint_tensors(student, stored))
-        write_json(path / "config.json", checkpoint_config(teacher, anatomy.num_classes, plan, 4, 4))
+        write_weights(path, checkpoint_tensors(quantized.student, quantized.stored))
+        write_json(path / "config.json", checkpoint_config(job.teacher, job.anatomy.num_classes, plan, 4, 4))
         again = read_checkpoint(path).network
-        ours, theirs = student(images), again(images)
+        ours, theirs = quantized.student(images), again(images)
     if not ours.isfinite().all():
         return "fails: logits are not finite"
     return "works" if torch.equal(ours, theirs) else "fails: other logits after loading"
@@ -142,18 +130,19 @@ def cover(name: str) -> dict[str, Any]:
         with _at_most(SECONDS):
             teacher = sketch if count >= LARGE else small_teacher(name)
             size, anatomy = teacher.spec.input_size, examine(teacher)
-            trace = anatomy.trace
-            made = None if count >= LARGE else images_of(teacher, anatomy)
+            if count < LARGE:
+                place(teacher.network, CPU)
+                job = Job(teacher, anatomy, RECIPE, 0, CPU, RECIPE.tuning.batch_size, silent)
+                made = job.synthesize()  # the same for both placements
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))
     else:
+        trace = anatomy.trace
         row |= {"layers": len(trace.layers), "kept_float": len(trace.calls) - len(trace.layers)}
         for placement in PLACEMENTS:
             try:
                 with _at_most(SECONDS):
-                    row[placement] = (
-                        converts(trace, placement) if made is None else end_to_end(teacher, anatomy, made, placement)
-                    )
+                    row[placement] = converts(trace, placement) if count >= LARGE else end_to_end(job, made, placement)
             except Exception as error:
                 row[placement] = _said(error)
     row |= {"input_size": "x".join(map(str, size or ())), "seconds": round(time.perf_counter() - started, 1)}

@@ -6,7 +6,7 @@ from intraq_cli.commands import options
 from intraq_cli.commands.output import file_size, print_json, print_table
 
 if TYPE_CHECKING:
-    from intraq_cli.inspection import InspectedLayer
+    from intraq_cli.results import InspectedLayer
 
 
 def inspect(
