@@ -1,5 +1,6 @@
 """The whole loss of stage 1: BNS + SIL + MDC, on what local object reinforcement shows the network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
+from intraq_cli.compilation import Compiled
 from intraq_cli.memory import Portions
 from intraq_cli.precision import convolutions_in
-from intraq_cli.recipe import Synthesis
+from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
 from intraq_cli.synthesis.sil import soft_inception_loss
@@ -27,13 +29,20 @@ class Losses(NamedTuple):
     total: Tensor
 
 
-class _Seen(NamedTuple):
-    """What the network made of images."""
+class Seen(NamedTuple):
+    """What a network made of images."""
 
     layers: list[LayerStatistics]
     logits: Tensor
     features: Tensor | None
-    """Where MDC needs them."""
+    """Where they were found, and MDC needs them."""
+
+
+def look(network: nn.Module, tap: FeatureTap, precision: Precision, x: Tensor) -> Seen:
+    """Show images ``x (B, C, H, W)`` to the network."""
+    with convolutions_in(precision, x.device), BatchNormStatistics() as statistics, tap:
+        logits = network(x)
+    return Seen(statistics.layers, logits, tap.features if tap.module is not None else None)
 
 
 @dataclass(frozen=True)
@@ -41,15 +50,13 @@ class Objective:
     """The stage 1 loss of a batch, as a function of what is shown to the network.
 
     Args:
-        network: the teacher, in evaluation mode.
-        tap: where its features are read.
+        look: what shows the network images, see :func:`look`.
         centres: class centres of the finished batches.
         config: weights and margins.
         portions: how many images go through the network at once.
     """
 
-    network: nn.Module
-    tap: FeatureTap
+    look: Compiled[[Tensor], Seen]
     centres: ClassCentres
     config: Synthesis
     portions: Portions
@@ -66,10 +73,7 @@ class Objective:
 
         def at_once(size: int) -> tuple[Losses, Tensor]:
             if size >= len(shown):
-                x = shown.requires_grad_()
-                losses = self._losses(self._look(x), labels, targets)
-                (gradient,) = torch.autograd.grad(losses.total, [x])
-                return Losses(*(part.detach() for part in losses)), gradient
+                return self.look.run(lambda look: self._whole(look, shown, labels, targets))
             return self._in_portions(shown, labels, targets, size)
 
         return self.portions.run(at_once, len(shown))
@@ -79,17 +83,20 @@ class Objective:
         """The losses of finished images as they are, their logits ``(B, K)`` and features ``(B, D)``."""
 
         def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
-            seen = _merged([self._look(x) for x in images.split(size)])
+            seen = _merged([self.look.function(x) for x in images.split(size)])
             return self._losses(seen, labels, targets), seen.logits, seen.features
 
         return self.portions.run(at_once, len(images))
 
-    def _look(self, x: Tensor) -> _Seen:
-        with convolutions_in(self.config.precision, x.device), BatchNormStatistics() as statistics, self.tap:
-            logits = self.network(x)
-        return _Seen(statistics.layers, logits, self.tap.features if self.tap.module is not None else None)
+    def _whole(
+        self, look: Callable[[Tensor], Seen], shown: Tensor, labels: Tensor, targets: Tensor
+    ) -> tuple[Losses, Tensor]:
+        x = shown.requires_grad_()
+        losses = self._losses(look(x), labels, targets)
+        (gradient,) = torch.autograd.grad(losses.total, [x])
+        return Losses(*(part.detach() for part in losses)), gradient
 
-    def _losses(self, seen: _Seen, labels: Tensor, targets: Tensor) -> Losses:
+    def _losses(self, seen: Seen, labels: Tensor, targets: Tensor) -> Losses:
         config = self.config
         bns = BNS_LOSSES[config.bns](seen.layers)
         sil = soft_inception_loss(seen.logits, labels, targets)
@@ -108,10 +115,10 @@ class Objective:
         """
         portions = shown.split(size)
         with torch.no_grad():
-            seen = _merged([self._look(x) for x in portions])
+            seen = _merged([self.look.function(x) for x in portions])
         layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in seen.layers]
         logits, features = _leaf(seen.logits), None if seen.features is None else _leaf(seen.features)
-        losses = self._losses(_Seen(layers, logits, features), labels, targets)
+        losses = self._losses(Seen(layers, logits, features), labels, targets)
         leaves = [logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
         pulls = torch.autograd.grad(losses.total, leaves, allow_unused=True)
         into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, pulls, strict=True)]
@@ -120,7 +127,7 @@ class Objective:
         gradients: list[Tensor] = []
         for k, x in enumerate(portions):
             x = x.detach().requires_grad_()
-            own = self._look(x)
+            own = self.look.function(x)
             share = len(x) / len(shown)
             pulled = (own.logits * each[0][k]).sum()
             if own.features is not None:
@@ -137,7 +144,7 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-def _merged(portions: list[_Seen]) -> _Seen:
+def _merged(portions: list[Seen]) -> Seen:
     """What the network would have made of all portions at once."""
     if len(portions) == 1:
         return portions[0]
@@ -150,4 +157,4 @@ def _merged(portions: list[_Seen]) -> _Seen:
         var = (shares * (torch.stack([layer.var for layer in same]) + (means - mean).square())).sum(0)
         layers.append(same[0]._replace(mean=mean, var=var))
     features = [p.features for p in portions if p.features is not None]
-    return _Seen(layers, torch.cat([p.logits for p in portions]), torch.cat(features) if features else None)
+    return Seen(layers, torch.cat([p.logits for p in portions]), torch.cat(features) if features else None)

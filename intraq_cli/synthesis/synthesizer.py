@@ -4,12 +4,14 @@ import hashlib
 import statistics
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from intraq_cli.compilation import Compiled
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
@@ -17,7 +19,7 @@ from intraq_cli.parallel import ALONE, Ranks
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import Losses, Objective
+from intraq_cli.synthesis.objective import Losses, Objective, look
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.spectrum import SPACES
 from intraq_cli.trace import FeatureTap
@@ -101,8 +103,9 @@ def synthesize_images(
     labels = draw_labels(config, num_classes, torch.Generator().manual_seed(seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
-    tap = FeatureTap(network, classifier)
-    objective = Objective(network, tap, centres, config, Portions(at_a_time, report))
+    shown = partial(look, network, FeatureTap(network, classifier), config.precision)
+    looking = Compiled(shown, config.compile, device, report)
+    objective = Objective(looking, centres, config, Portions(at_a_time, report))
     maker = _Maker(objective, image_shape, bounds, seed, device, report, kept, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []

@@ -1,15 +1,17 @@
 """Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
+from intraq_cli.compilation import Compiled
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
@@ -68,9 +70,9 @@ def tune(
     start = {key: value.clone() for key, value in student.state_dict().items()}
     for attempt in range(ATTEMPTS):
         gentler = replace(config, lr=config.lr / 4**attempt)
-        run = _Run(student, teacher, images, labels, gentler, seed, device, ranks, Portions(at_a_time, report))
+        run = _Run(student, teacher, images, labels, gentler, seed, device, ranks, report, at_a_time)
         try:
-            losses = run.through(attempt, report, kept)
+            losses = run.through(attempt, kept)
         except NotFiniteError:
             student.load_state_dict(start)
             report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
@@ -96,10 +98,12 @@ class _Run:
         seed: int,
         device: torch.device | str,
         ranks: Ranks,
-        portions: Portions,
+        report: Report,
+        at_a_time: int | None,
     ) -> None:
-        self.student, self.teacher, self.config = student, teacher, config
-        self.device, self.ranks, self.portions = device, ranks, portions
+        self.student, self.config, self.device, self.ranks, self.report = student, config, device, ranks, report
+        self.portions = Portions(at_a_time, report)
+        self.answers = Compiled(partial(_answers, student, teacher, config), config.compile, device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         self.optimizer = _optimizer(student, config)
@@ -107,7 +111,7 @@ class _Run:
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.tail: list[Tensor] = []
 
-    def through(self, attempt: int, report: Report, kept: Kept) -> dict[str, float]:
+    def through(self, attempt: int, kept: Kept) -> dict[str, float]:
         """All steps, from the first or from where it was left."""
         steps = self.config.steps
         left = self.ranks.from_first(kept.load("tuning"))
@@ -121,7 +125,7 @@ class _Run:
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
                 check_finite(values.values())
-                report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
+                self.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.now_and_then("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
             parameter.requires_grad_(False)
@@ -135,19 +139,22 @@ class _Run:
         own = slice(self.ranks.rank, None, self.ranks.size)
         share = len(y[own]) / len(y)
         x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
-        losses = share * self.portions.run(lambda size: self._accumulate(x, y, size, share), len(x))
+        losses = share * self.portions.run(
+            lambda size: self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share)), len(x)
+        )
         self.ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
         self.optimizer.step()
         self.scheduler.step()
         return losses
 
-    def _accumulate(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
+    def _accumulate(
+        self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
+    ) -> Tensor:
         """Gradients of this process's share of a batch, ``size`` images at a time; returns its losses."""
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields), device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            with convolutions_in(self.config.precision, images.device):
-                logits, wanted, distances = _answers(self.student, self.teacher, images, self.config)
+            logits, wanted, distances = answers(images)
             losses = distillation_loss(logits, wanted, labels, distances, self.config)
             weight = len(images) / len(x)
             (share * weight * losses.total).backward()
@@ -176,18 +183,26 @@ class _Run:
         return int(left["step"])
 
 
-def _answers(
-    student: nn.Module, teacher: nn.Module, images: Tensor, config: Tuning
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Logits of both, and how far apart the outputs of each batch norm are, if the loss asks for that."""
-    if not config.feature_weight:
-        with torch.no_grad():
+class _Answers(NamedTuple):
+    """What the two networks make of images."""
+
+    student: Tensor
+    """Logits ``(B, K)``."""
+    teacher: Tensor
+    distances: list[Tensor]
+    """How far apart the outputs of each batch norm are, if the loss asks for that."""
+
+
+def _answers(student: nn.Module, teacher: nn.Module, config: Tuning, images: Tensor) -> _Answers:
+    with convolutions_in(config.precision, images.device):
+        if not config.feature_weight:
+            with torch.no_grad():
+                wanted = teacher(images)
+            return _Answers(student(images), wanted, [])
+        with torch.no_grad(), BatchNormOutputs() as features:
             wanted = teacher(images)
-        return student(images), wanted, []
-    with torch.no_grad(), BatchNormOutputs() as features:
-        wanted = teacher(images)
-    with ComparedOutputs(features.outputs, feature_distance) as compared:
-        return student(images), wanted, compared.results
+        with ComparedOutputs(features.outputs, feature_distance) as compared:
+            return _Answers(student(images), wanted, compared.results)
 
 
 class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):

@@ -1,6 +1,6 @@
 """What one step of each stage costs: the real loops with the default recipe.
 
-    python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda]
+    python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda] [--compile]
 
 prints, for each stage, the median seconds of a step. To compare with another implementation, run the two in turns on an
 otherwise idle machine: seconds of different runs are not comparable.
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile")
     args = parser.parse_args()
     device = choose_device(args.device)
     keep_freed_memory(device)
@@ -82,7 +83,7 @@ def main() -> None:
         teacher.spec.input_size,
         anatomy.num_classes,
         teacher.spec.bounds,
-        replace(recipe.synthesis, num_images=args.batch, batch_size=args.batch, steps=steps),
+        replace(recipe.synthesis, num_images=args.batch, batch_size=args.batch, steps=steps, compile=args.compile),
         device=device,
         report=clock,
     )
@@ -92,7 +93,7 @@ def main() -> None:
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
-    config = replace(recipe.tuning, batch_size=args.batch, steps=steps)
+    config = replace(recipe.tuning, batch_size=args.batch, steps=steps, compile=args.compile)
     tuner.tune(place(student, device), network, made.images, made.labels, config, device=device, report=clock)
     print(f"stage2 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step")
 

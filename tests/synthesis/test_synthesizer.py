@@ -6,13 +6,14 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from intraq_cli.compilation import Compiled
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Warned
 from intraq_cli.memory import Portions
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
-from intraq_cli.synthesis.objective import Objective
+from intraq_cli.synthesis.objective import Objective, look
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, synthesize_images
 from intraq_cli.trace import FeatureTap, trace_network
@@ -188,9 +189,9 @@ def test_portions_give_the_losses_and_the_gradient_of_the_whole(network, size):
     targets = torch.rand(12, generator=random)
     for bns in ("paper", "scale-free"):
         config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9)
+        looking = Compiled(partial(look, network, FeatureTap(network, "fc"), "float32"), wanted=False)
         whole, part = (
-            Objective(network, FeatureTap(network, "fc"), centres, config, Portions(n)).with_gradient(x, y, targets)
-            for n in (None, size)
+            Objective(looking, centres, config, Portions(n)).with_gradient(x, y, targets) for n in (None, size)
         )
         for one, other in zip(whole[0], part[0], strict=True):
             assert one > 0
