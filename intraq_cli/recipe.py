@@ -102,7 +102,7 @@ class Quantization(_Section):
 class Tuning(_Section):
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: int = _value(200, 0, 10_000_000)
+    steps: int = _value(800, 0, 10_000_000)
     batch_size: int = _value(128, 1, 65536)
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = _value(0.005, 0.0, 10.0)

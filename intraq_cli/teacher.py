@@ -159,6 +159,9 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
         shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
+    if getattr(network, "num_classes", None) == 0:  # timm's word for a network without its last layer
+        given = f"{trace.output.shape[1]} features"
+        raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
     if not trace.output.is_meta and not trace.output.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
     if strict and not trace.layers:

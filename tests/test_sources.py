@@ -96,11 +96,20 @@ def test_a_wrong_image_size_says_so(factory):
         load_teacher(f"{factory}:net", InputOverride((3, 8, 8), (0.5,), (0.25,) * 3))
 
 
-def test_a_vision_transformer_is_refused():
+def bare_teacher(name, **options):
     spec = InputSpec((3, 160, 160), (0.5,) * 3, (0.5,) * 3)
-    teacher = Teacher(timm.create_model("test_vit").eval(), spec, "test_vit", "test_vit", "test_vit")
+    return Teacher(timm.create_model(name, **options).eval(), spec, name, name, name)
+
+
+def test_a_vision_transformer_is_refused():
     with pytest.raises(ModelError, match="no batch norm"):
-        examine(teacher)
+        examine(bare_teacher("test_vit"))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_network_without_its_classifier_is_refused(strict):
+    with pytest.raises(ModelError, match="no classifier: it returns 256 features"):
+        examine(bare_teacher("test_efficientnet", num_classes=0), strict)
 
 
 @pytest.mark.parametrize(
