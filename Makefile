@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test
 # quantizes the bundled model (no network, no data) and measures it on its held-out digits
 demo: .venv/installed
-	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --out resnet20_digits-w4a4 --force
+	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --recipe fast --out resnet20_digits-w4a4 --force
 	$(BIN)/intraq evaluate resnet20_digits-w4a4 --data digits
 
 test: .venv/installed-dev
