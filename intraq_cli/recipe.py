@@ -71,7 +71,7 @@ class Synthesis(_Section):
     precision: Precision = "auto"
     """Of the convolutions. ``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere."""
     compile: bool = False
-    """By ``torch.compile``: a quarter less time a step, after minutes of compiling; needs a C++ compiler."""
+    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler."""
 
 
 @dataclass(frozen=True, kw_only=True)
