@@ -206,7 +206,7 @@ def _check(name: str, value: Any, hint: Any, spec: dataclasses.Field) -> None:
         raise TypeError(f"{name}: no unions in recipes")
     fits = type(value) is hint or (hint is float and type(value) is int)
     if not fits:
-        raise RecipeError(f"{name} is {_short(value)}", f"must be a {_KINDS[hint]}")
+        raise RecipeError(f"{name} is {_short(value)}", f"must be {_KINDS[hint]}")
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     low, high = (spec.metadata[end] for end in ("low", "high"))
@@ -222,7 +222,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "string"}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
 
 
 def _interval(low: float, high: float) -> str:
