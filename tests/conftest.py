@@ -1,5 +1,6 @@
 """Small networks, and the command line run in this process."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -74,6 +75,8 @@ def intraq(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
     return run
 
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 
 FACTORY = """
 import torch

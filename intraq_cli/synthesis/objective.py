@@ -56,7 +56,7 @@ class Objective:
         portions: how many images go through the network at once.
     """
 
-    look: Compiled[[Tensor], Seen]
+    look: Compiled[Seen]
     centres: ClassCentres
     config: Synthesis
     portions: Portions

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from intraq_cli.batch_norms import Output
 from intraq_cli.errors import DivergedError
+from intraq_cli.events import Noted, Warned
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
@@ -14,6 +15,7 @@ from intraq_cli.trace import trace_network
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
+from tests.conftest import needs_compiler
 
 
 def images_and_labels(n=48):
@@ -99,8 +101,8 @@ def test_the_paper_recipe_step_for_step(network):
     assert torch.equal(student.network.bn2.running_mean, network.bn2.running_mean)
 
 
-def default_student(network, images, bits=3, config=None):
-    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
+def default_student(network, images, bits=3, config=None, placement="activations"):
+    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, placement)
     student = QuantizedNetwork(copy.deepcopy(network), plan)
     calibrate(student, network, images, config or Quantization())
     return student
@@ -210,19 +212,41 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     assert jitter(images, 0.0, random) is images
 
 
+def one_step(network, student, images, labels, compiled=False, **options):
+    """Losses of a step of plain SGD, and what it moves: the gradient itself."""
+    start = copy.deepcopy(student.state_dict())
+    config = Tuning(steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, compile=compiled)
+    losses = tune(student, network, images, labels, config, **options)
+    return losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}
+
+
+def check_same_step(one, other):
+    assert one[0] == pytest.approx(other[0], rel=1e-4)
+    assert sum(moved.any() for moved in one[1].values()) > 4
+    for key, moved in one[1].items():
+        assert (moved - other[1][key]).norm() <= 1e-3 * moved.norm(), key
+
+
 def test_portions_make_the_step_of_the_whole_batch(network):
     images, labels = images_and_labels()
-    config = Tuning(steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01)  # moves by the gradient itself
-    made = []
-    for size in (None, 5):
-        student = default_student(network, images)
-        start = copy.deepcopy(student.state_dict())
-        losses = tune(student, network, images, labels, config, at_a_time=size)
-        made.append((losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}))
-    assert made[0][0] == pytest.approx(made[1][0], rel=1e-4)
-    assert sum(moved.any() for moved in made[0][1].values()) > 4
-    for key, moved in made[0][1].items():
-        assert (moved - made[1][1][key]).norm() <= 1e-3 * moved.norm(), key
+    check_same_step(
+        *(one_step(network, default_student(network, images), images, labels, at_a_time=size) for size in (None, 5))
+    )
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("placement", ["inputs", "activations"])
+def test_a_compiled_step_moves_by_the_same_gradient(network, placement):
+    images, labels = images_and_labels(24)
+    plain = Quantization(weight_rounding="nearest", activation_range="mse")
+    told, made = [], []
+    for wanted in (False, True):
+        student = default_student(network, images, bits=4, config=plain, placement=placement)
+        made.append(one_step(network, student, images, labels, wanted, report=told.append))
+    check_same_step(*made)
+    assert any(isinstance(event, Noted) and "torch.compile" in event.message for event in told)
+    assert not any(isinstance(event, Warned) for event in told)
 
 
 class Mute(torch.nn.Module):
