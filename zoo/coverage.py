@@ -124,13 +124,14 @@ def cover(name: str) -> dict[str, Any]:
     started = time.perf_counter()
     sketch = sketch_teacher(name)
     count = sum(p.numel() for p in sketch.network.parameters())
+    large = count >= LARGE
     row: dict[str, Any] = {"architecture": name, "parameters": count}
     size = None
     try:
         with _at_most(SECONDS):
-            teacher = sketch if count >= LARGE else small_teacher(name)
+            teacher = sketch if large else small_teacher(name)
             size, anatomy = teacher.spec.input_size, examine(teacher)
-            if count < LARGE:
+            if not large:
                 place(teacher.network, CPU)
                 job = Job(teacher, anatomy, RECIPE, 0, CPU, RECIPE.tuning.batch_size, silent)
                 made = job.synthesize()  # the same for both placements
@@ -142,7 +143,7 @@ def cover(name: str) -> dict[str, Any]:
         for placement in PLACEMENTS:
             try:
                 with _at_most(SECONDS):
-                    row[placement] = converts(trace, placement) if count >= LARGE else end_to_end(job, made, placement)
+                    row[placement] = converts(trace, placement) if large else end_to_end(job, made, placement)
             except Exception as error:
                 row[placement] = _said(error)
     row |= {"input_size": "x".join(map(str, size or ())), "seconds": round(time.perf_counter() - started, 1)}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
+SPEED_BY = 3600.0
+"""Last seconds by which a bar tells the time left: a large network's steps take minutes."""
 
 
 @contextmanager
@@ -34,7 +36,7 @@ def progress(quiet: bool) -> Iterator[Report]:
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
         )
-        with Progress(*columns, console=stderr) as bars:
+        with Progress(*columns, console=stderr, speed_estimate_period=SPEED_BY) as bars:
             yield _Bars(bars).report
     else:
         yield _Lines().report
@@ -48,16 +50,26 @@ def _messages_only(event: Event) -> None:
             stderr.print(escaped(one_line(event.message)))
 
 
-class _Rate:
-    """Images per second since the stage began."""
+class _Pace:
+    """How fast a stage goes on, by the steps since the first that is told of: those before may be an earlier run's."""
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.first: tuple[float, StepDone] | None = None
+        self.rate = ""
+        self.left = ""
 
-    def __call__(self, images: int) -> str:
-        if not images:
-            return ""
-        return f"{images / max(time.perf_counter() - self.started, 1e-9):.0f} img/s"
+    def note(self, event: StepDone) -> None:
+        """Set images per second and the seconds left, both empty until there is something to tell them by."""
+        now = time.perf_counter()
+        if self.first is None:
+            self.first = now, event
+            return
+        started, first = self.first
+        seconds = max(now - started, 1e-9)
+        self.rate = f"{(event.images - first.images) / seconds:.0f} img/s" if event.images else ""
+        if event.step > first.step:
+            self.left = f"{seconds * (self.steps - event.step) / (event.step - first.step):.0f} s left"
 
 
 def _describe(event: StepDone, rate: str) -> str:
@@ -69,15 +81,17 @@ class _Bars:
     def __init__(self, bars: "Progress") -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {}
-        self.rates: dict[str, _Rate] = {}
+        self.paces: dict[str, _Pace] = {}
 
     def report(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self.rates[event.stage] = _Rate()
+                self.paces[event.stage] = _Pace(event.steps)
                 self.tasks[event.stage] = self.bars.add_task(event.stage, total=event.steps, detail=event.detail)
             case StepDone():
-                detail = _describe(event, self.rates[event.stage](event.images))
+                pace = self.paces[event.stage]
+                pace.note(event)
+                detail = _describe(event, pace.rate)
                 self.bars.update(self.tasks[event.stage], completed=event.step, detail=detail)
             case StageDone():
                 task = self.tasks[event.stage]
@@ -90,23 +104,22 @@ class _Bars:
 class _Lines:
     def __init__(self) -> None:
         self.last = 0.0
-        self.steps: dict[str, int] = {}
-        self.rates: dict[str, _Rate] = {}
+        self.paces: dict[str, _Pace] = {}
 
     def report(self, event: Event) -> None:
-        now = time.monotonic()
+        now = time.perf_counter()
         match event:
             case StageStarted():
-                self.steps[event.stage], self.rates[event.stage] = event.steps, _Rate()
+                self.paces[event.stage] = _Pace(event.steps)
                 self.last = now
                 stderr.print(f"{event.stage}: {event.steps} steps, {event.detail}")
-            case StepDone() if now - self.last >= PLAIN_EVERY:
-                self.last = now
-                rate = self.rates[event.stage]
-                share = event.step / self.steps[event.stage]
-                left = (time.perf_counter() - rate.started) * (1 / share - 1)
-                text = _describe(event, rate(event.images))
-                stderr.print(f"{event.stage}: {event.step}/{self.steps[event.stage]}  {left:.0f} s left  {text}")
+            case StepDone():
+                pace = self.paces[event.stage]
+                pace.note(event)
+                if now - self.last >= PLAIN_EVERY:
+                    self.last = now
+                    done = "  ".join(filter(None, (f"{event.step}/{pace.steps}", pace.left)))
+                    stderr.print(f"{event.stage}: {done}  {_describe(event, pace.rate)}")
             case StageDone():
                 stderr.print(f"{event.stage}: done in {event.seconds:.1f} s")
             case Warned() | Noted():
