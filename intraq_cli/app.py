@@ -15,7 +15,7 @@ from intraq_cli.commands.output import flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize
-from intraq_cli.errors import DeviceError, IntraqError, UsageError
+from intraq_cli.errors import DeviceError, IntraqError, UsageError, interruption
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -79,13 +79,23 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
-    except _Terminated:
-        stderr.print("terminated")
-        return TERMINATED
+    except _Terminated as stop:
+        return _stopped(stop)
     except BrokenPipeError:
         # whoever read us has gone: say nothing more, not even at interpreter exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except Exception as error:
+        cause = interruption(error)
+        if cause is None:
+            raise
+        return _stopped(cause)
+
+
+def _stopped(stop: BaseException) -> int:
+    terminated = isinstance(stop, _Terminated)
+    stderr.print("terminated" if terminated else "interrupted")
+    return TERMINATED if terminated else INTERRUPTED
 
 
 def run() -> None:

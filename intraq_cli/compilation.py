@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from intraq_cli.errors import first_line
+from intraq_cli.errors import first_line, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
 
 Made = TypeVar("Made")
@@ -54,6 +54,8 @@ class Compiled(Generic[Made]):
             except (torch.OutOfMemoryError, MemoryError):  # smaller portions help
                 raise
             except Exception as error:  # the compiler's own errors have no common class
+                if interruption(error):
+                    raise
                 self.compiled = None
                 self.report(Warned(f"torch.compile failed, going on without it: {first_line(error)[:200]}"))
         return work(self.function)

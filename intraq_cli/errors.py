@@ -113,6 +113,16 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def interruption(error: BaseException | None) -> BaseException | None:
+    """What has stopped the work (Ctrl-C, SIGTERM), if ``error`` only came up in its wake.
+
+    A signal can arrive while a library is in the midst of things; what it has to undo may then fail.
+    """
+    while isinstance(error, Exception):
+        error = error.__context__
+    return error
+
+
 class NotFiniteError(ArithmeticError):
     """Losses that are NaN or infinite; whoever tries again more gently catches it."""
 

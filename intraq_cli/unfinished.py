@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from intraq_cli.errors import OutputError
+from intraq_cli.errors import OutputError, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.output import unfinished_folder
 
@@ -51,6 +51,8 @@ class Kept:
             scratch.replace(self.folder / f"{name}.pt")
         except (OSError, RuntimeError) as error:  # torch says "unexpected pos" of a full disk
             scratch.unlink(missing_ok=True)
+            if interruption(error):
+                raise
             self.report(Warned(f"cannot keep what is done so far in {self.folder}: {error}"))
             self.folder = None
         now = time.monotonic()

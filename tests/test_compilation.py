@@ -87,6 +87,21 @@ def test_running_out_of_memory_is_not_the_compilers_fault():
     assert not told
 
 
+def test_an_interruption_is_not_the_compilers_fault():
+    def interrupted(x):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            [].pop()
+
+    told = []
+    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
+    double.compiled = interrupted
+    with pytest.raises(IndexError):
+        double.run(lambda function: function(1))
+    assert not told
+
+
 def test_an_error_of_the_function_itself_is_raised():
     wrong = Compiled(failing(ZeroDivisionError("wrong")), wanted=False)
     wrong.compiled = failing(ZeroDivisionError("wrong"))

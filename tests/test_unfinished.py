@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from intraq_cli import IntraqError, quantize, unfinished
+from intraq_cli.app import main
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.unfinished import Kept
 from tests.conftest import INPUT, TINY
@@ -150,6 +151,34 @@ def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
     kept.save("batch-1", {})
     assert len(told) == 1
     assert kept.load("batch-0") is None
+
+
+def undone_badly(*_, **__):
+    """As a library whose clean-up fails when it is interrupted in the midst of things."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        [].pop()
+
+
+def test_what_fails_in_the_wake_of_an_interruption_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("intraq_cli.api.load_recipe", undone_badly)
+    assert main(["quantize", "resnet20_digits", "--out", str(tmp_path / "o")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
+    def save(*_):
+        try:
+            undone_badly()
+        except IndexError as error:
+            raise RuntimeError("unexpected pos") from error
+
+    told = []
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError):
+        Kept(tmp_path, told.append).save("batch-0", {})
+    assert not told
 
 
 @pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
