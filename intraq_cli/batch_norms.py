@@ -200,7 +200,7 @@ class CorrectedStatistics(_BatchNormCalls):
 
 
 def _promised_variance(call: BatchNormCall) -> Tensor:
-    within = call.input.new_ones(()) if call.weight is None else call.weight.square().mean()
+    within = _running(call)[1].new_ones(()) if call.weight is None else call.weight.square().mean()
     return within if call.bias is None else within + call.bias.var(correction=0)
 
 
@@ -215,9 +215,9 @@ class _AffineWithMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        mean, var = _moments(x, slope.dtype)
         ctx.save_for_backward(x, slope, mean)
-        return torch.addcmul(_channels(offset), x, _channels(slope)), mean, var
+        return _affine(x, slope, offset), mean, var
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_var: Tensor) -> tuple[Tensor, None, None]:
@@ -226,7 +226,24 @@ class _AffineWithMoments(torch.autograd.Function):
         n = x.numel() // x.shape[1]
         pull = 2 * grad_var / n
         push = grad_mean / n - pull * mean
-        return torch.addcmul(_channels(push), x, _channels(pull)).addcmul_(grad, _channels(slope)), None, None
+        through = _affine(x, pull, push)
+        if x.dtype == slope.dtype:
+            return through.addcmul_(grad, _channels(slope)), None, None
+        return through.add_(_affine(grad, slope, torch.zeros_like(slope))), None, None
+
+
+def _moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance over (B, H, W), ``(C,)`` each; of bfloat16 too they come out in ``dtype``."""
+    like = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
+    mean, var = torch.batch_norm_update_stats(x, like, torch.ones_like(like), 0.0)
+    return mean, var
+
+
+def _affine(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """``slope * x + offset`` per channel, in ``x``'s type; of bfloat16 computed in ``slope``'s and rounded once."""
+    if x.dtype == slope.dtype:
+        return torch.addcmul(_channels(offset), x, _channels(slope))
+    return F.batch_norm(x, torch.zeros_like(slope), torch.ones_like(slope), slope, offset, eps=0.0)
 
 
 def _channels(values: Tensor) -> Tensor:

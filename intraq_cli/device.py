@@ -41,19 +41,22 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @cache
-def keep_freed_memory(device: torch.device) -> None:
-    """Let the C library keep what tensors free for the next ones, rather than give it back to the system at once.
+def ready_for_steps(device: torch.device) -> None:
+    """Set the whole process up for many steps alike.
 
-    A training step on a CPU allocates the same large tensors again and again; new pages for each cost a tenth to a
-    quarter of its time. Only glibc has this switch; it is the whole process's, so that only a job of steps turns it.
+    On a GPU, cuDNN finds its fastest convolutions by trying them. On a CPU, the C library keeps what tensors free for
+    the next ones, rather than give it back to the system at once: a training step allocates the same large tensors
+    again and again; new pages for each cost a tenth to a quarter of its time. Only glibc has this switch.
     """
-    if device.type == "cpu" and (libc := _glibc()):
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    elif libc := _glibc():
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_MMAP_MAX, 0)
 
 
 def return_freed_memory() -> None:
-    """Give back what :func:`keep_freed_memory` kept: for a look at how much is free."""
+    """Give back what :func:`ready_for_steps` kept: for a look at how much is free."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

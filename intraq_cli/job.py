@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.device import keep_freed_memory, place
+from intraq_cli.device import place, ready_for_steps
 from intraq_cli.errors import DeviceError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import Report, StageDone, StageStarted, silent
@@ -72,7 +72,7 @@ class Job:
         identity = {**identity, "device": self.device.type, "processes": launched().size}
         first = launched().rank == 0
         report = self.report if first else silent
-        keep_freed_memory(self.device)
+        ready_for_steps(self.device)
         with (
             joined(self.device) as ranks,
             unfinished(path, identity, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,

@@ -1,26 +1,27 @@
-"""In which precision convolutions are computed while images are learned and networks are tuned."""
+"""In which precision networks compute while images are learned and networks are tuned."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from intraq_cli.recipe import Precision
-from intraq_cli.trace import LayerCall, split_call
+from intraq_cli.trace import split_call
 
 
-def convolutions_in(precision: Precision, device: torch.device | str) -> AbstractContextManager[Any]:
-    """Within the block, convolutions are computed in ``precision``; ``auto``: the faster one on ``device``.
+def computing_in(precision: Precision, device: torch.device | str) -> AbstractContextManager[Any]:
+    """Within the block, networks compute in ``precision``; ``auto``: the faster one on ``device``.
 
     CUDA stays with float32, which torch's convolutions there compute in TF32.
     """
+    kind = torch.device(device).type
     if precision == "auto":
-        native = torch.device(device).type == "cpu" and multiplies_bfloat16(torch.cpu.get_capabilities())
+        native = kind == "cpu" and multiplies_bfloat16(torch.cpu.get_capabilities())
         precision = "bfloat16" if native else "float32"
-    return Bfloat16Convolutions() if precision == "bfloat16" else nullcontext()
+    return Bfloat16(kind) if precision == "bfloat16" else nullcontext()
 
 
 def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
@@ -28,20 +29,31 @@ def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
-class Bfloat16Convolutions(TorchFunctionMode):
-    """Within the block, 2-D convolutions of float32 multiply in bfloat16; what they put out is float32 again.
+class Bfloat16(TorchFunctionMode):
+    """Within the block, convolutions take and give bfloat16 (``torch.autocast``), and what follows goes on with it.
 
-    All between them, statistics, quantizers and losses, keeps its precision. So does a bias: it is added at the end.
+    Linear layers, and so the logits, are left in float32, and so is all that sums over many values: statistics,
+    distances and losses.
     """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.autocast = torch.autocast(device_type, dtype=torch.bfloat16)
+
+    def __enter__(self) -> Self:
+        self.autocast.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.autocast.__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.conv2d:
+        if func is not F.linear:
             return func(*args, **kwargs)
         x, weight, call = split_call(func, args, kwargs)
-        if x.dtype != torch.float32:
-            return func(*args, **kwargs)
-        settings = call.settings
-        bias = settings.pop("bias", None)
-        out = LayerCall(func, (), settings)(x.bfloat16(), weight.bfloat16()).float()
-        return out if bias is None else out + bias[:, None, None]
+        with torch.autocast(self.device_type, enabled=False):
+            return call(x.to(weight.dtype), weight)

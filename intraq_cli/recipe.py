@@ -55,7 +55,7 @@ class Synthesis(_Section):
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"
-    bns_weight: float = _value(1.0, 0.0)
+    bns_weight: float = _value(3.0, 0.0)
     sil_weight: float = _value(1.0, 0.0)
     mdc_weight: float = _value(1.0, 0.0)
     lor_probability: float = _value(0.5, 0.0, 1.0)
@@ -69,7 +69,8 @@ class Synthesis(_Section):
     clip: bool = True
     """Keep every pixel inside what a real image can have after normalisation."""
     precision: Precision = "auto"
-    """Of the convolutions. ``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere."""
+    """``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere; statistics, logits and losses always are
+    float32."""
     compile: bool = False
     """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler."""
 
@@ -127,7 +128,7 @@ class Tuning(_Section):
     holdout: float = _value(0.125, 0.0, 0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
     precision: Precision = "auto"
-    """Of the convolutions, as in synthesis."""
+    """As in synthesis."""
     compile: bool = False
     """As in synthesis."""
 

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import torch
-from intraq_cli.device import keep_freed_memory
+from intraq_cli.device import ready_for_steps
 from intraq_cli.memory import images_that_fit
 
 def resident():
@@ -16,7 +16,7 @@ def resident():
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 cpu = torch.device("cpu")
-keep_freed_memory(cpu)
+ready_for_steps(cpu)
 before = resident()
 tensors = [torch.ones(2**24) for _ in range(4)]
 del tensors

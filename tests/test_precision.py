@@ -1,11 +1,13 @@
-"""Convolutions in bfloat16."""
+"""Networks in bfloat16."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.precision import Bfloat16Convolutions, convolutions_in, multiplies_bfloat16
+from intraq_cli.batch_norms import BatchNormStatistics
+from intraq_cli.precision import Bfloat16, computing_in, multiplies_bfloat16
+from intraq_cli.quantization.affine import fake_quantize
 
 
 @pytest.fixture
@@ -20,36 +22,77 @@ def rounded(x):
 
 def test_operands_are_rounded_and_products_are_summed_in_full(layer):
     x = torch.randn(2, 4, 9, 9)
-    with Bfloat16Convolutions():
+    with Bfloat16("cpu"):
         ours = layer(x)
-    expected = F.conv2d(rounded(x), rounded(layer.weight), None, stride=2, padding=1, groups=2)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, rounded(expected) + layer.bias[:, None, None], rtol=2**-8, atol=1e-6)
-    assert (ours - layer(x)).abs().max() > 1e-4  # and that is not what float32 gives
+    expected = F.conv2d(rounded(x), rounded(layer.weight), rounded(layer.bias), stride=2, padding=1, groups=2)
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), expected, rtol=2**-8, atol=1e-6)
 
 
 def test_gradients_reach_the_image_and_the_float_weight(layer):
     x = torch.randn(8, 4, 9, 9, requires_grad=True)
     direction = torch.randn(8, 6, 5, 5)
     wanted = torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], direction)
-    with Bfloat16Convolutions():
+    with Bfloat16("cpu"):
         out = layer(x)
-    ours = torch.autograd.grad(out, [x, layer.weight, layer.bias], direction)
+    ours = torch.autograd.grad(out, [x, layer.weight, layer.bias], direction.bfloat16())
     for a, b in zip(ours, wanted, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).norm() < 0.01 * b.norm()
-    torch.testing.assert_close(ours[2], wanted[2])  # the bias never leaves float32
 
 
-def test_only_convolutions_of_float32_change():
-    x = torch.randn(3, 5, dtype=torch.float32)
+def test_linear_layers_stay_in_float32_whatever_enters_them():
+    x = torch.randn(3, 5)
     linear = nn.Linear(5, 2)
-    double = nn.Conv2d(3, 2, 1).double()
-    image = torch.randn(1, 3, 4, 4, dtype=torch.float64)
-    with Bfloat16Convolutions():
+    with Bfloat16("cpu"):
         assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
-        inside = double(image)
-    assert torch.equal(inside, double(image))
+        late = linear(x.bfloat16())
+    assert torch.equal(late, linear(rounded(x)))
+    assert linear(x).dtype == torch.float32
+
+
+def test_float64_stays_what_it_is(layer):
+    image = torch.randn(1, 4, 5, 5, dtype=torch.float64)
+    layer.double()
+    with Bfloat16("cpu"):
+        inside = layer(image)
+    assert torch.equal(inside, layer(image))
+
+
+def test_statistics_of_bfloat16_are_those_of_its_values_in_full(random):
+    """Far from zero, where bfloat16 has no digit left for the deviation."""
+    norm = nn.BatchNorm2d(3).eval()
+    norm.running_mean[:], norm.running_var[:] = torch.tensor([99.0, 0, 0]), torch.tensor([2.0, 1, 1])
+    x = (torch.randn(64, 3, 8, 8, generator=random) + torch.tensor([100.0, 0.1, -0.1])[:, None, None]).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    made = []
+    for values in (x, x.float()):
+        values = values.requires_grad_()
+        with BatchNormStatistics() as statistics:
+            out = norm(values)
+        (layer,) = statistics.layers
+        loss = (layer.mean - 1).square().sum() + (layer.var - 2).square().sum() + out.float().square().mean()
+        made.append((out, layer.mean, layer.var, *torch.autograd.grad(loss, values)))
+    assert [a.dtype for a in made[0]] == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
+    for a, b, rtol in zip(*made, (2**-8, 1e-5, 1e-5, 2**-6), strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=rtol, atol=rtol * b.abs().max().item())
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_quantizing_bfloat16_is_quantizing_its_values(random, bits):
+    x = torch.randn(8, 6, 16, 16, generator=random).bfloat16().contiguous(memory_format=torch.channels_last)
+    direction = torch.randn(8, 6, 16, 16, generator=random).bfloat16()
+    made = []
+    for values in (x, x.float()):
+        values = values.requires_grad_()
+        scale = torch.tensor(4.0 / 2**bits).requires_grad_()  # some are clipped
+        out = fake_quantize(values, scale, torch.tensor(2.0 ** (bits - 1)), bits)
+        made.append((out, *torch.autograd.grad(out, [values, scale], direction.to(out.dtype))))
+    (out, grad, on_scale), (wanted, wanted_grad, wanted_on_scale) = made
+    assert (out != wanted).float().mean() < 0.01  # a value between two grid points may go either way
+    assert (out - wanted).abs().max() <= 4.0 / 2**bits
+    assert (grad != wanted_grad).float().mean() < 0.01
+    assert on_scale.item() == pytest.approx(wanted_on_scale.item(), rel=0.02)
 
 
 def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, layer):
@@ -60,9 +103,9 @@ def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, layer):
     plain = layer(x)
     for has, same in ((False, True), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
-        with convolutions_in("auto", "cpu"):
+        with computing_in("auto", "cpu"):
             assert torch.equal(layer(x), plain) == same
-        with convolutions_in("auto", "cuda"), convolutions_in("float32", "cpu"):
+        with computing_in("auto", "cuda"), computing_in("float32", "cpu"):
             assert torch.equal(layer(x), plain)
-    with convolutions_in("bfloat16", "cpu"):
+    with computing_in("bfloat16", "cpu"):
         assert not torch.equal(layer(x), plain)

@@ -10,6 +10,8 @@ SHRINK = 0.92
 CANDIDATES = 48
 SEARCH_SIZE = 2**20
 """Values looked at in one operation of that search: small enough for a cache, large enough to be worth a call."""
+BFLOAT16_BITS = 5
+"""Grids up to so many bits are coarse beside bfloat16 itself, with 8; finer ones are computed in float32."""
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
@@ -19,11 +21,13 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Te
     2020), the derivative of ``(clamp(round(x / s), -z, 2^b - 1 - z)) s``.
 
     Args:
-        x: any shape.
+        x: any shape; float32, float64, or bfloat16 with a float32 ``scale`` of one element.
         scale: positive, broadcastable to ``x``.
         zero_point: whole numbers in [0, 2^b - 1] in ``x``'s type, of ``scale``'s shape.
         bits: b.
     """
+    if x.dtype == torch.bfloat16 and bits > BFLOAT16_BITS:
+        x = x.float()
     out: Tensor = _FakeQuantize.apply(x, scale, zero_point, 2**bits - 1)
     return out
 
@@ -43,15 +47,17 @@ class _FakeQuantize(torch.autograd.Function):
         # half a step beyond the last grid point still rounds to it without being clipped
         low, high = (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale
         inside = _clamp(x, low, high).eq_(x)  # 1 inside, 0 outside
-        grad_x = inside.mul_(grad)
+        grad_x = inside * grad
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None
         # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside x) / s
-        if scale.numel() == 1:
-            grad_scale = (_dot(grad, out) - _dot(grad_x, x)) / scale
-        else:
-            product = torch.addcmul(grad * out, grad_x, x, value=-1)
-            grad_scale = product.sum_to_size(scale.shape) / scale
+        if scale.numel() > 1:
+            product = torch.addcmul(grad * out, grad_x, x, value=-1).sum_to_size(scale.shape)
+        elif x.dtype == scale.dtype:
+            product = _dot(grad, out) - _dot(grad_x, x)
+        else:  # of bfloat16 the difference of two such sums would be noise
+            product = _dot(grad, out - inside.mul_(x))
+        grad_scale = product / scale
         return grad_x, grad_scale.reshape(scale.shape), None, None
 
 

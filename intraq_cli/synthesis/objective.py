@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
 from intraq_cli.compilation import Compiled
 from intraq_cli.memory import Portions
-from intraq_cli.precision import convolutions_in
+from intraq_cli.precision import computing_in
 from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
@@ -40,9 +40,9 @@ class Seen(NamedTuple):
 
 def look(network: nn.Module, tap: FeatureTap, precision: Precision, x: Tensor) -> Seen:
     """Show images ``x (B, C, H, W)`` to the network."""
-    with convolutions_in(precision, x.device), BatchNormStatistics() as statistics, tap:
+    with computing_in(precision, x.device), BatchNormStatistics() as statistics, tap:
         logits = network(x)
-    return Seen(statistics.layers, logits, tap.features if tap.module is not None else None)
+    return Seen(statistics.layers, logits, tap.features.to(logits.dtype) if tap.module is not None else None)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class _Maker:
         point = space.draw(len(labels), generator).to(self.device).requires_grad_()
         targets = draw_targets(len(labels), config.epsilon, generator).to(self.device)
         low, high = (edge.to(self.device)[:, None, None] for edge in self.bounds)
-        adam = torch.optim.Adam([point], lr=self._lr(attempt))
+        adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
         scheduler = _scheduler(adam, config)
         progress = _Progress(self.report, k, self.batches, config)
         which = [k, attempt, again]
@@ -243,7 +243,8 @@ class _Maker:
             x = space.images(point).contiguous(memory_format=torch.channels_last)
             shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, generator)
             losses, gradient = objective.with_gradient(shown, labels, targets)
-            (point.grad,) = torch.autograd.grad(shown, [point], gradient)
+            (pull,) = torch.autograd.grad(shown, [point], gradient)
+            point.grad = pull.contiguous()  # the fused optimizer takes memory as it lies
             adam.step()
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(losses.total.item())

@@ -42,7 +42,8 @@ class _SquaredError(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         difference = student - teacher
         ctx.save_for_backward(difference)
-        return torch.linalg.vector_norm(difference).square() / difference.numel()
+        wide = torch.promote_types(difference.dtype, torch.float32)
+        return torch.linalg.vector_norm(difference, dtype=wide).square() / difference.numel()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

@@ -16,7 +16,7 @@ from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.memory import Portions
 from intraq_cli.parallel import ALONE, Ranks
-from intraq_cli.precision import convolutions_in
+from intraq_cli.precision import computing_in
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
@@ -194,7 +194,7 @@ class _Answers(NamedTuple):
 
 
 def _answers(student: nn.Module, teacher: nn.Module, config: Tuning, images: Tensor) -> _Answers:
-    with convolutions_in(config.precision, images.device):
+    with computing_in(config.precision, images.device):
         if not config.feature_weight:
             with torch.no_grad():
                 wanted = teacher(images)
@@ -307,9 +307,9 @@ def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimiz
     scales = [(q.log_scale, q.bits) for q in quantizers if q.log_scale is not None]
     if config.optimizer == "sgd":
         parameters = [*others, *weights, *(scale for scale, _ in scales)]
-        nesterov = config.momentum > 0
-        decay = config.weight_decay
-        return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay, nesterov=nesterov)
+        decay, nesterov = config.weight_decay, config.momentum > 0
+        sgd = torch.optim.SGD
+        return sgd(parameters, config.lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
     coarsest = min(student.plan.weights.values())
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": config.weight_decay},
@@ -318,7 +318,7 @@ def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimiz
     for bits in sorted({bits for _, bits in scales}):
         same = [scale for scale, own in scales if own == bits]
         groups.append({"params": same, "lr": config.lr / (2**bits - 1)})
-    return torch.optim.AdamW(groups, config.lr, weight_decay=0.0)
+    return torch.optim.AdamW(groups, config.lr, weight_decay=0.0, fused=True)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, config: Tuning) -> LRScheduler:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from intraq_cli.device import choose_device, keep_freed_memory, place
+from intraq_cli.device import choose_device, place, ready_for_steps
 from intraq_cli.events import Event, StepDone
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="by torch.compile")
     args = parser.parse_args()
     device = choose_device(args.device)
-    keep_freed_memory(device)
+    ready_for_steps(device)
     teacher = real_network(args.network)
     anatomy = examine(teacher)
     network = place(teacher.network, device)

@@ -215,7 +215,9 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
 def one_step(network, student, images, labels, compiled=False, **options):
     """Losses of a step of plain SGD, and what it moves: the gradient itself."""
     start = copy.deepcopy(student.state_dict())
-    config = Tuning(steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, compile=compiled)
+    config = Tuning(
+        steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, precision="float32", compile=compiled
+    )
     losses = tune(student, network, images, labels, config, **options)
     return losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}
 
