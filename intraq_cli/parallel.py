@@ -79,6 +79,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if ranks.size == 1:
         yield ranks
         return
+    # its functions' defaults hold the group there is when it is imported, and a group that outlives the block can end
+    # the process with SIGABRT at its exit (pytorch/pytorch#190489)
+    import torch.distributed.nn
+
     with _lost():
         if device.type == "cuda":
             torch.cuda.set_device(device)

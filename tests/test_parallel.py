@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import INPUT, TINY
 
 SCRIPT = """
-import sys, torch
+import sys, torch, weakref
 from intraq_cli.parallel import joined
 from intraq_cli.recipe import Synthesis, Tuning
 from intraq_cli.synthesis.synthesizer import synthesize_images
@@ -21,6 +21,7 @@ from intraq_cli.tuning.tuner import tune
 network = trained(SmallNet())
 bounds = torch.full((3,), -2.0), torch.full((3,), 2.0)
 with joined(torch.device("cpu")) as ranks:
+    group = weakref.ref(torch.distributed.group.WORLD) if ranks.size > 1 else lambda: None
     made = {}
     for weight in (0.0, 1.0):
         config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
@@ -36,6 +37,7 @@ with joined(torch.device("cpu")) as ranks:
     assert all(result == results[0] for result in results), "the processes have come to different ends"
     if ranks.rank == 0:
         torch.save([[m.images, m.losses] for m in made.values()] + [moved, losses], sys.argv[1])
+assert group() is None, "threads of the group live on, and may bring the process down at its exit"
 """
 
 
