@@ -154,6 +154,7 @@ def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
     (gradient,), (expected,) = torch.autograd.grad(3 * ours, [a]), torch.autograd.grad(3 * theirs, [a])
     assert torch.allclose(gradient, expected)
     assert gradient.stride() == a.stride()
+    assert squared_error(a.bfloat16(), b.bfloat16()).item() == pytest.approx(theirs.item(), rel=0.01)
 
 
 def test_batches_go_through_every_image_once_an_epoch():
