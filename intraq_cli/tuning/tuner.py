@@ -307,9 +307,14 @@ def _optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimiz
     scales = [(q.log_scale, q.bits) for q in quantizers if q.log_scale is not None]
     if config.optimizer == "sgd":
         parameters = [*others, *weights, *(scale for scale, _ in scales)]
-        decay, nesterov = config.weight_decay, config.momentum > 0
-        sgd = torch.optim.SGD
-        return sgd(parameters, config.lr, config.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+        return torch.optim.SGD(
+            parameters,
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+            fused=True,
+        )
     coarsest = min(student.plan.weights.values())
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": config.weight_decay},
