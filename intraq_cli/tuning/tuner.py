@@ -106,6 +106,7 @@ class _Run:
         self.answers = Compiled(partial(_answers, student, teacher, config), config.compile, device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
+        self.bounds = _extremes(images)
         self.optimizer = _optimizer(student, config)
         self.scheduler = _scheduler(self.optimizer, config)
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -135,7 +136,7 @@ class _Run:
     def _step(self) -> Tensor:
         """One step; returns the losses, as :class:`TuningLosses`, detached."""
         x, y = next(self.batches)
-        x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.mixing)
+        x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
         own = slice(self.ranks.rank, None, self.ranks.size)
         share = len(y[own]) / len(y)
         x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
@@ -268,10 +269,12 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     return torch.where(inside.to(images.device), other, images)
 
 
-def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
     """Change contrast, by a factor whose logarithm has a standard deviation of ``amount``, and brightness per channel.
 
-    ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics.
+    ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics. No pixel
+    leaves ``bounds``, ``(C, 1, 1)`` each: where the image itself is quantized, what lies outside would be cut off, and
+    the network learn to make up for that.
     """
     if not amount:
         return images
@@ -279,7 +282,14 @@ def jitter(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
     shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
     mean = images.mean((2, 3), keepdim=True)
-    return (images - mean) * gain.to(images.device) + mean + shift.to(images.device)
+    low, high = (edge.to(images.device) for edge in bounds)
+    return ((images - mean) * gain.to(images.device) + mean + shift.to(images.device)).clamp(low, high)
+
+
+def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each channel of ``(N, C, H, W)``, ``(C, 1, 1)`` each."""
+    low, high = (extreme((0, 2, 3)).float()[:, None, None] for extreme in (images.amin, images.amax))
+    return low, high
 
 
 def _biases_and_norms(network: nn.Module) -> list[Tensor]:

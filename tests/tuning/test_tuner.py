@@ -203,14 +203,27 @@ def test_adam_moves_every_channel_by_its_own_step(network):
 
 def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     images = torch.randn(4000, 3, 4, 4, generator=random)
-    changed = jitter(images, 0.3, random)
+    anywhere = torch.full((3, 1, 1), -torch.inf), torch.full((3, 1, 1), torch.inf)
+    changed = jitter(images, 0.3, anywhere, random)
     centred = images - images.mean((2, 3), keepdim=True)
     after = changed.mean((2, 3), keepdim=True)
     gain = (changed - after).flatten(1).norm(dim=1) / centred.flatten(1).norm(dim=1)
     assert gain.log().std() == pytest.approx(0.3, rel=0.1)
     assert torch.allclose(changed - after, centred * gain.view(-1, 1, 1, 1), atol=1e-5)  # nothing else
     assert (after - images.mean((2, 3), keepdim=True)).std() == pytest.approx(0.2, rel=0.1)
-    assert jitter(images, 0.0, random) is images
+    assert jitter(images, 0.0, anywhere, random) is images
+
+
+def test_no_pixel_leaves_the_range_of_the_images_of_its_channel(network):
+    images, labels = images_and_labels()
+    images = images * torch.tensor([0.5, 1.0, 2.0])[: images.shape[1], None, None]
+    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
+    shown = []
+    with network.register_forward_pre_hook(lambda _, args: shown.append(args[0].clone())):
+        tune(default_student(network, images), network, images, labels, Tuning(steps=4, batch_size=48, jitter=1.0))
+    seen = torch.cat(shown[-4:])
+    assert torch.equal(seen.amin((0, 2, 3)), low)
+    assert torch.equal(seen.amax((0, 2, 3)), high)
 
 
 def one_step(network, student, images, labels, compiled=False, **options):
