@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import print_json, print_table
+from intraq_cli.commands.output import duration, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -79,7 +79,7 @@ def evaluate(
                 ("top-1", f"{result.top1:.2f} %, float {result.float_top1:.2f} % (drop {drop:.2f} points)"),
                 ("top-5", f"{result.top5:.2f} %, float {result.float_top5:.2f} %"),
                 ("agreement", f"{result.agreement:.2f} % of first choices equal the float model's"),
-                ("time", f"{result.seconds:.0f} s on {result.device}"),
+                ("time", f"{duration(result.seconds)} on {result.device}"),
                 *([("saved", f"in {result.saved} and its card")] if result.saved else []),
             ],
         )

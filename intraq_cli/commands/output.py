@@ -60,6 +60,13 @@ def file_size(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def flush() -> None:
     """Hand out what is still buffered, so that a closed pipe shows here and not at interpreter exit."""
     sys.stdout.flush()

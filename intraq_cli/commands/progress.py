@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands.output import escaped, stderr
+from intraq_cli.commands.output import duration, escaped, print_hint, stderr
 from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
 
@@ -17,11 +17,17 @@ PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
 SPEED_BY = 3600.0
 """Last seconds by which a bar tells the time left: a large network's steps take minutes."""
+LONG = 3600.0
+"""Seconds of a stage from which on a faster recipe is named."""
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Report]:
-    """Yields what to report events to; messages are shown even when ``quiet``."""
+def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
+    """Yields what to report events to; messages are shown even when ``quiet``.
+
+    If a stage of ``recipe`` will take over an hour, and the zoo has a faster one, that is said once.
+    """
+    faster = _Faster(recipe)
     if quiet:
         yield _messages_only
     elif sys.stderr.isatty():
@@ -37,9 +43,9 @@ def progress(quiet: bool) -> Iterator[Report]:
             TextColumn("{task.fields[detail]}"),
         )
         with Progress(*columns, console=stderr, speed_estimate_period=SPEED_BY) as bars:
-            yield _Bars(bars).report
+            yield _Bars(bars, faster).report
     else:
-        yield _Lines().report
+        yield _Lines(faster).report
 
 
 def _messages_only(event: Event) -> None:
@@ -50,11 +56,27 @@ def _messages_only(event: Event) -> None:
             stderr.print(escaped(one_line(event.message)))
 
 
+class _Faster:
+    """Names the faster recipe, once."""
+
+    def __init__(self, recipe: str) -> None:
+        self.known = recipe == "default"
+
+    def than(self, left: float) -> None:
+        """Than what has ``left`` seconds to go."""
+        if self.known and left > LONG:
+            self.known = False
+            print_hint(
+                f"hint: {duration(left)} are left of this stage; --recipe fast takes about an eighth of the time"
+            )
+
+
 class _Pace:
     """How fast a stage goes on, by the steps since the first that is told of: those before may be an earlier run's."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, faster: _Faster) -> None:
         self.steps = steps
+        self.faster = faster
         self.first: tuple[float, StepDone] | None = None
         self.rate = ""
         self.left = ""
@@ -69,7 +91,9 @@ class _Pace:
         seconds = max(now - started, 1e-9)
         self.rate = f"{(event.images - first.images) / seconds:.0f} img/s" if event.images else ""
         if event.step > first.step:
-            self.left = f"{seconds * (self.steps - event.step) / (event.step - first.step):.0f} s left"
+            left = seconds * (self.steps - event.step) / (event.step - first.step)
+            self.left = f"{duration(left)} left"
+            self.faster.than(left)
 
 
 def _describe(event: StepDone, rate: str) -> str:
@@ -78,15 +102,16 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    def __init__(self, bars: "Progress") -> None:
+    def __init__(self, bars: "Progress", faster: _Faster) -> None:
         self.bars = bars
+        self.faster = faster
         self.tasks: dict[str, TaskID] = {}
         self.paces: dict[str, _Pace] = {}
 
     def report(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self.paces[event.stage] = _Pace(event.steps)
+                self.paces[event.stage] = _Pace(event.steps, self.faster)
                 self.tasks[event.stage] = self.bars.add_task(event.stage, total=event.steps, detail=event.detail)
             case StepDone():
                 pace = self.paces[event.stage]
@@ -102,7 +127,8 @@ class _Bars:
 
 
 class _Lines:
-    def __init__(self) -> None:
+    def __init__(self, faster: _Faster) -> None:
+        self.faster = faster
         self.last = 0.0
         self.paces: dict[str, _Pace] = {}
 
@@ -110,7 +136,7 @@ class _Lines:
         now = time.perf_counter()
         match event:
             case StageStarted():
-                self.paces[event.stage] = _Pace(event.steps)
+                self.paces[event.stage] = _Pace(event.steps, self.faster)
                 self.last = now
                 stderr.print(f"{event.stage}: {event.steps} steps, {event.detail}")
             case StepDone():
@@ -121,6 +147,6 @@ class _Lines:
                     done = "  ".join(filter(None, (f"{event.step}/{pace.steps}", pace.left)))
                     stderr.print(f"{event.stage}: {done}  {_describe(event, pace.rate)}")
             case StageDone():
-                stderr.print(f"{event.stage}: done in {event.seconds:.1f} s")
+                stderr.print(f"{event.stage}: done in {duration(event.seconds)}")
             case Warned() | Noted():
                 _messages_only(event)

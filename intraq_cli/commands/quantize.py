@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import file_size, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.output import duration, file_size, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def quantize(
     size, means, stds = options.input_options(input_size, mean, std)
     from intraq_cli import api
 
-    with progress(quiet) as report:
+    with progress(quiet, recipe) as report:
         result = api.quantize(
             model,
             w=w,
@@ -80,13 +80,13 @@ def quantize(
     elif dry_run:
         print(f"would write {model} at W{w}A{a} ({result.recipe}, on {result.device}) to {result.path}: {sizes}")
     else:
-        stages = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result.stages.items())
+        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
         print_table(
             f"{result.path}",
             [
                 ("size", sizes),
                 *_on_images(result),
-                ("time", f"{result.seconds:.0f} s on {result.device}: {stages}"),
+                ("time", f"{duration(result.seconds)} on {result.device}: {stages}"),
             ],
         )
         print_hint(f"next: intraq evaluate {shlex.quote(result.path)} --data {options.data_for(model)}")

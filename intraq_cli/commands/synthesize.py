@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.output import duration, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -36,7 +36,7 @@ def synthesize(
     size, means, stds = options.input_options(input_size, mean, std)
     from intraq_cli import api
 
-    with progress(quiet) as report:
+    with progress(quiet, recipe) as report:
         result = api.synthesize(
             model,
             n=n,
@@ -71,7 +71,7 @@ def synthesize(
                 ("losses", losses),
                 ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
                 ("heterogeneity", heterogeneity(result.heterogeneity)),
-                ("time", f"{result.seconds:.0f} s on {result.device}"),
+                ("time", f"{duration(result.seconds)} on {result.device}"),
             ],
         )
         print_hint(f"next: intraq quantize {model} --w 4 --a 4 --images {result.path}")
