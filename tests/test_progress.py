@@ -68,7 +68,8 @@ def test_what_is_quick_or_chosen_names_none(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.4, "0 s"), (119, "119 s"), (1200, "20 min"), (7100, "118 min"), (9000, "2.5 h")]
+    ("seconds", "told"),
+    [(0.44, "0.4 s"), (27.2, "27 s"), (119, "119 s"), (1200, "20 min"), (7100, "118 min"), (9000, "2.5 h")],
 )
 def test_times_for_people(seconds: float, told: str) -> None:
     assert duration(seconds) == told

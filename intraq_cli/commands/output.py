@@ -63,7 +63,7 @@ def file_size(count: int) -> str:
 def duration(seconds: float) -> str:
     """A time for people."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.{int(seconds < 10)}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
