@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from intraq_cli.depthwise import is_strided_depthwise, strided_depthwise
 from intraq_cli.recipe import Precision
 from intraq_cli.trace import split_call
 
@@ -52,8 +53,13 @@ class Bfloat16(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.linear:
+        if func not in (F.linear, F.conv2d):
             return func(*args, **kwargs)
         x, weight, call = split_call(func, args, kwargs)
-        with torch.autocast(self.device_type, enabled=False):
-            return call(x.to(weight.dtype), weight)
+        if func is F.linear:
+            with torch.autocast(self.device_type, enabled=False):
+                return call(x.to(weight.dtype), weight)
+        single = self.device_type == "cpu" and weight.dtype == torch.float32
+        if single and torch.is_grad_enabled() and is_strided_depthwise(x, weight, call):
+            return strided_depthwise(x, weight, call)
+        return func(*args, **kwargs)

@@ -41,6 +41,35 @@ def test_gradients_reach_the_image_and_the_float_weight(layer):
         assert (a - b).norm() < 0.01 * b.norm()
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "size"),
+    [(3, 2, 1, (8, 9)), (3, 2, 0, (9, 8)), (5, 2, 2, (11, 8)), (3, 3, 2, (7, 11)), ((3, 5), (1, 2), (2, 1), (6, 9))],
+)
+def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 6, kernel, stride, padding, groups=6)
+    x = torch.randn(4, 6, *size, requires_grad=True)
+    wanted = layer(x)
+    direction = torch.randn_like(wanted)
+    inputs = [x, layer.weight, layer.bias]
+    with Bfloat16("cpu"):
+        out = layer(x)
+    assert "StridedDepthwise" in out.grad_fn.name()
+    torch.testing.assert_close(out.float(), wanted, rtol=0.02, atol=0.02)
+    gradients = torch.autograd.grad(out, inputs, direction.bfloat16())
+    for ours, theirs in zip(gradients, torch.autograd.grad(wanted, inputs, direction), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "dilation": 2}, {"stride": 2, "padding": 3}])
+def test_other_depthwise_convolutions_are_left_to_torch(options):
+    layer = nn.Conv2d(4, 4, 3, groups=4, **options)
+    x = torch.randn(2, 4, 9, 9, requires_grad=True)
+    with Bfloat16("cpu"):
+        assert "StridedDepthwise" not in layer(x).grad_fn.name()
+
+
 def test_linear_layers_stay_in_float32_whatever_enters_them():
     x = torch.randn(3, 5)
     linear = nn.Linear(5, 2)
