@@ -127,18 +127,19 @@ class LayerCall:
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """The layer's output."""
         if self.func is F.conv2d and weight.shape[1] < 8 and weight.shape[2:] == (1, 1):
-            settings = self.settings
-            stride, padding = settings.get("stride", 1), settings.get("padding", 0)
-            if stride in (2, (2, 2), [2, 2]) and padding in (0, (0, 0), [0, 0]):
+            given = self.settings
+            if given["stride"] in (2, (2, 2), [2, 2]) and given["padding"] in (0, (0, 0), [0, 0]):
                 # torch 2.15 corrupts memory in the weight gradient of such a convolution in channels-last, on CPUs
-                return F.conv2d(x[..., ::2, ::2], weight, settings.get("bias"), groups=settings.get("groups", 1))
+                return F.conv2d(x[..., ::2, ::2], weight, given["bias"], groups=given["groups"])
         return self.func(x, weight, *self.rest, **self.keywords)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Bias, stride, padding and so on, by name, as far as they are given."""
-        names = ("bias",) if self.func is F.linear else ("bias", "stride", "padding", "dilation", "groups")
-        return dict(zip(names, self.rest, strict=False)) | self.keywords
+        """Bias, stride, padding, dilation and groups (of a linear layer the bias), as given or by default."""
+        defaults: dict[str, Any] = {"bias": None}
+        if self.func is not F.linear:
+            defaults |= {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        return defaults | dict(zip(defaults, self.rest, strict=False)) | self.keywords
 
 
 def split_call(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor, LayerCall]:
@@ -147,6 +148,13 @@ def split_call(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> tuple[Tenso
     x = args[0] if args else keywords.pop("input")
     weight = args[1] if len(args) > 1 else keywords.pop("weight")
     return x, weight, LayerCall(func, args[2:], keywords)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """What a setting means down and across: torch takes a number, or one or two of them."""
+    if isinstance(value, int):
+        return value, value
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 class ModuleStack:

@@ -62,6 +62,15 @@ def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
+def test_a_stride_of_one_number_and_no_bias():
+    x, weight = torch.randn(2, 3, 9, 8, requires_grad=True), torch.randn(3, 1, 3, 3)
+    with Bfloat16("cpu"):
+        out = F.conv2d(x, weight, stride=(2,), padding=(1,), groups=3)
+    (ours,) = torch.autograd.grad(out.sum(), x)
+    (wanted,) = torch.autograd.grad(F.conv2d(x, weight, None, 2, 1, groups=3).sum(), x)
+    assert (ours - wanted).norm() < 0.01 * wanted.norm()
+
+
 @pytest.mark.parametrize("options", [{}, {"stride": 2, "dilation": 2}, {"stride": 2, "padding": 3}])
 def test_other_depthwise_convolutions_are_left_to_torch(options):
     layer = nn.Conv2d(4, 4, 3, groups=4, **options)

@@ -25,7 +25,7 @@ LONG = 3600.0
 def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
     """Yields what to report events to; messages are shown even when ``quiet``.
 
-    If a stage of ``recipe`` will take over an hour, and the zoo has a faster one, that is said once.
+    If a stage of the default ``recipe`` will take over an hour, the faster one is named, once.
     """
     faster = _Faster(recipe)
     if quiet:

@@ -104,7 +104,7 @@ class _Look(TorchFunctionMode):
             if name is not None:
                 if x is self._activation:
                     self.consumers.setdefault(self._calls - 1, (name, call))
-                if call.settings.get("bias") is not None:
+                if call.settings["bias"] is not None:
                     self.means.setdefault(name, _channel_mean(func, out))
                 self._layer = name, out
         elif func in ACTIVATIONS:

@@ -1,12 +1,10 @@
 """What a layer's inputs say about its weights: the curvature of its squared output error."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.trace import LayerCall
+from intraq_cli.trace import LayerCall, pair
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
@@ -25,15 +23,14 @@ def input_rows(call: LayerCall, x: Tensor, weight: Tensor, generator: torch.Gene
     given = call.settings
     if call.func is F.conv1d:
         x, weight = x[:, :, None], weight[:, :, None]
-    stride, dilation = _pair(given.get("stride", 1)), _pair(given.get("dilation", 1))
-    groups = given.get("groups", 1)
+    stride, dilation = pair(given["stride"]), pair(given["dilation"])
+    groups, padding = given["groups"], given["padding"]
     kernel = weight.shape[2:]
-    padding = given.get("padding", 0)
     if isinstance(padding, str):
         total = [s * (k - 1) if padding == "same" else 0 for s, k in zip(dilation, kernel, strict=True)]
         pad = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
     else:
-        rows, columns = _pair(padding)
+        rows, columns = pair(padding)
         pad = [columns, columns, rows, rows]
     if call.func is F.conv1d:
         pad[2:] = [0, 0]
@@ -55,12 +52,6 @@ def _sample(total: int, count: int, generator: torch.Generator, device: torch.de
     if total <= count:
         return torch.arange(total, device=device)
     return torch.randint(total, (count,), generator=generator).to(device)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def second_moments(rows: Tensor, damping: float) -> Tensor:
