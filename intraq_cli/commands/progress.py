@@ -27,7 +27,7 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
 
     If a stage of the default ``recipe`` will take over an hour, the faster one is named, once.
     """
-    faster = _Faster(recipe)
+    paces = _Paces(recipe)
     if quiet:
         yield _messages_only
     elif sys.stderr.isatty():
@@ -43,9 +43,9 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
             TextColumn("{task.fields[detail]}"),
         )
         with Progress(*columns, console=stderr, speed_estimate_period=SPEED_BY) as bars:
-            yield _Bars(bars, faster).report
+            yield _Bars(bars, paces).report
     else:
-        yield _Lines(faster).report
+        yield _Lines(paces).report
 
 
 def _messages_only(event: Event) -> None:
@@ -56,33 +56,17 @@ def _messages_only(event: Event) -> None:
             stderr.print(escaped(one_line(event.message)))
 
 
-class _Faster:
-    """Names the faster recipe, once."""
-
-    def __init__(self, recipe: str) -> None:
-        self.known = recipe == "default"
-
-    def than(self, left: float) -> None:
-        """Than what has ``left`` seconds to go."""
-        if self.known and left > LONG:
-            self.known = False
-            print_hint(
-                f"hint: {duration(left)} are left of this stage; --recipe fast takes about an eighth of the time"
-            )
-
-
 class _Pace:
     """How fast a stage goes on, by the steps since the first that is told of: those before may be an earlier run's."""
 
-    def __init__(self, steps: int, faster: _Faster) -> None:
+    def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.faster = faster
         self.first: tuple[float, StepDone] | None = None
         self.rate = ""
-        self.left = ""
+        self.left: float | None = None
 
     def note(self, event: StepDone) -> None:
-        """Set images per second and the seconds left, both empty until there is something to tell them by."""
+        """Set images per second and the seconds left, neither until there is something to tell them by."""
         now = time.perf_counter()
         if self.first is None:
             self.first = now, event
@@ -91,9 +75,28 @@ class _Pace:
         seconds = max(now - started, 1e-9)
         self.rate = f"{(event.images - first.images) / seconds:.0f} img/s" if event.images else ""
         if event.step > first.step:
-            left = seconds * (self.steps - event.step) / (event.step - first.step)
-            self.left = f"{duration(left)} left"
-            self.faster.than(left)
+            self.left = seconds * (self.steps - event.step) / (event.step - first.step)
+
+
+class _Paces:
+    """That of every stage; if one of the default recipe will take long, a faster recipe is named, once."""
+
+    def __init__(self, recipe: str) -> None:
+        self.stages: dict[str, _Pace] = {}
+        self.hint = recipe == "default"
+
+    def start(self, event: StageStarted) -> None:
+        self.stages[event.stage] = _Pace(event.steps)
+
+    def note(self, event: StepDone) -> _Pace:
+        pace = self.stages[event.stage]
+        pace.note(event)
+        if self.hint and pace.left is not None and pace.left > LONG:
+            self.hint = False
+            print_hint(
+                f"hint: {duration(pace.left)} are left of this stage; --recipe fast takes about an eighth of the time"
+            )
+        return pace
 
 
 def _describe(event: StepDone, rate: str) -> str:
@@ -102,21 +105,18 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    def __init__(self, bars: "Progress", faster: _Faster) -> None:
+    def __init__(self, bars: "Progress", paces: _Paces) -> None:
         self.bars = bars
-        self.faster = faster
+        self.paces = paces
         self.tasks: dict[str, TaskID] = {}
-        self.paces: dict[str, _Pace] = {}
 
     def report(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self.paces[event.stage] = _Pace(event.steps, self.faster)
+                self.paces.start(event)
                 self.tasks[event.stage] = self.bars.add_task(event.stage, total=event.steps, detail=event.detail)
             case StepDone():
-                pace = self.paces[event.stage]
-                pace.note(event)
-                detail = _describe(event, pace.rate)
+                detail = _describe(event, self.paces.note(event).rate)
                 self.bars.update(self.tasks[event.stage], completed=event.step, detail=detail)
             case StageDone():
                 task = self.tasks[event.stage]
@@ -127,25 +127,23 @@ class _Bars:
 
 
 class _Lines:
-    def __init__(self, faster: _Faster) -> None:
-        self.faster = faster
+    def __init__(self, paces: _Paces) -> None:
+        self.paces = paces
         self.last = 0.0
-        self.paces: dict[str, _Pace] = {}
 
     def report(self, event: Event) -> None:
         now = time.perf_counter()
         match event:
             case StageStarted():
-                self.paces[event.stage] = _Pace(event.steps, self.faster)
+                self.paces.start(event)
                 self.last = now
                 stderr.print(f"{event.stage}: {event.steps} steps, {event.detail}")
             case StepDone():
-                pace = self.paces[event.stage]
-                pace.note(event)
+                pace = self.paces.note(event)
                 if now - self.last >= PLAIN_EVERY:
                     self.last = now
-                    done = "  ".join(filter(None, (f"{event.step}/{pace.steps}", pace.left)))
-                    stderr.print(f"{event.stage}: {done}  {_describe(event, pace.rate)}")
+                    left = "" if pace.left is None else f"{duration(pace.left)} left  "
+                    stderr.print(f"{event.stage}: {event.step}/{pace.steps}  {left}{_describe(event, pace.rate)}")
             case StageDone():
                 stderr.print(f"{event.stage}: done in {duration(event.seconds)}")
             case Warned() | Noted():
