@@ -24,6 +24,7 @@ from intraq_cli.checkpoint import (
     write_json,
     write_weights,
 )
+from intraq_cli.conditions import Conditions
 from intraq_cli.device import choose_device, describe_device, place
 from intraq_cli.errors import CheckpointError, ModelError, RecipeError, UsageError
 from intraq_cli.evaluation.accuracy import compare
@@ -120,10 +121,10 @@ def synthesize(
     if dry_run:
         return result
     origin = _origin(teacher, settings, seed)
-    job = Job(teacher, anatomy, settings, seed, where, batch_size, report)
+    job = Job(teacher, anatomy, settings, Conditions(seed, where, report, batch_size))
     with job.under_way(path, {"job": "synthesize", **origin}, resume) as job:
         made = job.synthesize()
-        if job.ranks.rank == 0:
+        if job.conditions.ranks.rank == 0:
             with whole_file(path, force) as scratch:
                 save_images(scratch, made, origin)
     return replace(
@@ -242,7 +243,7 @@ def quantize(
         "placement": act_placement,
         "images": _digest(Path(images)) if images is not None else None,
     }
-    job = Job(teacher, anatomy, settings, seed, where, batch_size, watched)
+    job = Job(teacher, anatomy, settings, Conditions(seed, where, watched, batch_size))
     with job.under_way(path, identity, resume) as job:
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()
@@ -257,7 +258,7 @@ def quantize(
             held_out=follows.n,
             losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
         )
-        if job.ranks.rank == 0:
+        if job.conditions.ranks.rank == 0:
             run = _manifest(job, result, made, command, images)
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
             tensors = checkpoint_tensors(quantized.student, quantized.stored)
@@ -539,7 +540,7 @@ def _manifest(
         "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
         "images": str(images) if images is not None else None,
-        "seed": job.seed,
+        "seed": job.conditions.seed,
         "teacher": {
             "source": teacher.source,
             "weights": teacher.weights,
@@ -547,8 +548,8 @@ def _manifest(
             "sha256": teacher.sha256,
         },
         "needs_factory": is_factory(teacher.architecture),
-        "device": describe_device(job.device),
-        "processes": job.ranks.size,
+        "device": describe_device(job.conditions.device),
+        "processes": job.conditions.ranks.size,
         "versions": _versions(),
         "losses": result.losses,
         "measured": measured,

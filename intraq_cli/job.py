@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.conditions import Conditions
 from intraq_cli.device import place, ready_for_steps
 from intraq_cli.errors import DeviceError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
-from intraq_cli.events import Report, StageDone, StageStarted, silent
+from intraq_cli.events import StageDone, StageStarted, silent
 from intraq_cli.memory import images_that_fit
-from intraq_cli.parallel import ALONE, Ranks, joined, launched
+from intraq_cli.parallel import joined, launched
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalized
 from intraq_cli.quantization.network import Plan, QuantizedNetwork
@@ -25,7 +26,7 @@ from intraq_cli.recipe import Recipe
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.tuning.tuner import AugmentedBatches, tune
-from intraq_cli.unfinished import NOTHING_KEPT, Kept, unfinished
+from intraq_cli.unfinished import NOTHING_KEPT, unfinished
 
 CALIBRATION_IMAGES = 128
 SAMPLED_IMAGES = 64
@@ -47,18 +48,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages are given; ``teacher`` is on ``device``."""
+    """What the stages are given; ``teacher`` is on the device of the ``conditions``."""
 
     teacher: Teacher
     anatomy: Anatomy
     recipe: Recipe
-    seed: int
-    device: torch.device
-    batch_size: int | None
-    """Images that go through the networks at once; None: as many as fit."""
-    report: Report
-    kept: Kept = NOTHING_KEPT
-    ranks: Ranks = ALONE
+    conditions: Conditions
 
     @contextmanager
     def under_way(self, path: Path, identity: dict[str, Any], resume: bool) -> Iterator["Job"]:
@@ -69,15 +64,15 @@ class Job:
             identity: what a later run must have in common with this one to go on from its states.
             resume: whether to go on from states that are there.
         """
-        identity = {**identity, "device": self.device.type, "processes": launched().size}
+        identity = {**identity, "device": self.conditions.device.type, "processes": launched().size}
         first = launched().rank == 0
-        report = self.report if first else silent
-        ready_for_steps(self.device)
+        report = self.conditions.report if first else silent
+        ready_for_steps(self.conditions.device)
         with (
-            joined(self.device) as ranks,
+            joined(self.conditions.device) as ranks,
             unfinished(path, identity, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
         ):
-            yield replace(self, ranks=ranks, kept=kept, report=report)
+            yield replace(self, conditions=replace(self.conditions, ranks=ranks, kept=kept, report=report))
 
     def synthesize(self) -> Synthetic:
         """Stage 1.
@@ -93,12 +88,7 @@ class Job:
                 self.anatomy.num_classes,
                 self.teacher.spec.bounds,
                 self.recipe.synthesis,
-                self.seed,
-                self.device,
-                self.report,
-                self.kept,
-                self.ranks,
-                self._at_a_time("synthesis"),
+                self._conditions_of("synthesis"),
             )
 
     def quantize(self, plan: Plan, made: Synthetic | None) -> Made:
@@ -111,10 +101,10 @@ class Job:
             return self._quantize(plan, made)
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
-        teacher = self.teacher.network
+        teacher, device = self.teacher.network, self.conditions.device
         if self.recipe.quantization.equalization:
-            teacher = equalized(teacher, *_on_device([_random_pixels(self.teacher.spec)[:2]], self.device))
-        student = QuantizedNetwork(copy.deepcopy(teacher), plan, self.anatomy.trace.computed).to(self.device).eval()
+            teacher = equalized(teacher, *_on_device([_random_pixels(self.teacher.spec)[:2]], device))
+        student = QuantizedNetwork(copy.deepcopy(teacher), plan, self.anatomy.trace.computed).to(device).eval()
         if made is None:
             self._calibrate(student, teacher, None)
             return Made(student, student.freeze(), Fidelity(), {})
@@ -122,47 +112,38 @@ class Job:
         self._calibrate(student, teacher, used)
         losses = {}
         if self.recipe.tuning.steps:
-            losses = tune(
-                student,
-                teacher,
-                used.images,
-                used.labels,
-                self.recipe.tuning,
-                self.seed,
-                self.device,
-                self.report,
-                self.kept,
-                self.ranks,
-                self._at_a_time("tuning"),
-            )
+            conditions = self._conditions_of("tuning")
+            losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
         stored = student.freeze()
-        unseen = _on_device(held_out.split(EVALUATION_BATCH), self.device)
+        unseen = _on_device(held_out.split(EVALUATION_BATCH), device)
         return Made(student, stored, fidelity(student, teacher, unseen, self.anatomy.trace.batch_norms), losses)
 
     def _calibrate(self, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
         started = time.perf_counter()
+        seed, device, report = self.conditions.seed, self.conditions.device, self.conditions.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
         if config.correction == "rescue" and not tuning.steps:
             config = replace(config, correction="always")
-        self.report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+        report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
             # published: the warm-up runs on what tuning runs on, the weights already quantized
             student.quantize_weights(config)
-            batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, self.seed)
-            warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), self.device), config)
+            batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
+            warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(self.teacher.spec)
-            (images,) = _on_device([images], self.device)
+            (images,) = _on_device([images], device)
             calibrate(student, teacher, images, config, sampled=used is None)
-        place(student, self.device)
-        self.report(StageDone("calibration", time.perf_counter() - started))
+        place(student, device)
+        report(StageDone("calibration", time.perf_counter() - started))
 
-    def _at_a_time(self, stage: str) -> int | None:
-        """Images that go through the network at once in a stage; None: as many as there are."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.device, stage)
+    def _conditions_of(self, stage: str) -> Conditions:
+        """With the number of images that fit into memory at once in a stage, where none is given."""
+        if self.conditions.at_a_time is not None:
+            return self.conditions
+        size = images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.conditions.device, stage)
+        return replace(self.conditions, at_a_time=size)
 
 
 @contextmanager

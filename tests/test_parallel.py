@@ -12,6 +12,7 @@ from tests.conftest import INPUT, TINY
 
 SCRIPT = """
 import sys, torch, weakref
+from intraq_cli.conditions import Conditions
 from intraq_cli.parallel import joined
 from intraq_cli.recipe import Synthesis, Tuning
 from intraq_cli.synthesis.synthesizer import synthesize_images
@@ -25,13 +26,13 @@ with joined(torch.device("cpu")) as ranks:
     made = {}
     for weight in (0.0, 1.0):
         config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
-        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, ranks=ranks)
+        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, Conditions(ranks=ranks))
     images, labels = made[0.0].images.float(), made[0.0].labels
     student = default_student(network, images)
     start = {key: value.clone() for key, value in student.state_dict().items()}
     # plain gradient descent: it goes by sums of gradients, where Adam makes steps of their last bits too
     config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0)
-    losses = tune(student, network, images, labels, config, ranks=ranks)
+    losses = tune(student, network, images, labels, config, Conditions(ranks=ranks))
     moved = {key: value - start[key] for key, value in student.state_dict().items()}
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))
     assert all(result == results[0] for result in results), "the processes have come to different ends"

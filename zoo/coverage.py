@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from intraq_cli.checkpoint import checkpoint_config, checkpoint_tensors, read_checkpoint, write_json, write_weights
+from intraq_cli.conditions import Conditions
 from intraq_cli.device import place
 from intraq_cli.errors import IntraqError
-from intraq_cli.events import silent
 from intraq_cli.job import Job
 from intraq_cli.quantization.network import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
@@ -133,7 +133,7 @@ def cover(name: str) -> dict[str, Any]:
             size, anatomy = teacher.spec.input_size, examine(teacher)
             if not large:
                 place(teacher.network, CPU)
-                job = Job(teacher, anatomy, RECIPE, 0, CPU, RECIPE.tuning.batch_size, silent)
+                job = Job(teacher, anatomy, RECIPE, Conditions(at_a_time=RECIPE.tuning.batch_size))
                 made = job.synthesize()  # the same for both placements
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))

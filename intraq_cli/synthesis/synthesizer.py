@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.compilation import Compiled
+from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
 from intraq_cli.memory import Portions
-from intraq_cli.parallel import ALONE, Ranks
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
@@ -23,7 +23,6 @@ from intraq_cli.synthesis.objective import Losses, Objective, look
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.spectrum import SPACES
 from intraq_cli.trace import FeatureTap
-from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
 REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
@@ -67,46 +66,37 @@ def synthesize_images(
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
     config: Synthesis,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    report: Report = silent,
-    kept: Kept = NOTHING_KEPT,
-    ranks: Ranks = ALONE,
-    at_a_time: int | None = None,
+    conditions: Conditions = USUAL,
 ) -> Synthetic:
     """Learn ``config.num_images`` images from the network itself.
 
     Several processes make a batch each at the same time; its class centres are those of all batches of earlier rounds.
 
     Args:
-        network: the teacher, in evaluation mode, frozen, on ``device``.
+        network: the teacher, in evaluation mode, frozen, on the device of ``conditions``.
         classifier: name of the module whose input is the pooled features; None switches MDC off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         config: the recipe's synthesis section.
-        seed: of every random draw.
-        device: where to work.
-        report: told of every step.
-        kept: where finished batches, and the one under way, are kept.
-        ranks: the processes that share the batches.
-        at_a_time: images that go through the network at once; default: a whole batch, less where memory runs out.
+        conditions: of its processes each makes a batch at a time.
 
     Raises:
         DivergedError: a batch's losses are not finite, however gently it is made.
     """
     started = time.perf_counter()
+    device, report, kept, ranks = conditions.device, conditions.report, conditions.kept, conditions.ranks
     if classifier is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
         config = replace(config, mdc_weight=0.0)
-    labels = draw_labels(config, num_classes, torch.Generator().manual_seed(seed))
+    labels = draw_labels(config, num_classes, torch.Generator().manual_seed(conditions.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
     shown = partial(look, network, FeatureTap(network, classifier), config.precision)
     looking = Compiled(shown, config.compile, device, report)
-    objective = Objective(looking, centres, config, Portions(at_a_time, report))
-    maker = _Maker(objective, image_shape, bounds, seed, device, report, kept, len(batches))
+    objective = Objective(looking, centres, config, Portions(conditions.at_a_time, report))
+    maker = _Maker(objective, image_shape, bounds, conditions, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
     while len(finished) < len(batches):
@@ -120,17 +110,16 @@ def synthesize_images(
             finished.append(before or made)
             if finished[-1]["features"] is not None:
                 centres.update(finished[-1]["features"].to(device), batches[k].to(device))
-    _redo_stragglers(finished, batches, maker, kept, ranks)
+    _redo_stragglers(finished, batches, maker)
     made = _collect(finished, labels, batches)
     _warn_of_unreached(made[1], labels, num_classes, report)
     report(StageDone("synthesis", time.perf_counter() - started))
     return made[0]
 
 
-def _redo_stragglers(
-    finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker", kept: Kept, ranks: Ranks
-) -> None:
+def _redo_stragglers(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
     """Make batches again whose statistics are far from the others'; the better of the two is kept."""
+    report, kept, ranks = maker.conditions.report, maker.conditions.kept, maker.conditions.ranks
     bns = [batch["losses"][0] for batch in finished]
     middle = statistics.median(bns)
     for k, loss in enumerate(bns):
@@ -138,7 +127,7 @@ def _redo_stragglers(
             continue
         again = ranks.from_first(kept.load(f"again-{k}"))
         if again is None:
-            maker.report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
+            report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
             again = ranks.from_first(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
             kept.save(f"again-{k}", again)
         if again["losses"][0] < loss:
@@ -195,21 +184,19 @@ class _Maker:
     objective: Objective
     shape: tuple[int, int, int]
     bounds: tuple[Tensor, Tensor]
-    seed: int
-    device: torch.device | str
-    report: Report
-    kept: Kept
+    conditions: Conditions
     batches: int
 
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
+        device, report = self.conditions.device, self.conditions.report
         for attempt in range(ATTEMPTS):
             try:
-                made = self._attempt(k, labels.to(self.device), attempt, again)
+                made = self._attempt(k, labels.to(device), attempt, again)
             except NotFiniteError:
-                self.report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
+                report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
                 continue
-            self.kept.drop("batch")
+            self.conditions.kept.drop("batch")
             return made
         raise DivergedError(
             f"the losses of batch {k + 1} are not finite, even at a learning rate of {self._lr(ATTEMPTS - 1):g}",
@@ -222,17 +209,18 @@ class _Maker:
     def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool) -> _Finished:
         """From noise to the end of the schedule, or on from where it was left."""
         objective, config = self.objective, self.objective.config
-        generator = torch.Generator().manual_seed(_seed_of(self.seed, k, attempt, again))
-        space = SPACES[config.space](self.shape, self.device)
-        point = space.draw(len(labels), generator).to(self.device).requires_grad_()
-        targets = draw_targets(len(labels), config.epsilon, generator).to(self.device)
-        low, high = (edge.to(self.device)[:, None, None] for edge in self.bounds)
+        device, kept = self.conditions.device, self.conditions.kept
+        generator = torch.Generator().manual_seed(_seed_of(self.conditions.seed, k, attempt, again))
+        space = SPACES[config.space](self.shape, device)
+        point = space.draw(len(labels), generator).to(device).requires_grad_()
+        targets = draw_targets(len(labels), config.epsilon, generator).to(device)
+        low, high = (edge.to(device)[:, None, None] for edge in self.bounds)
         adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
         scheduler = _scheduler(adam, config)
-        progress = _Progress(self.report, k, self.batches, config)
+        progress = _Progress(self.conditions.report, k, self.batches, config)
         which = [k, attempt, again]
         first = 0
-        left = self.kept.load("batch")
+        left = kept.load("batch")
         if left and left["which"] == which:
             first, progress.seen = left["step"], left["seen"]
             point.data.copy_(left["point"])
@@ -254,7 +242,7 @@ class _Maker:
                 with torch.no_grad():
                     point.copy_(space.points(space.images(point).clamp(low, high)))
             progress.step(step, losses, len(labels))
-            self.kept.now_and_then(
+            kept.now_and_then(
                 "batch",
                 lambda step=step: {  # type: ignore[misc]
                     "which": which,

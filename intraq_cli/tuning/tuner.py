@@ -12,17 +12,16 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
 from intraq_cli.compilation import Compiled
+from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
 from intraq_cli.memory import Portions
-from intraq_cli.parallel import ALONE, Ranks
 from intraq_cli.precision import computing_in
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from intraq_cli.tuning.distillation import TuningLosses, distillation_loss, feature_distance
-from intraq_cli.unfinished import NOTHING_KEPT, Kept
 
 REPORT_EVERY = 10
 ATTEMPTS = 3
@@ -39,40 +38,30 @@ def tune(
     images: Tensor,
     labels: Tensor,
     config: Tuning,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    report: Report = silent,
-    kept: Kept = NOTHING_KEPT,
-    ranks: Ranks = ALONE,
-    at_a_time: int | None = None,
+    conditions: Conditions = USUAL,
 ) -> dict[str, float]:
     """Tune ``student`` in place; returns the losses averaged over the last tenth of the steps.
 
     Args:
-        student: calibrated, with weight quantizers, on ``device``.
-        teacher: the float network, in evaluation mode, frozen, on ``device``.
+        student: calibrated, with weight quantizers, on the device of ``conditions``.
+        teacher: the float network, in evaluation mode, frozen, on the same device.
         images: ``(N, C, H, W)``, normalised.
         labels: ``(N,)``.
         config: the recipe's tuning section.
-        seed: of the order of the images and their crops.
-        device: where to work.
-        report: told of every few steps.
-        kept: where the state is kept now and then.
-        ranks: the processes that share every batch.
-        at_a_time: images that go through the networks at once; default: a whole batch, less where memory runs out.
+        conditions: its processes share every batch.
 
     Raises:
         DivergedError: the losses are not finite, however gently it is tuned.
     """
-    started = time.perf_counter()
+    started, report = time.perf_counter(), conditions.report
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
-    ranks.share(list(student.state_dict().values()))
+    conditions.ranks.share(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
     for attempt in range(ATTEMPTS):
         gentler = replace(config, lr=config.lr / 4**attempt)
-        run = _Run(student, teacher, images, labels, gentler, seed, device, ranks, report, at_a_time)
+        run = _Run(student, teacher, images, labels, gentler, conditions)
         try:
-            losses = run.through(attempt, kept)
+            losses = run.through(attempt)
         except NotFiniteError:
             student.load_state_dict(start)
             report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
@@ -95,14 +84,11 @@ class _Run:
         images: Tensor,
         labels: Tensor,
         config: Tuning,
-        seed: int,
-        device: torch.device | str,
-        ranks: Ranks,
-        report: Report,
-        at_a_time: int | None,
+        conditions: Conditions,
     ) -> None:
-        self.student, self.config, self.device, self.ranks, self.report = student, config, device, ranks, report
-        self.portions = Portions(at_a_time, report)
+        seed, device, report = conditions.seed, conditions.device, conditions.report
+        self.student, self.config, self.conditions = student, config, conditions
+        self.portions = Portions(conditions.at_a_time, report)
         self.answers = Compiled(partial(_answers, student, teacher, config), config.compile, device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
@@ -112,10 +98,10 @@ class _Run:
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.tail: list[Tensor] = []
 
-    def through(self, attempt: int, kept: Kept) -> dict[str, float]:
+    def through(self, attempt: int) -> dict[str, float]:
         """All steps, from the first or from where it was left."""
-        steps = self.config.steps
-        left = self.ranks.from_first(kept.load("tuning"))
+        steps, kept = self.config.steps, self.conditions.kept
+        left = self.conditions.ranks.from_first(kept.load("tuning"))
         first = self._go_on(left) if left and left["attempt"] == attempt else 0
         for parameter in self.tuned:
             parameter.requires_grad_(True)
@@ -126,7 +112,7 @@ class _Run:
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
                 check_finite(values.values())
-                self.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
+                self.conditions.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.now_and_then("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
             parameter.requires_grad_(False)
@@ -137,13 +123,14 @@ class _Run:
         """One step; returns the losses, as :class:`TuningLosses`, detached."""
         x, y = next(self.batches)
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
-        own = slice(self.ranks.rank, None, self.ranks.size)
+        ranks = self.conditions.ranks
+        own = slice(ranks.rank, None, ranks.size)
         share = len(y[own]) / len(y)
         x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
         losses = share * self.portions.run(
             lambda size: self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share)), len(x)
         )
-        self.ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
+        ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
         self.optimizer.step()
         self.scheduler.step()
         return losses
@@ -180,7 +167,7 @@ class _Run:
         self.scheduler.load_state_dict(left["scheduler"])
         self.batches.go_on(left["batches"])
         self.mixing.set_state(left["mixing"])
-        self.tail = [losses.to(self.device) for losses in left["tail"]]
+        self.tail = [losses.to(self.conditions.device) for losses in left["tail"]]
         return int(left["step"])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from intraq_cli.conditions import Conditions
 from intraq_cli.device import choose_device, place, ready_for_steps
 from intraq_cli.events import Event, StepDone
 from intraq_cli.quantization.calibration import calibrate
@@ -84,8 +85,7 @@ def main() -> None:
         anatomy.num_classes,
         teacher.spec.bounds,
         replace(recipe.synthesis, num_images=args.batch, batch_size=args.batch, steps=steps, compile=args.compile),
-        device=device,
-        report=clock,
+        Conditions(device=device, report=clock),
     )
     print(f"stage1 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step", flush=True)
 
@@ -94,7 +94,8 @@ def main() -> None:
     calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
     config = replace(recipe.tuning, batch_size=args.batch, steps=steps, compile=args.compile)
-    tuner.tune(place(student, device), network, made.images, made.labels, config, device=device, report=clock)
+    conditions = Conditions(device=device, report=clock)
+    tuner.tune(place(student, device), network, made.images, made.labels, config, conditions)
     print(f"stage2 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step")
 
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from intraq_cli.compilation import Compiled
+from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Warned
 from intraq_cli.memory import Portions
@@ -27,7 +28,7 @@ BOUNDS = (torch.full((3,), -2.0), torch.full((3,), 2.0))
 
 def synthesize(network, config, seed=0, report=lambda event: None):
     classifier = trace_network(network, torch.zeros(2, *SHAPE)).classifier
-    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, seed, report=report)
+    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, Conditions(seed, report=report))
 
 
 def inputs_into(inputs, module, args):
@@ -214,7 +215,7 @@ def test_out_of_memory_halves_the_portions_and_comes_to_the_same_end(network):
     scarce.load_state_dict(network.state_dict())
     told = []
     whole = synthesize(network, config)
-    made = synthesize_images(scarce, "fc", SHAPE, 4, BOUNDS, config, report=told.append)
+    made = synthesize_images(scarce, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append))
     assert torch.allclose(made.images.float(), whole.images.float(), atol=1e-2)
     assert made.losses["bns"] == pytest.approx(whole.losses["bns"], rel=1e-2)
     smaller = [event.message for event in told if isinstance(event, Warned) and "memory" in event.message]
@@ -243,7 +244,7 @@ def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_li
     told = []
     config, brittle = Synthesis(num_images=8, batch_size=8, steps=3), brittle_copy(network, 0.0)
     with pytest.raises(DivergedError, match="batch 1 are not finite, even at a learning rate of"):
-        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, report=told.append)
+        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append))
     assert sum("four times gentler" in event.message for event in told if isinstance(event, Warned)) == 3
 
 
@@ -275,7 +276,7 @@ def test_a_batch_far_from_the_others_is_made_again():
         }
 
     kept.load = load
-    made = synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, report=told.append, kept=kept)
+    made = synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append, kept=kept))
     again = [event.message for event in told if isinstance(event, Warned) and "did not converge" in event.message]
     assert len(again) == 1
     assert again[0].startswith("batch 2 did not converge")

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from intraq_cli.batch_norms import Output
+from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Noted, Warned
 from intraq_cli.quantization.calibration import calibrate, warm_up
@@ -52,7 +53,7 @@ def test_the_paper_recipe_step_for_step(network):
     student = QuantizedNetwork(copy.deepcopy(network), plan)
     student.quantize_weights(recipe.quantization)
     warm_up(student, [x for x, _ in islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
-    tune(student, network, images, labels, recipe.tuning, seed=3)
+    tune(student, network, images, labels, recipe.tuning, Conditions(seed=3))
 
     plain = copy.deepcopy(network).requires_grad_(True)
     ema = [[0.0, 0.0] for _ in range(3)]
@@ -124,7 +125,7 @@ def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network):
     made = []
     for seed in (1, 1, 2):
         student = default_student(network, images)
-        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), seed)
+        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), Conditions(seed))
         made.append(student.latent["conv2"].latent.detach().clone())
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
@@ -232,7 +233,7 @@ def one_step(network, student, images, labels, compiled=False, **options):
     config = Tuning(
         steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, precision="float32", compile=compiled
     )
-    losses = tune(student, network, images, labels, config, **options)
+    losses = tune(student, network, images, labels, config, Conditions(**options))
     return losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}
 
 
