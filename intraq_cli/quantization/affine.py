@@ -1,5 +1,6 @@
 """Affine quantization, ``q = clamp(round(x / s) + z, 0, 2^b - 1)`` and back, ``(q - z) s``; where s and z come from."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,26 +46,40 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, scale, zero_point, out = ctx.saved_tensors
         # half a step beyond the last grid point still rounds to it without being clipped
-        low, high = (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale
-        inside = _clamp(x, low, high).eq_(x)  # 1 inside, 0 outside
-        grad_x = inside * grad
+        inside = _inside(x, (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale)
+        grad_x = inside(grad)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None
-        # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside x) / s
+        # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside(x)) / s
         if scale.numel() > 1:
             product = torch.addcmul(grad * out, grad_x, x, value=-1).sum_to_size(scale.shape)
         elif x.dtype == scale.dtype:
             product = _dot(grad, out) - _dot(grad_x, x)
         else:  # of bfloat16 the difference of two such sums would be noise
-            product = _dot(grad, out - inside.mul_(x))
+            product = _dot(grad, out - inside(x))
         grad_scale = product / scale
         return grad_x, grad_scale.reshape(scale.shape), None, None
 
 
 def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> Tensor:
     """``torch.clamp``, which on CPUs is seven times slower where the bounds are tensors."""
+    if _at_hand(low):
+        return torch.clamp(x, low.item(), high.item(), out=out)
     out = torch.maximum(x, low, out=out)
     return torch.minimum(out, high, out=out)
+
+
+def _inside(x: Tensor, low: Tensor, high: Tensor) -> Callable[[Tensor], Tensor]:
+    """What keeps values, of ``x``'s shape, where ``x`` lies between the bounds, and puts 0 elsewhere."""
+    if _at_hand(low):  # one pass in place of four
+        bounds = low.item(), high.item()
+        return lambda values: torch.ops.aten.hardtanh_backward(values, x, *bounds)
+    return _clamp(x, low, high).eq_(x).mul
+
+
+def _at_hand(bound: Tensor) -> bool:
+    """Whether a bound is a number that can be had without waiting: for a GPU, or for a compiler."""
+    return bound.numel() == 1 and bound.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intraq_cli.quantization import affine
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 
 BITS = st.integers(2, 8)
@@ -12,6 +13,13 @@ NUMBERS = st.floats(-1e4, 1e4, width=32)
 def slow_fake_quantize(value, scale, zero_point, bits):
     q = min(max(round(value / scale) + zero_point, 0), 2**bits - 1)
     return (q - zero_point) * scale
+
+
+@pytest.fixture(params=[True, False], ids=["numbers", "tensors"])
+def bounds(request, monkeypatch):
+    """Bounds as a CPU has them at hand, and as a GPU or a compiler has not."""
+    if not request.param:
+        monkeypatch.setattr(affine, "_at_hand", lambda bound: False)
 
 
 @given(BITS, NUMBERS, NUMBERS, st.lists(NUMBERS, min_size=1, max_size=20))
@@ -31,6 +39,7 @@ def test_inside_the_range_the_error_is_at_most_half_a_step_and_zero_is_exact(bit
     assert torch.equal(fake_quantize(out, scale, zero_point, bits), out)  # what is on the grid stays
 
 
+@pytest.mark.usefixtures("bounds")
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_equals_the_formula_value_by_value(bits, random):
     x = torch.randn(200, generator=random)
@@ -39,6 +48,7 @@ def test_equals_the_formula_value_by_value(bits, random):
     assert torch.allclose(fake_quantize(x, scale, zero_point, bits), torch.tensor(expected), atol=1e-5)
 
 
+@pytest.mark.usefixtures("bounds")
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_gradients_equal_those_of_the_straight_through_formula(per_channel, random):
     x = torch.randn(4, 3, 5, 5, generator=random, dtype=torch.float64, requires_grad=True)
