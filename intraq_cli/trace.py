@@ -80,6 +80,8 @@ class Layer:
     """Of the first call, for one image."""
     activation: str | None = None
     """The activation call whose output is its input, where that is so."""
+    reads_image: bool = False
+    """Whether its input, at its first call, is the image itself."""
     computed: Tensor | None = None
     """The weight, where the network computes it at run time from its parameters alone (weight standardisation)."""
     float_reason: str | None = None
@@ -189,9 +191,9 @@ class ModuleStack:
 
 
 class _Watcher(TorchFunctionMode):
-    def __init__(self, trace: Trace, network: nn.Module, modules: ModuleStack, images: int) -> None:
+    def __init__(self, trace: Trace, network: nn.Module, modules: ModuleStack, example: Tensor) -> None:
         super().__init__()
-        self.trace, self.modules, self.images = trace, modules, images
+        self.trace, self.modules, self.example = trace, modules, example
         self.names = weight_names(network)
         self.buffers = {id(b) for b in network.buffers()}
         self.seen: dict[str, Layer] = {}
@@ -228,6 +230,7 @@ class _Watcher(TorchFunctionMode):
                 name = self._name("layer")
             layer = Layer(name, LAYERS[func], tuple(weight.shape), input_shape=tuple(x.shape[1:]))
             layer.activation = self.trace.activations[-1] if x is self.activation else None
+            layer.reads_image = x is self.example
             if computed:
                 layer.computed = weight.detach().clone()
             elif id(weight) in self.buffers:
@@ -235,7 +238,7 @@ class _Watcher(TorchFunctionMode):
             self.seen[name] = layer
             self.trace.calls.append(layer)
         layer.calls += 1
-        layer.multiply_adds += out.numel() * weight[0].numel() // self.images
+        layer.multiply_adds += out.numel() * weight[0].numel() // len(self.example)
         owner = self.modules.network.get_submodule(self.modules.path)
         is_layer = isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
         if layer.float_reason is None:
@@ -263,7 +266,7 @@ def trace_network(network: nn.Module, example: Tensor) -> Trace:
 
 def _trace(network: nn.Module, example: Tensor) -> Trace:
     trace = Trace()
-    with ModuleStack(network) as modules, _Watcher(trace, network, modules, len(example)):
+    with ModuleStack(network) as modules, _Watcher(trace, network, modules, example):
         trace.output = network(example)
     return trace
 

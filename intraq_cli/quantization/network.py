@@ -48,7 +48,9 @@ def plan_quantization(
             raise ModelError("the network calls no ReLU-like activation", "use --act-placement inputs")
         return Plan(placement, weights, dict.fromkeys(trace.activations, a_bits), computed)
     inputs = {name: first_last_bits if name in ends and first_last_bits else a_bits for name in names}
-    inputs[names[0]] = IMAGE_BITS
+    # the first layer too where the network itself normalises or rearranges the image
+    image = {layer.name for layer in trace.calls if layer.reads_image} & set(names) | {names[0]}
+    inputs |= dict.fromkeys(image, IMAGE_BITS)
     return Plan(placement, weights, inputs, computed)
 
 

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli.errors import ModelError
@@ -64,6 +65,27 @@ def test_input_placement_equals_the_network_written_out(network, random):
     expected = F.linear(q(h.mean((2, 3)), "fc"), weights["fc"], n.fc.bias)
     assert torch.allclose(made(x), expected, atol=1e-5)
     assert made.plan.activations == {"conv1": 8, "conv2": 4, "conv3": 4, "fc": 4}  # the image itself at 8 bits
+
+
+class TwoStems(nn.Module):
+    """Two layers read the image, as in RepVGG; the network doubles it first if asked to."""
+
+    def __init__(self, doubled):
+        super().__init__()
+        self.doubled = doubled
+        self.wide, self.narrow = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = 2 * x if self.doubled else x
+        return self.head(F.relu(self.norm(self.wide(x) + self.narrow(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("doubled", [False, True])
+def test_every_layer_that_reads_the_image_gets_it_at_8_bits(doubled):
+    trace = trace_network(TwoStems(doubled).eval(), torch.randn(2, 3, 8, 8))
+    expected = {"wide": 8, "narrow": 3 if doubled else 8, "head": 3}
+    assert plan_quantization(trace, 3, 3, "inputs").activations == expected
 
 
 def test_first_and_last_layer_can_have_other_bits(network):
