@@ -122,7 +122,7 @@ def synthesize(
         return result
     origin = _origin(teacher, settings, seed)
     job = Job(teacher, anatomy, settings, Conditions(seed, where, report, batch_size))
-    with job.under_way(path, {"job": "synthesize", **origin}, resume) as job:
+    with job.under_way(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         made = job.synthesize()
         if job.conditions.ranks.rank == 0:
             with whole_file(path, force) as scratch:

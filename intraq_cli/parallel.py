@@ -100,6 +100,8 @@ def _lost() -> Iterator[None]:
     """An exchange that fails means that another process is gone: gloo and nccl say so in several ways."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (dist.DistError, RuntimeError, ValueError) as error:
         line = first_line(error)[:200]
         raise DeviceError(f"another process of this job is gone: {line}", "start the job again: it goes on") from error

@@ -191,11 +191,12 @@ def _from_hub(repository: str, pretrained: bool) -> Teacher:
         if pretrained:
             hub_file(repository, "model.safetensors")
     source = f"hf-hub:{repository}"
-    name = repository.partition("@")[0].rpartition("/")[2]
+    repo_id = repository.partition("@")[0]
+    name = repo_id.rpartition("/")[2]
     teacher = _from_config(config, folder, source, pretrained)
     if config.architecture in ARCHITECTURES:
         return replace(teacher, name=name)
-    cfg = {**teacher.pretrained_cfg, "hf_hub_id": repository}
+    cfg = {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
     name = name.partition(".")[0]
     return replace(teacher, name=name, pretrained_cfg=cfg, revision=cached_commit(repository))
 

@@ -28,7 +28,7 @@ class Kept:
         self._next = time.monotonic() + PACE
 
     def load(self, name: str) -> Any:
-        """What was kept under ``name``; None where nothing was.
+        """What was kept under ``name``, its tensors on the CPU; None where nothing was.
 
         Raises:
             OutputError: it cannot be read.
@@ -36,7 +36,7 @@ class Kept:
         if self.folder is None or not (self.folder / f"{name}.pt").exists():
             return None
         try:
-            return torch.load(self.folder / f"{name}.pt", weights_only=True)
+            return torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
             raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
 

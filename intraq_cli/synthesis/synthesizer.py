@@ -5,7 +5,7 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,7 @@ def synthesize_images(
         for k, before, made in zip(round_, known, ranks.gather(mine), strict=False):
             if before is None:
                 kept.save(f"batch-{k}", made)
+                kept.drop("batch")
             finished.append(before or made)
             if finished[-1]["features"] is not None:
                 centres.update(finished[-1]["features"].to(device), batches[k].to(device))
@@ -130,6 +131,7 @@ def _redo_stragglers(finished: list[_Finished], batches: tuple[Tensor, ...], mak
             report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
             again = ranks.from_first(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
             kept.save(f"again-{k}", again)
+            kept.drop("batch")
         if again["losses"][0] < loss:
             finished[k] = again
 
@@ -190,14 +192,15 @@ class _Maker:
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
         device, report = self.conditions.device, self.conditions.report
-        for attempt in range(ATTEMPTS):
+        left = self.conditions.kept.load("batch")
+        if left and (left["batch"], left["again"]) != (k, again):
+            left = None
+        for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
             try:
-                made = self._attempt(k, labels.to(device), attempt, again)
+                return self._attempt(k, labels.to(device), attempt, again, left)
             except NotFiniteError:
+                left = None
                 report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
-                continue
-            self.conditions.kept.drop("batch")
-            return made
         raise DivergedError(
             f"the losses of batch {k + 1} are not finite, even at a learning rate of {self._lr(ATTEMPTS - 1):g}",
             "try a smaller one (--set synthesis.lr=0.001), or another --seed; the network may be damaged",
@@ -206,8 +209,8 @@ class _Maker:
     def _lr(self, attempt: int) -> float:
         return self.objective.config.lr / 4**attempt
 
-    def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool) -> _Finished:
-        """From noise to the end of the schedule, or on from where it was left."""
+    def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, left: dict[str, Any] | None) -> _Finished:
+        """From noise to the end of the schedule, or on from where it was ``left``."""
         objective, config = self.objective, self.objective.config
         device, kept = self.conditions.device, self.conditions.kept
         generator = torch.Generator().manual_seed(_seed_of(self.conditions.seed, k, attempt, again))
@@ -218,10 +221,8 @@ class _Maker:
         adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
         scheduler = _scheduler(adam, config)
         progress = _Progress(self.conditions.report, k, self.batches, config)
-        which = [k, attempt, again]
         first = 0
-        left = kept.load("batch")
-        if left and left["which"] == which:
+        if left:
             first, progress.seen = left["step"], left["seen"]
             point.data.copy_(left["point"])
             generator.set_state(left["generator"])
@@ -245,7 +246,9 @@ class _Maker:
             kept.now_and_then(
                 "batch",
                 lambda step=step: {  # type: ignore[misc]
-                    "which": which,
+                    "batch": k,
+                    "attempt": attempt,
+                    "again": again,
                     "step": step + 1,
                     "seen": progress.seen,
                     "point": point.detach(),

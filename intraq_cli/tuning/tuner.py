@@ -57,12 +57,14 @@ def tune(
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
     conditions.ranks.share(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
-    for attempt in range(ATTEMPTS):
+    left = conditions.ranks.from_first(conditions.kept.load("tuning"))
+    for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
         gentler = replace(config, lr=config.lr / 4**attempt)
         run = _Run(student, teacher, images, labels, gentler, conditions)
         try:
-            losses = run.through(attempt)
+            losses = run.through(attempt, left)
         except NotFiniteError:
+            left = None
             student.load_state_dict(start)
             report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
             continue
@@ -98,11 +100,10 @@ class _Run:
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.tail: list[Tensor] = []
 
-    def through(self, attempt: int) -> dict[str, float]:
-        """All steps, from the first or from where it was left."""
+    def through(self, attempt: int, left: dict[str, Any] | None) -> dict[str, float]:
+        """All steps, from the first or from where it was ``left``."""
         steps, kept = self.config.steps, self.conditions.kept
-        left = self.conditions.ranks.from_first(kept.load("tuning"))
-        first = self._go_on(left) if left and left["attempt"] == attempt else 0
+        first = self._go_on(left) if left else 0
         for parameter in self.tuned:
             parameter.requires_grad_(True)
         for step in range(first, steps):

@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from intraq_cli import unfinished
 from intraq_cli.compilation import Compiled
 from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
-from intraq_cli.events import Warned
+from intraq_cli.events import StepDone, Warned
 from intraq_cli.memory import Portions
 from intraq_cli.recipe import Synthesis
 from intraq_cli.synthesis.lor import draw_crops
@@ -254,6 +255,36 @@ def test_a_gentler_attempt_succeeds(network):
     made = synthesize(brittle_copy(network, 50.0), config, report=told.append)
     assert made.images.isfinite().all()
     assert 1 <= sum("gentler" in event.message for event in told if isinstance(event, Warned)) <= 2
+
+
+class Stop(BaseException):
+    """As an interruption: no error."""
+
+
+def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    config = Synthesis(num_images=8, batch_size=8, steps=12, lr=30.0, clip=False, schedule="plateau", space="pixels")
+    network = brittle_copy(network, 50.0)
+    whole = synthesize(network, config)
+    told = []
+
+    def stop(event):
+        told.append(event)
+        if isinstance(event, StepDone) and event.step == 11:
+            raise Stop
+
+    def run(report):
+        conditions = Conditions(report=report, kept=Kept(tmp_path))
+        return synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, conditions)
+
+    with pytest.raises(Stop):
+        run(stop)
+    assert any(isinstance(event, Warned) and "gentler" in event.message for event in told)
+    again = []
+    made = run(again.append)
+    assert not any(isinstance(event, Warned) and "gentler" in event.message for event in again)
+    assert [event.step for event in again if isinstance(event, StepDone)] == [11, 12]
+    assert torch.equal(made.images, whole.images)
 
 
 def test_a_batch_far_from_the_others_is_made_again():

@@ -5,16 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from intraq_cli import unfinished
 from intraq_cli.batch_norms import Output
 from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
-from intraq_cli.events import Noted, Warned
+from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.trace import trace_network
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
+from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
 from tests.conftest import needs_compiler
 
@@ -285,3 +287,40 @@ def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(net
         tune(student, Mute(network), images, labels, Tuning(steps=30, batch_size=8))
     for key, value in student.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+class Stop(BaseException):
+    """As an interruption: no error."""
+
+
+def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    images, labels = images_and_labels()
+    seen = []
+
+    class Stumbling(torch.nn.Module):
+        """A teacher whose first answer is not finite."""
+
+        def forward(self, x):
+            seen.append(x)
+            return network(x) * (torch.inf if len(seen) == 1 else 1.0)
+
+    def stop(event):
+        if isinstance(event, StepDone) and event.step == 11:
+            raise Stop
+
+    def run(student, report):
+        return tune(student, Stumbling(), images, labels, config, Conditions(report=report, kept=Kept(tmp_path)))
+
+    config = Tuning(steps=20, batch_size=8)
+    whole = default_student(network, images)
+    tune(whole, Stumbling(), images, labels, config)
+    seen.clear()
+    with pytest.raises(Stop):
+        run(default_student(network, images), stop)
+    told, student = [], default_student(network, images)
+    run(student, told.append)
+    assert not any(isinstance(event, Warned) for event in told)
+    assert [event.step for event in told if isinstance(event, StepDone)] == [11, 20]
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[key]), key
