@@ -17,7 +17,7 @@ from intraq_cli.device import place, ready_for_steps
 from intraq_cli.errors import DeviceError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import StageDone, StageStarted, silent
-from intraq_cli.memory import images_that_fit
+from intraq_cli.memory import Portions, images_that_fit, is_out_of_memory
 from intraq_cli.parallel import joined, launched
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalized
@@ -110,13 +110,16 @@ class Job:
             return Made(student, student.freeze(), Fidelity(), {})
         used, held_out = _hold_out(made, self.recipe.tuning.holdout)
         self._calibrate(student, teacher, used)
-        losses = {}
+        losses, conditions = {}, self._conditions_of("tuning")
         if self.recipe.tuning.steps:
-            conditions = self._conditions_of("tuning")
             losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
         stored = student.freeze()
-        unseen = _on_device(held_out.split(EVALUATION_BATCH), device)
-        return Made(student, stored, fidelity(student, teacher, unseen, self.anatomy.trace.batch_norms), losses)
+        portions, names = Portions(conditions.at_a_time, conditions.report), self.anatomy.trace.batch_norms
+        follows = portions.run(
+            lambda size: fidelity(student, teacher, _on_device(held_out.split(size), device), names),
+            min(EVALUATION_BATCH, len(held_out)),
+        )
+        return Made(student, stored, follows, losses)
 
     def _calibrate(self, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
@@ -156,8 +159,7 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        no_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-        if not no_memory:
+        if not is_out_of_memory(error):
             raise
         hint = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
         raise DeviceError("out of memory", hint) from error

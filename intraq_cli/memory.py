@@ -12,6 +12,7 @@ from intraq_cli.events import Report, Warned, silent
 
 SHARE = 0.5
 """Of the free memory that one stage plans with."""
+PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 WORK = {"synthesis": 2.0, "tuning": 5.0}
 """Memory of a step, relative to what the float network keeps for its gradient."""
 
@@ -33,18 +34,23 @@ class Portions:
         """``work(size)``, again with half the size where it runs out of memory; it must start over each time.
 
         Raises:
-            torch.OutOfMemoryError: a single image is too much.
+            RuntimeError, MemoryError: a single image is too much.
         """
         while True:
             size = min(self.size or images, images)
             try:
                 return work(size)
-            except (torch.OutOfMemoryError, MemoryError):
-                if size == 1:
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
                 self.size = -(-size // 2)
             torch.cuda.empty_cache()
             self.report(Warned(f"out of memory with {size} images at once: going on with {self.size}, to the same end"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or, which torch says with a plain RuntimeError, on a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def images_that_fit(
@@ -74,14 +80,27 @@ def images_that_fit(
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take: of the machine, or of the control group it runs in."""
+    """Bytes that this process may still take: of the machine, or of the control groups (version 2) it runs in."""
     free = float("inf")
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
-        free = min(free, float(limit.replace("max", "inf")) - float(used))
-    except (OSError, ValueError, StopIteration):  # no Linux, or no such group: what is known counts
+        free = 1024 * _counts(PROC / "meminfo")["MemAvailable:"]
+        own = next(line[3:] for line in (PROC / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        group = CONTROL_GROUPS / own.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(CONTROL_GROUPS) and (folder / "memory.max").is_file():
+                free = min(free, _left_in(folder))
+    except (OSError, ValueError, KeyError, StopIteration):  # no Linux, or no such group: what is known counts
         pass
     return free
+
+
+def _left_in(group: Path) -> float:
+    """Bytes up to the limit of a control group; files that are cached make room where it is needed."""
+    limit = float((group / "memory.max").read_text().strip().replace("max", "inf"))
+    used = int((group / "memory.current").read_text()) - _counts(group / "memory.stat").get("inactive_file", 0)
+    return limit - used
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}

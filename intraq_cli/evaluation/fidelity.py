@@ -28,14 +28,15 @@ def fidelity(
 ) -> Fidelity:
     """Compare the two on ``batches`` of images ``(B, C, H, W)``, on the networks' device.
 
-    Signal is the variance of the teacher's values, noise the mean squared difference; ``batch_norms`` names the calls.
+    Signal is the variance of the teacher's values, noise the mean squared difference, both over all images however they
+    are batched; ``batch_norms`` names the calls.
     """
     n, same, divergence = 0, 0, 0.0
     powers: list[Tensor] = []
     for x in batches:
         with BatchNormOutputs() as clean:
             p = teacher(x).log_softmax(1)
-        with ComparedOutputs(clean.outputs, _signal_and_noise) as compared:
+        with ComparedOutputs(clean.outputs, _moments_and_noise) as compared:
             q = student(x).log_softmax(1)
         n += len(x)
         same += int((p.argmax(1) == q.argmax(1)).sum())
@@ -43,10 +44,12 @@ def fidelity(
         powers.append(torch.stack(compared.results) * len(x))
     if not n:
         return Fidelity()
-    signal, noise = torch.stack(powers).sum(0).unbind(1)
-    decibels = (10 * (signal / noise).log10()).tolist()
+    mean, square, noise = (torch.stack(powers).sum(0) / n).unbind(1)
+    decibels = (10 * ((square - mean.square()) / noise).log10()).tolist()
     return Fidelity(n, 100 * same / n, divergence / n, dict(zip(batch_norms, decibels, strict=False)))
 
 
-def _signal_and_noise(student: Tensor, teacher: Output) -> Tensor:
-    return torch.stack([teacher.values.var(correction=0), (student - teacher.values).square().mean()])
+def _moments_and_noise(student: Tensor, teacher: Output) -> Tensor:
+    values = teacher.values
+    moments = [values.mean(), values.square().mean(), (student - values).square().mean()]
+    return torch.stack(moments).double()

@@ -21,14 +21,14 @@ class Noisy(nn.Module):
         return nn.functional.one_hot((x[:, 0, 0, 0].long() + self.shift) % 8, 8).float()
 
 
-def test_agreement_divergence_and_signal_to_noise_by_hand():
+@pytest.mark.parametrize("size", [8, 3])
+def test_agreement_divergence_and_signal_to_noise_by_hand(size):
     x = torch.arange(8.0).view(8, 1, 1, 1)
-    found = fidelity(Noisy(0.1, 1).eval(), Noisy().eval(), x.split(3), ["bn"])
+    found = fidelity(Noisy(0.1, 1).eval(), Noisy().eval(), x.split(size), ["bn"])
     p, q = torch.eye(8)[0].log_softmax(0), torch.eye(8)[1].log_softmax(0)
     assert (found.n, found.agreement) == (8, 0.0)
     assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-5)
-    # within its batch of 3, 3 and 2 images: variances 2/3, 2/3 and 1/4; noise 0.1 everywhere
-    signal = (3 * 2 / 3 + 3 * 2 / 3 + 2 / 4) / 8 / (1 + 1e-5)
+    signal = (8**2 - 1) / 12 / (1 + 1e-5)  # the variance of 0 to 7; noise 0.1 everywhere
     assert found.sqnr["bn"] == pytest.approx(10 * math.log10(signal / 0.01), abs=1e-3)
 
 
