@@ -9,6 +9,7 @@ from torch import Tensor
 
 from intraq_cli.errors import first_line, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.memory import is_out_of_memory
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
@@ -51,10 +52,8 @@ class Compiled(Generic[Made]):
         if self.compiled is not None:
             try:
                 return work(self.compiled)
-            except (torch.OutOfMemoryError, MemoryError):  # smaller portions help
-                raise
             except Exception as error:  # the compiler's own errors have no common class
-                if interruption(error):
+                if interruption(error) or is_out_of_memory(error):  # smaller portions help
                     raise
                 self.compiled = None
                 self.report(Warned(f"torch.compile failed, going on without it: {first_line(error)[:200]}"))

@@ -2,17 +2,20 @@
 
 import ctypes
 import os
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from intraq_cli.errors import DeviceError, UsageError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's ``malloc.h``."""
+TRIM_THRESHOLD, MMAP_MAX = 128 * 1024, 65536
+"""What they are at the start of a process."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -40,23 +43,31 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-@cache
-def ready_for_steps(device: torch.device) -> None:
-    """Set the whole process up for many steps alike.
+@contextmanager
+def ready_for_steps(device: torch.device) -> Iterator[None]:
+    """Within the block, the whole process is set up for many steps alike.
 
     On a GPU, cuDNN finds its fastest convolutions by trying them. On a CPU, the C library keeps what tensors free for
     the next ones, rather than give it back to the system at once: a training step allocates the same large tensors
     again and again; new pages for each cost a tenth to a quarter of its time. Only glibc has this switch.
     """
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    elif libc := _glibc():
+    benchmark, libc = torch.backends.cudnn.benchmark, _glibc() if device.type == "cpu" else None
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    if libc:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        if libc:
+            libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+            libc.mallopt(M_MMAP_MAX, MMAP_MAX)
+            libc.malloc_trim(0)
 
 
 def return_freed_memory() -> None:
-    """Give back what :func:`ready_for_steps` kept: for a look at how much is free."""
+    """Give back what is kept within :func:`ready_for_steps`: for a look at how much is free."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
@@ -79,6 +90,13 @@ def place(network: nn.Module, device: torch.device | str) -> nn.Module:
         if tensor.dim() == 4:  # Module.to would try it on weights of 3-D convolutions too, and fail
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     return network
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """``tensor``, which is on the CPU, on ``device``; without waiting for what a GPU still has to do."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def describe_device(device: torch.device) -> str:

@@ -67,8 +67,8 @@ class Job:
         identity = {**identity, "device": self.conditions.device.type, "processes": launched().size}
         first = launched().rank == 0
         report = self.conditions.report if first else silent
-        ready_for_steps(self.conditions.device)
         with (
+            ready_for_steps(self.conditions.device),
             joined(self.conditions.device) as ranks,
             unfinished(path, identity, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
         ):

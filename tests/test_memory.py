@@ -21,23 +21,29 @@ def resident():
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 cpu = torch.device("cpu")
-ready_for_steps(cpu)
 before = resident()
-tensors = [torch.ones(2**24) for _ in range(4)]
-del tensors
-kept = resident() - before
-images_that_fit(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
-print(kept, resident() - before)
+
+def use_and_free():
+    tensors = [torch.ones(2**24) for _ in range(4)]
+    del tensors
+    return resident() - before
+
+with ready_for_steps(cpu):
+    kept = use_and_free()
+    images_that_fit(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
+    counted = resident() - before
+    use_and_free()
+print(kept, counted, resident() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc: how much is resident is not known")
-def test_what_is_kept_does_not_count_as_used():
+def test_what_is_kept_does_not_count_as_used_and_is_given_back_at_the_end():
     made = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    kept, after = map(float, made.stdout.split())  # MiB
+    kept, counted, after = map(float, made.stdout.split())  # MiB
     if kept < 200:
         pytest.skip("this C library keeps nothing")
-    assert after < 60
+    assert max(counted, after) < 60
 
 
 def test_what_is_free_is_the_tightest_of_machine_and_groups_and_cached_files_do_not_count(tmp_path, monkeypatch):

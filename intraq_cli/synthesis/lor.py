@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from intraq_cli.device import sent
+
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's, and the published code's
 ATTEMPTS = 10
 
@@ -49,10 +51,10 @@ def crop_resize_flip(images: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
         flips: ``(B,)`` bool.
     """
     height, width = images.shape[-2:]
-    top, left, h, w = crops.to(images.device, images.dtype)[:, :, None].unbind(1)  # each (B, 1)
+    top, left, h, w = sent(crops.to(images.dtype), images.device)[:, :, None].unbind(1)  # each (B, 1)
     ys = _source_positions(height, top, h)  # (B, H)
     xs = _source_positions(width, left, w)  # (B, W)
-    xs = torch.where(flips.to(images.device)[:, None], xs.flip(1), xs)
+    xs = torch.where(sent(flips, images.device)[:, None], xs.flip(1), xs)
     # pixel index i sits at (2 i + 1) / size - 1 in grid_sample's coordinates
     ys, xs = (2 * ys + 1) / height - 1, (2 * xs + 1) / width - 1
     grid = torch.stack([xs[:, None, :].expand(-1, height, -1), ys[:, :, None].expand(-1, -1, width)], -1)

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
 from intraq_cli.compilation import Compiled
 from intraq_cli.conditions import USUAL, Conditions
+from intraq_cli.device import sent
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
 from intraq_cli.memory import Portions
@@ -94,7 +95,8 @@ class _Run:
         self.answers = Compiled(partial(_answers, student, teacher, config), config.compile, device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
-        self.bounds = _extremes(images)
+        low, high = _extremes(images)
+        self.bounds = low.to(device), high.to(device)
         self.optimizer = _optimizer(student, config)
         self.scheduler = _scheduler(self.optimizer, config)
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -128,13 +130,16 @@ class _Run:
         own = slice(ranks.rank, None, ranks.size)
         share = len(y[own]) / len(y)
         x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
-        losses = share * self.portions.run(
-            lambda size: self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share)), len(x)
-        )
+        losses = share * self.portions.run(lambda size: self._at_once(x, y, size, share), len(x))
         ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
         self.optimizer.step()
         self.scheduler.step()
         return losses
+
+    def _at_once(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
+        if size < len(x) and x.is_cuda:  # a CUDA graph's second run would write over the gradients of the first
+            return self._accumulate(self.answers.function, x, y, size, share)
+        return self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share))
 
     def _accumulate(
         self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
@@ -221,7 +226,7 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         height, width = self.images.shape[-2:]
         crops = draw_crops(len(index), height, width, self.eta, self.generator)
         flips = torch.rand(len(index), generator=self.generator) < 0.5
-        images, labels = self.images[index].to(self.device), self.labels[index].to(self.device)
+        images, labels = sent(self.images[index], self.device), sent(self.labels[index], self.device)
         return crop_resize_flip(images.float(), crops, flips), labels
 
     def state(self) -> dict[str, Tensor]:
@@ -243,10 +248,10 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     if config.mix == "none":
         return images
     n, _, height, width = images.shape
-    other = images[torch.randperm(n, generator=generator)]
+    other = images[sent(torch.randperm(n, generator=generator), images.device)]
     share = torch.rand(n, generator=generator) / 2  # of the other image
     if config.mix == "mixup":
-        return images.lerp(other, share[:, None, None, None].to(images.device))
+        return images.lerp(other, sent(share[:, None, None, None], images.device))
     side = share.sqrt()
     top, left = torch.rand(2, n, generator=generator) * (1 - side)
     rows = (torch.arange(height) + 0.5) / height
@@ -254,24 +259,23 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])  # (B, H)
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return torch.where(inside.to(images.device), other, images)
+    return torch.where(sent(inside, images.device), other, images)
 
 
 def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
     """Change contrast, by a factor whose logarithm has a standard deviation of ``amount``, and brightness per channel.
 
     ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics. No pixel
-    leaves ``bounds``, ``(C, 1, 1)`` each: where the image itself is quantized, what lies outside would be cut off, and
-    the network learn to make up for that.
+    leaves ``bounds``, ``(C, 1, 1)`` each, on the same device: where the image itself is quantized, what lies outside
+    would be cut off, and the network learn to make up for that.
     """
     if not amount:
         return images
     n, channels = images.shape[:2]
     gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
     shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
-    mean = images.mean((2, 3), keepdim=True)
-    low, high = (edge.to(images.device) for edge in bounds)
-    return ((images - mean) * gain.to(images.device) + mean + shift.to(images.device)).clamp(low, high)
+    mean, device = images.mean((2, 3), keepdim=True), images.device
+    return ((images - mean) * sent(gain, device) + mean + sent(shift, device)).clamp(*bounds)
 
 
 def _extremes(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,14 +69,19 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="by torch.compile")
     args = parser.parse_args()
     device = choose_device(args.device)
-    ready_for_steps(device)
-    teacher = real_network(args.network)
+    with ready_for_steps(device):
+        time_stages(args.network, args.batch, args.steps, device, args.compile)
+
+
+def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
+    """Print the median of both stages' steps."""
+    teacher = real_network(name)
     anatomy = examine(teacher)
     network = place(teacher.network, device)
     recipe = load_recipe("default")
     synthesizer.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
 
-    steps = args.steps + RAMP
+    steps = measured + RAMP
     clock = Clock(device)
     made = synthesizer.synthesize_images(
         network,
@@ -84,19 +89,19 @@ def main() -> None:
         teacher.spec.input_size,
         anatomy.num_classes,
         teacher.spec.bounds,
-        replace(recipe.synthesis, num_images=args.batch, batch_size=args.batch, steps=steps, compile=args.compile),
+        replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=steps, compile=compiled),
         Conditions(device=device, report=clock),
     )
-    print(f"stage1 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step", flush=True)
+    print(f"stage1 {name} batch {batch} {device}: median {clock.median:.4f} s/step", flush=True)
 
     student = QuantizedNetwork(copy.deepcopy(network), plan_quantization(anatomy.trace, 4, 4, "inputs"))
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
-    config = replace(recipe.tuning, batch_size=args.batch, steps=steps, compile=args.compile)
+    config = replace(recipe.tuning, batch_size=batch, steps=steps, compile=compiled)
     conditions = Conditions(device=device, report=clock)
     tuner.tune(place(student, device), network, made.images, made.labels, config, conditions)
-    print(f"stage2 {args.network} batch {args.batch} {device}: median {clock.median:.4f} s/step")
+    print(f"stage2 {name} batch {batch} {device}: median {clock.median:.4f} s/step")
 
 
 if __name__ == "__main__":
