@@ -115,14 +115,12 @@ def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network
     images, labels = images_and_labels(256)
     fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
     config = Quantization(weight_rounding="nearest", correction="never")
-    left = []
+    tuning, left = Tuning(steps=150, batch_size=32, lr=0.03, crop_eta=1.0), []
     for seed in range(3):
         student = default_student(network, images, config=config)
         before = kl_at_temperature(student(fresh), network(fresh), 1.0)
-        tune(
-            student, network, images, labels, Tuning(steps=150, batch_size=32, lr=0.03, crop_eta=1.0), Conditions(seed)
-        )
-        left.append(float(kl_at_temperature(student(fresh), network(fresh), 1.0) / before))
+        tune(student, network, images, labels, tuning, Conditions(seed))
+        left.append((kl_at_temperature(student(fresh), network(fresh), 1.0) / before).item())
     assert sum(left) / 3 < 0.6
 
 
