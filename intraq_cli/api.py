@@ -30,7 +30,7 @@ from intraq_cli.errors import CheckpointError, ModelError, RecipeError, UsageErr
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
-from intraq_cli.hub import check_repository_name, repository_url, upload
+from intraq_cli.hub import check_repository_name, check_revision, repository_url, upload
 from intraq_cli.images import contact_sheet, load_images, save_images
 from intraq_cli.inspection import expected_bytes, float_bytes, inspect_layers
 from intraq_cli.job import EVALUATION_BATCH, Job, out_of_memory
@@ -100,10 +100,10 @@ def synthesize(
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device)
-    _check_output(out, force)
+    _check_output(out, force, file=True)
     teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-images.safetensors")
-    _check_output(path, force)
+    _check_output(path, force, file=True)
     anatomy = _look(teacher, where)
     result = SynthesisResult(
         path=str(path),
@@ -197,6 +197,11 @@ def quantize(
         raise RecipeError(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
             "set tuning.steps=0, or choose another recipe",
+        )
+    if settings.tuning.steps and launched().size > settings.tuning.batch_size:
+        raise UsageError(
+            f"{launched().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
+            "start fewer, or set tuning.batch_size",
         )
     where = choose_device(device)
     _check_output(out, force)
@@ -386,9 +391,11 @@ def evaluate(
     override = InputOverride(input_size, mean, std)
     checkpoint = _find_checkpoint(target, model, where, revision)
     if checkpoint is None:
-        teacher = load_teacher(target, override, weights)
+        teacher = load_teacher(f"{target}@{revision}" if revision else target, override, weights)
         labels, num_classes = teacher.label_names, _look(teacher, where, strict=False).num_classes
         network: nn.Module = teacher.network
+    elif override != InputOverride():
+        raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean and --std")
     else:
         teacher = _teacher_of(checkpoint, model, weights, report, from_hub=not Path(target).is_dir())
         labels, num_classes = checkpoint.label_names, checkpoint.num_classes
@@ -448,6 +455,7 @@ def push(
         IntraqError: anything that the caller can mend.
     """
     check_repository_name(repo_id)
+    check_revision(revision)
     if message is not None and not message.strip():
         raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
     folder = Path(folder)
@@ -510,9 +518,9 @@ def _check_placement(placement: str) -> None:
         raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
 
 
-def _check_output(path: str | Path | None, force: bool) -> None:
+def _check_output(path: str | Path | None, force: bool, file: bool = False) -> None:
     if path is not None and launched().rank == 0:
-        check_output(Path(path), force)
+        check_output(Path(path), force, file)
 
 
 def _digest(path: Path) -> str:
@@ -599,6 +607,8 @@ def _find_checkpoint(target: str, model: str | None, device: torch.device, revis
 
     folder = Path(target)
     if folder.is_dir():
+        if revision:
+            raise UsageError(f"--revision {revision}: {target} is a folder", "leave it out")
         return read_checkpoint(folder, model, device) if is_checkpoint(folder) else None
     fetched = fetch_checkpoint(target, revision)
     return read_checkpoint(fetched, model, device) if fetched else None

@@ -239,7 +239,33 @@ def _read_run(folder: Path) -> dict[str, Any]:
     texts = [teacher.get(key) for key in ("source", "sha256", "weights")] if isinstance(teacher, dict) else [0]
     if not all(text is None or (isinstance(text, str) and len(text) <= 1000) for text in texts):
         raise CheckpointError(f"{folder}/run.json: teacher is damaged", "load() needs no run.json; fetch it again")
+    check_evaluations(folder, run)
     return run
+
+
+def check_evaluations(folder: Path, run: dict[str, Any]) -> None:
+    """See that what ``evaluate --save`` noted in a manifest is as it writes it.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    noted = run.get("evaluations", [])
+    if not isinstance(noted, list) or not all(_is_evaluation(one) for one in noted):
+        raise CheckpointError(f"{folder}/run.json: evaluations is damaged", "load() needs no run.json; fetch it again")
+
+
+def _is_evaluation(noted: Any) -> bool:
+    if not isinstance(noted, dict):
+        return False
+    benchmark = noted.get("benchmark") or {"id": "", "task_id": "", "revision": ""}
+    if not isinstance(benchmark, dict):
+        return False
+    needed = [noted.get("data"), noted.get("date"), *(benchmark.get(key) for key in ("id", "task_id", "revision"))]
+    texts = [*needed, noted.get("split") or ""]
+    numbers = [noted.get(key) for key in ("n", "top1", "top5", "float_top1", "float_top5", "agreement")]
+    return all(isinstance(text, str) and len(text) <= 1000 for text in texts) and all(
+        type(number) in (int, float) for number in numbers
+    )
 
 
 def _read_plan(folder: Path, config: dict[str, Any]) -> Plan:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import socket
 import time
 import warnings
@@ -121,8 +122,9 @@ def downloading(what: str) -> Iterator[None]:
     except hub.HTTPError as error:  # of the library that the client speaks HTTP with
         reason, hint, _ = _explain(error)
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
-    except OSError as error:  # a download that broke off, URLError, a full disk
-        raise ModelError(f"cannot download {what}: {first_line(error)}", "check the network and the disk") from error
+    except OSError as error:  # a download that broke off, a name that is not resolved, a full disk
+        reason = getattr(error, "reason", None) or first_line(error)  # URLError wraps another
+        raise ModelError(f"cannot download {what}: {reason}", "check the network and the disk") from error
 
 
 # --- up ---
@@ -141,6 +143,17 @@ def repository_url(repo_id: str) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo_id}"
+
+
+def check_revision(revision: str | None) -> None:
+    """Refuse what git cannot take as the name of a branch.
+
+    Raises:
+        UsageError: it is no such name.
+    """
+    fits = revision is None or re.fullmatch(r"[\w][\w./-]*(?<![./])", revision, re.ASCII)
+    if not fits or ".." in str(revision):
+        raise UsageError(f"{revision!r} is no name of a branch", "letters, digits, dots, dashes and slashes")
 
 
 def check_repository_name(repo_id: str) -> None:

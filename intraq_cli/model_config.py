@@ -16,7 +16,7 @@ MAX_FACTOR = 32
 """The same of multipliers, ratios and windows, which builders loop over."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
 CROP_MODES = ("center", "squash", "border")
-REPOSITORY = r"[\w.-]+/[\w.-]+(@\S+)?"
+REPOSITORY = r"\w[\w.-]*/\w[\w.-]*(@\S+)?"
 """How a repository on the Hub is spelled."""
 
 REFUSED_ARGUMENTS = re.compile(

@@ -14,14 +14,20 @@ from safetensors import SafetensorError
 from intraq_cli.errors import OutputError
 
 
-def check_output(path: Path, force: bool) -> None:
+def check_output(path: Path, force: bool, file: bool = False) -> None:
     """Refuse, before any work, an output that exists or cannot be written.
 
     Raises:
-        OutputError: ``path`` exists and ``force`` is off, or its folder is missing or read-only.
+        OutputError: ``path`` exists and ``force`` is off, it is a folder where a ``file`` is to be, or a file where a
+            folder is, it has no name of its own, or its folder is missing or read-only.
     """
+    if path.name in ("", ".."):
+        raise OutputError(f"{path} is no name for an output", "give --out a new name")
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
+    if path.exists() and path.is_dir() == file:
+        kinds = ("a folder", "a file") if file else ("a file", "a folder")
+        raise OutputError(f"{path} is {kinds[0]}, and the output {kinds[1]}", "give another --out")
     parent = path.resolve().parent
     if not parent.is_dir():
         raise OutputError(f"there is no folder {parent}", "make it first, or give another --out")
@@ -60,7 +66,7 @@ def whole_file(path: Path, force: bool) -> Iterator[Path]:
         made = scratch / path.name
         yield made
         made.chmod(0o666 & ~_umask())
-        check_output(path, force)
+        check_output(path, force, file=True)
         made.replace(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from intraq_cli import __version__
 from intraq_cli.card import base_model, benchmark_results, model_card, placed, timm_card
-from intraq_cli.checkpoint import Checkpoint, read_checkpoint, write_json
+from intraq_cli.checkpoint import Checkpoint, check_evaluations, read_checkpoint, write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.hub import benchmark
@@ -73,7 +73,7 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
 def _card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str | None = None) -> str:
     try:
         return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
 
 
@@ -168,6 +168,7 @@ def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
             valid = False
         if not valid:
             raise CheckpointError(f"{folder}/{name} is no JSON object", "make the checkpoint again")
+    check_evaluations(folder, parse_json(files["run.json"].decode()))
     if not files.get("samples.png", PNG).startswith(PNG):
         raise CheckpointError(f"{folder}/samples.png is no PNG image", "remove it")
     try:

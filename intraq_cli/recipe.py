@@ -98,6 +98,14 @@ class Quantization(_Section):
     ema_beta: float = _value(0.9, 0.0, 0.9999)
     ema_steps: int = _value(800, 1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activation_range == "ema" and (self.weight_rounding == "curvature" or self.correction != "never"):
+            raise RecipeError(
+                "quantization.activation_range = ema takes the weights as they are",
+                "set quantization.weight_rounding=nearest and quantization.correction=never too",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(_Section):

@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,11 @@ def load_teacher(model: str, override: InputOverride | None = None, weights: str
 
     Raises:
         ModelError: nothing of that name, or it cannot be had.
+        UsageError: ``weights`` beside something else than a timm name.
     """
     override = override or InputOverride()
+    if weights and (":" in model or "/" in model or model in model_names() or os.path.isdir(model)):
+        raise UsageError(f"--weights beside {model}", "it goes with a timm name alone, e.g. resnet18")
     teacher = _from_timm(model, True, Path(weights)) if weights else _resolve(model, True)(override)
     return _frozen(teacher, override)
 
@@ -92,6 +95,8 @@ def _resolve(model: str, pretrained: bool) -> Callable[[InputOverride], Teacher]
         return lambda _: _from_folder(Path(model), model, pretrained)
     if re.fullmatch(REPOSITORY, model):
         return lambda _: _from_hub(model, pretrained)
+    if "/" in model:
+        raise ModelError(f"there is no folder {model}", "models on the Hub are written ORG/NAME")
     return lambda _: _from_timm(model, pretrained)
 
 
@@ -113,23 +118,23 @@ def _from_timm(model: str, pretrained: bool, weights: Path | None = None) -> Tea
 
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        known = [*model_names(), *timm.list_models()]
-        raise ModelError(
-            f"no model {model!r}", did_you_mean(model, known) or "see `intraq quantize --help` for sources"
-        )
+        here = [config.parent.name for config in Path().glob("*/config.json")]
+        hint = "a timm name, a folder, ORG/NAME on the Hub, path/to/file.py:factory, ..."
+        close = did_you_mean(model, [*here, *model_names(), *timm.list_models()])
+        raise ModelError(f"no model and no folder {model!r}", close or hint)
     if weights is not None:
         network = _with_weights(architecture, weights)
         return replace(timm_teacher(network, model, name=architecture), weights=str(weights))
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
     if not pretrained:
         return timm_teacher(timm.create_model(model, pretrained=False), model, name=architecture)
-    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if not tags and not timm.models.is_model_pretrained(architecture):
         raise ModelError(
             f"timm has no pretrained weights for {architecture}",
             "give them: --weights FILE, hf-hub:ORG/NAME or a folder",
         )
-    if tag and tag not in tags:
-        raise ModelError(f"timm has no weights {tag!r} for {architecture}", "known: " + ", ".join(tags))
     with downloading(model):
         network = timm.create_model(model, pretrained=True)
     return timm_teacher(network, model, name=architecture)
@@ -206,9 +211,12 @@ def fetch_checkpoint(target: str, revision: str | None = None) -> Path | None:
 
     Raises:
         ModelError: the repository cannot be had.
+        UsageError: a ``revision`` of what is not on the Hub.
     """
     name = target.removeprefix("hf-hub:")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name) or is_factory(target):
+    if not re.fullmatch(REPOSITORY, name) or is_factory(target):
+        if revision:
+            raise UsageError(f"--revision {revision}: {target} is no repository on the Hub", "leave it out")
         return None
     if revision and "@" in name:
         raise UsageError(f"{target} names a revision, and --revision {revision} another", "name one of them")
@@ -281,7 +289,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Teacher:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if pretrained and is_offline() and not cached.is_file():
         raise ModelError(f"cannot download torchvision:{name}: HF_HUB_OFFLINE is set", "unset it")
-    with downloading(f"torchvision:{name}"), _tensors_only():
+    with downloading(f"torchvision:{name}"), _tensors_only(), redirect_stdout(sys.stderr):  # it says what it downloads
         network = models.get_model(name, weights=weights if pretrained else None)
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
@@ -298,7 +306,7 @@ def _from_pytorchcv(name: str, override: InputOverride, pretrained: bool) -> Tea
         from pytorchcv.model_provider import get_model
     except ImportError as error:
         raise ModelError("pytorchcv is not installed", "pip install pytorchcv") from error
-    with downloading(f"pytorchcv:{name}"), _tensors_only():
+    with downloading(f"pytorchcv:{name}"), _tensors_only(), redirect_stdout(sys.stderr):
         try:
             network = get_model(name, pretrained=pretrained)
         except ValueError as error:

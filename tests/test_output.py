@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,15 @@ def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "out", force=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "says"),
+    [(".", False, "no name"), ("..", False, "no name"), ("out", True, "is a folder"), ("out/a", False, "is a file")],
+)
+def test_what_could_not_be_replaced_at_the_end_is_refused_at_once(old, tmp_path, monkeypatch, path, file, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=says):
+        check_output(Path(path), True, file)
+    check_output(Path("out"), True)
+    check_output(Path("out/a"), True, file=True)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from intraq_cli import load, quantize
 from intraq_cli.checkpoint import read_checkpoint
+from intraq_cli.errors import CheckpointError
 from tests.conftest import FACTORY, TINY
 from tests.hub import Hub, drive
 
@@ -488,7 +489,8 @@ def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
     folder = tmp_path / "w4"
     shutil.copytree(made / "w4", folder)
     run = json.loads((folder / "run.json").read_text())
-    figures = {"split": "test", "n": 10000, "top1": 79.95, "float_top1": 81.03, "date": "2026-01-01"}
+    figures = {"data": "hfds:org/bench", "split": "test", "n": 10000, "date": "2026-01-01"}
+    figures |= {"top1": 79.95, "float_top1": 81.03, "top5": 98.0, "float_top5": 98.5, "agreement": 92.0}
     task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
     run["evaluations"] = [{**figures, "benchmark": task}, {**figures, "benchmark": None}]
     (folder / "run.json").write_text(json.dumps(run))
@@ -497,6 +499,12 @@ def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
     assert result["dataset"] == task
     assert (result["value"], result["date"]) == (79.95, "2026-01-01")
     assert "81.03" in result["notes"]
+    for damaged in (5, [5], [{**figures, "top1": "high"}], [{**figures, "benchmark": {"id": "org/bench"}}]):
+        (folder / "run.json").write_text(json.dumps({**run, "evaluations": damaged}))
+        with pytest.raises(CheckpointError, match="evaluations is damaged"):
+            checkpoint_files(folder, "me/w4")
+        with pytest.raises(CheckpointError, match="evaluations is damaged"):
+            read_checkpoint(folder)
 
 
 # --- evaluate --save ---

@@ -120,3 +120,11 @@ def test_a_hostile_recipe_is_one_line(tmp_path):
     for name in (str(path), "x" * 5000, "x" * 5000 + ".toml"):
         with pytest.raises(RecipeError):
             load_recipe(name)
+
+
+def test_the_published_range_takes_weights_as_they_are():
+    with pytest.raises(RecipeError, match="takes the weights as they are") as refused:
+        Recipe().override(["quantization.activation_range=ema"])
+    others = ["quantization.weight_rounding=nearest", "quantization.correction=never"]
+    assert all(other in refused.value.hint for other in others)
+    assert Recipe().override(["quantization.activation_range=ema", *others]).quantization.activation_range == "ema"

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+import urllib.error
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from intraq_cli.errors import ModelError
-from intraq_cli.sources import InputOverride, build_architecture, is_factory, load_teacher
+from intraq_cli import sources
+from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.sources import InputOverride, build_architecture, is_factory, load_teacher, sketch_teacher
 from intraq_cli.teacher import InputSpec, Teacher, examine, leave_inputs_alone
 
 INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
@@ -120,14 +122,59 @@ def test_a_network_without_its_classifier_is_refused(strict):
         ("torchvision:resnet81", "did you mean resnet"),
         ("nowhere.py:f", "no file nowhere.py"),
         ("local-dir:nowhere", "no config.json"),
-        ("what is this", "no model"),
+        ("what is this", "no model and no folder"),
+        ("mine-w4a5", "did you mean mine-w4a4"),
+        ("./mine-w4a5", "there is no folder ./mine-w4a5"),
+        ("a/b/c", "there is no folder a/b/c"),
     ],
 )
-def test_an_unknown_model_is_one_line_with_a_hint(model, says):
+def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine-w4a4").mkdir()
+    (tmp_path / "mine-w4a4/config.json").write_text("{}")
     with pytest.raises(ModelError) as caught:
         load_teacher(model)
     assert says in f"{caught.value.message} {caught.value.hint}"
     assert "\n" not in caught.value.message
+
+
+def test_a_sketch_of_unknown_weights_is_refused_as_well():
+    with pytest.raises(ModelError, match="no weights 'nonsense' for resnet18"):
+        sketch_teacher("resnet18.nonsense")
+
+
+@pytest.mark.parametrize("model", ["resnet20_digits", "torchvision:resnet18", "org/name", "here"])
+def test_weights_go_with_a_timm_name_alone(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UsageError, match=f"--weights beside {model}"):
+        load_teacher(model, weights=tmp_path / "weights.pth")
+
+
+def test_what_torchvision_says_of_a_download_is_no_data(monkeypatch, capsys):
+    from torchvision import models
+
+    def get_model(name, weights):
+        print("Downloading:", name)
+        raise urllib.error.URLError(OSError("Name or service not known"))
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    with pytest.raises(ModelError, match="cannot download torchvision:resnet18: Name or service not known"):
+        load_teacher("torchvision:resnet18")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Downloading: resnet18\n")
+
+
+def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
+    """Which commit it was is noted apart; a branch may have a name that is none for a repository."""
+    made = timm.create_model("test_resnet", num_classes=3)
+    cfg = {"num_classes": 3, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": cfg}))
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(sources, "hub_file", lambda repository, name: str(tmp_path / name))
+    teacher = load_teacher("hf-hub:org/name@refs/pr/3")
+    assert teacher.pretrained_cfg["hf_hub_id"] == "org/name"
+    assert (teacher.source, teacher.name) == ("hf-hub:org/name@refs/pr/3", "name")
 
 
 def test_pytorchcv_is_an_optional_extra():

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from intraq_cli import IntraqError, quantize, unfinished
+from intraq_cli import IntraqError, quantize, synthesize, unfinished
 from intraq_cli.app import main
+from intraq_cli.errors import UsageError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.unfinished import Kept
 from tests.conftest import INPUT, TINY
@@ -198,3 +199,20 @@ def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
     assert "what is done is kept in" in err
     assert "Traceback" not in err
     assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
+
+
+def test_images_for_another_input_are_another_job(factory, tmp_path):
+    def make(std, report=lambda event: None):
+        options = {"set": TINY[1::2], "device": "cpu", "input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": std}
+        return synthesize(f"{factory}:net", out=tmp_path / "images.safetensors", report=report, **options)
+
+    with pytest.raises(Stop):
+        make((0.25,) * 3, stopping("synthesis", 4))
+    with pytest.raises(IntraqError, match="of a run with another input"):
+        make((0.5,) * 3)
+
+
+def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="3 processes share a batch of 2 images"):
+        run(factory, tmp_path / "out", "tuning.batch_size=2")

@@ -22,12 +22,14 @@ def evaluate(
         typer.Option(help="Folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME.", show_default=False),
     ],
     model: Annotated[
-        str | None, typer.Option(help="The float model again, if it was file.py:factory.", show_default=False)
+        str | None,
+        typer.Option(help="The float model, if the checkpoint cannot name it: file.py:factory.", show_default=False),
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where cifar10 and cifar100 lie.", show_default=False)] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set on the Hub.", show_default=False)] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="A seeded random sample of so many.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Measure on so many images, drawn by --seed.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 100,
     revision: Annotated[str | None, typer.Option(help="Of a checkpoint on the Hub.", show_default=False)] = None,
@@ -37,9 +39,9 @@ def evaluate(
     mean: options.Mean = None,
     std: options.Std = None,
     weights: options.Weights = None,
-    save: Annotated[bool, typer.Option("--save", help="Note the figures in TARGET, a folder, and its card.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")] = False,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.QuietShare = False,
 ) -> None:
     """Measure a checkpoint and its float teacher on the same labelled images.
 

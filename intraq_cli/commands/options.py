@@ -38,17 +38,20 @@ Resume = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
 ]
 BatchSize = Annotated[
-    str, typer.Option("--batch-size", metavar="N|auto", help="Images at once, to the same end; auto: as many as fit.")
+    str, typer.Option("--batch-size", metavar="N|auto", help="Images per pass, which does not change the result.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
+QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
+QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
+QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
 InputSize = Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help="Size of the model's input.")]
 Mean = Annotated[str | None, typer.Option("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].")]
 Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="Standard deviation per channel.")]
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", metavar="FILE", help="A safetensors or .pth file, in place of timm's weights."),
+    typer.Option("--weights", metavar="FILE", help="A safetensors or .pth file, with a timm name."),
 ]
 WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
 ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]

@@ -27,7 +27,7 @@ def push(
     ] = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    quiet: options.QuietName = False,
 ) -> None:
     """Upload a checkpoint folder with its model card to the Hugging Face Hub.
 

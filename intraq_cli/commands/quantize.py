@@ -23,7 +23,7 @@ def quantize(
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     images: Annotated[
-        Path | None, typer.Option(help="What `synthesize` wrote, to leave out stage 1.", show_default=False)
+        Path | None, typer.Option(help="What `synthesize` wrote; no images are made then.", show_default=False)
     ] = None,
     act_placement: options.ActPlacement = "inputs",
     first_last_bits: options.FirstLastBits = None,
@@ -72,13 +72,17 @@ def quantize(
             report=report,
         )
     ratio = result.bytes_float / result.bytes_quantized
-    sizes = f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({ratio:.1f} times smaller)"
+    change = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    sizes = f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({change})"
     if as_json:
         print_json(result)
     elif quiet:
         print(result.path)
     elif dry_run:
-        print(f"would write {model} at W{w}A{a} ({result.recipe}, on {result.device}) to {result.path}: {sizes}")
+        print(
+            f"would write {model} at W{w}A{a} ({result.recipe}, {act_placement}, on {result.device}) "
+            f"to {result.path}: about {sizes}"
+        )
     else:
         stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
         print_table(

@@ -77,7 +77,7 @@ def open_data(
     if data in ("cifar10", "cifar100"):
         return _cifar(data, spec, num_classes, data_dir)
     if data.startswith("hfds:"):
-        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, split)
+        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
     folder = Path(data)
     if not os.path.isdir(folder):
         raise DataError(
@@ -189,14 +189,9 @@ def class_indices(folders: list[str], num_classes: int, label_names: list[str] |
     Raises:
         DataError: none of these fits.
     """
-    for labels in (label_names, _wordnet_ids(num_classes)):
-        if labels and len(labels) == num_classes:
-            known = {label: index for index, label in enumerate(labels)}
-            if all(name in known for name in folders):
-                twice = [name for name in folders if labels[known[name]] in labels[: known[name]]]
-                if twice:
-                    raise DataError(f"two classes of the model are called {twice[0]}", "name folders by class index")
-                return {name: known[name] for name in folders}
+    known = _known_labels(folders, num_classes, label_names)
+    if known:
+        return known
     if all(name.isdecimal() for name in folders):
         wrong = [name for name in folders if int(name) >= num_classes]
         if wrong:
@@ -213,6 +208,19 @@ def class_indices(folders: list[str], num_classes: int, label_names: list[str] |
         f"{len(folders)} class folders do not fit a model of {num_classes} classes",
         "name them by class index, WordNet id or the model's labels, or give one folder for every class",
     )
+
+
+def _known_labels(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
+    """Which class each name means by the model's own labels, or by WordNet ids; None if not all are among them."""
+    for labels in (label_names, _wordnet_ids(num_classes)):
+        if labels and len(labels) == num_classes:
+            known = {label: index for index, label in enumerate(labels)}
+            if all(name in known for name in names):
+                twice = [name for name in names if labels[known[name]] in labels[: known[name]]]
+                if twice:
+                    raise DataError(f"two classes of the model are called {twice[0]}", "name folders by class index")
+                return {name: known[name] for name in names}
+    return None
 
 
 def _wordnet_ids(num_classes: int) -> list[str] | None:
@@ -249,8 +257,15 @@ def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
 
 
 class _Mapped(Dataset[Item]):
-    def __init__(self, items: Any, spec: InputSpec, image_key: Any = 0, label_key: Any = 1) -> None:
-        self.items, self.keys = items, (image_key, label_key)
+    def __init__(
+        self,
+        items: Any,
+        spec: InputSpec,
+        image_key: Any = 0,
+        label_key: Any = 1,
+        classes: list[int] | None = None,
+    ) -> None:
+        self.items, self.keys, self.classes = items, (image_key, label_key), classes
         self.reader, self.transform = image_reader(spec), preprocessing(spec)
 
     def __len__(self) -> int:
@@ -266,7 +281,7 @@ class _Mapped(Dataset[Item]):
         label = int(item[self.keys[1]])
         if label < 0:
             raise DataError(f"image {index} has no label", "choose a --split that has labels")
-        return self.transform(image), label
+        return self.transform(image), label if self.classes is None else self.classes[label]
 
 
 def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -> LabelledImages:
@@ -284,7 +299,9 @@ def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -
     return LabelledImages(name, _Mapped(items, spec), len(items))
 
 
-def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None) -> LabelledImages:
+def _hub_dataset(
+    name: str, spec: InputSpec, num_classes: int, label_names: list[str] | None, split: str | None
+) -> LabelledImages:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -299,6 +316,12 @@ def _hub_dataset(name: str, spec: InputSpec, num_classes: int, split: str | None
     labels = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
     if images is None or labels is None:
         raise DataError(f"{name} has no image column with a class label beside it")
-    if items.features[labels].num_classes > num_classes:
-        raise DataError(f"{name} has {items.features[labels].num_classes} classes, the model {num_classes}")
-    return LabelledImages(f"hfds:{name}", _Mapped(items, spec, images, labels), len(items))
+    names = list(items.features[labels].names)
+    known = None if names == label_names else _known_labels(names, num_classes, label_names)
+    if not known and len(names) != num_classes:
+        raise DataError(
+            f"{name} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",
+            "choose a data set of the model's classes",
+        )
+    classes = [known[label] for label in names] if known else None  # else they are in the model's own order
+    return LabelledImages(f"hfds:{name}", _Mapped(items, spec, images, labels, classes), len(items))

@@ -1,8 +1,11 @@
+import sys
+from types import SimpleNamespace
+
+import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.accuracy import compare
@@ -75,7 +78,7 @@ def test_a_label_of_two_classes_is_refused():
 
 def write(folder, name, colour, mode="RGB"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (8, 8), colour).save(folder / name)
+    PIL.Image.new(mode, (8, 8), colour).save(folder / name)
 
 
 def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
@@ -149,3 +152,45 @@ def test_accuracies_and_agreement_counted_by_hand():
     assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
     assert found.float_top1 == 12.5  # image 7, class 0
     assert compare(Fixed(0), Fixed(0), [(x, y)]).agreement == 100.0
+
+
+class Image:
+    """As the type of a column that holds images; known by its name."""
+
+
+class ClassLabel:
+    """As the type of a column that holds classes."""
+
+    def __init__(self, names):
+        self.names = names
+
+
+class Items(list):
+    """As a data set on the Hub."""
+
+    def __init__(self, names):
+        white = PIL.Image.new("RGB", (8, 8), "white")
+        super().__init__({"picture": white, "kind": k} for k in range(len(names)))
+        self.features = {"picture": Image(), "kind": ClassLabel(names)}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["dog", "cat"], [2, 0]),  # by name, though there are fewer
+        (["cat", "dog", "eel"], [0, 2, 1]),
+        (["Katze", "Aal", "Hund"], [0, 1, 2]),  # in the model's own order
+        (["Hund", "Katze"], None),
+        (["cat", "Hund"], None),
+        (["a", "b", "c", "d"], None),
+    ],
+)
+def test_classes_of_a_data_set_on_the_hub_are_the_models(monkeypatch, names, expected):
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, split: Items(names)))
+    if expected is None:
+        with pytest.raises(DataError, match="classes, the model 3"):
+            open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
+        return
+    images = open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
+    labels = [int(label) for _, batch in images.batches(2, lambda event: None) for label in batch]
+    assert labels == expected
