@@ -406,7 +406,6 @@ def evaluate(
                 "name the float model that it was made from: --model",
             )
         network = checkpoint.network
-    place(teacher.network, where)
     spec = teacher.spec if checkpoint is None else checkpoint.spec
     images = open_data(data, spec, num_classes, labels, data_dir, split).sample(limit, seed)
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
