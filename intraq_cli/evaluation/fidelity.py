@@ -45,7 +45,7 @@ def fidelity(
     if not n:
         return Fidelity()
     mean, square, noise = (torch.stack(powers).sum(0) / n).unbind(1)
-    decibels = (10 * ((square - mean.square()) / noise).log10()).tolist()
+    decibels = (10 * ((square - mean.square()).clamp(min=0) / noise).log10()).tolist()
     return Fidelity(n, 100 * same / n, divergence / n, dict(zip(batch_norms, decibels, strict=False)))
 
 
