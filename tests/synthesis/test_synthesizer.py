@@ -261,11 +261,22 @@ class Stop(BaseException):
     """As an interruption: no error."""
 
 
-def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
+class Stumbling(SmallNet):
+    """No finite logits at its first call."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) + (torch.inf if self.calls == 1 else 0.0)
+
+
+def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished, "PACE", 0.0)
-    config = Synthesis(num_images=8, batch_size=8, steps=12, lr=30.0, clip=False, schedule="plateau", space="pixels")
-    network = brittle_copy(network, 50.0)
-    whole = synthesize(network, config)
+    config = Synthesis(num_images=8, batch_size=8, steps=12)
+    whole, network = trained(Stumbling()), trained(Stumbling())
+    whole.calls = network.calls = 0
+    whole = synthesize_images(whole, "fc", SHAPE, 4, BOUNDS, config)
     told = []
 
     def stop(event):
