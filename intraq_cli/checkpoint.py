@@ -150,7 +150,7 @@ def read_checkpoint(folder: Path, model: str | None = None, device: torch.device
     checked = check_config(config, str(folder), CheckpointError)
     plan = _read_plan(folder, config)
     spec = spec_of_config(checked.pretrained_cfg, str(folder), CheckpointError)
-    run = _read_run(folder)
+    run = read_run(folder)
     weights = own_file(folder, "model.safetensors", CheckpointError)
     header = tensor_header(weights, CheckpointError)
     quantized = QuantizedNetwork(_float_network(folder, checked, plan, spec, model, header), plan)
@@ -230,8 +230,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
-    """The manifest; of its fields, those that are used have their types."""
+def read_run(folder: Path) -> dict[str, Any]:
+    """The manifest; of its fields, those that are used have their types.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     if not os.path.lexists(folder / "run.json"):
         return {}
     run = read_json(own_file(folder, "run.json", CheckpointError), CheckpointError)
@@ -239,22 +243,14 @@ def _read_run(folder: Path) -> dict[str, Any]:
     texts = [teacher.get(key) for key in ("source", "sha256", "weights")] if isinstance(teacher, dict) else [0]
     if not all(text is None or (isinstance(text, str) and len(text) <= 1000) for text in texts):
         raise CheckpointError(f"{folder}/run.json: teacher is damaged", "load() needs no run.json; fetch it again")
-    check_evaluations(folder, run)
-    return run
-
-
-def check_evaluations(folder: Path, run: dict[str, Any]) -> None:
-    """See that what ``evaluate --save`` noted in a manifest is as it writes it.
-
-    Raises:
-        CheckpointError: it is not.
-    """
     noted = run.get("evaluations", [])
     if not isinstance(noted, list) or not all(_is_evaluation(one) for one in noted):
         raise CheckpointError(f"{folder}/run.json: evaluations is damaged", "load() needs no run.json; fetch it again")
+    return run
 
 
 def _is_evaluation(noted: Any) -> bool:
+    """Whether it is as ``evaluate --save`` writes it."""
     if not isinstance(noted, dict):
         return False
     benchmark = noted.get("benchmark") or {"id": "", "task_id": "", "revision": ""}

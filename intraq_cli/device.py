@@ -63,7 +63,7 @@ def ready_for_steps(device: torch.device) -> Iterator[None]:
         if libc:
             libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
             libc.mallopt(M_MMAP_MAX, MMAP_MAX)
-            libc.malloc_trim(0)
+            return_freed_memory()
 
 
 def return_freed_memory() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from intraq_cli import __version__
 from intraq_cli.card import base_model, benchmark_results, model_card, placed, timm_card
-from intraq_cli.checkpoint import Checkpoint, check_evaluations, read_checkpoint, write_json
+from intraq_cli.checkpoint import Checkpoint, read_checkpoint, read_run, write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.hub import benchmark
@@ -168,7 +168,6 @@ def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
             valid = False
         if not valid:
             raise CheckpointError(f"{folder}/{name} is no JSON object", "make the checkpoint again")
-    check_evaluations(folder, parse_json(files["run.json"].decode()))
     if not files.get("samples.png", PNG).startswith(PNG):
         raise CheckpointError(f"{folder}/samples.png is no PNG image", "remove it")
     try:
@@ -178,7 +177,8 @@ def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
-    """What can be known of a checkpoint whose architecture is a Python file: that its weights are whole and packed."""
+    """Of a checkpoint whose architecture is a Python file: its manifest is sound, its weights are whole and packed."""
+    read_run(folder)
     header = tensor_header(folder / "model.safetensors", CheckpointError)
     packed = [key for key in header if key.endswith("_packed")]
     quantization = config.get("quantization_config")

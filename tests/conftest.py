@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from intraq_cli.events import StepDone
+
 
 class SmallNet(nn.Module):
     """Two residual-style blocks with functional ReLUs, a module ReLU that is called twice, and a linear classifier."""
@@ -135,3 +137,17 @@ def factory(tmp_path: "pytest.TempPathFactory") -> str:
     path = tmp_path / "nets.py"  # type: ignore[operator]
     path.write_text(FACTORY)
     return str(path)
+
+
+class Stop(BaseException):
+    """As an interruption: no error."""
+
+
+def stopping(stage, step):
+    """A report that ends the job at a step."""
+
+    def report(event):
+        if isinstance(event, StepDone) and (event.stage, event.step) == (stage, step):
+            raise Stop
+
+    return report

@@ -505,6 +505,11 @@ def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
             checkpoint_files(folder, "me/w4")
         with pytest.raises(CheckpointError, match="evaluations is damaged"):
             read_checkpoint(folder)
+    own = tmp_path / "own"  # of a Python file, which is sent without being built
+    shutil.copytree(made / "own", own)
+    (own / "run.json").write_text(json.dumps({**json.loads((own / "run.json").read_text()), "evaluations": 5}))
+    with pytest.raises(CheckpointError, match="evaluations is damaged"):
+        checkpoint_files(own, "me/own")
 
 
 # --- evaluate --save ---

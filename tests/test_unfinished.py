@@ -14,7 +14,7 @@ from intraq_cli.app import main
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.unfinished import Kept
-from tests.conftest import INPUT, TINY
+from tests.conftest import INPUT, TINY, Stop, stopping
 
 SCRIPT = """
 import signal, sys
@@ -24,20 +24,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 intraq_cli.unfinished.PACE = 0.0
 raise SystemExit(main(sys.argv[1:]))
 """
-
-
-class Stop(BaseException):
-    """As an interruption: no error."""
-
-
-def stopping(stage, step):
-    """A report that ends the job at a step."""
-
-    def report(event):
-        if isinstance(event, StepDone) and (event.stage, event.step) == (stage, step):
-            raise Stop
-
-    return report
 
 
 @pytest.fixture(autouse=True)

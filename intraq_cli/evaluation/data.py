@@ -317,7 +317,7 @@ def _hub_dataset(
     if images is None or labels is None:
         raise DataError(f"{name} has no image column with a class label beside it")
     names = list(items.features[labels].names)
-    known = None if names == label_names else _known_labels(names, num_classes, label_names)
+    known = _known_labels(names, num_classes, label_names)
     if not known and len(names) != num_classes:
         raise DataError(
             f"{name} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",

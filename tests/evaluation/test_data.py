@@ -1,11 +1,11 @@
 import sys
 from types import SimpleNamespace
 
-import PIL.Image
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.accuracy import compare
@@ -78,7 +78,7 @@ def test_a_label_of_two_classes_is_refused():
 
 def write(folder, name, colour, mode="RGB"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new(mode, (8, 8), colour).save(folder / name)
+    Image.new(mode, (8, 8), colour).save(folder / name)
 
 
 def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
@@ -154,24 +154,13 @@ def test_accuracies_and_agreement_counted_by_hand():
     assert compare(Fixed(0), Fixed(0), [(x, y)]).agreement == 100.0
 
 
-class Image:
-    """As the type of a column that holds images; known by its name."""
-
-
-class ClassLabel:
-    """As the type of a column that holds classes."""
-
-    def __init__(self, names):
-        self.names = names
-
-
 class Items(list):
-    """As a data set on the Hub."""
+    """As a data set on the Hub; the types of its columns are known by their names."""
 
     def __init__(self, names):
-        white = PIL.Image.new("RGB", (8, 8), "white")
+        white = Image.new("RGB", (8, 8), "white")
         super().__init__({"picture": white, "kind": k} for k in range(len(names)))
-        self.features = {"picture": Image(), "kind": ClassLabel(names)}
+        self.features = {"picture": type("Image", (), {})(), "kind": type("ClassLabel", (), {"names": names})()}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels,
 from intraq_cli.trace import FeatureTap, trace_network
 from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
-from tests.conftest import SmallNet, trained
+from tests.conftest import SmallNet, Stop, stopping, trained
 
 SHAPE = (3, 8, 8)
 BOUNDS = (torch.full((3,), -2.0), torch.full((3,), 2.0))
@@ -257,10 +257,6 @@ def test_a_gentler_attempt_succeeds(network):
     assert 1 <= sum("gentler" in event.message for event in told if isinstance(event, Warned)) <= 2
 
 
-class Stop(BaseException):
-    """As an interruption: no error."""
-
-
 class Stumbling(SmallNet):
     """No finite logits at its first call."""
 
@@ -281,8 +277,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypat
 
     def stop(event):
         told.append(event)
-        if isinstance(event, StepDone) and event.step == 11:
-            raise Stop
+        stopping("synthesis", 11)(event)
 
     def run(report):
         conditions = Conditions(report=report, kept=Kept(tmp_path))

@@ -18,7 +18,7 @@ from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, 
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
-from tests.conftest import needs_compiler
+from tests.conftest import Stop, needs_compiler, stopping
 
 
 def images_and_labels(n=48):
@@ -292,10 +292,6 @@ def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(net
         assert torch.equal(value, before[key]), key
 
 
-class Stop(BaseException):
-    """As an interruption: no error."""
-
-
 def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished, "PACE", 0.0)
     images, labels = images_and_labels()
@@ -308,10 +304,6 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
             seen.append(x)
             return network(x) * (torch.inf if len(seen) == 1 else 1.0)
 
-    def stop(event):
-        if isinstance(event, StepDone) and event.step == 11:
-            raise Stop
-
     def run(student, report):
         return tune(student, Stumbling(), images, labels, config, Conditions(report=report, kept=Kept(tmp_path)))
 
@@ -320,7 +312,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
     tune(whole, Stumbling(), images, labels, config)
     seen.clear()
     with pytest.raises(Stop):
-        run(default_student(network, images), stop)
+        run(default_student(network, images), stopping("tuning", 11))
     told, student = [], default_student(network, images)
     run(student, told.append)
     assert not any(isinstance(event, Warned) for event in told)
