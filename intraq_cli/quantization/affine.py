@@ -11,6 +11,8 @@ SHRINK = 0.92
 CANDIDATES = 48
 SEARCH_SIZE = 2**20
 """Values looked at in one operation of that search: small enough for a cache, large enough to be worth a call."""
+DOT_PART, LEAST_PARTS = 4096, 64
+"""Values of bfloat16 that are multiplied and summed in one go, and the least number of such sums."""
 BFLOAT16_BITS = 5
 """Grids up to so many bits are coarse beside bfloat16 itself, with 8; finer ones are computed in float32."""
 
@@ -53,10 +55,8 @@ class _FakeQuantize(torch.autograd.Function):
         # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside(x)) / s
         if scale.numel() > 1:
             product = torch.addcmul(grad * out, grad_x, x, value=-1).sum_to_size(scale.shape)
-        elif x.dtype == scale.dtype:
+        else:
             product = _dot(grad, out) - _dot(grad_x, x)
-        else:  # of bfloat16 the difference of two such sums would be noise
-            product = _dot(grad, out - inside(x))
         grad_scale = product / scale
         return grad_x, grad_scale.reshape(scale.shape), None, None
 
@@ -83,9 +83,17 @@ def _at_hand(bound: Tensor) -> bool:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products, ``()``; of bfloat16 in float32: two such sums may differ by less than bfloat16 can tell."""
     if a.dim() == 4:  # both are dense in the same order; a view keeps the pass free of copies
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return torch.dot(a.reshape(-1), b.reshape(-1))
+    a, b = a.reshape(-1), b.reshape(-1)
+    if a.dtype != torch.bfloat16:
+        return torch.dot(a, b)
+    part = min(a.numel() & -a.numel(), DOT_PART)  # a power of two that divides it
+    if torch.compiler.is_compiling() or a.numel() < LEAST_PARTS * part or part < DOT_PART // 16:
+        return (a.float() * b.float()).sum()
+    # each part comes out in bfloat16: of so many, the rounding averages out
+    return torch.bmm(a.view(-1, 1, part), b.view(-1, part, 1)).sum(dtype=torch.float32)
 
 
 def grid_of_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:

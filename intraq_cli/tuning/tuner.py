@@ -16,6 +16,7 @@ from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.device import sent
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
+from intraq_cli.folding import FoldedBatchNorms, Folds, find_folds
 from intraq_cli.memory import Portions
 from intraq_cli.precision import computing_in
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -92,7 +93,9 @@ class _Run:
         seed, device, report = conditions.seed, conditions.device, conditions.report
         self.student, self.config, self.conditions = student, config, conditions
         self.portions = Portions(conditions.at_a_time, report)
-        self.answers = Compiled(partial(_answers, student, teacher, config), config.compile, device, report)
+        folds = find_folds(teacher, images[:1].to(device, torch.float32))
+        answers = partial(_answers, student, teacher, folds, config)
+        self.answers = Compiled(answers, config.compile, device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         low, high = _extremes(images)
@@ -187,15 +190,17 @@ class _Answers(NamedTuple):
     """How far apart the outputs of each batch norm are, if the loss asks for that."""
 
 
-def _answers(student: nn.Module, teacher: nn.Module, config: Tuning, images: Tensor) -> _Answers:
+def _answers(student: QuantizedNetwork, teacher: nn.Module, folds: Folds, config: Tuning, images: Tensor) -> _Answers:
+    folded_teacher, folded_student = FoldedBatchNorms(teacher, folds), FoldedBatchNorms(student.network, folds)
     with computing_in(config.precision, images.device):
         if not config.feature_weight:
-            with torch.no_grad():
+            with torch.no_grad(), folded_teacher:
                 wanted = teacher(images)
-            return _Answers(student(images), wanted, [])
-        with torch.no_grad(), BatchNormOutputs() as features:
+            with folded_student:
+                return _Answers(student(images), wanted, [])
+        with torch.no_grad(), folded_teacher, BatchNormOutputs() as features:
             wanted = teacher(images)
-        with ComparedOutputs(features.outputs, feature_distance) as compared:
+        with folded_student, ComparedOutputs(features.outputs, feature_distance) as compared:
             return _Answers(student(images), wanted, compared.results)
 
 

@@ -1,0 +1,157 @@
+"""Batch norms that the convolution before them does on its way: two passes less over what it puts out, and one less to
+keep for the gradient."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from intraq_cli.batch_norms import BatchNormCall
+from intraq_cli.trace import LayerCall, split_call
+
+SAME = 0.01
+"""Logits may differ by so much of the largest one: there is TF32."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A batch norm by the keys of its tensors in the network's state dict."""
+
+    running_mean: str
+    running_var: str
+    weight: str | None
+    bias: str | None
+    eps: float
+
+    def affine(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What it does to each channel of its input, slope and offset, ``(C,)`` each; with gradients."""
+        slope = (tensors[self.running_var] + self.eps).rsqrt()
+        if self.weight is not None:
+            slope = slope * tensors[self.weight]
+        offset = -tensors[self.running_mean] * slope
+        if self.bias is not None:
+            offset = offset + tensors[self.bias]
+        return slope, offset
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which calls belong together; they are counted from 0 in a forward pass."""
+
+    norms: dict[int, Norm] = field(default_factory=dict)
+    """By the call of ``F.conv2d`` whose output it alone reads."""
+    done: frozenset[int] = frozenset()
+    """Calls of batch norms on images that are left nothing to do."""
+
+
+@torch.no_grad()
+def find_folds(network: nn.Module, example: Tensor) -> Folds:
+    """Run ``network``, in evaluation mode, on ``example`` ``(B, C, H, W)``, and see which batch norms can be folded.
+
+    None, if it would not compute the same with them.
+    """
+    with _Readers(network) as readers:
+        plain = network(example)
+    folds = readers.folds()
+    with FoldedBatchNorms(network, folds):
+        folded = network(example)
+    same = (folded - plain).abs().max() <= SAME * plain.abs().max()
+    return folds if same else Folds()
+
+
+class FoldedBatchNorms(TorchFunctionMode):
+    """Within the block, ``network`` runs with its batch norms folded into the convolutions before them.
+
+    It has to be entered before whatever looks at outputs of batch norms or changes weights: then all of them see what
+    they would see without it.
+
+    Args:
+        network: with the same modules as the one in which ``folds`` were found.
+        folds: from :func:`find_folds`.
+    """
+
+    def __init__(self, network: nn.Module, folds: Folds) -> None:
+        super().__init__()
+        self.folds = folds
+        self.tensors = _tensors(network)
+        self.convolutions = self.batch_norms = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.conv2d:
+            self.convolutions += 1
+            norm = self.folds.norms.get(self.convolutions - 1)
+            if norm is not None:
+                return self._convolution(norm, *split_call(func, args, kwargs))
+        elif func is F.batch_norm:
+            call = BatchNormCall(*args, **kwargs)
+            if call.on_images:
+                self.batch_norms += 1
+                if self.batch_norms - 1 in self.folds.done:
+                    return call.input
+        return func(*args, **kwargs)
+
+    def _convolution(self, norm: Norm, x: Tensor, weight: Tensor, call: LayerCall) -> Tensor:
+        slope, offset = norm.affine(self.tensors)
+        given = call.settings
+        if given["bias"] is not None:
+            offset = offset + slope * given["bias"]
+        rest = (given[name] for name in ("stride", "padding", "dilation", "groups"))
+        return F.conv2d(x, weight * slope[:, None, None, None], offset, *rest)
+
+
+class _Readers(TorchFunctionMode):
+    """Within the block, notes who reads what a convolution puts out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.keys = {id(tensor): key for key, tensor in _tensors(network).items()}
+        self.outputs: list[Tensor] = []  # kept: tensors are told apart by identity
+        self.reads: dict[int, int] = {}
+        self.norms: list[tuple[int, Norm | None]] = []
+        """Of each batch norm the identity of its input, and the norm itself where nothing of it is made at run time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):  # a question about a shape reads no values
+            self._read(tree_leaves((args, kwargs)))
+        if func is F.conv2d:
+            self.outputs.append(out)
+            self.reads[id(out)] = 0
+        elif func is F.batch_norm:
+            call = BatchNormCall(*args, **kwargs)
+            if call.on_images:
+                self.norms.append((id(call.input), self._norm(call)))
+        return out
+
+    def _read(self, leaves: Iterable[Any]) -> None:
+        for leaf in leaves:
+            if id(leaf) in self.reads:
+                self.reads[id(leaf)] += 1
+
+    def _norm(self, call: BatchNormCall) -> Norm | None:
+        tensors = call.running_mean, call.running_var, call.weight, call.bias
+        if any(tensor is not None and id(tensor) not in self.keys for tensor in tensors):
+            return None
+        mean, var, weight, bias = (None if tensor is None else self.keys[id(tensor)] for tensor in tensors)
+        return None if mean is None or var is None else Norm(mean, var, weight, bias, call.eps)
+
+    def folds(self) -> Folds:
+        """What was found."""
+        made = {id(out): k for k, out in enumerate(self.outputs)}
+        found = {
+            k: norm
+            for k, (source, norm) in enumerate(self.norms)
+            if norm is not None and source in made and self.reads[source] == 1
+        }
+        return Folds({made[self.norms[k][0]]: norm for k, norm in found.items()}, frozenset(found))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
