@@ -13,6 +13,7 @@ from intraq_cli.errors import RecipeError
 Placement = Literal["inputs", "activations"]
 """Of the activation quantizers: what enters every layer, or what leaves every ReLU-like activation."""
 Precision = Literal["auto", "float32", "bfloat16"]
+Compile = Literal["auto", True, False]
 
 LARGEST = 10**9
 """Of a number that has no bound of its own."""
@@ -71,8 +72,9 @@ class Synthesis(_Section):
     precision: Precision = "auto"
     """``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere; statistics, logits and losses always are
     float32."""
-    compile: bool = False
-    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler."""
+    compile: Compile = "auto"
+    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on CPUs, where
+    there is one and the run is so long that it pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class Tuning(_Section):
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
     precision: Precision = "auto"
     """As in synthesis."""
-    compile: bool = False
+    compile: Compile = "auto"
     """As in synthesis."""
 
 
@@ -204,8 +206,8 @@ def _parse_value(text: str) -> Any:
 
 def _check(name: str, value: Any, hint: Any, spec: dataclasses.Field) -> None:
     if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise RecipeError(f"{name} is {_short(value)}", "must be one of " + ", ".join(map(str, get_args(hint))))
+        if not any(type(value) is type(choice) and value == choice for choice in get_args(hint)):
+            raise RecipeError(f"{name} is {_short(value)}", "must be one of " + ", ".join(map(_toml, get_args(hint))))
         return
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple) or not all(type(v) is int and 0 <= v <= LARGEST for v in value):
@@ -221,6 +223,10 @@ def _check(name: str, value: Any, hint: Any, spec: dataclasses.Field) -> None:
     low, high = (spec.metadata[end] for end in ("low", "high"))
     if not low <= value <= high:  # written so that NaN fails too
         raise RecipeError(f"{name} is {_short(value)}", f"must be {_interval(low, high)}")
+
+
+def _toml(choice: str | bool) -> str:
+    return choice if isinstance(choice, str) else str(choice).lower()
 
 
 def _short(value: Any) -> str:

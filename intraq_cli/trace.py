@@ -75,6 +75,8 @@ class Layer:
     """Of its weight."""
     multiply_adds: int = 0
     """For one image, all calls together."""
+    outputs: int = 0
+    """Values that it puts out for one image, all calls together."""
     calls: int = 0
     input_shape: tuple[int, ...] = ()
     """Of the first call, for one image."""
@@ -238,7 +240,9 @@ class _Watcher(TorchFunctionMode):
             self.seen[name] = layer
             self.trace.calls.append(layer)
         layer.calls += 1
-        layer.multiply_adds += out.numel() * weight[0].numel() // len(self.example)
+        outputs = out.numel() // len(self.example)
+        layer.outputs += outputs
+        layer.multiply_adds += outputs * weight[0].numel()
         owner = self.modules.network.get_submodule(self.modules.path)
         is_layer = isinstance(owner, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
         if layer.float_reason is None:

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from intraq_cli.compilation import Compiled
+from intraq_cli import compilation
+from intraq_cli.compilation import PAYS, Compiled, is_wanted
 from intraq_cli.conditions import Conditions
 from intraq_cli.events import Noted, Warned
 from intraq_cli.recipe import Synthesis
@@ -17,6 +18,23 @@ from tests.conftest import needs_compiler
 
 def warnings_in(events):
     return [event.message for event in events if isinstance(event, Warned) and "torch.compile" in event.message]
+
+
+def test_by_itself_only_long_runs_are_compiled(network, monkeypatch):
+    image = torch.zeros(1, 3, 8, 8)
+    monkeypatch.setattr(compilation, "_can_compile", lambda: True)
+    values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
+    enough = PAYS * 4 * torch.get_num_threads() / values
+    assert is_wanted("auto", network, image, int(1.001 * enough))
+    assert not is_wanted("auto", network, image, int(0.999 * enough))
+    assert not is_wanted("auto", network.to("meta"), image.to("meta"), int(10 * enough))
+    assert is_wanted(True, network, image, 1)
+    assert not is_wanted(False, network, image, int(10 * enough))
+
+
+def test_by_itself_nothing_is_compiled_without_a_compiler(network, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not is_wanted("auto", network, torch.zeros(1, 3, 8, 8), 10**15)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from intraq_cli.compilation import Compiled
+from intraq_cli.compilation import Compiled, is_wanted
 from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
@@ -94,7 +94,9 @@ def synthesize_images(
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
     shown = partial(look, network, FeatureTap(network, classifier), config.precision)
-    looking = Compiled(shown, config.compile, device, report)
+    seen = config.num_images * config.steps // ranks.size
+    compiled = is_wanted(config.compile, network, torch.zeros(1, *image_shape, device=device), seen)
+    looking = Compiled(shown, compiled, device, report)
     objective = Objective(looking, centres, config, Portions(conditions.at_a_time, report))
     maker = _Maker(objective, image_shape, bounds, conditions, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))

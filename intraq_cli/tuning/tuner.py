@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
-from intraq_cli.compilation import Compiled
+from intraq_cli.compilation import Compiled, is_wanted
 from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.device import sent
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
@@ -93,9 +93,10 @@ class _Run:
         seed, device, report = conditions.seed, conditions.device, conditions.report
         self.student, self.config, self.conditions = student, config, conditions
         self.portions = Portions(conditions.at_a_time, report)
-        folds = find_folds(teacher, images[:1].to(device, torch.float32))
-        answers = partial(_answers, student, teacher, folds, config)
-        self.answers = Compiled(answers, config.compile, device, report)
+        image = images[:1].to(device, torch.float32)
+        answers = partial(_answers, student, teacher, find_folds(teacher, image), config)
+        seen = config.steps * config.batch_size // conditions.ranks.size
+        self.answers = Compiled(answers, is_wanted(config.compile, teacher, image, seen), device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         low, high = _extremes(images)
