@@ -1,5 +1,7 @@
-"""Batch norms that the convolution before them does on its way: two passes less over what it puts out, and one less to
-keep for the gradient."""
+"""Batch norms done by the convolutions before them, on their way.
+
+That is two passes less over what a convolution puts out, forward and backward, and one tensor less to keep for gradients.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -73,8 +73,8 @@ class Synthesis(_Section):
     """``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere; statistics, logits and losses always are
     float32."""
     compile: Compile = "auto"
-    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on CPUs, where
-    there is one and the run is so long that it pays."""
+    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on
+    CPUs, where there is one and the run is so long that it pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
