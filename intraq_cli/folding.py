@@ -1,6 +1,7 @@
 """Batch norms done by the convolutions before them, on their way.
 
-That is two passes less over what a convolution puts out, forward and backward, and one tensor less to keep for gradients.
+That is two passes less over what a convolution puts out, forward and backward, and one tensor less to keep for
+gradients.
 """
 
 from collections.abc import Iterable, Mapping
