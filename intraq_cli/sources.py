@@ -51,7 +51,7 @@ def load_teacher(model: str, override: InputOverride | None = None, weights: str
         UsageError: ``weights`` beside something else than a timm name.
     """
     override = override or InputOverride()
-    if weights and (":" in model or "/" in model or model in model_names() or os.path.isdir(model)):
+    if weights and _is_other(model):
         raise UsageError(f"--weights beside {model}", "it goes with a timm name alone, e.g. resnet18")
     teacher = _from_timm(model, True, Path(weights)) if weights else _resolve(model, True)(override)
     return _frozen(teacher, override)
@@ -98,6 +98,15 @@ def _resolve(model: str, pretrained: bool) -> Callable[[InputOverride], Teacher]
     if "/" in model:
         raise ModelError(f"there is no folder {model}", "models on the Hub are written ORG/NAME")
     return lambda _: _from_timm(model, pretrained)
+
+
+def _is_other(model: str) -> bool:
+    """Whether ``model`` is no timm name, right or wrong."""
+    import timm
+
+    if ":" in model or "/" in model or model in model_names():
+        return True
+    return os.path.isdir(model) and not timm.is_model(model.partition(".")[0])
 
 
 def is_factory(model: str) -> bool:

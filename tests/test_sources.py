@@ -151,6 +151,13 @@ def test_weights_go_with_a_timm_name_alone(model, tmp_path, monkeypatch):
         load_teacher(model, weights=tmp_path / "weights.pth")
 
 
+def test_weights_beside_a_timm_name_are_for_timms_network_whatever_folders_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()
+    with pytest.raises(ModelError, match="no file weights.pth"):
+        load_teacher("resnet18", weights="weights.pth")
+
+
 def test_what_torchvision_says_of_a_download_is_no_data(monkeypatch, capsys):
     from torchvision import models
 
