@@ -39,13 +39,13 @@ def is_wanted(setting: Compile, network: nn.Module, image: Tensor, images: int) 
     """
     if setting != "auto":
         return setting
-    if image.device.type != "cpu" or not _can_compile():
+    if image.device.type != "cpu" or not can_compile():
         return False
     layers = trace_network(network, image).calls
     return sum(layer.outputs for layer in layers) * images >= PAYS * len(layers) * torch.get_num_threads()
 
 
-def _can_compile() -> bool:
+def can_compile() -> bool:
     """Whether there is what the compiler for CPUs needs: a C++ compiler, and Python's headers."""
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     headers = Path(sysconfig.get_path("include"), "Python.h")

@@ -22,7 +22,7 @@ def warnings_in(events):
 
 def test_by_itself_only_long_runs_are_compiled(network, monkeypatch):
     image = torch.zeros(1, 3, 8, 8)
-    monkeypatch.setattr(compilation, "_can_compile", lambda: True)
+    monkeypatch.setattr(compilation, "can_compile", lambda: True)
     values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
     enough = PAYS * 4 * torch.get_num_threads() / values
     assert is_wanted("auto", network, image, int(1.001 * enough))

@@ -154,7 +154,7 @@ def test_weights_go_with_a_timm_name_alone(model, tmp_path, monkeypatch):
 def test_weights_beside_a_timm_name_are_for_timms_network_whatever_folders_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
-    with pytest.raises(ModelError, match="no file weights.pth"):
+    with pytest.raises(ModelError, match=r"no file weights\.pth"):
         load_teacher("resnet18", weights="weights.pth")
 
 

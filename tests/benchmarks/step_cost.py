@@ -1,9 +1,10 @@
 """What one step of each stage costs: the real loops with the default recipe.
 
-    python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda] [--compile]
+    python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda] [--no-compile]
 
-prints, for each stage, the median seconds of a step. To compare with another implementation, run the two in turns on an
-otherwise idle machine: seconds of different runs are not comparable.
+prints, for each stage, the median seconds of a step; on a CPU that can compile it, of a compiled one, as in long runs. To
+compare with another implementation, run the two in turns on an otherwise idle machine: seconds of different runs are not
+comparable.
 """
 
 import argparse
@@ -17,9 +18,10 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from intraq_cli.compilation import can_compile
 from intraq_cli.conditions import Conditions
 from intraq_cli.device import choose_device, place, ready_for_steps
-from intraq_cli.events import Event, StepDone
+from intraq_cli.events import Event, Noted, StepDone, Warned
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization
@@ -47,7 +49,9 @@ class Clock:
         return time.perf_counter()
 
     def __call__(self, event: Event) -> None:
-        """Note that a step is done."""
+        """Note that a step is done, and pass messages on."""
+        if isinstance(event, Noted | Warned):
+            print(event.message, file=sys.stderr)
         if isinstance(event, StepDone):
             now = self.now()
             self.seconds.append(now - self.last)
@@ -66,11 +70,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="steps made by torch.compile")
     args = parser.parse_args()
     device = choose_device(args.device)
+    compiled = device.type == "cpu" and can_compile() if args.compile is None else args.compile
+    print("compiled steps" if compiled else "plain steps", file=sys.stderr)
     with ready_for_steps(device):
-        time_stages(args.network, args.batch, args.steps, device, args.compile)
+        time_stages(args.network, args.batch, args.steps, device, compiled)
 
 
 def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
