@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda] [--no-compile]
 
-prints, for each stage, the median seconds of a step; on a CPU that can compile it, of a compiled one, as in long runs. To
-compare with another implementation, run the two in turns on an otherwise idle machine: seconds of different runs are not
-comparable.
+prints, for each stage, the median seconds of a step; of a compiled one, as in long runs, where the CPU's steps can be
+compiled. To compare with another implementation, run the two in turns on an otherwise idle machine: seconds of
+different runs are not comparable.
 """
 
 import argparse
