@@ -10,6 +10,11 @@ from intraq_cli.batch_norms import Output
 from intraq_cli.recipe import Tuning
 
 
+LEAST_VARIANCE = 0.01
+"""Of a batch norm's output, where errors are compared with it: a smaller step than tuning takes would outweigh all else
+behind one that puts out nothing (a residual branch that was never used)."""
+
+
 class TuningLosses(NamedTuple):
     """The parts and their weighted sum; scalars."""
 
@@ -27,8 +32,11 @@ def kl_at_temperature(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def feature_distance(student: Tensor, teacher: Output) -> Tensor:
-    """Mean squared error over ``(B, C, H, W)``, in units of the variance the teacher promises; a scalar."""
-    return squared_error(student, teacher.values) / teacher.variance.clamp(min=1e-12)
+    """Mean squared error over ``(B, C, H, W)``, in units of the variance the teacher promises; a scalar.
+
+    That variance counts as :data:`LEAST_VARIANCE` where it is smaller.
+    """
+    return squared_error(student, teacher.values) / teacher.variance.clamp(min=LEAST_VARIANCE)
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:

@@ -152,6 +152,17 @@ def test_feature_distance_has_no_units(random):
     assert torch.allclose(feature_distance(1000 * a, Output(1000 * b, (1000 * b).var(correction=0))), one, rtol=1e-4)
 
 
+def test_a_batch_norm_that_puts_out_nothing_does_not_outweigh_all_others(network):
+    network.bn3.weight.data.zero_()
+    network.bn3.bias.data.zero_()
+    images, labels = images_and_labels()
+    tuning = Tuning(steps=30, batch_size=24)
+    before, _ = one_step(network, default_student(network, images), images, labels)
+    after = tune(default_student(network, images), network, images, labels, tuning)
+    assert after["features"] < 2 * before["features"]
+    assert after["kl"] < before["kl"]
+
+
 def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
     a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
     a, b = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in (a, b))
