@@ -114,10 +114,13 @@ class _Readers(TorchFunctionMode):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.keys = {id(tensor): key for key, tensor in _tensors(network).items()}
-        self.outputs: list[Tensor] = []  # kept: tensors are told apart by identity
-        self.reads: dict[int, int] = {}
-        self.norms: list[tuple[int, Norm | None]] = []
-        """Of each batch norm the identity of its input, and the norm itself where nothing of it is made at run time."""
+        self.outputs: list[Tensor] = []  # kept, as tensors are told apart by identity
+        self.made: dict[int, int] = {}
+        """Which call made it, by identity."""
+        self.reads: list[int] = []
+        """How often each is read."""
+        self.norms: list[tuple[int, Norm] | None] = []
+        """Of each batch norm the call that made its input, and itself; None where it cannot be folded."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -125,35 +128,33 @@ class _Readers(TorchFunctionMode):
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):  # a question about a shape reads no values
             self._read(tree_leaves((args, kwargs)))
         if func is F.conv2d:
+            self.made[id(out)] = len(self.outputs)
             self.outputs.append(out)
-            self.reads[id(out)] = 0
+            self.reads.append(0)
         elif func is F.batch_norm:
             call = BatchNormCall(*args, **kwargs)
             if call.on_images:
-                self.norms.append((id(call.input), self._norm(call)))
+                maker, norm = self.made.get(id(call.input)), self._norm(call)
+                self.norms.append(None if maker is None or norm is None else (maker, norm))
         return out
 
     def _read(self, leaves: Iterable[Any]) -> None:
         for leaf in leaves:
-            if id(leaf) in self.reads:
-                self.reads[id(leaf)] += 1
+            maker = self.made.get(id(leaf))
+            if maker is not None:
+                self.reads[maker] += 1
 
     def _norm(self, call: BatchNormCall) -> Norm | None:
         tensors = call.running_mean, call.running_var, call.weight, call.bias
         if any(tensor is not None and id(tensor) not in self.keys for tensor in tensors):
-            return None
+            return None  # made at run time
         mean, var, weight, bias = (None if tensor is None else self.keys[id(tensor)] for tensor in tensors)
         return None if mean is None or var is None else Norm(mean, var, weight, bias, call.eps)
 
     def folds(self) -> Folds:
         """What was found."""
-        made = {id(out): k for k, out in enumerate(self.outputs)}
-        found = {
-            k: norm
-            for k, (source, norm) in enumerate(self.norms)
-            if norm is not None and source in made and self.reads[source] == 1
-        }
-        return Folds({made[self.norms[k][0]]: norm for k, norm in found.items()}, frozenset(found))
+        found = {k: pair for k, pair in enumerate(self.norms) if pair is not None and self.reads[pair[0]] == 1}
+        return Folds(dict(found.values()), frozenset(found))
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def forked(folder: Path, pace: float, seconds: float | None = None) -> bool:
         try:
             job(folder, pace)
             code = 0
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     if seconds is not None:

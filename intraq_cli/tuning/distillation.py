@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from intraq_cli.batch_norms import Output
 from intraq_cli.recipe import Tuning
 
-
 LEAST_VARIANCE = 0.01
 """Of a batch norm's output, where errors are compared with it: a smaller step than tuning takes would outweigh all else
 behind one that puts out nothing (a residual branch that was never used)."""

@@ -269,7 +269,7 @@ class Stumbling(SmallNet):
 
 def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished, "PACE", 0.0)
-    config = Synthesis(num_images=8, batch_size=8, steps=12)
+    config = Synthesis(num_images=8, batch_size=8, steps=12, compile=False)
     whole, network = trained(Stumbling()), trained(Stumbling())
     whole.calls = network.calls = 0
     whole = synthesize_images(whole, "fc", SHAPE, 4, BOUNDS, config)

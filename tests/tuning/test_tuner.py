@@ -309,10 +309,11 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
     seen = []
 
     class Stumbling(torch.nn.Module):
-        """A teacher whose first answer is not finite."""
+        """A teacher whose first answer to a batch is not finite."""
 
         def forward(self, x):
-            seen.append(x)
+            if len(x) > 1:
+                seen.append(x)
             return network(x) * (torch.inf if len(seen) == 1 else 1.0)
 
     def run(student, report):
@@ -322,9 +323,16 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
     whole = default_student(network, images)
     tune(whole, Stumbling(), images, labels, config)
     seen.clear()
-    with pytest.raises(Stop):
-        run(default_student(network, images), stopping("tuning", 11))
     told, student = [], default_student(network, images)
+
+    def stop(event):
+        told.append(event)
+        stopping("tuning", 11)(event)
+
+    with pytest.raises(Stop):
+        run(default_student(network, images), stop)
+    assert any(isinstance(event, Warned) and "tuned anew" in event.message for event in told)
+    told.clear()
     run(student, told.append)
     assert not any(isinstance(event, Warned) for event in told)
     assert [event.step for event in told if isinstance(event, StepDone)] == [11, 20]
