@@ -36,6 +36,8 @@ def test_overrides_reach_their_values():
     )
     assert (recipe.tuning.steps, recipe.synthesis.clip, recipe.synthesis.bns) == (7, False, "paper")
     assert recipe.tuning.lr_steps == (1, 2)
+    for text, value in (("true", True), ("false", False), ("auto", "auto")):
+        assert Recipe().override([f"tuning.compile={text}"]).tuning.compile == value
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_overrides_reach_their_values():
         ("synthesis.eta=nan", "synthesis.eta is nan"),
         ("synthesis.clip=1", "true or false"),
         ("synthesis.bns=other", "scale-free, paper"),
+        ("tuning.compile=1", "auto, true, false"),
         ("tuning.lr_steps=3", "list of whole numbers"),
         ("steps=7", "section.key=value"),
         ("tuning.steps", "section.key=value"),
