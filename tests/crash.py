@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from intraq_cli import quantize, unfinished
+from intraq_cli.output import unfinished_folder
 from tests.conftest import FACTORY
 
 SETTINGS = (
@@ -103,6 +104,9 @@ def kill_and_go_on(kills: int, seed: int) -> dict[str, object]:
                 finished = forked(folder, pace, draw.uniform(0, whole) if draw.random() < 0.7 else None)
                 if not finished:
                     places[place(folder)] += 1
+                    if folder.exists():  # killed after that, before it could clean up
+                        finished = True
+                        shutil.rmtree(unfinished_folder(folder), ignore_errors=True)
             runs += 1
             same += digest(folder) == wanted
             left += len(set(Path(root).iterdir()) - known)
