@@ -16,7 +16,7 @@ from intraq_cli.conditions import Conditions
 from intraq_cli.device import place, ready_for_steps
 from intraq_cli.errors import DeviceError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
-from intraq_cli.events import StageDone, StageStarted, silent
+from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.memory import Portions, images_that_fit, is_out_of_memory
 from intraq_cli.parallel import joined, launched
 from intraq_cli.quantization.calibration import calibrate, warm_up
@@ -110,12 +110,31 @@ class Job:
             return Made(student, student.freeze(), Fidelity(), {})
         used, held_out = _hold_out(made, self.recipe.tuning.holdout)
         self._calibrate(student, teacher, used)
-        losses, conditions = {}, self._conditions_of("tuning")
-        if self.recipe.tuning.steps:
-            losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
+        conditions = self._conditions_of("tuning")
+        if not self.recipe.tuning.steps:
+            return self._freeze(student, teacher, held_out, {}, conditions)
+        calibrated = self._freeze(copy.deepcopy(student), teacher, held_out, {}, conditions)
+        losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
+        tuned = self._freeze(student, teacher, held_out, losses, conditions)
+        before, after = calibrated.fidelity, tuned.fidelity
+        if after.kl <= before.kl or after.agreement >= before.agreement:
+            return tuned
+        figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
+        conditions.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
+        return calibrated
+
+    def _freeze(
+        self,
+        student: QuantizedNetwork,
+        teacher: nn.Module,
+        held_out: Tensor,
+        losses: dict[str, float],
+        conditions: Conditions,
+    ) -> Made:
+        """The end, tuned or not."""
         stored = student.freeze()
-        portions, names = Portions(conditions.at_a_time, conditions.report), self.anatomy.trace.batch_norms
-        follows = portions.run(
+        names, device = self.anatomy.trace.batch_norms, conditions.device
+        follows = Portions(conditions.at_a_time, conditions.report).run(
             lambda size: fidelity(student, teacher, _on_device(held_out.split(size), device), names),
             min(EVALUATION_BATCH, len(held_out)),
         )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from intraq_cli import load
+from intraq_cli import load, quantize
+from intraq_cli.events import Warned
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 RESNET = SHARED / "real_models.py"
@@ -33,6 +34,20 @@ def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
     assert found["n"] == 600
     assert found["float_top1"] >= 98
     assert found["float_top1"] - found["top1"] <= 1.0
+
+
+def test_tuning_that_ruins_the_network_is_undone(tmp_path):
+    settings = ["synthesis.num_images=64", "synthesis.batch_size=32", "synthesis.steps=20", "tuning.batch_size=16"]
+    made, told = {}, []
+    for change in ("tuning.steps=0", "tuning.lr=10"):
+        changed = [*settings, "quantization.correction=never", "tuning.steps=20", change]
+        out = tmp_path / change
+        made[change] = quantize("resnet20_digits", w=4, a=4, out=out, set=changed, device="cpu", report=told.append)
+    untuned, ruined = ((tmp_path / change / "model.safetensors").read_bytes() for change in made)
+    assert untuned == ruined
+    assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 90
+    (warning,) = (event.message for event in told if isinstance(event, Warned))
+    assert warning.startswith("tuning is undone: agreement on images held out from it was ")
 
 
 @pytest.mark.slow
