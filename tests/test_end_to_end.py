@@ -45,7 +45,7 @@ def test_tuning_that_ruins_the_network_is_undone(tmp_path):
         made[change] = quantize("resnet20_digits", w=4, a=4, out=out, set=changed, device="cpu", report=told.append)
     untuned, ruined = ((tmp_path / change / "model.safetensors").read_bytes() for change in made)
     assert untuned == ruined
-    assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 90
+    assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50
     (warning,) = (event.message for event in told if isinstance(event, Warned))
     assert warning.startswith("tuning is undone: agreement on images held out from it was ")
 
