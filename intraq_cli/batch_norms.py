@@ -83,12 +83,7 @@ class BatchNormStatistics(_BatchNormCalls):
 
     def _normalize(self, call: BatchNormCall) -> Tensor:
         running_mean, running_var = _running(call)
-        slope = (running_var + call.eps).rsqrt()
-        if call.weight is not None:
-            slope = slope * call.weight
-        offset = -running_mean * slope
-        if call.bias is not None:
-            offset = offset + call.bias
+        slope, offset = slope_and_offset(running_mean, running_var, call.weight, call.bias, call.eps)
         out, mean, var = _AffineWithMoments.apply(call.input, slope.detach(), offset.detach())
         self.layers.append(LayerStatistics(mean, var, running_mean, running_var, call.eps))
         return out
@@ -202,6 +197,17 @@ class CorrectedStatistics(_BatchNormCalls):
 def _promised_variance(call: BatchNormCall) -> Tensor:
     within = _running(call)[1].new_ones(()) if call.weight is None else call.weight.square().mean()
     return within if call.bias is None else within + call.bias.var(correction=0)
+
+
+def slope_and_offset(
+    running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """What a batch norm does to each channel of its input; ``(C,)`` each, with gradients."""
+    slope = (running_var + eps).rsqrt()
+    if weight is not None:
+        slope = slope * weight
+    offset = -running_mean * slope
+    return slope, offset if bias is None else offset + bias
 
 
 def _running(call: BatchNormCall) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ gradients.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from intraq_cli.batch_norms import BatchNormCall
+from intraq_cli.batch_norms import BatchNormCall, slope_and_offset
 from intraq_cli.trace import LayerCall, split_call
 
 SAME = 0.01
@@ -32,14 +33,10 @@ class Norm:
     eps: float
 
     def affine(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What it does to each channel of its input, slope and offset, ``(C,)`` each; with gradients."""
-        slope = (tensors[self.running_var] + self.eps).rsqrt()
-        if self.weight is not None:
-            slope = slope * tensors[self.weight]
-        offset = -tensors[self.running_mean] * slope
-        if self.bias is not None:
-            offset = offset + tensors[self.bias]
-        return slope, offset
+        """Slope and offset, ``(C,)`` each, with gradients."""
+        weight = None if self.weight is None else tensors[self.weight]
+        bias = None if self.bias is None else tensors[self.bias]
+        return slope_and_offset(tensors[self.running_mean], tensors[self.running_var], weight, bias, self.eps)
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,15 @@ def find_folds(network: nn.Module, example: Tensor) -> Folds:
     with _Readers(network) as readers:
         plain = network(example)
     folds = readers.folds()
-    with FoldedBatchNorms(network, folds):
-        folded = network(example)
-    same = (folded - plain).abs().max() <= SAME * plain.abs().max()
+    with folded(network, folds):
+        out = network(example)
+    same = (out - plain).abs().max() <= SAME * plain.abs().max()
     return folds if same else Folds()
+
+
+def folded(network: nn.Module, folds: Folds) -> AbstractContextManager[Any]:
+    """:class:`FoldedBatchNorms`, where there is something to fold: a step has thousands of calls to look at."""
+    return FoldedBatchNorms(network, folds) if folds.done else nullcontext()
 
 
 class FoldedBatchNorms(TorchFunctionMode):

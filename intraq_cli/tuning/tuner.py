@@ -16,7 +16,7 @@ from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.device import sent
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
-from intraq_cli.folding import FoldedBatchNorms, Folds, find_folds
+from intraq_cli.folding import Folds, find_folds, folded
 from intraq_cli.memory import Portions
 from intraq_cli.precision import chosen, computing_in
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -195,7 +195,7 @@ class _Answers(NamedTuple):
 
 
 def _answers(student: QuantizedNetwork, teacher: nn.Module, folds: Folds, config: Tuning, images: Tensor) -> _Answers:
-    folded_teacher, folded_student = FoldedBatchNorms(teacher, folds), FoldedBatchNorms(student.network, folds)
+    folded_teacher, folded_student = folded(teacher, folds), folded(student.network, folds)
     with computing_in(config.precision, images.device):
         if not config.feature_weight:
             with torch.no_grad(), folded_teacher:
