@@ -1,6 +1,5 @@
 """Affine quantization, ``q = clamp(round(x / s) + z, 0, 2^b - 1)`` and back, ``(q - z) s``; where s and z come from."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,11 +47,10 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, scale, zero_point, out = ctx.saved_tensors
         # half a step beyond the last grid point still rounds to it without being clipped
-        inside = _inside(x, (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale)
-        grad_x = inside(grad)
+        grad_x = _inside(grad, x, (-zero_point - 0.5) * scale, (ctx.top - zero_point + 0.5) * scale)
         if not ctx.needs_input_grad[1]:
             return grad_x, None, None, None
-        # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - inside(x)) / s
+        # d out / d s = round(x/s) - x/s inside, -z or top - z outside; both are (out - x inside) / s
         if scale.numel() > 1:
             product = torch.addcmul(grad * out, grad_x, x, value=-1).sum_to_size(scale.shape)
         else:
@@ -69,12 +67,12 @@ def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> T
     return torch.minimum(out, high, out=out)
 
 
-def _inside(x: Tensor, low: Tensor, high: Tensor) -> Callable[[Tensor], Tensor]:
-    """What keeps values, of ``x``'s shape, where ``x`` lies between the bounds, and puts 0 elsewhere."""
+def _inside(grad: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``grad``, of ``x``'s shape, where ``x`` lies between the bounds, and 0 elsewhere."""
     if _at_hand(low):  # one pass in place of four
-        bounds = low.item(), high.item()
-        return lambda values: torch.ops.aten.hardtanh_backward(values, x, *bounds)
-    return _clamp(x, low, high).eq_(x).mul
+        kept: Tensor = torch.ops.aten.hardtanh_backward(grad, x, low.item(), high.item())
+        return kept
+    return _clamp(x, low, high).eq_(x).mul(grad)
 
 
 def _at_hand(bound: Tensor) -> bool:
