@@ -88,10 +88,11 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype != torch.bfloat16:
         return torch.dot(a, b)
     part = min(a.numel() & -a.numel(), DOT_PART)  # a power of two that divides it
-    if torch.compiler.is_compiling() or a.numel() < LEAST_PARTS * part or part < DOT_PART // 16:
-        return (a.float() * b.float()).sum()
+    a, b = a.view(-1, part), b.view(-1, part)
+    if torch.compiler.is_compiling() or len(a) < LEAST_PARTS or part < DOT_PART // 16:
+        return (a.float() * b.float()).sum(1).sum()  # a compiler makes this part of the passes around it
     # each part comes out in bfloat16: of so many, the rounding averages out
-    return torch.bmm(a.view(-1, 1, part), b.view(-1, part, 1)).sum(dtype=torch.float32)
+    return torch.bmm(a[:, None], b[:, :, None]).sum(dtype=torch.float32)
 
 
 def grid_of_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
