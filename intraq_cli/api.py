@@ -47,9 +47,9 @@ from intraq_cli.results import (
     QuantizationResult,
     SynthesisResult,
 )
-from intraq_cli.sources import InputOverride, is_factory, is_local, load_teacher, sketch_teacher
+from intraq_cli.sources import InputOverride, is_downloaded, is_factory, is_local, load_teacher, sketch_teacher
 from intraq_cli.synthesis.synthesizer import Synthetic
-from intraq_cli.teacher import Anatomy, Teacher, examine
+from intraq_cli.teacher import Anatomy, Teacher, check_batch_norms, examine
 from intraq_cli.zoo import load_recipe
 
 
@@ -101,7 +101,7 @@ def synthesize(
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device)
     _check_output(out, force, file=True)
-    teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
+    teacher = _learnable(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-images.safetensors")
     _check_output(path, force, file=True)
     anatomy = _look(teacher, where)
@@ -205,7 +205,7 @@ def quantize(
         )
     where = choose_device(device)
     _check_output(out, force)
-    teacher = load_teacher(model, InputOverride(input_size, mean, std), weights)
+    teacher = _learnable(model, InputOverride(input_size, mean, std), weights)
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     _check_output(path, force)
     anatomy = _look(teacher, where)
@@ -525,6 +525,13 @@ def _check_output(path: str | Path | None, force: bool, file: bool = False) -> N
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _learnable(model: str, override: InputOverride, weights: str | Path | None) -> Teacher:
+    """The teacher; one without batch norm is refused before its weights are downloaded."""
+    if is_downloaded(model) and not weights:
+        check_batch_norms(sketch_teacher(model, override))
+    return load_teacher(model, override, weights)
 
 
 def _look(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatomy:

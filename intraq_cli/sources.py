@@ -119,6 +119,11 @@ def is_local(model: str) -> bool:
     return model.startswith("local-dir:") or (model not in model_names() and os.path.isdir(model))
 
 
+def is_downloaded(model: str) -> bool:
+    """Whether the weights of ``model`` come over the network, or from a cache of what did."""
+    return not (is_local(model) or is_factory(model) or model in model_names())
+
+
 # --- timm and the Hub ---
 
 

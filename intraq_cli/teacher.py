@@ -122,6 +122,25 @@ def _same(a: Any, b: Any) -> bool:
     return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
 
 
+def check_batch_norms(teacher: Teacher) -> None:
+    """Refuse a network without statistics to learn from; its weights need not be there.
+
+    Raises:
+        ModelError: no batch norm, or none with running statistics.
+    """
+    norms = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        raise ModelError(
+            f"{teacher.source} has no batch norm (BatchNorm2d)",
+            "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18",
+        )
+    if any(m.running_mean is None for m in norms):
+        raise ModelError(
+            f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
+            "images are learned from these statistics; choose a network that has them",
+        )
+
+
 def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     """Run the teacher once on noise and check that it can be quantized (``strict``), or that it is a classifier at all.
 
@@ -135,17 +154,8 @@ def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    if strict and not norms:
-        raise ModelError(
-            f"{teacher.source} has no batch norm (BatchNorm2d)",
-            "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18",
-        )
-    if strict and any(m.running_mean is None for m in norms):
-        raise ModelError(
-            f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
-            "images are learned from these statistics; choose a network that has them",
-        )
+    if strict:
+        check_batch_norms(teacher)
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, *teacher.spec.input_size, generator=generator).to(next(network.parameters()).device)
     try:

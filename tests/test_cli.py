@@ -181,6 +181,14 @@ def test_offline_means_torchvision_too(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "torchvision:convnext_tiny"])
+def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_path):
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
+    made = python("-m", "intraq_cli", "quantize", model, **env)
+    assert made.returncode == 1
+    assert "no batch norm" in made.stderr
+
+
 def test_a_closed_pipe_is_quiet():
     made = subprocess.run(
         f"{sys.executable} -m intraq_cli zoo list | true", shell=True, capture_output=True, text=True, check=False
