@@ -14,20 +14,15 @@ from intraq_cli.trace import split_call
 
 
 def computing_in(precision: Precision, device: torch.device | str) -> AbstractContextManager[Any]:
-    """Within the block, networks compute in what :func:`chosen` says."""
-    kind = torch.device(device).type
-    return Bfloat16(kind) if chosen(precision, kind) == "bfloat16" else nullcontext()
-
-
-def chosen(precision: Precision, device: torch.device | str) -> Precision:
-    """``float32`` or ``bfloat16``; for ``auto`` the faster one on ``device``.
+    """Within the block, networks compute in ``precision``; ``auto``: the faster one on ``device``.
 
     CUDA stays with float32, which torch's convolutions there compute in TF32.
     """
-    if precision != "auto":
-        return precision
-    native = torch.device(device).type == "cpu" and multiplies_bfloat16(torch.cpu.get_capabilities())
-    return "bfloat16" if native else "float32"
+    kind = torch.device(device).type
+    if precision == "auto":
+        native = kind == "cpu" and multiplies_bfloat16(torch.cpu.get_capabilities())
+        precision = "bfloat16" if native else "float32"
+    return Bfloat16(kind) if precision == "bfloat16" else nullcontext()
 
 
 def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
