@@ -1,10 +1,13 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from tests.conftest import INPUT, TINY
 
@@ -69,6 +72,24 @@ def test_plain_lines_without_a_terminal(intraq):
     assert "synthesis: 6 steps, 32 images" in made.err
     assert "next: intraq evaluate x --data digits" in made.err
     assert "agreement" in made.out
+
+
+def test_what_is_hinted_at_next_runs_as_it_stands(intraq, tmp_path, factory):
+    (tmp_path / "my nets").mkdir()
+    model = f"{shutil.copy(factory, 'my nets')}:net"
+    for label in "012":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "data" / label / "black.png")
+    made = intraq("synthesize", model, *INPUT, *TINY, "--out", "my images")
+    made = intraq(*_hinted(made.err), *TINY, "--out", "my checkpoint")
+    assert made.code == 0
+    found = intraq(*(word.replace("FOLDER", "data") for word in _hinted(made.err)), "--json")
+    assert (found.code, json.loads(found.out)["n"]) == (0, 3)
+
+
+def _hinted(printed):
+    (line,) = (line for line in printed.splitlines() if line.startswith("next: "))
+    return shlex.split(line)[2:]
 
 
 def test_dry_run_writes_nothing(intraq, tmp_path):

@@ -1,5 +1,7 @@
 """Options that several commands share, each written once."""
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -105,3 +107,8 @@ def input_options(
 def data_for(model: str) -> str:
     """What to suggest to measure a model on."""
     return "digits" if model == "resnet20_digits" else "FOLDER"
+
+
+def typed(*options: tuple[str, str | Path | None]) -> str:
+    """Options as one would type them, those that were not given left out; an argument has the name ``""``."""
+    return shlex.join(word for name, value in options if value is not None for word in (name, str(value)) if word)

@@ -46,6 +46,7 @@ def quantize(
     """
     size, means, stds = options.input_options(input_size, mean, std)
     from intraq_cli import api
+    from intraq_cli.sources import is_factory
 
     with progress(quiet, recipe) as report:
         result = api.quantize(
@@ -93,7 +94,8 @@ def quantize(
                 ("time", f"{duration(result.seconds)} on {result.device}: {stages}"),
             ],
         )
-        print_hint(f"next: intraq evaluate {shlex.quote(result.path)} --data {options.data_for(model)}")
+        given = options.typed(("", result.path), ("--model", model if is_factory(model) else None))
+        print_hint(f"next: intraq evaluate {given} --data {options.data_for(model)}")
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:

@@ -74,4 +74,7 @@ def synthesize(
                 ("time", f"{duration(result.seconds)} on {result.device}"),
             ],
         )
-        print_hint(f"next: intraq quantize {model} --w 4 --a 4 --images {result.path}")
+        given = options.typed(
+            ("", model), ("--input-size", input_size), ("--mean", mean), ("--std", std), ("--weights", weights)
+        )
+        print_hint(f"next: intraq quantize {given} --w 4 --a 4 {options.typed(('--images', result.path))}")
