@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from intraq_cli.dataflow import Call, Dataflow
+
 RATIO = 10.0
 """Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
 
@@ -28,6 +30,12 @@ class BatchNormCall(NamedTuple):
     def on_images(self) -> bool:
         """Whether it normalises ``(B, C, H, W)`` by running statistics: all others are none of our business."""
         return not self.training and self.running_mean is not None and self.input.dim() == 4
+
+
+def batch_norm_calls(flow: Dataflow) -> list[tuple[Call, BatchNormCall]]:
+    """Those on images, in the order of calls."""
+    calls = ((call, BatchNormCall(*call.args, **call.kwargs)) for call in flow.calls if call.func is F.batch_norm)
+    return [(call, norm) for call, norm in calls if norm.on_images]
 
 
 class LayerStatistics(NamedTuple):

@@ -7,17 +7,15 @@ leaves batch norm with mean beta and deviation gamma.
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from intraq_cli.batch_norms import BatchNormCall
-from intraq_cli.trace import LAYERS, split_call
+from intraq_cli.batch_norms import batch_norm_calls
+from intraq_cli.dataflow import Call, Dataflow, dataflow
+from intraq_cli.trace import split_call
 
 DEVIATIONS = 5.0
 """A channel's top is its mean and so many deviations: a ReLU6 must not cut what it did not cut before."""
@@ -38,18 +36,16 @@ def equalized(network: nn.Module, example: Tensor) -> nn.Module:
         example: ``(B, C, H, W)``, for one run.
     """
     network = copy.deepcopy(network)
-    with _Flows() as flows:
-        network(example)
+    flow, _ = dataflow(network, example)
     own = {id(parameter) for parameter in network.parameters()}
-    for flow in flows.all:
-        norm, weight = flow.norm, flow.weight
-        if weight is None or flow.uses != 1 or not {id(norm.weight), id(norm.bias), id(weight)} <= own:
+    for call, norm in batch_norm_calls(flow):
+        path = _path(flow, call)
+        if path is None or norm.weight is None or norm.bias is None:
             continue
-        if any(flows.calls[id(used)] != 1 for used in (norm.weight, weight)):
+        cap, weight = path
+        if any(id(used) not in own or flow.uses[id(used)] != 1 for used in (norm.weight, norm.bias, weight)):
             continue
-        assert norm.weight is not None
-        assert norm.bias is not None
-        up = _factors(norm.weight, norm.bias, flow.cap)
+        up = _factors(norm.weight, norm.bias, cap)
         if weight.shape[1] > 1:
             up = up**DENSE_POWER
         norm.weight.mul_(up)
@@ -66,83 +62,40 @@ def _factors(gamma: Tensor, beta: Tensor, cap: float) -> Tensor:
     return torch.where(top > 0, (goal / top).clamp(1, LARGEST), 1.0)
 
 
-@dataclass
-class _Flow:
-    """What leaves a batch norm, on its way to a convolution."""
-
-    norm: BatchNormCall
-    cap: float = torch.inf
-    rectified: bool = False
-    weight: Tensor | None = None
-    """Of the convolution that it enters."""
-    uses: int = 0
-    """Other than to be handed on; of one that goes elsewhere than into a convolution, more than one."""
-
-
-class _Flows(TorchFunctionMode):
-    """Within the block, follows what batch norms put out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.all: list[_Flow] = []
-        self.calls: dict[int, int] = {}
-        """How often each weight was used."""
-        self._at: dict[int, _Flow] = {}
-        self._alive: list[Tensor] = []  # tensors are told apart by identity
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        flows = {id(leaf): self._at.get(id(leaf)) for leaf in tree_leaves((args, kwargs))}
-        given = [flow for flow in flows.values() if flow is not None]
-        out = func(*args, **kwargs)
-        if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
-            return out  # a question about a shape is no use of the values
-        if func in LAYERS:
-            _, weight, _ = split_call(func, args, kwargs)
-            self._count(weight)
-            for flow in given:
-                flow.uses += 1
-                flow.weight = weight if func is F.conv2d and flow.rectified else None
-            return out
-        if len(given) == 1 and self._handed_on(given[0], func, args, kwargs):
-            self._follow(given[0], out)
-            return out
-        for flow in given:
-            flow.uses += 2
-        if func is F.batch_norm:
-            norm = BatchNormCall(*args, **kwargs)
-            if norm.weight is not None and norm.on_images:
-                self._count(norm.weight)
-                self.all.append(_Flow(norm))
-                self._follow(self.all[-1], out)
-        return out
-
-    def _handed_on(self, flow: _Flow, func: Any, args: tuple, kwargs: dict) -> bool:
-        """Whether ``func`` is a ReLU, the first, or pads with zeros."""
-        cap = _cap(func, args, kwargs)
-        if cap is not None and not flow.rectified:
-            flow.rectified, flow.cap = True, cap
-            return True
-        if func is not F.pad:
-            return False
-        mode, value = dict(enumerate(args)).get(2, "constant"), dict(enumerate(args)).get(3)
-        return kwargs.get("mode", mode) == "constant" and not kwargs.get("value", value)
-
-    def _follow(self, flow: _Flow, out: Tensor) -> None:
-        self._at[id(out)] = flow
-        self._alive.append(out)
-
-    def _count(self, weight: Tensor) -> None:
-        self.calls[id(weight)] = self.calls.get(id(weight), 0) + 1
+def _path(flow: Dataflow, batch_norm: Call) -> tuple[float, Tensor] | None:
+    """Up to which value its output passes on its only way, through a ReLU into a convolution, and that one's weight."""
+    cap: float | None = None
+    made, reader = batch_norm, flow.only_reader(batch_norm)
+    while reader is not None:
+        if reader.func is F.conv2d:
+            x, weight, _ = split_call(reader.func, reader.args, reader.kwargs)
+            return None if cap is None or flow.maker(reader, x) is not made else (cap, weight)
+        here = _cap(reader)
+        if here is not None and cap is None:
+            cap = here
+        elif not _pads_with_zeros(reader):
+            return None
+        made, reader = reader, flow.only_reader(reader)
+    return None
 
 
-def _cap(func: Any, args: tuple, kwargs: dict) -> float | None:
-    """Up to which value a positive factor passes through ``func``; None: it does not."""
+def _cap(call: Call) -> float | None:
+    """Up to which value a positive factor passes through a ReLU; None: it is another function."""
+    func = call.func
     if func in RELUS:
         return torch.inf
     if func is F.relu6:
         return 6.0
     if func in (F.hardtanh, F.hardtanh_):  # what nn.ReLU6 calls
-        given = dict(zip(("input", "min_val", "max_val"), args, strict=False)) | kwargs
+        given = _given(call, "input", "min_val", "max_val")
         return given.get("max_val", 1.0) if given.get("min_val", -1.0) == 0 else None
     return None
+
+
+def _pads_with_zeros(call: Call) -> bool:
+    given = _given(call, "input", "pad", "mode", "value")
+    return call.func is F.pad and given.get("mode", "constant") == "constant" and not given.get("value")
+
+
+def _given(call: Call, *names: str) -> dict[str, Any]:
+    return dict(zip(names, call.args, strict=False)) | dict(call.kwargs)

@@ -80,3 +80,24 @@ def test_shared_layers_are_left_alone():
 
     network = trained(Shared())
     assert not moved(network, equalized(network, torch.randn(2, 3, 4, 4)))
+
+
+def test_what_is_written_over_is_left_alone():
+    class Written(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.last, self.fc = (
+                nn.Conv2d(3, 3, 1),
+                nn.BatchNorm2d(3),
+                nn.Conv2d(3, 3, 1),
+                nn.Linear(3, 2),
+            )
+
+        def forward(self, x):
+            x = F.relu(self.bn(self.conv(x)))
+            x[:, 0] = 1.0
+            return self.fc(self.last(x).mean((2, 3)))
+
+    network = trained(Written())
+    network.bn.weight.mul_(torch.tensor([0.1, 1.0, 0.3]))
+    assert not moved(network, equalized(network, torch.randn(2, 3, 4, 4)))
