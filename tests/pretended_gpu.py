@@ -1,0 +1,143 @@
+"""A GPU played by the CPU's memory: what would mix tensors of two devices fails, as on a real one."""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+GPU = torch.device("cuda", 0)
+aten = torch.ops.aten
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._unsafe_index.Tensor}
+"""Their indices may be on the CPU."""
+
+
+class PretendedGpu(TorchFunctionMode):
+    """Within the block, ``cuda`` works, and its tensors are told from the CPU's by the storage they are in.
+
+    Raises:
+        RuntimeError: an operation on tensors of both, from within the block.
+    """
+
+    def __enter__(self) -> Self:
+        self.there: dict[int, StorageWeakRef] = {}
+        """Storages on the device; the weak references keep their addresses from being used again."""
+        self.default = False
+        """Whether what is made from no tensor is there: it is where one was given to the function that makes it."""
+        self.operations = 0
+        self.below = _Operations(self)
+        self.below.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.below.__exit__(*error)
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self.there
+
+    def move(self, tree: Any, there: bool) -> None:
+        """Note that all tensors of ``tree`` are on the device, or not."""
+        for tensor in _tensors(tree):
+            storage = tensor.untyped_storage()
+            if there:
+                self.there[storage._cdata] = StorageWeakRef(storage)
+            else:
+                self.there.pop(storage._cdata, None)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func == Tensor.device.__get__ and args[0] in self:  # type: ignore[attr-defined]
+            return GPU
+        if func == Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+            return args[0] in self
+        if func in (Tensor.cpu, Tensor.cuda):
+            func, args = Tensor.to, (args[0], "cpu" if func is Tensor.cpu else GPU)
+        if func is Tensor.pin_memory:
+            return args[0].clone()
+        if func in (Tensor.numpy, Tensor.__array__) and args[0] in self:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        wanted = next((_device(value) for value in (*args[1:], kwargs.get("device")) if _device(value)), None)
+        if func is Tensor.to and wanted is not None:
+            kwargs |= {"device": "cpu"} if "device" in kwargs else {}
+            out = _Moved.apply(args[0], self, wanted.type == "cuda") if self._elsewhere(args[0], wanted) else args[0]
+            return out.to(*("cpu" if _device(value) else value for value in args[1:]), **kwargs)
+        if func is Tensor.backward:
+            with _Inside(self):  # python code of backward passes is watched too
+                return torch.autograd.backward(args[0])
+        if "device" in kwargs and wanted is not None and wanted.type != "meta":
+            out = func(*args, **{**kwargs, "device": "cpu"})
+            self.move(out, wanted.type == "cuda")
+            return out
+        before, self.default = self.default, any(tensor in self for tensor in _tensors((args, kwargs)))
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.default = before
+
+    def _elsewhere(self, tensor: Tensor, wanted: torch.device) -> bool:
+        return (tensor in self) != (wanted.type == "cuda")
+
+
+class _Inside:
+    """Within the block, a mode goes on that is suspended, as modes are where they handle a function."""
+
+    def __init__(self, mode: TorchFunctionMode) -> None:
+        self.mode = mode
+
+    def __enter__(self) -> None:
+        TorchFunctionMode.__enter__(self.mode)
+
+    def __exit__(self, *error: Any) -> None:
+        TorchFunctionMode.__exit__(self.mode, *error)
+
+
+class _Moved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gpu: PretendedGpu, there: bool) -> Tensor:
+        ctx.gpu, ctx.there = gpu, there
+        out = x.clone()
+        gpu.move(out, there)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        back = grad.clone()
+        ctx.gpu.move(back, not ctx.there)
+        return back, None, None
+
+
+class _Operations(TorchDispatchMode):
+    """Sees every operation, those of backward passes too."""
+
+    def __init__(self, gpu: PretendedGpu) -> None:
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        given = _tensors((args[:1] if func in INDEXING else args, kwargs))
+        there = [tensor for tensor in given if tensor in self.gpu]
+        here = [tensor for tensor in given if tensor not in self.gpu and tensor.dim() and tensor.numel()]
+        if there and here and func is not aten.copy_.default:
+            shapes = [tuple(tensor.shape) for tensor in here]
+            raise RuntimeError(f"{func}: expected all tensors to be on the same device, but {shapes} are on the CPU")
+        out = func(*args, **kwargs)
+        self.gpu.operations += bool(there)
+        if (there and func is not aten.copy_.default) or (not given and self.gpu.default):
+            self.gpu.move(out, there=True)
+        return out
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf.is_meta]
+
+
+def _device(value: Any) -> torch.device | None:
+    if isinstance(value, torch.device):
+        return value
+    return torch.device(value) if value in ("cpu", "cuda", "meta") else None
