@@ -14,7 +14,7 @@ from tests.conftest import Stop, stopping
 from tests.pretended_gpu import GPU, PretendedGpu
 
 TINY = ["synthesis.num_images=24", "synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2",
-        "tuning.steps=3", "tuning.batch_size=8", "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
+        "tuning.batch_size=8", "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
 
 
 def test_what_mixes_devices_is_seen():
@@ -43,11 +43,11 @@ def gpu(monkeypatch):
 def weights(factory, tmp_path):
     """Of a checkpoint that a job on a device makes."""
 
-    def run(device, recipe="default", placement="inputs", report=silent):
+    def run(device, recipe="default", placement="inputs", steps=3, report=silent):
         api.quantize(
             f"{factory}:net",
             recipe=recipe,
-            set=TINY,
+            set=[*TINY, f"tuning.steps={steps}"],
             act_placement=placement,
             input_size=(3, 8, 8),
             mean=(0.5,) * 3,
@@ -75,12 +75,12 @@ def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
     assert gpu.operations > 1000
 
 
-@pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 1)], ids=lambda stop: stop[0])
+@pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
 def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
     monkeypatch.setattr(unfinished, "PACE", 0.0)
     with pytest.raises(Stop):
-        weights("cuda", report=stopping(*stop))
-    check_equal(weights("cuda"), weights("cpu"))
+        weights("cuda", steps=32, report=stopping(*stop))
+    check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
 
 
 def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, weights, gpu, tmp_path):
