@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from intraq_cli import api, unfinished
+from intraq_cli import api
 from intraq_cli.events import silent
 from intraq_cli.quantization import calibration
+from intraq_cli.unfinished import Kept
 from tests.conftest import Stop, stopping
 from tests.pretended_gpu import GPU, PretendedGpu
 
@@ -77,7 +78,7 @@ def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
 
 @pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
 def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
-    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    monkeypatch.setattr(Kept, "now_and_then", lambda kept, name, state: kept.save(name, state()))
     with pytest.raises(Stop):
         weights("cuda", steps=32, report=stopping(*stop))
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
