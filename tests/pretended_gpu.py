@@ -140,4 +140,4 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _device(value: Any) -> torch.device | None:
     if isinstance(value, torch.device):
         return value
-    return torch.device(value) if value in ("cpu", "cuda", "meta") else None
+    return torch.device(value) if isinstance(value, str) and value in ("cpu", "cuda", "meta") else None
