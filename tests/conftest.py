@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -137,6 +138,16 @@ def factory(tmp_path: "pytest.TempPathFactory") -> str:
     path = tmp_path / "nets.py"  # type: ignore[operator]
     path.write_text(FACTORY)
     return str(path)
+
+
+@pytest.fixture
+def labelled(tmp_path: "pytest.TempPathFactory") -> str:
+    """A folder of class folders for ``net`` of :func:`factory`, with an image of 8 x 8 in each."""
+    for label in range(3):
+        folder = tmp_path / "data" / str(label)  # type: ignore[operator]
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8), label << 7).save(folder / "plain.png")
+    return str(tmp_path / "data")  # type: ignore[operator]
 
 
 class Stop(BaseException):

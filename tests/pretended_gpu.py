@@ -1,6 +1,8 @@
 """A GPU played by the CPU's memory: what would mix tensors of two devices fails, as on a real one."""
 
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,27 +17,28 @@ INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 """Their indices may be on the CPU."""
 
 
-class PretendedGpu(TorchFunctionMode):
-    """Within the block, ``cuda`` works, and its tensors are told from the CPU's by the storage they are in.
+@contextmanager
+def pretended_gpu() -> Iterator["PretendedGpu"]:
+    """Within the block, ``cuda`` works, and its tensors are told from the CPU's.
 
     Raises:
         RuntimeError: an operation on tensors of both, from within the block.
     """
+    gpu = PretendedGpu()
+    with _Operations(gpu), gpu:
+        yield gpu
 
-    def __enter__(self) -> Self:
+
+class PretendedGpu(TorchFunctionMode):
+    """Sees what is asked of devices, and knows what is there by the storage it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.there: dict[int, StorageWeakRef] = {}
         """Storages on the device; the weak references keep their addresses from being used again."""
         self.default = False
         """Whether what is made from no tensor is there: it is where one was given to the function that makes it."""
         self.operations = 0
-        self.below = _Operations(self)
-        self.below.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.below.__exit__(*error)
 
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self.there
@@ -67,7 +70,7 @@ class PretendedGpu(TorchFunctionMode):
             out = _Moved.apply(args[0], self, wanted.type == "cuda") if self._elsewhere(args[0], wanted) else args[0]
             return out.to(*("cpu" if _device(value) else value for value in args[1:]), **kwargs)
         if func is Tensor.backward:
-            with _Inside(self):  # python code of backward passes is watched too
+            with self:  # a mode is suspended where it handles a function: python code of backward passes is watched too
                 return torch.autograd.backward(args[0])
         if "device" in kwargs and wanted is not None and wanted.type != "meta":
             out = func(*args, **{**kwargs, "device": "cpu"})
@@ -81,19 +84,6 @@ class PretendedGpu(TorchFunctionMode):
 
     def _elsewhere(self, tensor: Tensor, wanted: torch.device) -> bool:
         return (tensor in self) != (wanted.type == "cuda")
-
-
-class _Inside:
-    """Within the block, a mode goes on that is suspended, as modes are where they handle a function."""
-
-    def __init__(self, mode: TorchFunctionMode) -> None:
-        self.mode = mode
-
-    def __enter__(self) -> None:
-        TorchFunctionMode.__enter__(self.mode)
-
-    def __exit__(self, *error: Any) -> None:
-        TorchFunctionMode.__exit__(self.mode, *error)
 
 
 class _Moved(torch.autograd.Function):

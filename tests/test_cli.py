@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from PIL import Image
 
 from tests.conftest import INPUT, TINY
 
@@ -74,16 +73,13 @@ def test_plain_lines_without_a_terminal(intraq):
     assert "agreement" in made.out
 
 
-def test_what_is_hinted_at_next_runs_as_it_stands(intraq, tmp_path, factory):
+def test_what_is_hinted_at_next_runs_as_it_stands(intraq, tmp_path, factory, labelled):
     (tmp_path / "my nets").mkdir()
     model = f"{shutil.copy(factory, 'my nets')}:net"
-    for label in "012":
-        (tmp_path / "data" / label).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "data" / label / "black.png")
     made = intraq("synthesize", model, *INPUT, *TINY, "--out", "my images")
     made = intraq(*_hinted(made.err), *TINY, "--out", "my checkpoint")
     assert made.code == 0
-    found = intraq(*(word.replace("FOLDER", "data") for word in _hinted(made.err)), "--json")
+    found = intraq(*(word.replace("FOLDER", labelled) for word in _hinted(made.err)), "--json")
     assert (found.code, json.loads(found.out)["n"]) == (0, 3)
 
 

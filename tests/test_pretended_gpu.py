@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from intraq_cli import api
@@ -12,14 +11,14 @@ from intraq_cli.events import silent
 from intraq_cli.quantization import calibration
 from intraq_cli.unfinished import Kept
 from tests.conftest import Stop, stopping
-from tests.pretended_gpu import GPU, PretendedGpu
+from tests.pretended_gpu import GPU, pretended_gpu
 
 TINY = ["synthesis.num_images=24", "synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2",
         "tuning.batch_size=8", "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
 
 
 def test_what_mixes_devices_is_seen():
-    with PretendedGpu() as gpu:
+    with pretended_gpu() as gpu:
         there, here = torch.ones(3, device="cuda", requires_grad=True), torch.ones(3)
         assert (there.device, there.is_cuda, here.device.type, there[1:].device) == (GPU, True, "cpu", GPU)
         with pytest.raises(RuntimeError, match="same device"):
@@ -35,7 +34,7 @@ def test_what_mixes_devices_is_seen():
 def gpu(monkeypatch):
     monkeypatch.setattr(calibration, "DisableTorchFunction", nullcontext)  # out of its sight otherwise
     monkeypatch.setattr(api, "describe_device", str)
-    with PretendedGpu() as gpu:
+    with pretended_gpu() as gpu:
         monkeypatch.setattr(api, "choose_device", lambda name: GPU if name == "cuda" else torch.device(name))
         yield gpu
 
@@ -84,19 +83,14 @@ def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
 
 
-def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, weights, gpu, tmp_path):
+def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, gpu, tmp_path):
     weights("cpu", "instant")
-    for label in "012":
-        (tmp_path / "data" / label).mkdir(parents=True)
-        Image.new("RGB", (8, 8), int(label) << 7).save(tmp_path / "data" / label / "plain.png")
     x = torch.randn(4, 3, 8, 8)
     given = {"model": f"{factory}:net", "device": "cuda"}
     expected = api.load(tmp_path / "cpu", **{**given, "device": "cpu"})(x)
     out = api.load(tmp_path / "cpu", **given)(x.to("cuda"))
     assert out in gpu
     assert torch.equal(out.cpu(), expected)
-    found = [
-        api.evaluate(str(tmp_path / "cpu"), str(tmp_path / "data"), **given | {"device": d}) for d in ("cuda", "cpu")
-    ]
+    found = [api.evaluate(str(tmp_path / "cpu"), labelled, **{**given, "device": d}) for d in ("cuda", "cpu")]
     assert found[0].top1 == found[1].top1
     assert found[0].n == 3

@@ -75,6 +75,11 @@ def synthesize(
             ],
         )
         given = options.typed(
-            ("", model), ("--input-size", input_size), ("--mean", mean), ("--std", std), ("--weights", weights)
+            ("", model),
+            ("--input-size", input_size),
+            ("--mean", mean),
+            ("--std", std),
+            ("--weights", weights),
+            ("--images", result.path),
         )
-        print_hint(f"next: intraq quantize {given} --w 4 --a 4 {options.typed(('--images', result.path))}")
+        print_hint(f"next: intraq quantize {given} --w 4 --a 4")
