@@ -10,18 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_cli.api import evaluate, inspect, load, push, quantize, synthesize
+    from intraq_cli.api.evaluation import evaluate
+    from intraq_cli.api.inspection import inspect
+    from intraq_cli.api.loading import load
+    from intraq_cli.api.publishing import push
+    from intraq_cli.api.quantization import quantize
+    from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "synthesize": "intraq_cli.api",
-    "quantize": "intraq_cli.api",
-    "evaluate": "intraq_cli.api",
-    "inspect": "intraq_cli.api",
-    "load": "intraq_cli.api",
-    "push": "intraq_cli.api",
+    "synthesize": "intraq_cli.api.synthesis",
+    "quantize": "intraq_cli.api.quantization",
+    "evaluate": "intraq_cli.api.evaluation",
+    "inspect": "intraq_cli.api.inspection",
+    "load": "intraq_cli.api.loading",
+    "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
 }
 __all__ = ["IntraqError", "__version__", "evaluate", "inspect", "load", "push", "quantize", "synthesize"]

@@ -11,7 +11,7 @@ from intraq_cli import __version__
 from intraq_cli.commands import zoo
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.inspect import inspect
-from intraq_cli.commands.output import flush, print_error, stderr
+from intraq_cli.commands.printing import flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
-from intraq_cli.reading import read_text
+from intraq_cli.io.untrusted import read_text
 from intraq_cli.recipe import Recipe
 
 MAX_RECIPE = 2**20

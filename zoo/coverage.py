@@ -24,17 +24,23 @@ import timm
 import torch
 from torch import nn
 
-from intraq_cli.checkpoint import checkpoint_config, checkpoint_tensors, read_checkpoint, write_json, write_weights
-from intraq_cli.conditions import Conditions
-from intraq_cli.device import place
+from intraq_cli.api.pipeline import Job
+from intraq_cli.checkpoint.folder import (
+    checkpoint_config,
+    checkpoint_tensors,
+    read_checkpoint,
+    write_json,
+    write_weights,
+)
 from intraq_cli.errors import IntraqError
-from intraq_cli.job import Job
+from intraq_cli.graph.trace import Trace
+from intraq_cli.models.source import sketch_teacher, timm_teacher
+from intraq_cli.models.teacher import Teacher, examine
 from intraq_cli.quantization.network import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
-from intraq_cli.sources import sketch_teacher, timm_teacher
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.device import place
 from intraq_cli.synthesis.synthesizer import Synthetic
-from intraq_cli.teacher import Teacher, examine
-from intraq_cli.trace import Trace
 
 LARGE = 100_000_000
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import duration, print_json, print_table
+from intraq_cli.commands.printing import duration, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -48,7 +48,7 @@ def evaluate(
     intraq evaluate resnet18-w4a4 --data imagenet/val
     """
     size, means, stds = options.input_options(input_size, mean, std)
-    from intraq_cli import api
+    from intraq_cli.api import evaluation as api
 
     with progress(quiet) as report:
         result = api.evaluate(

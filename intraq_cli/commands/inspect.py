@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import file_size, print_json, print_table
+from intraq_cli.commands.printing import file_size, print_json, print_table
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer
@@ -25,7 +25,7 @@ def inspect(
     intraq inspect mobilenetv2_100
     """
     size, means, stds = options.input_options(input_size, mean, std)
-    from intraq_cli import api
+    from intraq_cli.api import inspection as api
 
     found = api.inspect(
         model,

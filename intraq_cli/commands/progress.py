@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands.output import duration, escaped, print_hint, stderr
+from intraq_cli.commands.printing import duration, escaped, print_hint, stderr
 from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
 

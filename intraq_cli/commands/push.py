@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import file_size, print_hint, print_json, print_table
+from intraq_cli.commands.printing import file_size, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -33,7 +33,7 @@ def push(
 
     intraq push resnet18-w4a4 my-name/resnet18-w4a4
     """
-    from intraq_cli import api
+    from intraq_cli.api import publishing as api
 
     with progress(quiet) as report:
         result = api.push(

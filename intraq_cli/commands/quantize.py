@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import duration, file_size, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import duration, file_size, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def quantize(
     intraq quantize resnet18 --w 4 --a 4
     """
     size, means, stds = options.input_options(input_size, mean, std)
-    from intraq_cli import api
-    from intraq_cli.sources import is_factory
+    from intraq_cli.api import quantization as api
+    from intraq_cli.models.source import is_factory
 
     with progress(quiet, recipe) as report:
         result = api.quantize(

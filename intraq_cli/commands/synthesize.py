@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli.commands import options
-from intraq_cli.commands.output import duration, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import duration, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
@@ -34,7 +34,7 @@ def synthesize(
     intraq synthesize resnet18 -n 1024 --out images.safetensors
     """
     size, means, stds = options.input_options(input_size, mean, std)
-    from intraq_cli import api
+    from intraq_cli.api import synthesis as api
 
     with progress(quiet, recipe) as report:
         result = api.synthesize(

@@ -7,7 +7,7 @@ import typer
 
 from intraq_cli import zoo
 from intraq_cli.commands import options
-from intraq_cli.commands.output import print_json, print_table
+from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.errors import RecipeError
 
 app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from intraq_cli.errors import DataError, first_line
 from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.events import Report, Warned, silent
-from intraq_cli.teacher import InputSpec
+from intraq_cli.models.teacher import InputSpec
 from intraq_cli.zoo import model_folder
 
 FEW = 10

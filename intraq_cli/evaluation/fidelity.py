@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs, Output
+from intraq_cli.graph.batch_norms import BatchNormOutputs, ComparedOutputs, Output
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from torch._C import DisableTorchFunction
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from intraq_cli.batch_norms import BatchNormStatistics, CorrectedStatistics, SampledOutputs
+from intraq_cli.graph.batch_norms import BatchNormStatistics, CorrectedStatistics, SampledOutputs
+from intraq_cli.graph.trace import ACTIVATIONS, LAYERS, LayerCall, split_call, weight_names
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.network import QuantizedCalls, QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, WeightQuantizer
 from intraq_cli.recipe import Quantization
-from intraq_cli.trace import ACTIVATIONS, LAYERS, LayerCall, split_call, weight_names
 
 SAMPLE = 2**18
 """Values, evenly spread, from which an activation's range is taken."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.trace import LayerCall, pair
+from intraq_cli.graph.trace import LayerCall, pair
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from intraq_cli.batch_norms import batch_norm_calls
-from intraq_cli.dataflow import Call, Dataflow, dataflow
-from intraq_cli.trace import split_call
+from intraq_cli.graph.batch_norms import batch_norm_calls
+from intraq_cli.graph.dataflow import Call, Dataflow, dataflow
+from intraq_cli.graph.trace import split_call
 
 DEVIATIONS = 5.0
 """A channel's top is its mean and so many deviations: a ReLU6 must not cut what it did not cut before."""

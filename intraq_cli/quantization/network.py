@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from intraq_cli.errors import ModelError
+from intraq_cli.graph.trace import ACTIVATIONS, LAYERS, LayerCall, Trace, split_call, weight_names
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Placement, Quantization
-from intraq_cli.trace import ACTIVATIONS, LAYERS, LayerCall, Trace, split_call, weight_names
 
 IMAGE_BITS = 8
 """Bits of the image itself, in the placement that quantizes every layer's input."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.batch_norms import LayerStatistics
+from intraq_cli.graph.batch_norms import LayerStatistics
 
 
 def paper_bns_loss(layers: list[LayerStatistics]) -> Tensor:

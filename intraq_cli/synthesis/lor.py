@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.device import sent
+from intraq_cli.runtime.device import sent
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's, and the published code's
 ATTEMPTS = 10

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
-from intraq_cli.compilation import Compiled
-from intraq_cli.memory import Portions
-from intraq_cli.precision import computing_in
+from intraq_cli.graph.batch_norms import BatchNormStatistics, LayerStatistics
+from intraq_cli.graph.trace import FeatureTap
 from intraq_cli.recipe import Precision, Synthesis
+from intraq_cli.runtime.autocast import computing_in
+from intraq_cli.runtime.compilation import Compiled
+from intraq_cli.runtime.micro_batches import Portions
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
 from intraq_cli.synthesis.sil import soft_inception_loss
-from intraq_cli.trace import FeatureTap
 
 BNS_LOSSES = {"paper": paper_bns_loss, "scale-free": scale_free_bns_loss}
 

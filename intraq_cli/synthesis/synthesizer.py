@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from intraq_cli.compilation import Compiled, is_wanted
-from intraq_cli.conditions import USUAL, Conditions
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.memory import Portions
+from intraq_cli.graph.trace import FeatureTap
 from intraq_cli.recipe import Synthesis
+from intraq_cli.runtime.compilation import Compiled, is_wanted
+from intraq_cli.runtime.context import USUAL, Conditions
+from intraq_cli.runtime.micro_batches import Portions
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Losses, Objective, look
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.spectrum import SPACES
-from intraq_cli.trace import FeatureTap
 
 REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.batch_norms import Output
+from intraq_cli.graph.batch_norms import Output
 from intraq_cli.recipe import Tuning
 
 LEAST_VARIANCE = 0.01

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
-from intraq_cli.batch_norms import BatchNormOutputs, ComparedOutputs
-from intraq_cli.compilation import Compiled, is_wanted
-from intraq_cli.conditions import USUAL, Conditions
-from intraq_cli.device import sent
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
-from intraq_cli.folding import Folds, find_folds, folded
-from intraq_cli.memory import Portions
-from intraq_cli.precision import computing_in
+from intraq_cli.graph.batch_norms import BatchNormOutputs, ComparedOutputs
+from intraq_cli.graph.folding import Folds, find_folds, folded
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
+from intraq_cli.runtime.autocast import computing_in
+from intraq_cli.runtime.compilation import Compiled, is_wanted
+from intraq_cli.runtime.context import USUAL, Conditions
+from intraq_cli.runtime.device import sent
+from intraq_cli.runtime.micro_batches import Portions
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from intraq_cli.tuning.distillation import TuningLosses, distillation_loss, feature_distance
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from intraq_cli.sources import InputOverride, load_teacher
-from intraq_cli.teacher import Teacher
+from intraq_cli.models.source import InputOverride, load_teacher
+from intraq_cli.models.teacher import Teacher
 
 FILE = Path(__file__).resolve().parents[3] / "shared" / "real_models.py"
 INPUTS = {

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from intraq_cli.compilation import can_compile
-from intraq_cli.conditions import Conditions
-from intraq_cli.device import choose_device, place, ready_for_steps
 from intraq_cli.events import Event, Noted, StepDone, Warned
+from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization
+from intraq_cli.runtime.compilation import can_compile
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.device import choose_device, place, ready_for_steps
 from intraq_cli.synthesis import synthesizer
-from intraq_cli.teacher import examine
 from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
 from tests.benchmarks.networks import real_network

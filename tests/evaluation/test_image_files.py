@@ -9,7 +9,7 @@ from PIL import Image
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.image_files import ImageReader, UnreadableImageError
-from intraq_cli.teacher import InputSpec
+from intraq_cli.models.teacher import InputSpec
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 

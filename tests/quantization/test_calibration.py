@@ -3,11 +3,11 @@ import copy
 import pytest
 import torch
 
+from intraq_cli.graph.trace import trace_network
 from intraq_cli.quantization import calibration
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization
-from intraq_cli.trace import trace_network
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])

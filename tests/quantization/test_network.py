@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli.errors import ModelError
+from intraq_cli.graph.trace import trace_network
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.quantization.quantizers import EmaObserver
 from intraq_cli.recipe import Quantization
-from intraq_cli.trace import trace_network
 
 
 def quantized(network, placement="activations", w=4, a=4, config=None, ends=None):

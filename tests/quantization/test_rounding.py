@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from intraq_cli.graph.trace import LayerCall
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
-from intraq_cli.trace import LayerCall
 
 
 def test_balanced_errors_cancel_over_kernels_and_channels(random):

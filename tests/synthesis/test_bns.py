@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.batch_norms import BatchNormStatistics, LayerStatistics
+from intraq_cli.graph.batch_norms import BatchNormStatistics, LayerStatistics
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 
 

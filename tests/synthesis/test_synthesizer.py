@@ -6,20 +6,20 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from intraq_cli import unfinished
-from intraq_cli.compilation import Compiled
-from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import StepDone, Warned
-from intraq_cli.memory import Portions
+from intraq_cli.graph.trace import FeatureTap, trace_network
 from intraq_cli.recipe import Synthesis
+from intraq_cli.runtime import resume
+from intraq_cli.runtime.compilation import Compiled
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.micro_batches import Portions
+from intraq_cli.runtime.resume import Kept
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
 from intraq_cli.synthesis.objective import Objective, look
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, synthesize_images
-from intraq_cli.trace import FeatureTap, trace_network
-from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
 from tests.conftest import SmallNet, Stop, stopping, trained
 
@@ -268,7 +268,7 @@ class Stumbling(SmallNet):
 
 
 def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    monkeypatch.setattr(resume, "PACE", 0.0)
     config = Synthesis(num_images=8, batch_size=8, steps=12, compile=False)
     whole, network = trained(Stumbling()), trained(Stumbling())
     whole.calls = network.calls = 0

@@ -5,18 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from intraq_cli import unfinished
-from intraq_cli.batch_norms import Output
-from intraq_cli.conditions import Conditions
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
+from intraq_cli.graph.batch_norms import Output
+from intraq_cli.graph.trace import trace_network
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
-from intraq_cli.trace import trace_network
+from intraq_cli.runtime import resume
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.resume import Kept
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
-from intraq_cli.unfinished import Kept
 from intraq_cli.zoo import load_recipe
 from tests.conftest import Stop, needs_compiler, stopping
 
@@ -304,7 +304,7 @@ def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(net
 
 
 def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(unfinished, "PACE", 0.0)
+    monkeypatch.setattr(resume, "PACE", 0.0)
     images, labels = images_and_labels()
     seen = []
 

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.nets import CifarResNet
+from intraq_cli.models.nets import CifarResNet
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "resnet20_digits"
 HELD_OUT = 600

@@ -1,0 +1,67 @@
+"""``inspect``: what of a model would be quantized, what stays float and why."""
+
+from intraq_cli.api.quantization import check_bits, check_placement
+from intraq_cli.models.source import InputOverride, sketch_teacher
+from intraq_cli.models.teacher import examine
+from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers
+from intraq_cli.quantization.network import plan_quantization
+from intraq_cli.recipe import Placement
+from intraq_cli.results import (
+    InspectionResult,
+)
+
+
+def inspect(
+    model: str,
+    *,
+    w: int = 4,
+    a: int = 4,
+    act_placement: Placement = "inputs",
+    first_last_bits: int | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> InspectionResult:
+    """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
+
+    Args:
+        model: the teacher; see the README for the spellings.
+        w: bits of the weights, 2 to 8.
+        a: bits of the activations, 2 to 8.
+        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
+        first_last_bits: other bits for the first and the last layer.
+        input_size: (C, H, W), where the model does not say it.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel.
+
+    Raises:
+        IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
+    """
+    check_bits(w, a, first_last_bits)
+    check_placement(act_placement)
+    teacher = sketch_teacher(model, InputOverride(input_size, mean, std))
+    anatomy = examine(teacher)
+    trace = anatomy.trace
+    plan = plan_quantization(trace, w, a, act_placement, first_last_bits)
+    layers = inspect_layers(trace, plan)
+    total = sum(layer.multiply_adds for layer in layers)
+    low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
+    return InspectionResult(
+        model=model,
+        architecture=teacher.architecture,
+        weights="not read" if next(teacher.network.parameters()).is_meta else "read",
+        input_size=teacher.spec.input_size,
+        num_classes=anatomy.num_classes,
+        w_bits=w,
+        a_bits=a,
+        act_placement=act_placement,
+        batch_norms=len(trace.batch_norms),
+        activations=len(trace.activations),
+        layers=layers,
+        parameters=sum(p.numel() for p in teacher.network.parameters()),
+        parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
+        multiply_adds=total,
+        low_bit_share=100 * low / total,
+        bytes_float=float_bytes(teacher.network.state_dict().values()),
+        bytes_quantized=expected_bytes(teacher.network, trace, plan),
+    )

@@ -1,0 +1,98 @@
+"""What ``run.json`` and image files record of a run."""
+
+import hashlib
+import platform
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from intraq_cli import __version__
+from intraq_cli.api.pipeline import Job
+from intraq_cli.models.source import (
+    is_factory,
+)
+from intraq_cli.models.teacher import Teacher
+from intraq_cli.recipe import Recipe
+from intraq_cli.results import (
+    QuantizationResult,
+)
+from intraq_cli.runtime.device import describe_device
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+
+def manifest(
+    job: Job, result: QuantizationResult, made: Synthetic | None, command: str, images: str | Path | None
+) -> dict[str, Any]:
+    """What ``run.json`` holds, but for the size and the time."""
+    teacher, settings = job.teacher, job.recipe
+    measured: dict[str, Any] = {"bytes_float": result.bytes_float}
+    if made:
+        measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
+        measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
+    return {
+        "name": teacher.name,
+        "command": command,
+        "recipe": {"name": settings.name, **settings.to_dict()},
+        "images": str(images) if images is not None else None,
+        "seed": job.conditions.seed,
+        "teacher": {
+            "source": teacher.source,
+            "weights": teacher.weights,
+            "revision": teacher.revision,
+            "sha256": teacher.sha256,
+        },
+        "needs_factory": is_factory(teacher.architecture),
+        "device": describe_device(job.conditions.device),
+        "processes": job.conditions.ranks.size,
+        "versions": versions(),
+        "losses": result.losses,
+        "measured": measured,
+        "stages": result.stages,
+    }
+
+
+def origin_of(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What images are made from: what has to be the same for a run to go on."""
+    return {
+        "model": teacher.source,
+        "revision": teacher.revision,
+        "sha256": teacher.sha256,
+        "recipe": recipe.to_dict()["synthesis"],
+        "seed": seed,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    import timm
+    import torchvision
+
+    return {
+        "intraq": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def call(verb: Callable[..., Any], given: dict[str, Any]) -> str:
+    """A call as one would write it: the model, and what is not left to its default."""
+    words = [repr(given["model"])]
+    for name, parameter in signature(verb).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in ("command", "report"):
+            continue
+        value = str(given[name]) if isinstance(given[name], Path) else given[name]
+        if value != parameter.default:
+            words.append(f"{name}={value!r}")
+    return f"{verb.__name__}({', '.join(words)})"

@@ -1,0 +1,204 @@
+"""What ``synthesize`` and ``quantize`` do: their stages one after the other, each with what all of them are given."""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intraq_cli.errors import DeviceError
+from intraq_cli.evaluation.fidelity import Fidelity, fidelity
+from intraq_cli.events import StageDone, StageStarted, Warned, silent
+from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
+from intraq_cli.quantization.calibration import calibrate, warm_up
+from intraq_cli.quantization.equalization import equalized
+from intraq_cli.quantization.network import Plan, QuantizedNetwork
+from intraq_cli.recipe import Recipe
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.device import place, ready_for_steps
+from intraq_cli.runtime.distributed import joined, launched
+from intraq_cli.runtime.micro_batches import Portions, images_that_fit, is_out_of_memory
+from intraq_cli.runtime.resume import NOTHING_KEPT, unfinished
+from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
+from intraq_cli.tuning.tuner import AugmentedBatches, tune
+
+CALIBRATION_IMAGES = 128
+SAMPLED_IMAGES = 64
+"""Random images that the first layers see where there are no synthetic ones."""
+EVALUATION_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Made:
+    """The end of ``quantize``, before anything is written."""
+
+    student: QuantizedNetwork
+    stored: dict[str, tuple[Tensor, Tensor, Tensor]]
+    """What a checkpoint stores of its weights: codes, scale and zero-point by layer."""
+    fidelity: Fidelity
+    losses: dict[str, float]
+    """Of tuning, at its end; empty without."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stages are given; ``teacher`` is on the device of the ``conditions``."""
+
+    teacher: Teacher
+    anatomy: Anatomy
+    recipe: Recipe
+    conditions: Conditions
+
+    @contextmanager
+    def under_way(self, path: Path, identity: dict[str, Any], resume: bool) -> Iterator["Job"]:
+        """Within the block, the processes of the job know each other, and the first one keeps what is done.
+
+        Args:
+            path: of the output; states are kept beside it.
+            identity: what a later run must have in common with this one to go on from its states.
+            resume: whether to go on from states that are there.
+        """
+        identity = {**identity, "device": self.conditions.device.type, "processes": launched().size}
+        first = launched().rank == 0
+        report = self.conditions.report if first else silent
+        with (
+            ready_for_steps(self.conditions.device),
+            joined(self.conditions.device) as ranks,
+            unfinished(path, identity, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
+        ):
+            yield replace(self, conditions=replace(self.conditions, ranks=ranks, kept=kept, report=report))
+
+    def synthesize(self) -> Synthetic:
+        """Stage 1.
+
+        Raises:
+            DeviceError: out of memory.
+        """
+        with out_of_memory():
+            return synthesize_images(
+                self.teacher.network,
+                self.anatomy.classifier,
+                self.teacher.spec.input_size,
+                self.anatomy.num_classes,
+                self.teacher.spec.bounds,
+                self.recipe.synthesis,
+                self._conditions_of("synthesis"),
+            )
+
+    def quantize(self, plan: Plan, made: Synthetic | None) -> Made:
+        """Calibrate, tune (stage 2) and freeze.
+
+        Raises:
+            DeviceError: out of memory.
+        """
+        with out_of_memory():
+            return self._quantize(plan, made)
+
+    def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
+        teacher, device = self.teacher.network, self.conditions.device
+        if self.recipe.quantization.equalization:
+            teacher = equalized(teacher, *_on_device([_random_pixels(self.teacher.spec)[:2]], device))
+        student = QuantizedNetwork(copy.deepcopy(teacher), plan, self.anatomy.trace.computed).to(device).eval()
+        if made is None:
+            self._calibrate(student, teacher, None)
+            return Made(student, student.freeze(), Fidelity(), {})
+        used, held_out = _hold_out(made, self.recipe.tuning.holdout)
+        self._calibrate(student, teacher, used)
+        conditions = self._conditions_of("tuning")
+        if not self.recipe.tuning.steps:
+            return self._freeze(student, teacher, held_out, {}, conditions)
+        calibrated = self._freeze(copy.deepcopy(student), teacher, held_out, {}, conditions)
+        losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
+        tuned = self._freeze(student, teacher, held_out, losses, conditions)
+        before, after = calibrated.fidelity, tuned.fidelity
+        if after.kl <= before.kl or after.agreement >= before.agreement:
+            return tuned
+        figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
+        conditions.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
+        return calibrated
+
+    def _freeze(
+        self,
+        student: QuantizedNetwork,
+        teacher: nn.Module,
+        held_out: Tensor,
+        losses: dict[str, float],
+        conditions: Conditions,
+    ) -> Made:
+        """The end, tuned or not."""
+        stored = student.freeze()
+        names, device = self.anatomy.trace.batch_norms, conditions.device
+        follows = Portions(conditions.at_a_time, conditions.report).run(
+            lambda size: fidelity(student, teacher, _on_device(held_out.split(size), device), names),
+            min(EVALUATION_BATCH, len(held_out)),
+        )
+        return Made(student, stored, follows, losses)
+
+    def _calibrate(self, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
+        """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
+        started = time.perf_counter()
+        seed, device, report = self.conditions.seed, self.conditions.device, self.conditions.report
+        config, tuning = self.recipe.quantization, self.recipe.tuning
+        if config.correction == "rescue" and not tuning.steps:
+            config = replace(config, correction="always")
+        report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+        if used is not None and config.activation_range == "ema":
+            # published: the warm-up runs on what tuning runs on, the weights already quantized
+            student.quantize_weights(config)
+            batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
+            warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
+        else:
+            images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(self.teacher.spec)
+            (images,) = _on_device([images], device)
+            calibrate(student, teacher, images, config, sampled=used is None)
+        place(student, device)
+        report(StageDone("calibration", time.perf_counter() - started))
+
+    def _conditions_of(self, stage: str) -> Conditions:
+        """With the number of images that fit into memory at once in a stage, where none is given."""
+        if self.conditions.at_a_time is not None:
+            return self.conditions
+        size = images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.conditions.device, stage)
+        return replace(self.conditions, at_a_time=size)
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Within the block, running out of memory is an error with a hint.
+
+    Raises:
+        DeviceError: in place of what torch raises.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
+        raise DeviceError("out of memory", hint) from error
+
+
+def _hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
+    """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
+    count = min(round(len(made.images) * share), len(made.images) - 1)
+    if count < 1:
+        return made, made.images
+    keep = len(made.images) - count
+    return replace(made, images=made.images[:keep], labels=made.labels[:keep]), made.images[keep:]
+
+
+def _random_pixels(spec: InputSpec) -> Tensor:
+    """For the layers before the first batch norm, where there are no synthetic images."""
+    low, high = (edge[:, None, None] for edge in spec.bounds)
+    return low + (high - low) * torch.rand(SAMPLED_IMAGES, *spec.input_size, generator=torch.Generator().manual_seed(0))
+
+
+def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch.to(device, torch.float32, memory_format=torch.channels_last)

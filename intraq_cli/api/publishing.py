@@ -1,0 +1,75 @@
+"""``push``: a checkpoint folder to the Hugging Face Hub."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from intraq_cli import __version__
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Report, silent
+from intraq_cli.models.hub import check_repository_name, check_revision, repository_url, upload
+from intraq_cli.publish.repository import FILES, RESULTS, checkpoint_files, left_out, timm_files
+from intraq_cli.results import (
+    PushedFile,
+    PushResult,
+)
+
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    token: str | None = None,
+    timm: bool = False,
+    dry_run: bool = False,
+    report: Report = silent,
+) -> PushResult:
+    """Upload a checkpoint folder with its model card to the Hugging Face Hub, in one commit.
+
+    Args:
+        folder: what ``quantize`` wrote.
+        repo_id: ``ORG/NAME``; made if it is not there.
+        private: of a repository that is made.
+        revision: the branch; default ``main``.
+        create_pr: open a pull request instead.
+        message: of the commit.
+        token: with write access; default: HF_TOKEN, or that of ``hf auth login``.
+        timm: send a plain timm repository instead: dequantized weights, float activations.
+        dry_run: check everything, send nothing.
+        report: told of every step.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    check_repository_name(repo_id)
+    check_revision(revision)
+    if message is not None and not message.strip():
+        raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
+    folder = Path(folder)
+    files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, None if create_pr else revision)
+    result = PushResult(
+        repo_id=repo_id,
+        url=repository_url(repo_id),
+        commit=None,
+        files=tuple(PushedFile(path, len(content)) for path, content in files.items()),
+        card=files["README.md"].decode(),
+        left_out=tuple(left_out(folder)),
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return result
+    sent = upload(
+        repo_id,
+        files,
+        obsolete=frozenset((*FILES, RESULTS)) - frozenset(files),
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
+        message=message or f"Upload {folder.resolve().name} with intraq {__version__}",
+        token=token,
+        report=report,
+    )
+    return replace(result, commit=sent.commit, pull_request=sent.pull_request)

@@ -1,0 +1,204 @@
+"""``quantize``: from a pretrained classifier to a checkpoint folder, without data."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from intraq_cli.api.manifest import call, digest, manifest, origin_of
+from intraq_cli.api.pipeline import Job
+from intraq_cli.api.teachers import check_free, examined, learnable
+from intraq_cli.checkpoint.folder import (
+    checkpoint_config,
+    checkpoint_tensors,
+    write_json,
+    write_weights,
+)
+from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.events import Report, StageDone, Warned, silent
+from intraq_cli.io.atomic import whole_folder
+from intraq_cli.models.source import (
+    InputOverride,
+)
+from intraq_cli.publish.card import model_card
+from intraq_cli.quantization.inspection import expected_bytes, float_bytes
+from intraq_cli.quantization.network import plan_quantization
+from intraq_cli.recipe import Placement
+from intraq_cli.results import (
+    QuantizationResult,
+)
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.device import choose_device
+from intraq_cli.runtime.distributed import launched
+from intraq_cli.synthesis.image_set import contact_sheet, load_images
+from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.zoo import load_recipe
+
+
+def quantize(
+    model: str,
+    *,
+    w: int = 4,
+    a: int = 4,
+    out: str | Path | None = None,
+    recipe: str = "default",
+    set: Sequence[str] = (),  # noqa: A002 - the option's own name
+    images: str | Path | None = None,
+    act_placement: Placement = "inputs",
+    first_last_bits: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = True,
+    batch_size: int | None = None,
+    dry_run: bool = False,
+    input_size: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
+    command: str | None = None,
+    report: Report = silent,
+) -> QuantizationResult:
+    """Quantize a pretrained classifier without data, and write a checkpoint folder.
+
+    Args:
+        model: the teacher; see the README for the spellings.
+        w: bits of the weights, 2 to 8.
+        a: bits of the activations, 2 to 8.
+        out: the folder; default ``NAME-wWaA``.
+        recipe: a name from the zoo, or the path of a TOML file.
+        set: overrides, ``section.key=value`` each.
+        images: what ``synthesize`` wrote, to leave out stage 1.
+        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
+        first_last_bits: other bits for the first and the last layer.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: of every random draw.
+        force: replace an existing folder.
+        resume: go on from what an interrupted run of the same job has kept.
+        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
+        dry_run: check everything, do nothing.
+        input_size: (C, H, W), where the model does not say it.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel.
+        weights: a safetensors or ``.pth`` file, in place of timm's weights.
+        command: what to record as the command; default: how this was called.
+        report: told of every step.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    command = command or call(quantize, locals())
+    started = time.perf_counter()
+    check_bits(w, a, first_last_bits)
+    check_placement(act_placement)
+    settings = load_recipe(recipe).override(list(set))
+    if images is None and not settings.synthesis.num_images and settings.tuning.steps:
+        raise RecipeError(
+            f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
+            "set tuning.steps=0, or choose another recipe",
+        )
+    if settings.tuning.steps and launched().size > settings.tuning.batch_size:
+        raise UsageError(
+            f"{launched().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
+            "start fewer, or set tuning.batch_size",
+        )
+    where = choose_device(device)
+    check_free(out, force)
+    teacher = learnable(model, InputOverride(input_size, mean, std), weights)
+    path = Path(out or f"{teacher.name}-w{w}a{a}")
+    check_free(path, force)
+    anatomy = examined(teacher, where)
+    plan = plan_quantization(anatomy.trace, w, a, act_placement, first_last_bits)
+    made: Synthetic | None = None
+    stages: dict[str, float] = {}
+    watched = timing(report, stages)
+    if images is not None:
+        made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
+        if origin.get("sha256") != teacher.sha256:
+            report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
+    bytes_float = float_bytes(teacher.network.state_dict().values())
+    result = QuantizationResult(
+        path=str(path),
+        model=model,
+        w_bits=w,
+        a_bits=a,
+        recipe=settings.name,
+        bytes_float=bytes_float,
+        bytes_quantized=expected_bytes(teacher.network, anatomy.trace, plan),
+        agreement=math.nan,
+        kl=math.nan,
+        heterogeneity=math.nan,
+        seconds=0.0,
+        stages=stages,
+        seed=seed,
+        device=str(where),
+        act_placement=act_placement,
+        held_out=0,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return result
+    identity = {
+        "job": "quantize",
+        **origin_of(teacher, settings, seed),
+        "recipe": settings.to_dict(),
+        "input": asdict(teacher.spec),
+        "bits": [w, a, first_last_bits],
+        "placement": act_placement,
+        "images": digest(Path(images)) if images is not None else None,
+    }
+    job = Job(teacher, anatomy, settings, Conditions(seed, where, watched, batch_size))
+    with job.under_way(path, identity, resume) as job:
+        if images is None and settings.synthesis.num_images:
+            made = job.synthesize()
+        quantized = job.quantize(plan, made)
+        follows = quantized.fidelity
+        result = replace(
+            result,
+            agreement=follows.agreement,
+            kl=follows.kl,
+            sqnr=follows.sqnr,
+            heterogeneity=made.heterogeneity if made else math.nan,
+            held_out=follows.n,
+            losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
+        )
+        if job.conditions.ranks.rank == 0:
+            run = manifest(job, result, made, command, images)
+            config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
+            tensors = checkpoint_tensors(quantized.student, quantized.stored)
+            with whole_folder(path, force) as folder:
+                run["measured"]["bytes_quantized"] = write_weights(folder, tensors)
+                run["seconds"] = time.perf_counter() - started
+                write_json(folder / "config.json", config)
+                write_json(folder / "run.json", run)
+                (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
+                if made:
+                    contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
+            result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def check_bits(w: int, a: int, first_last_bits: int | None) -> None:
+    """Refuse widths that are not 2 to 8 bits."""
+    for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
+        if bits is not None and not 2 <= bits <= 8:
+            raise UsageError(f"{name} {bits}: bits must be 2 to 8")
+
+
+def check_placement(placement: str) -> None:
+    """Refuse an unknown activation placement."""
+    if placement not in ("inputs", "activations"):
+        raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
+
+
+def timing(report: Report, stages: dict[str, float]) -> Report:
+    """A report that also notes the seconds of each stage in ``stages``."""
+
+    def watched(event: Any) -> None:
+        if isinstance(event, StageDone):
+            stages[event.stage] = event.seconds
+        report(event)
+
+    return watched

@@ -1,0 +1,107 @@
+"""``synthesize``: learn synthetic images from a network alone."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from intraq_cli.api.manifest import origin_of
+from intraq_cli.api.pipeline import Job
+from intraq_cli.api.teachers import check_free, examined, learnable
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Report, silent
+from intraq_cli.io.atomic import whole_file
+from intraq_cli.models.source import (
+    InputOverride,
+)
+from intraq_cli.results import (
+    SynthesisResult,
+)
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.device import choose_device
+from intraq_cli.synthesis.image_set import save_images
+from intraq_cli.zoo import load_recipe
+
+
+def synthesize(
+    model: str,
+    *,
+    n: int | None = None,
+    out: str | Path | None = None,
+    recipe: str = "default",
+    set: Sequence[str] = (),  # noqa: A002 - the option's own name
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+    resume: bool = True,
+    batch_size: int | None = None,
+    dry_run: bool = False,
+    input_size: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    weights: str | Path | None = None,
+    report: Report = silent,
+) -> SynthesisResult:
+    """Learn synthetic images from a network alone, and write them to a safetensors file.
+
+    Args:
+        model: the teacher; see the README for the spellings.
+        n: number of images; default: the recipe's.
+        out: the file; default ``NAME-images.safetensors``.
+        recipe: a name from the zoo, or the path of a TOML file.
+        set: overrides, ``section.key=value`` each.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        seed: of every random draw.
+        force: replace an existing file.
+        resume: go on from what an interrupted run of the same job has kept.
+        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
+        dry_run: check everything, do nothing.
+        input_size: (C, H, W), where the model does not say it.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel.
+        weights: a safetensors or ``.pth`` file, in place of timm's weights.
+        report: told of every step.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    started = time.perf_counter()
+    settings = load_recipe(recipe).override([*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
+    if not settings.synthesis.num_images:
+        raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
+    where = choose_device(device)
+    check_free(out, force, file=True)
+    teacher = learnable(model, InputOverride(input_size, mean, std), weights)
+    path = Path(out or f"{teacher.name}-images.safetensors")
+    check_free(path, force, file=True)
+    anatomy = examined(teacher, where)
+    result = SynthesisResult(
+        path=str(path),
+        model=model,
+        n=settings.synthesis.num_images,
+        image_shape=teacher.spec.input_size,
+        seconds=0.0,
+        losses={},
+        teacher_accuracy=math.nan,
+        heterogeneity=math.nan,
+        seed=seed,
+        device=str(where),
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return result
+    origin = origin_of(teacher, settings, seed)
+    job = Job(teacher, anatomy, settings, Conditions(seed, where, report, batch_size))
+    with job.under_way(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
+        made = job.synthesize()
+        if job.conditions.ranks.rank == 0:
+            with whole_file(path, force) as scratch:
+                save_images(scratch, made, origin)
+    return replace(
+        result,
+        seconds=time.perf_counter() - started,
+        losses=made.losses,
+        teacher_accuracy=100 * made.teacher_accuracy,
+        heterogeneity=made.heterogeneity,
+    )

@@ -1,0 +1,1 @@
+"""The network as one captured graph, and the passes over it."""

@@ -1,0 +1,133 @@
+"""Building a network that a stranger's config describes: within limits, and on no memory until it fits its file."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.io.untrusted import TensorInfo
+
+BUILD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a library's model builder may raise where an argument has the right type and makes no sense to it."""
+MAX_PARTS = 50_000
+"""Modules and parameters of a network; timm's largest has some 1,900 parameters."""
+
+
+def parts_of(header: Mapping[str, TensorInfo]) -> int:
+    """How many modules and parameters a network may have whose tensors are in a file with this header."""
+    return min(MAX_PARTS, 1000 + 8 * len(header))
+
+
+@contextmanager
+def limited(parts: int, weightless: bool = False) -> Iterator[None]:
+    """Within the block, a network of more than ``parts`` modules and parameters is refused as it is being built.
+
+    ``weightless``: its parameters go to the meta device before they are filled.
+
+    Raises:
+        ModelError: as said.
+    """
+    count = 0
+
+    def counted(owner: nn.Module, name: str, part: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > parts:
+            raise ModelError(
+                f"config.json describes a network of more than {parts} parts", "model.safetensors holds fewer, or none"
+            )
+        if weightless and isinstance(part, nn.Parameter):
+            return nn.Parameter(torch.empty_like(part, device="meta"), part.requires_grad)
+        return None
+
+    hooks = (
+        torch_module.register_module_parameter_registration_hook(counted),
+        torch_module.register_module_module_registration_hook(counted),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def sketch(build: Callable[[], nn.Module], header: Mapping[str, TensorInfo], kind: type[IntraqError]) -> nn.Module:
+    """The network that ``build`` builds, on the meta device, where it takes no memory.
+
+    Raises:
+        IntraqError: of ``kind``: its tensors would take more than those of its file, or cannot be built like this.
+    """
+    try:
+        with torch.device("meta"), limited(parts_of(header)):
+            network = build()
+    except ModelError:  # some builders compute with tensors, which need values (torchvision's RegNet)
+        with limited(parts_of(header), weightless=True):
+            network = build().to("meta")
+    described = sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()])
+    # packed codes: at most 16 to a word; tables that a network computes are not in the file
+    held = sum(math.prod(info.shape) for info in header.values())
+    if described > 16 * held + 2**24:
+        raise kind(f"config.json describes a network of {described:,} values, model.safetensors holds {held:,}")
+    return network
+
+
+def check_tensors(
+    header: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], where: str, kind: type[IntraqError]
+) -> None:
+    """See that a file's header holds the ``expected`` tensors and no others.
+
+    Raises:
+        IntraqError: of ``kind``: a tensor is missing, unknown, or of another shape or type.
+    """
+    for key in sorted(header.keys() ^ expected.keys()):
+        state = "unknown" if key in header else "missing"
+        raise kind(f"{where}: model.safetensors does not fit config.json: {key} is {state}", "fetch it again")
+    for key, info in expected.items():
+        if header[key] != info:
+            raise kind(
+                f"{where}: model.safetensors does not fit config.json: {key} is {_spelled(header[key])}, "
+                f"not {_spelled(info)}",
+                "fetch it again",
+            )
+
+
+def _spelled(info: TensorInfo) -> str:
+    return f"{info.dtype} {list(info.shape)}"
+
+
+DTYPES = {
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+def info_of(tensor: Tensor, held: TensorInfo | None = None) -> TensorInfo:
+    """What a file's header should say of ``tensor``; floats may have any width, and then have that of ``held``."""
+    any_float = held is not None and held.dtype in FLOATS and tensor.is_floating_point()
+    dtype = held.dtype if held is not None and any_float else DTYPES.get(tensor.dtype, str(tensor.dtype))
+    return TensorInfo(dtype, tuple(tensor.shape))

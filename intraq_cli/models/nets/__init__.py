@@ -1,0 +1,5 @@
+"""Architectures of our own, which timm does not have; a checkpoint's config names them by these keys."""
+
+from intraq_cli.models.nets.cifar_resnet import CifarResNet
+
+ARCHITECTURES = {"cifar_resnet": CifarResNet}

@@ -1,0 +1,1 @@
+"""What others see of a checkpoint: its card, and its repository on the Hub."""

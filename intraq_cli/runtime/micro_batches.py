@@ -1,0 +1,106 @@
+"""How many images go through a network at once: as many as fit, to the same end as all at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from intraq_cli.events import Report, Warned, silent
+from intraq_cli.runtime.device import return_freed_memory
+
+SHARE = 0.5
+"""Of the free memory that one stage plans with."""
+PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+WORK = {"synthesis": 2.0, "tuning": 5.0}
+"""Memory of a step, relative to what the float network keeps for its gradient."""
+
+Result = TypeVar("Result")
+
+
+class Portions:
+    """Runs work in portions, and halves them where they do not fit.
+
+    Args:
+        size: images at once to begin with; None: all.
+        report: told when portions get smaller.
+    """
+
+    def __init__(self, size: int | None = None, report: Report = silent) -> None:
+        self.size, self.report = size, report
+
+    def run(self, work: Callable[[int], Result], images: int) -> Result:
+        """``work(size)``, again with half the size where it runs out of memory; it must start over each time.
+
+        Raises:
+            RuntimeError, MemoryError: a single image is too much.
+        """
+        while True:
+            size = min(self.size or images, images)
+            try:
+                return work(size)
+            except (MemoryError, RuntimeError) as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+                self.size = -(-size // 2)
+            torch.cuda.empty_cache()
+            self.report(Warned(f"out of memory with {size} images at once: going on with {self.size}, to the same end"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or, which torch says with a plain RuntimeError, on a CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def images_that_fit(
+    network: nn.Module, image_shape: tuple[int, int, int], device: torch.device, stage: str
+) -> int | None:
+    """Images that a step of ``stage`` can take at once; None on a GPU, which says by itself when it is full.
+
+    A CPU does not: the system kills a process that takes too much.
+    """
+    if device.type != "cpu":
+        return None
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros(2, *image_shape, requires_grad=True)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = network(x)  # alive until all is counted
+        own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
+        each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
+    del x, out
+    return_freed_memory()
+    return max(1, int(SHARE * free_memory() / (WORK[stage] * each)))
+
+
+def free_memory() -> float:
+    """Bytes that this process may still take: of the machine, or of the control groups (version 2) it runs in."""
+    free = float("inf")
+    try:
+        free = 1024 * _counts(PROC / "meminfo")["MemAvailable:"]
+        own = next(line[3:] for line in (PROC / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        group = CONTROL_GROUPS / own.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(CONTROL_GROUPS) and (folder / "memory.max").is_file():
+                free = min(free, _left_in(folder))
+    except (OSError, ValueError, KeyError, StopIteration):  # no Linux, or no such group: what is known counts
+        pass
+    return free
+
+
+def _left_in(group: Path) -> float:
+    """Bytes up to the limit of a control group; files that are cached make room where it is needed."""
+    limit = float((group / "memory.max").read_text().strip().replace("max", "inf"))
+    used = int((group / "memory.current").read_text()) - _counts(group / "memory.stat").get("inactive_file", 0)
+    return limit - used
+
+
+def _counts(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}

@@ -1,0 +1,161 @@
+"""What a long job has done so far, kept beside its output until that is there: the same command goes on from it."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from intraq_cli.errors import OutputError, interruption
+from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.io.atomic import unfinished_folder
+
+PACE = 5.0
+"""Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
+
+
+class Kept:
+    """Named states in a folder, each there whole or not at all; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
+        self.folder, self.report = folder, report
+        self._next = time.monotonic() + PACE
+
+    def load(self, name: str) -> Any:
+        """What was kept under ``name``, its tensors on the CPU; None where nothing was.
+
+        Raises:
+            OutputError: it cannot be read.
+        """
+        if self.folder is None or not (self.folder / f"{name}.pt").exists():
+            return None
+        try:
+            return torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+            raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
+
+    def save(self, name: str, state: Any) -> None:
+        """Keep ``state``: tensors, numbers and texts, in lists and dictionaries."""
+        if self.folder is None:
+            return
+        started = time.monotonic()
+        scratch = self.folder / f"{name}.new"
+        try:
+            torch.save(state, scratch)
+            scratch.replace(self.folder / f"{name}.pt")
+        except (OSError, RuntimeError) as error:  # torch says "unexpected pos" of a full disk
+            scratch.unlink(missing_ok=True)
+            if interruption(error):
+                raise
+            self.report(Warned(f"cannot keep what is done so far in {self.folder}: {error}"))
+            self.folder = None
+        now = time.monotonic()
+        self._next = now + max(PACE, 20 * (now - started))
+
+    def now_and_then(self, name: str, state: Callable[[], Any]) -> None:
+        """Keep what ``state`` returns, if it is time."""
+        if self.folder is not None and time.monotonic() >= self._next:
+            self.save(name, state())
+
+    def drop(self, name: str) -> None:
+        """Forget what was kept under ``name``."""
+        if self.folder is not None:
+            (self.folder / f"{name}.pt").unlink(missing_ok=True)
+
+
+NOTHING_KEPT = Kept()
+
+
+@contextmanager
+def unfinished(path: Path, job: dict[str, Any], resume: bool, report: Report = silent) -> Iterator[Kept]:
+    """Within the block, states are kept in a neighbour of ``path``, which disappears at the end of the job.
+
+    An error or an interruption leaves it for the next run of the same job.
+
+    Args:
+        path: the output.
+        job: all that the result depends on, as JSON can hold it.
+        resume: go on from a state that is there.
+        report: told of what is kept and where.
+
+    Raises:
+        OutputError: another process is at it, the state is of another job, or the folder cannot be written.
+    """
+    folder = unfinished_folder(path)
+    job = json.loads(json.dumps(job))
+    with _locked(folder):
+        try:
+            going_on = _prepare(folder, job, resume)
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
+        if going_on:
+            report(Noted(f"going on from {folder}"))
+        try:
+            yield Kept(folder, report)
+        except BaseException:
+            if any(folder.glob("*.pt")):
+                report(Noted(f"what is done is kept in {folder}: the same command goes on from there"))
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
+    """Make the folder that of this job; returns whether there is something to go on from."""
+    states = list(folder.glob("*.pt"))
+    if not resume:
+        for state in states:
+            state.unlink()
+    elif states:
+        try:
+            before = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = {}
+        changed = sorted(key for key in {*before, *job} if before.get(key) != job.get(key))
+        if changed:
+            raise OutputError(
+                f"{folder} is of a run with another {', '.join(changed)}", "--no-resume starts anew; or another --out"
+            )
+        return True
+    scratch = folder / "job.new"
+    scratch.write_text(json.dumps(job, indent=2), encoding="utf-8")
+    scratch.replace(folder / "job.json")
+    return False
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within the block, ``folder`` is there, and no other process holds it; the lock dies with its process."""
+    import fcntl
+
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError as error:
+            if folder.parent.is_dir():
+                continue  # its last holder has just removed it
+            raise OutputError(f"there is no folder {folder.parent}", "make it first") from error
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise OutputError(
+                f"another process is at work on {folder}", "wait for it, or give another --out"
+            ) from error
+        if os.fstat(lock).st_nlink:
+            break
+        os.close(lock)  # removed between the two calls
+    try:
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,87 @@
+"""The main job as a user runs it, on real networks."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from intraq_cli import load, quantize
+from intraq_cli.events import Warned
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+RESNET = SHARED / "real_models.py"
+CIFAR_INPUT = ("--input-size", "3,32,32", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+
+
+def run(*args):
+    made = subprocess.run(
+        [sys.executable, "-m", "intraq_cli", *map(str, args), "--json"], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONWARNINGS": "error::ResourceWarning"},
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return json.loads(made.stdout)
+
+
+def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
+    made = run("quantize", "resnet20_digits", "--w", 4, "--a", 4, "--recipe", "fast", "--out", tmp_path / "out")
+    assert made["bytes_float"] > 5 * made["bytes_quantized"]
+    found = run("evaluate", tmp_path / "out", "--data", "digits")
+    assert found["n"] == 600
+    assert found["float_top1"] >= 98
+    assert found["float_top1"] - found["top1"] <= 1.0
+
+
+def test_tuning_that_ruins_the_network_is_undone(tmp_path):
+    settings = ["synthesis.num_images=64", "synthesis.batch_size=32", "synthesis.steps=20", "tuning.batch_size=16"]
+    made, told = {}, []
+    for change in ("tuning.steps=0", "tuning.lr=10"):
+        changed = [*settings, "quantization.correction=never", "tuning.steps=20", change]
+        out = tmp_path / change
+        made[change] = quantize("resnet20_digits", w=4, a=4, out=out, set=changed, device="cpu", report=told.append)
+    untuned, ruined = ((tmp_path / change / "model.safetensors").read_bytes() for change in made)
+    assert untuned == ruined
+    assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50
+    (warning,) = (event.message for event in told if isinstance(event, Warned))
+    assert warning.startswith("tuning is undone: agreement on images held out from it was ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RESNET.exists(), reason="the real networks and images are not on this machine")
+@pytest.mark.parametrize(("bits", "drop"), [(4, 1.5), (3, 8.0)])
+def test_a_real_network(tmp_path, bits, drop):
+    with tarfile.open(SHARED / "data/cifar10-test-jpeg.tar") as tar:
+        tar.extractall(tmp_path / "images", filter="data")
+    data = tmp_path / "images"
+    while len(list(data.iterdir())) == 1:
+        (data,) = data.iterdir()
+    model = f"{RESNET}:resnet20_cifar10"
+    run(
+        "quantize",
+        model,
+        "--w",
+        bits,
+        "--a",
+        bits,
+        "--act-placement",
+        "activations",
+        "--out",
+        tmp_path / "out",
+        *CIFAR_INPUT,
+    )
+    found = run("evaluate", tmp_path / "out", "--data", data, "--model", model)
+    assert found["n"] == 10_000
+    assert found["float_top1"] - found["top1"] <= drop
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_bundled_model_on_cuda(tmp_path):
+    run("quantize", "resnet20_digits", "--recipe", "fast", "--device", "cuda", "--out", tmp_path / "out")
+    found = run("evaluate", tmp_path / "out", "--data", "digits", "--device", "cuda")
+    assert found["float_top1"] - found["top1"] <= 1.0
+    network, x = load(tmp_path / "out", device="cuda"), torch.randn(4, 1, 8, 8, device="cuda")
+    assert torch.allclose(network(x).cpu(), load(tmp_path / "out", device="cpu")(x.cpu()), atol=0.5)

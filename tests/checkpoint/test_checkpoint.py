@@ -1,0 +1,268 @@
+import json
+import resource
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from intraq_cli import evaluate, load, quantize
+from intraq_cli.errors import CheckpointError, IntraqError, ModelError
+from intraq_cli.models.source import build_architecture
+from intraq_cli.models.teacher import InputSpec
+from tests.conftest import TINY
+from tests.programs.fuzz import write_checkpoint
+
+SET = list(TINY[1::2])
+SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "digits"
+    quantize("resnet20_digits", w=3, a=4, out=folder, set=SET, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations"])
+@pytest.mark.parametrize("w", [2, 5, 8])
+def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp_path, placement, w, monkeypatch):
+    seen = {}
+    from intraq_cli.api import pipeline
+
+    fidelity = pipeline.fidelity
+
+    def spy(student, *args):
+        x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        seen["x"], seen["logits"] = x, student(x)
+        return fidelity(student, *args)
+
+    monkeypatch.setattr(pipeline, "fidelity", spy)
+    model = f"{factory}:net"
+    quantize(model, w=w, a=4, out=tmp_path / "out", set=SET, act_placement=placement, device="cpu", **SPEC)
+    loaded = load(tmp_path / "out", model=model, device="cpu")
+    assert torch.equal(loaded(seen["x"]), seen["logits"])
+
+
+def test_weights_are_packed_and_no_float_copy_is_kept(digits):
+    tensors = load_file(digits / "model.safetensors")
+    assert not [k for k in tensors if k.endswith(("conv1.weight", "conv2.weight", "fc.weight"))]
+    words = tensors["stages.2.0.conv2.weight_packed"]
+    assert (words.dtype, tuple(words.shape)) == (torch.int32, (64, 64 * 9 * 3 // 32))
+    assert tensors["stages.2.0.conv2.weight_shape"].tolist() == [64, 64, 3, 3]
+    assert tensors["stages.2.0.conv2.weight_scale"].shape == (64, 1)
+    assert tensors["stages.2.0.conv2.weight_zero_point"].shape == (64 * 3 // 32, 1)
+    assert tensors["stages.2.0.conv2.input_scale"].shape == ()
+    with safe_open(digits / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+    assert (digits / "model.safetensors").stat().st_size * 6.5 < 1_083_392
+
+
+def test_the_folder_holds_what_was_promised(digits):
+    assert {p.name for p in digits.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "run.json",
+        "README.md",
+        "samples.png",
+    }
+    config, run = (json.loads((digits / name).read_text()) for name in ("config.json", "run.json"))
+    assert config["architecture"] == "cifar_resnet"
+    assert config["quantization_config"]["quant_method"] == "intraq"
+    assert config["quantization_config"]["modules"]["fc"] == 3
+    assert run["recipe"]["tuning"]["steps"] == 3
+    assert len(run["teacher"]["sha256"]) == 64
+    assert run["measured"]["bytes_quantized"] == (digits / "model.safetensors").stat().st_size
+    card = (digits / "README.md").read_text()
+    assert "library_name: intraq" in card
+    assert "license: cc-by-4.0" in card
+
+
+def test_one_seed_gives_identical_checkpoints(tmp_path, digits):
+    quantize("resnet20_digits", w=3, a=4, out=tmp_path / "again", set=SET, device="cpu")
+    for name in ("model.safetensors", "config.json", "samples.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (digits / name).read_bytes()
+    quantize("resnet20_digits", w=3, a=4, out=tmp_path / "other", set=SET, device="cpu", seed=1)
+    assert (tmp_path / "other/model.safetensors").read_bytes() != (digits / "model.safetensors").read_bytes()
+
+
+def test_the_manifest_holds_the_call_as_one_can_repeat_it(tmp_path, digits, monkeypatch):
+    called = json.loads((digits / "run.json").read_text())["command"]
+    assert "a=" not in called  # the default
+    monkeypatch.chdir(tmp_path)
+    eval(called.replace(repr(str(digits)), "'again'"))
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (digits / "model.safetensors").read_bytes()
+
+
+def test_no_code_runs_that_the_user_did_not_type(factory, tmp_path):
+    quantize(f"{factory}:net", out=tmp_path / "out", set=SET, device="cpu", **SPEC)
+    with pytest.raises(ModelError, match="holds no code") as caught:
+        load(tmp_path / "out")
+    assert "--model file.py:factory" in caught.value.hint
+
+
+def change_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+BREAK = {
+    "no config": lambda f: (f / "config.json").unlink(),
+    "config is no JSON": lambda f: (f / "config.json").write_text("{"),
+    "config is a list": lambda f: (f / "config.json").write_text("[]"),
+    "float model": lambda f: change_config(f, lambda c: c.pop("quantization_config")),
+    "foreign": lambda f: change_config(f, lambda c: c["quantization_config"].update(quant_method="gptq")),
+    "from the future": lambda f: change_config(f, lambda c: c["quantization_config"].update(format_version=99)),
+    "bits": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc=9)),
+    "bits as text": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc="4")),
+    "other bits": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc=5)),
+    "unknown layer": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(nowhere=3)),
+    "unknown architecture": lambda f: change_config(f, lambda c: c.update(architecture="os.system")),
+    "wrong arguments": lambda f: change_config(f, lambda c: c.update(model_args={"evil": 1})),
+    "no input size": lambda f: change_config(f, lambda c: c["pretrained_cfg"].pop("input_size")),
+    "no weights": lambda f: (f / "model.safetensors").unlink(),
+    "truncated": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
+    "missing tensor": lambda f: change_tensors(f, lambda t: t.pop("fc.weight_packed")),
+    "missing bias": lambda f: change_tensors(f, lambda t: t.pop("fc.bias")),
+    "other shape": lambda f: change_tensors(
+        f, lambda t: t.update({"fc.weight_packed": t["fc.weight_packed"][:5].clone()})
+    ),
+    "negative scale": lambda f: change_tensors(f, lambda t: t.update({"fc.input_scale": torch.tensor(-1.0)})),
+    "nan scale": lambda f: change_tensors(f, lambda t: t["fc.weight_scale"].fill_(float("nan"))),
+    "infinite scale": lambda f: change_tensors(f, lambda t: t.update({"fc.input_scale": torch.tensor(float("inf"))})),
+    "weights beyond float32": lambda f: change_tensors(f, lambda t: t["fc.weight_scale"].fill_(3e38)),
+    "zero-point off the grid": lambda f: change_tensors(f, lambda t: t["fc.input_zero_point"].fill_(16)),
+    "nan bias": lambda f: change_tensors(f, lambda t: t["fc.bias"].fill_(float("nan"))),
+    "other shape stated": lambda f: change_tensors(f, lambda t: t["fc.weight_shape"].fill_(10**9)),
+    "other type": lambda f: change_tensors(
+        f, lambda t: t.update({"fc.weight_packed": t["fc.weight_packed"].view(torch.float32)})
+    ),
+    "layer twice": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"fc.weight": 3})),
+    "no layer": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"bn1": 3})),
+    "dunder": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update({"fc.__class__": 3})),
+    "lost activation": lambda f: change_config(f, lambda c: c["quantization_config"]["sites"].update({"conv9": 3})),
+    "computed": lambda f: change_config(
+        f, lambda c: c["quantization_config"].update(computed={"fc": [10**12, 10**12]})
+    ),
+    "other input": lambda f: change_config(f, lambda c: c["pretrained_cfg"].update(input_size=[3, 8, 8])),
+    "labels": lambda f: change_config(f, lambda c: c.update(label_names=["0", "1"])),
+    "no label": lambda f: change_config(f, lambda c: c.update(label_names=[None] * 10)),
+    "run is a list": lambda f: (f / "run.json").write_text("[]"),
+    "teacher is a number": lambda f: (f / "run.json").write_text('{"teacher": {"source": 3}}'),
+    "links out": lambda f: (
+        (f / "model.safetensors").rename(f.parent / "moved"),
+        (f / "model.safetensors").symlink_to("../moved"),
+    ),
+    "extra tensor": lambda f: change_tensors(f, lambda t: t.update({"extra": torch.zeros(1)})),
+}
+
+
+@pytest.mark.parametrize("damage", BREAK)
+def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
+    folder = tmp_path / "copy"
+    shutil.copytree(digits, folder)
+    BREAK[damage](folder)
+    with pytest.raises((CheckpointError, ModelError)) as caught:
+        load(folder, device="cpu")
+    assert isinstance(caught.value, IntraqError)
+    assert "\n" not in caught.value.message
+
+
+def allocated():
+    """The most memory that this process has had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_classes": 900_000},
+        {"architecture": "torchvision:regnet_y_128gf", "model_args": {}},
+        {"model_args": {"blocks": 16384, "in_chans": 1}},
+        {"model_args": {"blocks": 3, "in_chans": 16384}},
+        {"architecture": "torchvision:vgg16", "model_args": {}},
+        {"architecture": "vit_giant_patch14_dinov2", "model_args": {}},
+        {"architecture": "test_resnet", "model_args": {"layers": [16384] * 4}},
+        {"architecture": "wide_resnet101_2", "model_args": {"base_width": 16384}},
+        {"architecture": "efficientnet_b0", "model_args": {"channel_multiplier": 32.0}},
+    ],
+)
+def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, tmp_path, monkeypatch, change):
+    folder = tmp_path / "copy"
+    shutil.copytree(digits, folder)
+    change_config(folder, lambda c: (c.update(change), c.pop("label_names")))
+    built = []
+    monkeypatch.setattr(
+        "intraq_cli.checkpoint.folder.build_architecture",
+        lambda *args: built.append(torch.get_default_device().type) or build_architecture(*args),
+    )
+    before = allocated()
+    with pytest.raises((CheckpointError, ModelError)):
+        load(folder, device="cpu")
+    assert built[0] == "meta"
+    assert allocated() - before < 300 * 2**20  # it never came to memory
+
+
+def test_the_manifest_may_be_missing(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "copy")
+    (tmp_path / "copy/run.json").unlink()
+    load(tmp_path / "copy", device="cpu")
+    with pytest.raises(CheckpointError, match="does not say what it was made from"):
+        evaluate(tmp_path / "copy", data="digits", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ({"source": "nets.py:net"}, "was made from nets.py:net"),
+        ({"source": "local-dir:nowhere"}, "cannot be had"),
+        ({"source": "x" * 900}, "cannot be had"),
+        ({"source": "resnet18", "weights": "weights.pth"}, "cannot be had"),
+        ({"source": "{float}"}, "has 4 classes, the checkpoint 10"),
+    ],
+)
+def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, monkeypatch, teacher, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text("raise SystemExit")
+    (tmp_path / "weights.pth").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    network = build_architecture("cifar_resnet", 4, {"blocks": 1, "in_chans": 1})
+    (tmp_path / "float").mkdir()
+    save_file(network.state_dict(), tmp_path / "float/model.safetensors")
+    cfg = {"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}
+    args = {"blocks": 1, "in_chans": 1}
+    config = {"architecture": "cifar_resnet", "num_classes": 4, "model_args": args, "pretrained_cfg": cfg}
+    (tmp_path / "float/config.json").write_text(json.dumps(config))
+    shutil.copytree(digits, tmp_path / "copy")
+    (tmp_path / "copy/run.json").write_text(json.dumps({"teacher": teacher}).replace("{float}", "float"))
+    with pytest.raises((CheckpointError, ModelError), match=says):
+        evaluate("copy", data="digits", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_path):
+    shutil.copytree(digits, tmp_path / "snapshot")
+    monkeypatch.setattr("intraq_cli.models.source.fetch_checkpoint", lambda target, revision: tmp_path / "snapshot")
+    assert evaluate("org/name", data="digits", limit=20, device="cpu").n == 20  # the bundled teacher
+    for teacher in ({"source": str(tmp_path)}, {"source": "local-dir:x"}, {"source": "resnet18", "weights": "w.pth"}):
+        (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": teacher}))
+        with pytest.raises(ModelError, match="files that are not here") as caught:
+            evaluate("org/name", data="digits", device="cpu")
+        assert "--model" in caught.value.hint
+
+
+@pytest.mark.parametrize("architecture", ["torchvision:regnet_y_400mf", "torchvision:mobilenet_v2", "test_resnet"])
+def test_whatever_can_be_quantized_is_rebuilt(tmp_path, architecture):
+    """Builders that need the values of tensors included."""
+    spec = InputSpec((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
+    write_checkpoint(tmp_path / "made", architecture, {}, spec, "inputs")
+    network = load(tmp_path / "made", device="cpu")
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)

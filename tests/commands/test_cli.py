@@ -1,0 +1,376 @@
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import INPUT, TINY
+
+KEYS = {
+    "synthesize": "path model n image_shape seconds losses teacher_accuracy heterogeneity seed device",
+    "quantize": "path model w_bits a_bits recipe bytes_float bytes_quantized agreement seconds stages seed device",
+    "evaluate": "target data n top1 top5 float_top1 float_top5 agreement seconds device",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_whole_path_and_its_json(intraq, tmp_path):
+    made = intraq("synthesize", "resnet20_digits", "--out", "i.safetensors", *TINY, "--json")
+    assert (made.code, made.err.count("error")) == (0, 0)
+    found = json.loads(made.out)
+    assert set(found) >= set(KEYS["synthesize"].split())
+    assert (found["n"], found["image_shape"], set(found["losses"])) == (32, [1, 8, 8], {"bns", "sil", "mdc", "total"})
+
+    made = intraq("quantize", "resnet20_digits", "--images", "i.safetensors", *TINY, "--json")
+    assert made.code == 0
+    found = json.loads(made.out)
+    assert set(found) >= set(KEYS["quantize"].split())
+    assert (found["path"], found["w_bits"], "synthesis" in found["stages"]) == ("resnet20_digits-w4a4", 4, False)
+    assert found["bytes_quantized"] == (tmp_path / "resnet20_digits-w4a4/model.safetensors").stat().st_size
+
+    made = intraq("evaluate", "resnet20_digits-w4a4", "--data", "digits", "--limit", "50", "--json")
+    assert made.code == 0
+    found = json.loads(made.out)
+    assert set(found) >= set(KEYS["evaluate"].split())
+    assert (found["n"], found["float_top1"] > 95) == (50, True)
+
+
+def test_images_of_a_run_are_those_that_synthesize_writes(intraq, tmp_path):
+    assert intraq("synthesize", "resnet20_digits", "--out", "i.safetensors", *TINY).code == 0
+    assert intraq("quantize", "resnet20_digits", "--images", "i.safetensors", "--out", "two", *TINY).code == 0
+    assert intraq("quantize", "resnet20_digits", "--out", "one", *TINY).code == 0
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+
+
+def test_evaluate_a_float_model(intraq):
+    made = intraq("evaluate", "resnet20_digits", "--data", "digits", "--json")
+    found = json.loads(made.out)
+    assert found["n"] == 600
+    assert found["top1"] == found["float_top1"] >= 98
+    assert found["agreement"] == 100
+
+
+def test_quiet_prints_the_path_alone(intraq):
+    made = intraq("quantize", "resnet20_digits", "--out", "a b ü", *TINY, "-q")
+    assert (made.code, made.out) == (0, "a b ü\n")
+    # so few steps may leave a part of the loss at zero: warnings are shown, progress is not
+    assert all(line.startswith("warning:") for line in made.err.splitlines())
+
+
+def test_plain_lines_without_a_terminal(intraq):
+    made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
+    assert "\x1b" not in made.out + made.err
+    assert "synthesis: 6 steps, 32 images" in made.err
+    assert "next: intraq evaluate x --data digits" in made.err
+    assert "agreement" in made.out
+
+
+def test_what_is_hinted_at_next_runs_as_it_stands(intraq, tmp_path, factory, labelled):
+    (tmp_path / "my nets").mkdir()
+    model = f"{shutil.copy(factory, 'my nets')}:net"
+    made = intraq("synthesize", model, *INPUT, *TINY, "--out", "my images")
+    made = intraq(*_hinted(made.err), *TINY, "--out", "my checkpoint")
+    assert made.code == 0
+    found = intraq(*(word.replace("FOLDER", labelled) for word in _hinted(made.err)), "--json")
+    assert (found.code, json.loads(found.out)["n"]) == (0, 3)
+
+
+def _hinted(printed):
+    (line,) = (line for line in printed.splitlines() if line.startswith("next: "))
+    return shlex.split(line)[2:]
+
+
+def test_dry_run_writes_nothing(intraq, tmp_path):
+    made = intraq("quantize", "resnet20_digits", "--dry-run")
+    assert made.code == 0
+    assert "would write" in made.out
+    assert json.loads(intraq("quantize", "resnet20_digits", "--dry-run", "--json").out)["agreement"] is None
+    assert intraq("synthesize", "resnet20_digits", "--dry-run").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/mine").write_text("mine")
+    made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
+    assert made.code == 1
+    assert "--force" in made.err
+    assert (tmp_path / "x/mine").exists()
+    assert intraq("quantize", "resnet20_digits", "--out", "x", *TINY, "--force").code == 0
+    assert not (tmp_path / "x/mine").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+NONSENSE = [
+    (("quantize", "no_such_model"), 1, "model"),
+    (("quantize", "resnet20_digits", "--w", "1"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--a", "9"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--first-last-bits", "16"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--act-placement", "outputs"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--recipe", "none"), 1, "recipe"),
+    (("quantize", "resnet20_digits", "--set", "tuning.steps=no"), 1, "recipe"),
+    (("quantize", "resnet20_digits", "--device", "tpu"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--device", "cuda:99"), 1, "device"),
+    (("quantize", "resnet20_digits", "--images", "none.safetensors"), 1, "data"),
+    (("quantize", "resnet20_digits", "--out", "no/such/folder"), 1, "output"),
+    (("quantize", "resnet20_digits", "--input-size", "3x8x8"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--input-size", "3,8,8"), 1, "model"),
+    (("quantize", "FACTORY:no_norm", *INPUT), 1, "model"),
+    (("quantize", "FACTORY:fixed_size", "--input-size", "3,9,9", *INPUT[2:]), 1, "model"),
+    (("quantize",), 2, "usage"),
+    (("synthesize", "resnet20_digits", "-n", "0"), 2, "usage"),
+    (("evaluate", "resnet20_digits", "--data", "nowhere"), 1, "data"),
+    (("evaluate", "resnet20_digits"), 2, "usage"),
+    (("evaluate", "resnet20_digits", "--data", "FOLDER"), 1, "data"),
+    (("evaluate", "FOLDER", "--data", "digits"), 1, "model"),
+    (("zoo", "show", "defualt"), 1, "recipe"),
+    (("nonsense",), 2, "usage"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "kind"), NONSENSE, ids=[" ".join(a) for a, _, _ in NONSENSE])
+def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args, code, kind):
+    (tmp_path / "data/77").mkdir(parents=True)
+    args = [a.replace("FACTORY", factory).replace("FOLDER", "data") for a in args]
+    before = sorted(tmp_path.rglob("*"))
+    made = intraq(*args)
+    assert made.code == code
+    assert made.out == ""
+    assert "Traceback" not in made.err
+    if code == 1:
+        assert [line.split(":")[0] for line in made.err.strip().splitlines()] == ["error", "hint"]
+    made = intraq(*args, "--json")
+    assert made.code == code
+    error = json.loads(made.out)["error"]
+    assert error["code"] == kind
+    assert error["message"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_zoo(intraq):
+    listed = json.loads(intraq("zoo", "list", "--json").out)
+    assert "resnet20_digits" in listed["models"]
+    for name in [*listed["recipes"], *listed["models"], *listed["results"]]:
+        assert intraq("zoo", "show", name).out.strip()
+        assert json.loads(intraq("zoo", "show", name, "--json").out)["name"] == name
+    assert "default" in intraq("zoo", "list").out
+
+
+def python(*args, **env):
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=120, env={**os.environ, **env}, check=False
+    )
+
+
+def test_help_and_version_need_no_torch():
+    script = (
+        "import sys; from intraq_cli.app import main; main(sys.argv[1:]); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'huggingface_hub')))"
+    )
+    for args in (["--version"], ["--help"], ["quantize", "--help"], ["push", "--help"], ["zoo", "list"]):
+        made = python("-c", script, *args)
+        assert made.returncode == 0, made.stderr
+        assert made.stdout
+
+
+@pytest.mark.parametrize("model", ["timm/resnet18.a1_in1k", "resnet18", "hf-hub:timm/resnet18.a1_in1k@main"])
+def test_no_network_is_one_line(model, tmp_path):
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    made = python("-m", "intraq_cli", "quantize", model, "--json", **env)
+    assert made.returncode == 1
+    assert json.loads(made.stdout)["error"]["code"] == "model"
+    assert "Traceback" not in made.stderr
+    assert not (tmp_path / f"{model}-w4a4").exists()
+
+
+def test_offline_means_torchvision_too(tmp_path):
+    made = python("-m", "intraq_cli", "quantize", "torchvision:resnet18", HF_HUB_OFFLINE="1", TORCH_HOME=str(tmp_path))
+    assert made.returncode == 1
+    assert "HF_HUB_OFFLINE is set" in made.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "torchvision:convnext_tiny"])
+def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_path):
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
+    made = python("-m", "intraq_cli", "quantize", model, **env)
+    assert made.returncode == 1
+    assert "no batch norm" in made.stderr
+
+
+def test_a_closed_pipe_is_quiet():
+    made = subprocess.run(
+        f"{sys.executable} -m intraq_cli zoo list | true", shell=True, capture_output=True, text=True, check=False
+    )
+    assert made.stderr == ""
+
+
+def test_interrupted(intraq, monkeypatch, tmp_path):
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("intraq_cli.api.pipeline.tune", interrupt)
+    made = intraq("quantize", "resnet20_digits", *TINY)
+    assert made.code == 130
+    assert made.err.endswith("the same command goes on from there\ninterrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
+
+
+def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
+
+    def bug(*args, **kwargs):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("intraq_cli.api.pipeline.tune", bug)
+    with pytest.raises(ZeroDivisionError):
+        intraq("quantize", "resnet20_digits", *TINY)
+    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
+
+
+def test_instant_needs_no_images(intraq, tmp_path):
+    made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--json")
+    assert made.code == 0, made.err
+    found = json.loads(made.out)
+    assert (found["agreement"], found["heterogeneity"], found["held_out"]) == (None, None, 0)
+    assert {p.name for p in (tmp_path / "resnet20_digits-w4a4").iterdir()} == {
+        *("model.safetensors", "config.json", "run.json", "README.md")
+    }
+    found = json.loads(intraq("evaluate", "resnet20_digits-w4a4", "--data", "digits", "--json").out)
+    assert found["float_top1"] - found["top1"] < 10
+
+
+def test_a_recipe_without_images_has_nothing_to_tune_on(intraq):
+    made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--set", "tuning.steps=5")
+    assert made.code == 1
+    assert "tuning.steps=0" in made.err
+    made = intraq("synthesize", "resnet20_digits", "--recipe", "instant")
+    assert made.code == 2
+    assert "makes no images" in made.err
+
+
+def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path):
+    args = ("--w", "3", "--first-last-bits", "6")
+    found = json.loads(intraq("inspect", "resnet20_digits", *args, "--json").out)
+    assert (found["weights"], found["num_classes"], found["batch_norms"]) == ("not read", 10, 19)
+    assert [layer["w_bits"] for layer in found["layers"]] == [6] + [3] * 18 + [6]
+    assert found["low_bit_share"] == 100
+    intraq("quantize", "resnet20_digits", *args, "--recipe", "instant", "--out", "made", "-q")
+    assert found["bytes_quantized"] == pytest.approx((tmp_path / "made/model.safetensors").stat().st_size, rel=0.03)
+    table = intraq("inspect", "resnet20_digits").out.splitlines()
+    assert table[0].split() == ["layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"]
+    assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
+
+
+def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
+    import timm
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = json.loads(intraq("inspect", "mobilenetv2_035", "--act-placement", "activations", "--json").out)
+    assert found["parameters"] == sum(p.numel() for p in timm.create_model("mobilenetv2_035").parameters())
+    assert found["input_size"] == [3, 224, 224]
+    by_name = {layer["name"]: layer for layer in found["layers"]}
+    assert by_name["conv_stem"]["a_bits"] is None  # the image
+    assert by_name["blocks.0.0.conv_pw"]["a_bits"] == 4  # enters from a ReLU6
+    assert 0 < found["low_bit_share"] < 100
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("vit_tiny_patch16_224", "no batch norm"),
+        ("convnext_tiny", "no batch norm"),
+        ("resnet17", "did you mean"),
+    ],
+)
+def test_inspect_refuses_what_quantize_would(intraq, model, reason):
+    made = intraq("inspect", model)
+    assert (made.code, made.out) == (1, "")
+    assert reason in made.err
+
+
+def test_weights_of_a_file_beside_a_timm_name(intraq, tmp_path):
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", num_classes=7)
+    save_file(network.state_dict(), "w.safetensors")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "w.pth")
+    hashes = []
+    for file in ("w.safetensors", "w.pth"):
+        size = ("--input-size", "3,32,32")
+        made = intraq(
+            "quantize", "resnet10t", "--weights", file, *size, "--recipe", "instant", "--out", f"{file}-q", "--json"
+        )
+        assert made.code == 0, made.err
+        run = json.loads((tmp_path / f"{file}-q/run.json").read_text())
+        assert run["teacher"]["weights"] == file
+        assert json.loads((tmp_path / f"{file}-q/config.json").read_text())["num_classes"] == 7
+        hashes.append(run["teacher"]["sha256"])
+    assert hashes[0] == hashes[1]
+
+
+def test_weights_that_are_no_weights(intraq, tmp_path):
+    import torch
+
+    class Evil:
+        def __reduce__(self):
+            return (os.system, ("touch evil",))
+
+    torch.save({"state_dict": Evil()}, "evil.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"a": torch.zeros(2)}, "other.pth")
+    for file, reason in (
+        ("evil.pth", "cannot read"),
+        ("text.pth", "cannot read"),
+        ("other.pth", "does not fit"),
+        ("none.pth", "no file"),
+    ):
+        made = intraq("quantize", "resnet10t", "--weights", file, "--recipe", "instant")
+        assert made.code == 1, made.err
+        assert reason in made.err
+        assert "Traceback" not in made.err
+    assert not (tmp_path / "evil").exists()
+
+
+def test_completion_knows_commands_options_recipes_and_bundled_models():
+    for line, expected in (
+        ("intraq qu", {"quantize"}),
+        ("intraq quantize resnet20_di", {"resnet20_digits"}),
+        ("intraq quantize x --recipe pa", {"paper-cifar10", "paper-cifar100", "paper-imagenet"}),
+        ("intraq quantize x --act-p", {"--act-placement"}),
+    ):
+        words = len(line.split()) - 1
+        made = python("-m", "intraq_cli", _INTRAQ_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(words))
+        assert set(made.stdout.split()) == expected, made.stderr
+
+
+def test_no_color_where_it_is_not_wanted(tmp_path):
+    env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env)
+    assert colour.search(made.stderr)
+    assert "\x1b[2K" not in made.stderr  # colours may be forced, but no bars move in a file
+    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env, NO_COLOR="1")
+    assert not colour.search(made.stderr)
+
+
+def test_nothing_is_asked_without_a_terminal(tmp_path):
+    """Standard input is closed: a prompt would be an error of another kind."""
+    for args in (["push", str(tmp_path), "me/x"], ["quantize", "resnet20_digits", "--out", str(tmp_path)]):
+        made = subprocess.run(
+            [sys.executable, "-m", "intraq_cli", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+        assert made.returncode == 1
+        assert made.stderr.startswith("error: ")

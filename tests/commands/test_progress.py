@@ -1,0 +1,75 @@
+"""What is shown while it works."""
+
+import re
+
+import pytest
+
+from intraq_cli.commands import progress as shown
+from intraq_cli.commands.printing import duration
+from intraq_cli.events import StageStarted, StepDone
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, in its only element."""
+    now = [1000.0]
+    monkeypatch.setattr(shown.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("first", [1, 71], ids=["from the start", "going on from step 70"])
+def test_pace_counts_what_this_run_has_done(clock: list[float], capsys: pytest.CaptureFixture[str], first: int) -> None:
+    """100 steps of 8 images, two seconds each after a first one of a minute."""
+    with shown.progress(quiet=False) as report:
+        report(StageStarted("synthesis", 100, "800 images"))
+        clock[0] += 60
+        report(StepDone("synthesis", first, 8 * first, values={"bns": 0.5}))
+        clock[0] += 20
+        report(StepDone("synthesis", first + 10, 8 * (first + 10), values={"bns": 0.25}))
+    _, early, later = capsys.readouterr().err.splitlines()
+    assert early == f"synthesis: {first}/100  bns 0.5"
+    left, rate = re.search(r"(\d+ \w+) left  (\d+) img/s  bns 0.25", later).groups()
+    assert left == duration(2 * (100 - first - 10))
+    assert int(rate) == 4
+
+
+def test_lines_are_few(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    with shown.progress(quiet=False) as report:
+        report(StageStarted("tuning", 60, "8 images"))
+        for step in range(1, 61):
+            clock[0] += 1
+            report(StepDone("tuning", step, 8 * step))
+    assert len(capsys.readouterr().err.splitlines()) == 1 + 60 / shown.PLAIN_EVERY
+
+
+def slow_synthesis(clock: list[float], recipe: str, seconds: float) -> None:
+    with shown.progress(quiet=False, recipe=recipe) as report:
+        report(StageStarted("synthesis", 400, "1024 images"))
+        for step in range(1, 5):
+            clock[0] += seconds
+            report(StepDone("synthesis", step, 256 * step))
+
+
+def test_a_stage_of_hours_names_the_faster_recipe_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    slow_synthesis(clock, "default", 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "--recipe fast" in line] == [
+        "hint: 2.2 h are left of this stage; --recipe fast takes about an eighth of the time"
+    ]
+    assert "2.2 h left" in lines[-1]
+
+
+@pytest.mark.parametrize(("recipe", "seconds"), [("default", 8), ("fast", 20), ("mine.toml", 20)])
+def test_what_is_quick_or_chosen_names_none(
+    clock: list[float], capsys: pytest.CaptureFixture[str], recipe: str, seconds: float
+) -> None:
+    slow_synthesis(clock, recipe, seconds)
+    assert "--recipe" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.44, "0.4 s"), (27.2, "27 s"), (119, "119 s"), (1200, "20 min"), (7100, "118 min"), (9000, "2.5 h")],
+)
+def test_times_for_people(seconds: float, told: str) -> None:
+    assert duration(seconds) == told

@@ -1,0 +1,151 @@
+import json
+import math
+
+import pytest
+import timm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from intraq_cli.errors import CheckpointError, IntraqError, ModelError
+from intraq_cli.models.config import FIELDS, check_config, spec_of_config
+from intraq_cli.models.source import build_architecture
+
+SOUND = {
+    "architecture": "test_resnet",
+    "num_classes": 3,
+    "model_args": {"in_chans": 3, "global_pool": "avg"},
+    "label_names": ["cat", "dog", "eel"],
+    "pretrained_cfg": {
+        "input_size": [3, 8, 8],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "crop_pct": 0.9,
+        "first_conv": None,
+    },
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([10**400, -(10**400)]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def test_a_sound_config_is_taken_as_it_is():
+    checked = check_config(SOUND, "here")
+    assert (checked.architecture, checked.num_classes) == ("test_resnet", 3)
+    assert checked.model_args == SOUND["model_args"]
+    assert checked.label_names == ["cat", "dog", "eel"]
+    assert "first_conv" not in checked.pretrained_cfg
+    assert spec_of_config(checked.pretrained_cfg, "here").input_size == (3, 8, 8)
+
+
+def test_every_config_that_timm_ships_is_sound():
+    for name in timm.list_pretrained():
+        cfg = json.loads(json.dumps(timm.get_pretrained_cfg(name).to_dict()))
+        config = {"architecture": name.partition(".")[0], "num_classes": cfg["num_classes"], "pretrained_cfg": cfg}
+        assert spec_of_config(check_config(config, name).pretrained_cfg, name).input_size[0] == 3
+
+
+def test_an_old_config_has_its_fields_side_by_side():
+    flat = {"architecture": "test_resnet", "num_classes": 3, **SOUND["pretrained_cfg"]}
+    assert check_config(flat, "here").pretrained_cfg["input_size"] == [3, 8, 8]
+
+
+@given(st.sampled_from(sorted(FIELDS)), VALUES)
+@settings(deadline=None, max_examples=400)
+def test_any_value_of_any_field_is_taken_or_is_one_line(field, value):
+    try:
+        checked = check_config({**SOUND, "pretrained_cfg": {**SOUND["pretrained_cfg"], field: value}}, "here")
+        spec = spec_of_config(checked.pretrained_cfg, "here")
+    except IntraqError:
+        pass
+    else:
+        assert len(spec.mean) == len(spec.std) == spec.input_size[0]
+        assert all(map(math.isfinite, (*spec.mean, *spec.std, spec.crop_pct)))
+        assert math.prod(spec.input_size) <= 2**24
+
+
+@given(st.sampled_from(["architecture", "num_classes", "model_args", "label_names", "pretrained_cfg"]), VALUES)
+@settings(deadline=None, max_examples=200)
+def test_any_value_at_the_top_is_taken_or_is_one_line(field, value):
+    try:
+        checked = check_config({**SOUND, field: value}, "here", CheckpointError)
+    except CheckpointError:
+        return
+    assert checked.num_classes is None or checked.label_names is None or len(checked.label_names) == checked.num_classes
+    assert all(isinstance(name, str) for name in checked.model_args)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
+     "out_indices", "feature_cls", "scriptable", "exportable", "no_jit", "weights", "progress", "file", "url", "device",
+     "dtype", "model_name", "model_cfg", "pruned", "state_dict", "__class__", "a.b", "", "a b", "ä"],
+)  # fmt: skip
+def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
+    with pytest.raises(ModelError, match="model_args may not hold"):
+        check_config({**SOUND, "model_args": {name: None}}, "here")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_classes", 10**9),
+        ("num_classes", -1),
+        ("num_classes", True),
+        ("num_classes", "3"),
+        ("num_classes", 4),  # three label names
+        ("model_args", {"num_classes": 4}),
+        ("model_args", {"width": 10**6}),
+        ("model_args", {"layers": [10**9] * 4}),
+        ("model_args", {"depth_multiplier": 1000.0}),
+        ("model_args", {"layers": [[[[1]]]]}),
+        ("model_args", {"block": {"a": 1}}),
+        ("model_args", {"norm_layer": "os.system('true')"}),
+        ("model_args", [1]),
+        ("label_names", ["cat", "dog"]),
+        ("label_names", [1, 2, 3]),
+        ("label_names", {"0": "cat"}),
+        ("architecture", 3),
+        ("architecture", ""),
+        ("pretrained_cfg", 3),
+        ("pretrained_cfg", {"hf_hub_id": "../../secret"}),
+        ("pretrained_cfg", {"hf_hub_id": "org/name@../../../secret"}),
+        ("pretrained_cfg", {"hf_hub_id": "-org/name"}),
+        ("pretrained_cfg", {"license": "mit\nlicense_link: elsewhere"}),
+    ],
+)
+def test_a_value_out_of_range_is_refused(field, value):
+    with pytest.raises(ModelError):
+        check_config({**SOUND, field: value}, "here")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("input_size", [3, 10**6, 10**6]),
+        ("input_size", [3, 0, 8]),
+        ("input_size", [3.0, 8, 8]),
+        ("input_size", [3, 8]),
+        ("mean", [0.5]),
+        ("mean", [math.nan] * 3),
+        ("std", [0.0] * 3),
+        ("std", [math.inf] * 3),
+        ("crop_pct", 1e-9),
+        ("interpolation", "sharpest"),
+        ("crop_mode", ["center"]),
+    ],
+)
+def test_an_input_that_makes_no_sense_is_refused(field, value):
+    with pytest.raises(ModelError):
+        spec_of_config({**SOUND["pretrained_cfg"], field: value}, "here")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:a/b", "local-dir:.", "timm/resnet18", "./resnet18", "a/b@main",
+     "nn.Module", "os.system", "torchvision:../resnet18", "torchvision:load", "torchvision:quantization", ""],
+)  # fmt: skip
+def test_an_architecture_is_a_name_of_a_registry(architecture):
+    with pytest.raises(ModelError):
+        build_architecture(architecture, 3, {})

@@ -1,0 +1,331 @@
+import json
+import os
+import pickle
+import shutil
+import urllib.error
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.models import source as sources
+from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher, sketch_teacher
+from intraq_cli.models.teacher import InputSpec, Teacher, examine, leave_inputs_alone
+
+INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory):
+    """A folder as timm's own save_for_hf writes it."""
+    folder = tmp_path_factory.mktemp("timm") / "tiny"
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet", num_classes=7)
+    timm.models.save_for_hf(network, folder, safe_serialization=True)
+    return folder, network
+
+
+@pytest.mark.parametrize("spelling", ["{}", "local-dir:{}"])
+def test_a_timm_folder(timm_folder, spelling):
+    folder, network = timm_folder
+    teacher = load_teacher(spelling.format(folder))
+    assert (teacher.architecture, teacher.name) == ("test_resnet", "tiny")
+    assert teacher.spec.input_size == (3, 160, 160)
+    assert not teacher.network.training
+    assert all(torch.equal(v, teacher.network.state_dict()[k]) for k, v in network.state_dict().items())
+    anatomy = examine(teacher)
+    assert (anatomy.num_classes, anatomy.classifier) == (7, "fc")
+    rebuilt = build_architecture(teacher.architecture, 7, teacher.model_args)
+    rebuilt.load_state_dict(teacher.network.state_dict())
+
+
+def test_the_digest_is_of_the_weights(timm_folder):
+    first, again = load_teacher(str(timm_folder[0])), load_teacher(str(timm_folder[0]))
+    assert first.sha256 == again.sha256
+    again.network.fc.bias.data[0] += 1e-6
+    assert first.sha256 != replace(again).sha256
+
+
+def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
+    teacher = load_teacher(f"{factory}:net", INPUT)
+    assert teacher.spec.mean == (0.5, 0.5, 0.5)
+    low, high = teacher.spec.bounds
+    assert (low[0], high[0]) == (-2, 2)
+    assert examine(teacher).num_classes == 3
+    with pytest.raises(ModelError) as caught:
+        load_teacher(f"{factory}:net")
+    assert "--input-size" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("nothing", "has no function nothing"),
+        ("broken", "KeyError: 'weights.pth'"),
+        ("number", "returned int"),
+        ("", "no function name"),
+    ],
+)
+def test_a_factory_that_fails_says_where(factory, function, says):
+    with pytest.raises(ModelError, match=says):
+        load_teacher(f"{factory}:{function}", INPUT)
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("no_norm", "no batch norm"),
+        ("nan", "NaN or infinite"),
+        ("untracked", "without running statistics"),
+        ("map_output", "not logits"),
+    ],
+)
+def test_what_cannot_be_quantized_is_refused_at_once(factory, function, says):
+    with pytest.raises(ModelError, match=says):
+        examine(load_teacher(f"{factory}:{function}", INPUT))
+
+
+def test_a_wrong_image_size_says_so(factory):
+    wrong = InputOverride((3, 9, 9), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ModelError, match="does not run on input 3,9,9") as caught:
+        examine(load_teacher(f"{factory}:fixed_size", wrong))
+    assert "--input-size" in caught.value.hint
+    with pytest.raises(ModelError, match="1 means"):
+        load_teacher(f"{factory}:net", InputOverride((3, 8, 8), (0.5,), (0.25,) * 3))
+
+
+def bare_teacher(name, **options):
+    spec = InputSpec((3, 160, 160), (0.5,) * 3, (0.5,) * 3)
+    return Teacher(timm.create_model(name, **options).eval(), spec, name, name, name)
+
+
+def test_a_vision_transformer_is_refused():
+    with pytest.raises(ModelError, match="no batch norm"):
+        examine(bare_teacher("test_vit"))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_network_without_its_classifier_is_refused(strict):
+    with pytest.raises(ModelError, match="no classifier: it returns 256 features"):
+        examine(bare_teacher("test_efficientnet", num_classes=0), strict)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("resnet81", "did you mean resnet"),
+        ("resnet18.a9_in1k", "a1_in1k"),
+        ("torchvision:resnet81", "did you mean resnet"),
+        ("nowhere.py:f", "no file nowhere.py"),
+        ("local-dir:nowhere", "no config.json"),
+        ("what is this", "no model and no folder"),
+        ("mine-w4a5", "did you mean mine-w4a4"),
+        ("./mine-w4a5", "there is no folder ./mine-w4a5"),
+        ("a/b/c", "there is no folder a/b/c"),
+    ],
+)
+def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine-w4a4").mkdir()
+    (tmp_path / "mine-w4a4/config.json").write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        load_teacher(model)
+    assert says in f"{caught.value.message} {caught.value.hint}"
+    assert "\n" not in caught.value.message
+
+
+def test_a_sketch_of_unknown_weights_is_refused_as_well():
+    with pytest.raises(ModelError, match="no weights 'nonsense' for resnet18"):
+        sketch_teacher("resnet18.nonsense")
+
+
+@pytest.mark.parametrize("model", ["resnet20_digits", "torchvision:resnet18", "org/name", "here"])
+def test_weights_go_with_a_timm_name_alone(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(UsageError, match=f"--weights beside {model}"):
+        load_teacher(model, weights=tmp_path / "weights.pth")
+
+
+def test_weights_beside_a_timm_name_are_for_timms_network_whatever_folders_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resnet18").mkdir()
+    with pytest.raises(ModelError, match=r"no file weights\.pth"):
+        load_teacher("resnet18", weights="weights.pth")
+
+
+def test_what_torchvision_says_of_a_download_is_no_data(monkeypatch, capsys):
+    from torchvision import models
+
+    def get_model(name, weights):
+        print("Downloading:", name)
+        raise urllib.error.URLError(OSError("Name or service not known"))
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    with pytest.raises(ModelError, match="cannot download torchvision:resnet18: Name or service not known"):
+        load_teacher("torchvision:resnet18")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Downloading: resnet18\n")
+
+
+def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
+    """Which commit it was is noted apart; a branch may have a name that is none for a repository."""
+    made = timm.create_model("test_resnet", num_classes=3)
+    cfg = {"num_classes": 3, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": cfg}))
+    save_file(made.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(sources, "hub_file", lambda repository, name: str(tmp_path / name))
+    teacher = load_teacher("hf-hub:org/name@refs/pr/3")
+    assert teacher.pretrained_cfg["hf_hub_id"] == "org/name"
+    assert (teacher.source, teacher.name) == ("hf-hub:org/name@refs/pr/3", "name")
+
+
+def test_pytorchcv_is_an_optional_extra():
+    try:
+        import pytorchcv  # noqa: F401
+    except ImportError:
+        with pytest.raises(ModelError, match="pytorchcv is not installed") as caught:
+            load_teacher("pytorchcv:mobilenet_w1")
+        assert "pip install" in caught.value.hint
+    else:
+        pytest.skip("pytorchcv is installed")
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": "nothing_at_all"}'])
+def test_a_broken_model_folder(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ModelError):
+        load_teacher(str(tmp_path))
+
+
+def test_an_own_architecture_in_a_folder(tmp_path):
+    network = build_architecture("cifar_resnet", 5, {"blocks": 1})
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    cfg = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"architecture": "cifar_resnet", "num_classes": 5, "model_args": {"blocks": 1}, "pretrained_cfg": cfg}
+        )
+    )
+    assert examine(load_teacher(str(tmp_path))).num_classes == 5
+    (tmp_path / "model.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match="no safetensors file, or a damaged one"):
+        load_teacher(str(tmp_path))
+
+
+def test_torchvision_says_how_it_wants_its_input(monkeypatch):
+    """The real builder and presets, without the download."""
+    from torchvision import models
+
+    build = models.get_model
+    monkeypatch.setattr(models, "get_model", lambda name, weights, **args: build(name, weights=None, **args))
+    teacher = load_teacher("torchvision:mobilenet_v3_small")
+    assert (teacher.spec.input_size, teacher.spec.crop_pct) == ((3, 224, 224), 224 / 256)
+    assert teacher.spec.mean == (0.485, 0.456, 0.406)
+    rebuilt = build_architecture(teacher.architecture, 1000, teacher.model_args)
+    rebuilt.load_state_dict(teacher.network.state_dict())
+
+
+def test_spellings():
+    assert is_factory("a/b.py:f")
+    assert is_factory("C:/a.py:f")
+    assert not is_factory("hf-hub:org/name")
+    assert not is_factory("a/b.py")
+
+
+def test_a_folder_without_safetensors_is_refused(timm_folder, tmp_path):
+    """What timm would unpickle in its place."""
+    shutil.copytree(timm_folder[0], tmp_path / "copy")
+    (tmp_path / "copy/model.safetensors").unlink()
+    torch.save(timm_folder[1].state_dict(), tmp_path / "copy/pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"no file .*model\.safetensors"):
+        load_teacher(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"num_classes": 900_000, "model_args": {}}, "describes a network of"),
+        ({"num_classes": 8, "model_args": {}}, "cannot load"),
+        ({"num_classes": 8}, "num_classes is 8 and 7"),
+        ({"model_args": {"layers": [16384] * 4}}, "more than .* parts"),
+        ({"model_args": {"checkpoint_path": "/tmp/x.pth"}}, "may not hold 'checkpoint_path'"),
+        ({"model_args": {"pretrained": True}}, "may not hold 'pretrained'"),
+        ({"model_args": {"block": "BasicBlock"}}, "cannot load"),
+        ({"architecture": "hf-hub:timm/resnet18.a1_in1k"}, "cannot load"),
+        ({"architecture": "vit_giant_patch14_dinov2"}, "describes a network of|parts"),
+        ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "too large|input_size"),
+        ({"label_names": ["cat"]}, "1 label_names for 7 classes"),
+    ],
+)
+def test_a_strangers_float_config_is_checked(timm_folder, tmp_path, change, says):
+    shutil.copytree(timm_folder[0], tmp_path / "copy")
+    config = json.loads((tmp_path / "copy/config.json").read_text())
+    for key, value in change.items():
+        config[key] = config.get(key, {}) | value if key == "pretrained_cfg" else value
+    (tmp_path / "copy/config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=says) as caught:
+        load_teacher(str(tmp_path / "copy"))
+    assert caught.value.message.isprintable()
+
+
+def test_torchvisions_download_is_read_without_running_it(monkeypatch, tmp_path):
+    from torch import hub
+    from torchvision import models
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    name = models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"fc.weight": Evil()}, tmp_path / "checkpoints" / name)
+    monkeypatch.setattr(hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(pickle.UnpicklingError):
+        load_teacher("torchvision:resnet18")
+    assert not (tmp_path / "ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
+
+
+def test_a_name_too_long_for_the_file_system_is_one_line():
+    for model in ("x" * 5000, "local-dir:" + "x" * 5000, "x" * 5000 + ".py:net", "\0"):
+        with pytest.raises(ModelError):
+            load_teacher(model)
+
+
+def test_a_view_larger_than_its_file_is_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["fc.weight"] = torch.zeros(1).expand(10**10, state["fc.weight"].shape[1])
+    torch.save(state, tmp_path / "weights.pth")
+    assert (tmp_path / "weights.pth").stat().st_size < 10**7
+    with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
+        load_teacher("test_resnet", weights=tmp_path / "weights.pth")
+
+
+class _Doubled(nn.Module):
+    """Whether the sum holds what entered the activation or what left it depends on its working in place."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x):
+        activated = self.activation(x)
+        return (x + activated).flatten(1)
+
+
+def test_activations_work_in_place_only_where_somebody_relies_on_it():
+    example = torch.linspace(-2, 2, 12).view(1, 3, 2, 2)
+    free = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True), nn.Flatten())
+    bound = _Doubled(nn.ReLU6(inplace=True))
+    expected = bound(example.clone())
+    for network in (free, bound):
+        leave_inputs_alone(network, example)
+    assert not free[1].inplace
+    assert bound.activation.inplace
+    assert torch.equal(bound(example.clone()), expected)
+    assert example.min() == -2

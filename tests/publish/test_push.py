@@ -1,0 +1,536 @@
+"""The real huggingface_hub client against a local server: what goes up, and what happens when it does not."""
+
+import json
+import re
+import shutil
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from intraq_cli import load, quantize
+from intraq_cli.checkpoint.folder import read_checkpoint
+from intraq_cli.errors import CheckpointError
+from tests.conftest import FACTORY, TINY
+from tests.fakes.hub import Hub, drive
+
+TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
+FILES = {"README.md", "config.json", "model.safetensors", "run.json", "samples.png"}
+SET = list(TINY[1::2])
+KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Checkpoints: of the bundled model, of a network of timm's, and of a Python file."""
+    folder = tmp_path_factory.mktemp("made")
+    quantize("resnet20_digits", out=folder / "w4", set=SET, device="cpu")
+    (folder / "nets.py").write_text(FACTORY)
+    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    quantize(f"{folder / 'nets.py'}:net", recipe="instant", out=folder / "own", device="cpu", **spec)
+    torch.manual_seed(0)
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=7), folder / "float", safe_serialization=True)
+    for name in ("weights.pth", ".env", "notes.txt"):
+        (folder / "w4" / name).write_text("hf_" + "s" * 34)
+    shutil.copytree(folder / "w4", folder / "linked")
+    (folder / "linked/samples.png").unlink()
+    (folder / "linked/samples.png").symlink_to(folder / "w4/samples.png")
+    shutil.copytree(folder / "w4", folder / "damaged")
+    content = (folder / "damaged/model.safetensors").read_bytes()
+    (folder / "damaged/model.safetensors").write_bytes(content[:-100])
+    shutil.copytree(folder / "own", folder / "damaged-own")
+    (folder / "damaged-own/model.safetensors").write_bytes(content[:-100])
+    shutil.copytree(folder / "w4", folder / "talkative")
+    run = json.loads((folder / "talkative/run.json").read_text())
+    (folder / "talkative/run.json").write_text(json.dumps({**run, "command": f"intraq --token {TOKEN}"}))
+    return folder
+
+
+# --- what arrives ---
+
+
+@pytest.fixture(scope="module")
+def went(made, tmp_path_factory):
+    """Everything that should work, in one process; the Hub as it was left, and what was there in between."""
+    home = tmp_path_factory.mktemp("home")
+    hub = Hub({TOKEN: {"me"}, READER: set()})
+    hub.add("me/old").commit("main", {"README.md": b"mine", "samples.png": b"old", "mine.txt": b"mine"}, "mine")
+    hub.repositories["me/old"].commit("dev", dict(hub.repositories["me/old"].files), "dev")
+    hub.add("other/theirs", made / "w4")
+    hub.add("me/float", made / "float")
+    hub.fault("POST /api/repos/create .*patient", status=429, headers={"Retry-After": "7"}, times=1)
+    hub.fault("PUT /lfs/me/patient/[0-9a-f]+", status=500, times=1)
+    w4, own = str(made / "w4"), str(made / "own")
+    record = ["evaluate", w4, "--data", "digits", "--limit", "60", "--save", "--json"]
+    jobs = {
+        "dry": ["push", w4, "me/d4", "--dry-run", "--json"],
+        "dry for people": ["push", w4, "me/d4", "--dry-run"],
+        "first": ["push", w4, "me/w4", "--json"],
+        "same": ["push", w4, "me/w4", "--json"],
+        "back": ["evaluate", "me/w4", "--data", "digits", "--limit", "60", "--json"],
+        "load": {"do": "load", "name": "me/w4"},
+        "record": record,
+        "record again": record,
+        "update": ["push", w4, "me/w4", "--message", "Measured", "--json"],
+        "private": ["push", w4, "me/hidden", "--private", "-q"],
+        "branch": ["push", own, "me/old", "--revision", "dev", "--json"],
+        "main": ["push", own, "me/old", "--json"],
+        "ask": ["push", w4, "other/theirs", "--create-pr", "--token", READER, "--json"],
+        "patient": ["push", w4, "me/patient", "--json"],
+        "quantize": ["quantize", "me/float", "--recipe", "instant", "--out", str(made / "tiny"), "-q"],
+        "base": ["push", str(made / "tiny"), "me/tiny", "--json"],
+        "timm": ["push", str(made / "tiny"), "me/tiny-timm", "--timm", "--json"],
+        "timm back": {"do": "timm", "name": "me/tiny-timm"},
+        "timm evaluated": {"do": "teacher", "name": "me/tiny-timm"},
+        "plain": ["push", own, "me/own"],
+    }
+    with hub.serve() as endpoint:
+        done = dict(zip(jobs, drive(list(jobs.values()), endpoint, home, HF_TOKEN=TOKEN), strict=True))
+    assert {name: (one.code, one.err) for name, one in done.items() if one.code} == {}
+    return done, hub
+
+
+def test_a_dry_run_shows_all_and_sends_nothing(went, made):
+    done, hub = went
+    assert not hub.counted("me/d4")
+    assert set(done["dry"].json) >= KEYS
+    assert (done["dry"].json["commit"], done["dry"].json["dry_run"]) == (None, True)
+    assert done["dry"].json["files"] == done["first"].json["files"]
+    assert {file["path"] for file in done["dry"].json["files"]} == FILES
+    text = done["dry for people"].out
+    assert "model.safetensors  " in text
+    assert "pipeline_tag: image-classification" in text
+
+
+def test_one_commit_holds_the_checkpoint_and_nothing_else(went, made):
+    done, hub = went
+    repository = hub.repositories["me/w4"]
+    first = done["first"].json
+    sent = repository.commits[first["commit"]]
+    assert set(sent) == FILES | {".gitattributes"}
+    for file in first["files"]:
+        assert len(sent[file["path"]]) == file["bytes"]
+    for name in FILES - {"README.md", "run.json"}:
+        assert sent[name] == (made / "w4" / name).read_bytes()
+    assert first["left_out"] == [".env", "notes.txt", "weights.pth"]
+    assert first["url"].endswith("/me/w4")
+    # initial, first, update: the second push had nothing to say
+    assert len(repository.commits) == 3
+    assert done["same"].json["commit"] == first["commit"]
+    assert repository.messages[done["update"].json["commit"]] == "Measured"
+    assert repository.private is False
+
+
+def test_large_files_went_in_parts(went):
+    _, hub = went
+    assert hub.counted(r"PUT /lfs/me/w4/\w+/2")
+    assert hub.counted(r"POST /lfs/me/w4/\w+/complete")
+
+
+def test_logits_come_back_bit_for_bit(went, made):
+    done, _ = went
+    with torch.no_grad():
+        here = load(made / "w4", device="cpu")(torch.linspace(-1, 1, 2 * 64).view(2, 1, 8, 8))
+    assert done["load"].json[1] == here.tolist()
+    remote, local = (json.loads(done[name].out) for name in ("back", "record"))
+    same = ("n", "top1", "top5", "float_top1", "float_top5", "agreement")
+    assert [remote[key] for key in same] == [local[key] for key in same]
+
+
+def test_the_card_says_where_it_is(went, made):
+    done, hub = went
+    first = hub.repositories["me/w4"].commits[done["first"].json["commit"]]["README.md"].decode()
+    assert 'load("me/w4")' in first
+    assert "Not measured on real images" in first
+    assert "PATH OF THIS FOLDER" in (made / "w4/README.md").read_text()
+    branch = hub.repositories["me/old"].commits[done["branch"].json["commit"]]["README.md"].decode()
+    assert 'load("me/old", revision="dev", model=\'file.py:factory\')' in branch
+
+
+def test_measured_accuracies_are_noted_once_and_shown(went, made):
+    done, hub = went
+    noted = json.loads((made / "w4/run.json").read_text())["evaluations"]
+    measured = done["record again"].json
+    assert len(noted) == 1
+    assert (noted[0]["n"], noted[0]["limit"], noted[0]["seed"]) == (60, 60, 0)
+    assert noted[0]["float_top1"] == measured["float_top1"]
+    card = hub.repositories["me/w4"].files["README.md"].decode()
+    assert f"| digits | 60 | {measured['top1']:.2f} | {measured['float_top1']:.2f} |" in card
+    (result,) = front(card)["model-index"][0]["results"]
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert values == pytest.approx({"top-1 accuracy, %": measured["top1"], "top-5 accuracy, %": measured["top5"]})
+
+
+def test_private_means_private(went):
+    done, hub = went
+    assert hub.repositories["me/hidden"].private is True
+    assert done["private"].out == "me/hidden\n"
+    assert "error" not in done["private"].err
+
+
+def test_a_branch_and_what_the_checkpoint_lacks(went):
+    """A file of ours that this checkpoint has not goes; a file of the owner's stays."""
+    done, hub = went
+    old = hub.repositories["me/old"]
+    assert set(old.commits[old.refs["dev"]]) == FILES - {"samples.png"} | {"mine.txt"}
+    assert old.commits[old.refs["dev"]]["mine.txt"] == b"mine"
+    assert old.refs["dev"] == done["branch"].json["commit"] != done["main"].json["commit"] == old.refs["main"]
+
+
+def test_a_pull_request_changes_no_branch(went):
+    done, hub = went
+    theirs = hub.repositories["other/theirs"]
+    found = done["ask"].json
+    assert found["pull_request"].startswith(found["url"] + "/discussions/")
+    assert set(theirs.refs) > {"main"}
+    assert theirs.refs["main"] != found["commit"]
+    assert theirs.files["README.md"] != theirs.commits[found["commit"]]["README.md"]
+
+
+def test_waiting_is_told_and_ends_well(went):
+    done, hub = went
+    assert 7 in done["patient"].slept
+    assert "the Hub asks to wait 7 s" in done["patient"].err
+    assert "the Hub: retrying" in done["patient"].err
+    assert done["patient"].json["commit"] in hub.repositories["me/patient"].commits
+
+
+def test_the_float_model_itself_is_not_overwritten(made, went, intraq):
+    for more in ([], ["--timm"]):
+        ran = intraq("push", made / "tiny", "me/float", "--dry-run", *more)
+        assert ran.code == 1
+        assert "me/float is the float model" in ran.err
+
+
+def test_the_base_model_is_named_where_it_is_on_the_hub(went):
+    _, hub = went
+    data = front(hub.repositories["me/tiny"].files["README.md"].decode())
+    assert (data["base_model"], data["base_model_relation"]) == ("me/float", "quantized")
+    assert data["datasets"] == []
+    assert data["library_name"] == "intraq"
+    assert data["license"] == "apache-2.0"  # as the base model's config.json says
+    own = front(hub.repositories["me/own"].files["README.md"].decode())
+    assert "base_model" not in own
+
+
+def test_timm_loads_what_it_was_made_for(went, made):
+    done, hub = went
+    sent = hub.repositories["me/tiny-timm"].files
+    assert set(sent) == {"README.md", "config.json", "model.safetensors", ".gitattributes"}
+    (made / "back.safetensors").write_bytes(sent["model.safetensors"])
+    back, ours = load_file(made / "back.safetensors"), read_checkpoint(made / "tiny").network.network.state_dict()
+    assert back.keys() == load_file(made / "float/model.safetensors").keys()
+    assert all(torch.equal(back[key], ours[key]) for key in back)
+    assert max(len(row.unique()) for row in back["fc.weight"]) <= 16
+    network = timm.create_model("test_resnet", num_classes=7).eval()
+    network.load_state_dict(ours)
+    with torch.no_grad():
+        here = network(torch.linspace(-1, 1, 2 * 3 * 64).view(2, 3, 8, 8))
+    assert done["timm back"].json == here.tolist()
+    config = json.loads(sent["config.json"])
+    assert (config["num_classes"], "quantization_config" in config) == (7, False)
+    data = front(sent["README.md"].decode())
+    assert (data["library_name"], data["base_model"], "model-index" in data) == ("timm", "me/float", False)
+
+
+def test_the_token_is_nowhere(went, made):
+    done, hub = went
+    elsewhere = r"GET /cdn/|PUT /lfs/|/complete$"  # storage that has signed addresses, and needs no token
+    assert {token for line, token in hub.requests if re.search(elsewhere, line)} == {None}
+    assert {token for line, token in hub.requests if not re.search(elsewhere, line)} == {TOKEN, READER}
+    assert not any(secret in one.out + one.err for one in done.values() for secret in (TOKEN, READER))
+    for repository in hub.repositories.values():
+        for tree in repository.commits.values():
+            assert not any(secret.encode() in content for content in tree.values() for secret in (TOKEN, READER))
+
+
+def test_people_see_a_table_and_what_comes_next(went):
+    done, _ = went
+    assert done["plain"].out.splitlines()[0].endswith("/me/own")
+    assert "next: intraq evaluate me/own" in done["plain"].err
+    assert "\x1b" not in done["plain"].err + done["plain"].out
+    assert "3 steps" in done["plain"].err
+    assert "warning" not in done["plain"].err + done["first"].err  # what libraries deprecate is not the user's concern
+
+
+# --- what does not ---
+
+CASES = {
+    # name: (arguments after the folder, code, phrase, what the Hub does)
+    "no such user": (["me/a", "--token", "hf_nobody"], "hub-token", "the token is not accepted", {}),
+    "echo": (["me/echo"], "hub-token", "bad token ***", {"pattern": "GET /api/models/me/echo", "status": 401}),
+    "bad token": (["me/a", "--token", "hf_a\nb"], "hub-token", "characters that no token has", {}),
+    "namespace": (["other/new"], "hub-forbidden", "no right to it (403", {}),
+    "no write": (["other/theirs"], "hub-forbidden", "write access to other/theirs", {}),
+    "revision": (["me/there", "--revision", "nowhere"], "hub-missing", "no such revision", {}),
+    "nothing": (["me/none", "--revision", "dev"], "hub-missing", "has no branch dev", {}),
+    "public": (["me/there", "--private"], "hub", "public, against --private", {}),
+    "race": (["me/race"], "hub-conflict", "meanwhile (409", {"pattern": "create .*race", "status": 409}),
+    "meanwhile": (["me/shared"], "hub-conflict", "A commit has happened since", {"pattern": "commit/main .*"}),
+    "busy": (["me/busy"], "hub-busy", "made and stays, empty", {"pattern": "me/busy/commit", "status": 429}),
+    "very busy": (["me/long"], "hub-busy", "for 86400 s", {"pattern": "me/long/preupload", "status": 429}),
+    "fails": (["me/fails"], "hub", "the Hub failed (500", {"pattern": r"PUT /lfs/me/fails/\w+/2", "status": 500}),
+    "fails there": (["me/there"], "hub", "the Hub failed (503", {"pattern": "me/there/commit", "status": 503}),
+    "hangs": (["me/hangs"], "hub-unreachable", "did not answer in time", {"pattern": "me/hangs ", "seconds": 1.5}),
+    "hangs late": (
+        ["me/late"],
+        "hub-unreachable",
+        "made and stays, empty",
+        {"pattern": "late/commit", "seconds": 1.5},
+    ),
+    "altered": (["me/altered"], "hub", "does not hold what was sent: model.safetensors", {"pattern": "altered/paths"}),
+    "not a Hub": (["me/page"], "hub", "check HF_ENDPOINT", {"pattern": "GET /api/models/me/page", "page": True}),
+}
+
+
+@pytest.fixture(scope="module")
+def failed(made, tmp_path_factory):
+    hub = Hub({TOKEN: {"me"}})
+    for name in ("me/there", "me/shared", "other/theirs"):
+        hub.add(name).commit("main", {"README.md": b"mine"}, "mine")
+    jobs = {}
+    for name, (args, _, _, what) in CASES.items():
+        jobs[name] = ["push", str(made / "w4"), *args]
+        if what:
+            hub.fault(**_fault(hub, name, what))
+    jobs["again"] = ["push", str(made / "w4"), "me/fails", "--json"]
+    local = {
+        "linked": ([], "checkpoint", "link out of the folder"),
+        "damaged": ([], "checkpoint", "no safetensors file, or a damaged one"),
+        "damaged-own": ([], "checkpoint", "no safetensors file, or a damaged one"),
+        "talkative": ([], "checkpoint", "run.json holds what looks like a token"),
+        "float": ([], "checkpoint", "run.json is missing"),
+        "nowhere": ([], "checkpoint", "there is no folder"),
+        "w4": (["--timm"], "model", "timm has no architecture cifar_resnet"),
+        "own": (["--message", " "], "usage", "cannot be empty"),
+    }
+    for name, (args, _, _) in local.items():
+        jobs[name] = ["push", str(made / name), "me/local", *args]
+    jobs["name"] = ["push", str(made / "w4"), "just-a-name"]
+    with hub.serve() as endpoint:
+        home = tmp_path_factory.mktemp("home")
+        alike = [[*job, "--json"] if isinstance(job, list) else job for job in jobs.values()]
+        done = dict(zip(jobs, drive(alike, endpoint, home, HF_TOKEN=TOKEN, HF_HUB_DOWNLOAD_TIMEOUT="1"), strict=True))
+    push, nowhere = ["push", str(made / "w4"), "me/a", "--json"], "http://127.0.0.1:9"
+    done["no network"], done["no token"] = drive([[*push, "--token", TOKEN], push], nowhere, home)
+    (done["offline"],) = drive([push], nowhere, home, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1")
+    promised = {name: (code, phrase) for name, (_, code, phrase, _) in CASES.items()}
+    promised |= {name: (code, phrase) for name, (_, code, phrase) in local.items()}
+    promised |= {
+        "name": ("usage", "ORG/NAME"),
+        "no network": ("hub-unreachable", "cannot be reached"),
+        "offline": ("hub-unreachable", "HF_HUB_OFFLINE is set"),
+        "no token": ("hub-token", "no token for the Hub"),
+    }
+    return done, hub, promised
+
+
+def _fault(hub, name, what):
+    made = {"pattern": what["pattern"], "message": f"bad token {TOKEN}", **what}
+    if name == "busy":
+        made["headers"] = {"Retry-After": "2"}
+    if name == "very busy":
+        made["headers"] = {"Retry-After": "86400"}
+    if name == "meanwhile":
+        made["pattern"] = "me/shared/commit"
+        made["before"] = lambda: hub.repositories["me/shared"].commit("main", {"README.md": b"theirs"}, "theirs")
+    if name == "altered":
+
+        def alter():
+            files = hub.repositories["me/altered"].files
+            files["model.safetensors"] = files["model.safetensors"][:-1] + b"?"
+
+        made["before"] = alter
+    return made
+
+
+def test_all_that_fails_ends_in_a_line_a_hint_and_a_code(failed):
+    done, _, promised = failed
+    wrong = {}
+    for name, (code, phrase) in promised.items():
+        one = done[name]
+        error = one.json["error"] if one.out.startswith("{") and "error" in one.out else {}
+        said = f"{error.get('message')} | {error.get('hint')}"
+        lines = [line.split(":")[0] for line in one.err.splitlines() if not line.startswith(("upload", "warning"))]
+        exit_code = 2 if code == "usage" else 1
+        if (one.code, error.get("code")) != (exit_code, code) or phrase not in said or lines != ["error", "hint"]:
+            wrong[name] = (one.code, error, one.err)
+    assert wrong == {}
+
+
+def test_never_half_a_repository(failed):
+    _, hub, _ = failed
+    for name in ("busy", "long", "late", "page"):
+        files = hub.repositories.get(f"me/{name}")
+        assert files is None or set(files.files) in ({".gitattributes"}, FILES | {".gitattributes"}), name
+    assert "me/none" not in hub.repositories
+    assert "me/local" not in hub.repositories
+    assert "me/hangs" not in hub.repositories
+    assert hub.repositories["me/there"].files == {"README.md": b"mine"}
+    assert hub.repositories["me/shared"].files == {"README.md": b"theirs"}
+    assert hub.repositories["other/theirs"].files == {"README.md": b"mine"}
+
+
+def test_an_upload_that_failed_can_be_done_again(failed):
+    done, hub, _ = failed
+    assert "me/fails was made and stays, empty" in done["fails"].json["error"]["message"]
+    assert done["again"].code == 1  # the Hub still fails
+    assert set(hub.repositories["me/fails"].files) == {".gitattributes"}
+
+
+def test_it_waits_as_long_as_the_hub_says_and_no_longer(failed):
+    done, hub, _ = failed
+    assert done["busy"].slept.count(2) == 2
+    assert hub.counted("me/busy/commit") == 3
+    assert not any(seconds > 300 for one in done.values() for seconds in one.slept)
+
+
+def test_no_error_shows_a_token(failed):
+    done, _, _ = failed
+    assert not any(TOKEN in one.out + one.err for one in done.values())
+
+
+# --- the card ---
+
+
+def front(card):
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_the_card_of_a_real_run(made):
+    from intraq_cli.publish.card import model_card
+
+    checkpoint = read_checkpoint(made / "w4")
+    card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
+    data = front(card)
+    assert data["license"] == "cc-by-4.0"
+    assert data["pipeline_tag"] == "image-classification"
+    assert "w4a4" in data["tags"]
+    assert f"{(made / 'w4/model.safetensors').stat().st_size:,} bytes" in card
+    for part in ("![synthetic images](samples.png)", "in 20 layers", "simulated", checkpoint.run["command"]):
+        assert part in card
+    # three lines of Python that run as they stand
+    code = card.split("```python")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(made / "w4"))
+    names = {"images": torch.zeros(2, 1, 8, 8)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
+
+
+def test_the_card_names_images_and_not_where_they_lie(made):
+    from intraq_cli.publish.card import model_card
+
+    checkpoint = read_checkpoint(made / "w4")
+    figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
+    for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
+        one = {**figures, "data": data, "split": None, "limit": None, "seed": None, "date": "2026-01-01"}
+        card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": [one]})
+        assert f"| {shown} | 50 |" in card
+        assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == f"{shown}, 50 images"
+        assert "somebody" not in card
+
+
+def test_the_card_tells_other_bits_and_other_widths(tmp_path):
+    ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
+    quantize("resnet20_digits", out=tmp_path / "w8", **ends)
+    card = " ".join((tmp_path / "w8/README.md").read_text().split())
+    assert "in 20 layers, the first and the last at 6" in card
+    assert "the image itself at 8 bits, what enters the last layer at 6" in card
+    assert "Integer units for 8-bit convolutions are in nearly every processor" in card
+    assert "samples.png" not in card
+
+
+@pytest.mark.parametrize(
+    ("licence", "written", "named"),
+    [
+        ("mit", "mit", None),
+        (None, "unknown", None),
+        ("", "unknown", None),
+        ("unknown", "unknown", None),
+        ("Apple AMLR", "other", "apple-amlr"),
+    ],
+)
+def test_a_licence_is_one_that_the_hub_takes(made, licence, written, named):
+    from intraq_cli.publish.card import model_card
+
+    checkpoint = read_checkpoint(made / "w4")
+    cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
+    card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
+    data = front(card)
+    assert (data["license"], data.get("license_name")) == (written, named)
+    assert "| licence | " + ("unknown" if written == "unknown" else f"of the base model: {licence}") in card
+
+
+@pytest.mark.parametrize(
+    ("source", "weights", "base", "licence"),
+    [
+        ("test_resnet.r160_in1k", None, "timm/test_resnet.r160_in1k", "cc-by-4.0"),
+        ("test_resnet", "mine.pth", None, "unknown"),
+        ("hf-hub:org/tiny@main", None, "org/tiny", "cc-by-4.0"),
+        ("some/folder", None, None, "cc-by-4.0"),
+        ("torchvision:resnet18", None, None, "cc-by-4.0"),
+    ],
+)
+def test_base_model_and_licence_are_those_of_the_weights(made, source, weights, base, licence):
+    from intraq_cli.publish.card import model_card
+
+    checkpoint = read_checkpoint(made / "w4")
+    cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
+    config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
+    run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
+    data = front(model_card(config, run))
+    assert (data.get("base_model"), data["license"]) == (base, licence)
+
+
+def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
+    from intraq_cli.publish.repository import checkpoint_files
+
+    folder = tmp_path / "w4"
+    shutil.copytree(made / "w4", folder)
+    run = json.loads((folder / "run.json").read_text())
+    figures = {"data": "hfds:org/bench", "split": "test", "n": 10000, "date": "2026-01-01"}
+    figures |= {"top1": 79.95, "float_top1": 81.03, "top5": 98.0, "float_top5": 98.5, "agreement": 92.0}
+    task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
+    run["evaluations"] = [{**figures, "benchmark": task}, {**figures, "benchmark": None}]
+    (folder / "run.json").write_text(json.dumps(run))
+    sent = checkpoint_files(folder, "me/w4")
+    (result,) = yaml.safe_load(sent[".eval_results/intraq.yaml"])
+    assert result["dataset"] == task
+    assert (result["value"], result["date"]) == (79.95, "2026-01-01")
+    assert "81.03" in result["notes"]
+    for damaged in (5, [5], [{**figures, "top1": "high"}], [{**figures, "benchmark": {"id": "org/bench"}}]):
+        (folder / "run.json").write_text(json.dumps({**run, "evaluations": damaged}))
+        with pytest.raises(CheckpointError, match="evaluations is damaged"):
+            checkpoint_files(folder, "me/w4")
+        with pytest.raises(CheckpointError, match="evaluations is damaged"):
+            read_checkpoint(folder)
+    own = tmp_path / "own"  # of a Python file, which is sent without being built
+    shutil.copytree(made / "own", own)
+    (own / "run.json").write_text(json.dumps({**json.loads((own / "run.json").read_text()), "evaluations": 5}))
+    with pytest.raises(CheckpointError, match="evaluations is damaged"):
+        checkpoint_files(own, "me/own")
+
+
+# --- evaluate --save ---
+
+
+def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
+    shutil.copytree(made / "w4", tmp_path / "mine")
+    (tmp_path / "mine/README.md").write_text("my own words")
+    ran = intraq("evaluate", tmp_path / "mine", "--data", "digits", "--limit", "20", "--save")
+    assert ran.code == 0
+    assert "left alone" in ran.err
+    assert (tmp_path / "mine/README.md").read_text() == "my own words"
+    noted = json.loads((tmp_path / "mine/run.json").read_text())["evaluations"]
+    assert [one["n"] for one in noted if one["limit"] == 20] == [20]
+    (tmp_path / "mine/README.md").unlink()
+    assert intraq("evaluate", tmp_path / "mine", "--data", "digits", "--save", "-q").code == 0
+    assert "| digits | 600 |" in (tmp_path / "mine/README.md").read_text()
+    load(tmp_path / "mine", device="cpu")
+
+
+@pytest.mark.parametrize("target", ["resnet20_digits", "org/name"])
+def test_there_must_be_a_folder_to_save_in(intraq, target):
+    ran = intraq("evaluate", target, "--data", "digits", "--save", "--json")
+    assert (ran.code, json.loads(ran.out)["error"]["code"]) == (2, "usage")

@@ -1,0 +1,128 @@
+"""torch.compile, and what happens where it fails; stage 2 compiled: see tests/tuning."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from intraq_cli.events import Noted, Warned
+from intraq_cli.recipe import Synthesis
+from intraq_cli.runtime import compilation
+from intraq_cli.runtime.compilation import PAYS, Compiled, is_wanted
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.synthesis.synthesizer import synthesize_images
+from tests.conftest import needs_compiler
+
+
+def warnings_in(events):
+    return [event.message for event in events if isinstance(event, Warned) and "torch.compile" in event.message]
+
+
+def test_by_itself_only_long_runs_are_compiled(network, monkeypatch):
+    image = torch.zeros(1, 3, 8, 8)
+    monkeypatch.setattr(compilation, "can_compile", lambda: True)
+    values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
+    enough = PAYS * 4 * torch.get_num_threads() / values
+    assert is_wanted("auto", network, image, int(1.001 * enough))
+    assert not is_wanted("auto", network, image, int(0.999 * enough))
+    assert not is_wanted("auto", network.to("meta"), image.to("meta"), int(10 * enough))
+    assert is_wanted(True, network, image, 1)
+    assert not is_wanted(False, network, image, int(10 * enough))
+
+
+def test_by_itself_nothing_is_compiled_without_a_compiler(network, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not is_wanted("auto", network, torch.zeros(1, 3, 8, 8), 10**15)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_stage_1_makes_the_same_images(network):
+    bounds = (torch.full((3,), -2.0), torch.full((3,), 2.0))
+    made, told = [], []
+    for wanted in (False, True):
+        config = Synthesis(num_images=16, batch_size=8, steps=4, compile=wanted)
+        made.append(synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, Conditions(report=told.append)))
+    assert any(isinstance(event, Noted) and "torch.compile" in event.message for event in told)
+    assert not warnings_in(told)
+    assert made[0].losses["mdc"] > 0
+    assert made[1].losses == pytest.approx(made[0].losses, rel=1e-3)
+    torch.testing.assert_close(made[1].images, made[0].images, atol=1e-2, rtol=0)
+
+
+WITHOUT_COMPILER = """
+import torch
+from intraq_cli.runtime.compilation import Compiled
+
+told = []
+double = Compiled(lambda x: (2 * x.sin()).cos() + 0.123, wanted=True, report=told.append)
+x = torch.arange(5.0)
+for _ in range(2):
+    assert torch.equal(double.run(lambda function: function(x)), (2 * x.sin()).cos() + 0.123)
+_, warning = told
+assert warning.message.startswith("torch.compile failed, going on without it: "), warning
+"""
+
+
+@pytest.mark.slow
+def test_without_a_working_compiler_it_goes_on_as_it_is():
+    missing = {
+        "CXX": "no-such-compiler",
+        "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    }  # torch remembers it: a process apart
+    subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True, env={**os.environ, **missing}, timeout=300)
+
+
+def failing(error):
+    def function(x):
+        raise error
+
+    return function
+
+
+def test_work_that_fails_compiled_starts_over_with_the_plain_function():
+    told, started = [], []
+    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
+    double.compiled = failing(RuntimeError("no\nway"))
+
+    def work(function):
+        started.append(function)
+        return function(21)
+
+    assert [double.run(work), double.run(work)] == [42, 42]
+    assert len(started) == 3
+    assert warnings_in(told) == ["torch.compile failed, going on without it: no"]
+
+
+def test_running_out_of_memory_is_not_the_compilers_fault():
+    told = []
+    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
+    double.compiled = failing(torch.OutOfMemoryError("full"))
+    with pytest.raises(torch.OutOfMemoryError):
+        double.run(lambda function: function(1))
+    assert double.compiled is not None
+    assert not told
+
+
+def test_an_interruption_is_not_the_compilers_fault():
+    def interrupted(x):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            [].pop()
+
+    told = []
+    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
+    double.compiled = interrupted
+    with pytest.raises(IndexError):
+        double.run(lambda function: function(1))
+    assert not told
+
+
+def test_an_error_of_the_function_itself_is_raised():
+    wrong = Compiled(failing(ZeroDivisionError("wrong")), wanted=False)
+    wrong.compiled = failing(ZeroDivisionError("wrong"))
+    with pytest.raises(ZeroDivisionError):
+        wrong.run(lambda function: function(1))

@@ -1,0 +1,129 @@
+"""Two and four gloo processes on the CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import INPUT, TINY
+
+SCRIPT = """
+import sys, torch, weakref
+from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.distributed import joined
+from intraq_cli.recipe import Synthesis, Tuning
+from intraq_cli.synthesis.synthesizer import synthesize_images
+from tests.conftest import SmallNet, trained
+from tests.tuning.test_tuner import default_student
+from intraq_cli.tuning.tuner import tune
+network = trained(SmallNet())
+bounds = torch.full((3,), -2.0), torch.full((3,), 2.0)
+with joined(torch.device("cpu")) as ranks:
+    group = weakref.ref(torch.distributed.group.WORLD) if ranks.size > 1 else lambda: None
+    made = {}
+    for weight in (0.0, 1.0):
+        config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
+        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, Conditions(ranks=ranks))
+    images, labels = made[0.0].images.float(), made[0.0].labels
+    student = default_student(network, images)
+    start = {key: value.clone() for key, value in student.state_dict().items()}
+    # plain gradient descent: it goes by sums of gradients, where Adam makes steps of their last bits too
+    config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0)
+    losses = tune(student, network, images, labels, config, Conditions(ranks=ranks))
+    moved = {key: value - start[key] for key, value in student.state_dict().items()}
+    results = ranks.gather((made[1.0].images.double().sum().item(), losses))
+    assert all(result == results[0] for result in results), "the processes have come to different ends"
+    if ranks.rank == 0:
+        torch.save([[m.images, m.losses] for m in made.values()] + [moved, losses], sys.argv[1])
+assert group() is None, "threads of the group live on, and may bring the process down at its exit"
+"""
+
+
+def launched(processes, *command, **env):
+    """The standard output, error and exit codes of so many processes of one job, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env}
+    jobs = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env={**common, "RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for k in range(processes)
+    ]
+    return [(*job.communicate(timeout=300), job.returncode) for job in jobs]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    import torch
+
+    found = {}
+    for processes in (1, 2, 4):
+        path = tmp_path_factory.mktemp("ranks") / "made.pt"
+        for _, err, code in launched(processes, "-c", SCRIPT, str(path)):
+            assert code == 0, err
+        found[processes] = torch.load(path, weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_shared_batches_are_those_of_one_process(results, processes):
+    """Without MDC bit for bit; with it but for the class centres, which are those of earlier rounds."""
+    import torch
+
+    (alone, _), (alone_mdc, losses), *_ = results[1]
+    (shared, _), (shared_mdc, shared_losses), *_ = results[processes]
+    assert torch.equal(alone, shared)
+    assert torch.equal(alone_mdc[:8], shared_mdc[:8])  # the first round has no centres yet
+    assert not torch.equal(alone_mdc, shared_mdc)
+    assert shared_losses["bns"] == pytest.approx(losses["bns"], rel=0.1)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
+    import torch
+
+    *_, moved, losses = results[1]
+    *_, shared, shared_losses = results[processes]
+    assert shared_losses == pytest.approx(losses, rel=1e-3)
+    assert {key for key, step in moved.items() if step.any()} == {key for key, step in shared.items() if step.any()}
+    for key, step in moved.items():
+        assert torch.allclose(shared[key], step, rtol=0.01, atol=0.01 * float(step.abs().max())), key
+    assert sum(bool(step.any()) for step in moved.values()) > 5
+
+
+def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for expected in (0, 1):
+        made = subprocess.run(
+            [*command, "--out", str(tmp_path / "o")], capture_output=True, text=True, env=env, timeout=300, check=False
+        )
+        found = json.loads(made.stdout)  # one object, from one process
+        assert made.returncode == expected, made.stderr
+        assert made.stderr.count("synthesis: done") == 1 - expected
+    assert found["error"]["message"].endswith("exists already")
+    assert json.loads((tmp_path / "o/run.json").read_text())["processes"] == 2
+
+
+def test_a_process_that_dies_ends_the_job_with_a_line(factory, tmp_path):
+    dies = (
+        "import os, sys, intraq_cli.synthesis.synthesizer as s\n"
+        "if os.environ['RANK'] == '1': s.draw_labels = lambda *_: os._exit(9)\n"
+        "from intraq_cli.app import main\n"
+        "raise SystemExit(main(sys.argv[1:]))"
+    )
+    command = ["quantize", f"{factory}:net", *INPUT, *TINY, "--out", str(tmp_path / "o")]
+    (_, err, code), (_, _, other) = launched(2, "-c", dies, *command)
+    assert (code, other) == (1, 9)
+    assert "another process of this job is gone" in err
+    assert "Traceback" not in err

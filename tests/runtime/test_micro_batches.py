@@ -1,0 +1,91 @@
+"""Memory that is kept between steps, and given back before it is counted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from intraq_cli.events import Warned
+from intraq_cli.runtime import micro_batches
+from intraq_cli.runtime.micro_batches import Portions, free_memory
+
+PROGRAM = """
+import torch
+from intraq_cli.runtime.device import ready_for_steps
+from intraq_cli.runtime import micro_batches
+from intraq_cli.runtime.micro_batches import images_that_fit
+
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+cpu = torch.device("cpu")
+before = resident()
+
+def use_and_free():
+    tensors = [torch.ones(2**24) for _ in range(4)]
+    del tensors
+    return resident() - before
+
+with ready_for_steps(cpu):
+    kept = use_and_free()
+    images_that_fit(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
+    counted = resident() - before
+    use_and_free()
+print(kept, counted, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc: how much is resident is not known")
+def test_what_is_kept_does_not_count_as_used_and_is_given_back_at_the_end():
+    made = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    kept, counted, after = map(float, made.stdout.split())  # MiB
+    if kept < 200:
+        pytest.skip("this C library keeps nothing")
+    assert max(counted, after) < 60
+
+
+def test_what_is_free_is_the_tightest_of_machine_and_groups_and_cached_files_do_not_count(tmp_path, monkeypatch):
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    monkeypatch.setattr(micro_batches, "PROC", proc)
+    monkeypatch.setattr(micro_batches, "CONTROL_GROUPS", groups)
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal:  99 kB\nMemAvailable:  50 kB\nHugePages_Total:  0\n")
+    assert free_memory() == 50 * 1024  # no groups
+    (proc / "self/cgroup").write_text("4:memory:/old\n0::/job/step\n")
+
+    def group(path, limit, used, cached):
+        folder = groups / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cached}\n")
+
+    group("job/step", "max", 9000, 0)
+    group("job", 30_000, 29_000, 20_000)
+    assert free_memory() == 21_000
+    group("job/step", 20_000, 1000, 0)
+    assert free_memory() == 19_000
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("you tried: can't allocate memory")])
+def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
+    told, sizes = [], []
+
+    def work(size):
+        sizes.append(size)
+        if size > 3:
+            raise error
+        return size
+
+    portions = Portions(report=told.append)
+    assert portions.run(work, 10) == 3
+    assert sizes == [10, 5, 3]
+    assert portions.run(work, 10) == 3  # it has learned
+    assert [type(event) for event in told] == [Warned] * 2
+    with pytest.raises(RuntimeError, match="shape"):
+        portions.run(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 10)
+    with pytest.raises(type(error)):
+        Portions(1).run(lambda size: work(9), 10)

@@ -1,0 +1,96 @@
+"""There is a GPU on few machines that run these tests; that no operation mixes devices can be seen without one."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intraq_cli import api
+from intraq_cli.events import silent
+from intraq_cli.quantization import calibration
+from intraq_cli.runtime.resume import Kept
+from tests.conftest import Stop, stopping
+from tests.fakes.gpu import GPU, pretended_gpu
+
+TINY = ["synthesis.num_images=24", "synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2",
+        "tuning.batch_size=8", "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
+
+
+def test_what_mixes_devices_is_seen():
+    with pretended_gpu() as gpu:
+        there, here = torch.ones(3, device="cuda", requires_grad=True), torch.ones(3)
+        assert (there.device, there.is_cuda, here.device.type, there[1:].device) == (GPU, True, "cpu", GPU)
+        with pytest.raises(RuntimeError, match="same device"):
+            there + here
+        with pytest.raises(TypeError, match="numpy"):
+            there.detach().numpy()
+        (there * here.to(there.device) * 2).sum().backward()
+        assert there.grad in gpu
+        assert there.grad.cpu().tolist() == [2, 2, 2]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(calibration, "DisableTorchFunction", nullcontext)  # out of its sight otherwise
+    monkeypatch.setattr(api, "describe_device", str)
+    with pretended_gpu() as gpu:
+        monkeypatch.setattr(api, "choose_device", lambda name: GPU if name == "cuda" else torch.device(name))
+        yield gpu
+
+
+@pytest.fixture
+def weights(factory, tmp_path):
+    """Of a checkpoint that a job on a device makes."""
+
+    def run(device, recipe="default", placement="inputs", steps=3, report=silent):
+        api.quantize(
+            f"{factory}:net",
+            recipe=recipe,
+            set=[*TINY, f"tuning.steps={steps}"],
+            act_placement=placement,
+            input_size=(3, 8, 8),
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            out=tmp_path / device,
+            device=device,
+            report=report,
+        )
+        return load_file(tmp_path / device / "model.safetensors")
+
+    return run
+
+
+def check_equal(made, expected):
+    assert made.keys() == expected.keys()
+    assert [key for key in made if not torch.equal(made[key], expected[key])] == []
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations"])
+@pytest.mark.parametrize("recipe", ["default", "instant", "paper-cifar10"])
+def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
+    expected = weights("cpu", recipe, placement)
+    assert gpu.operations == 0
+    check_equal(weights("cuda", recipe, placement), expected)
+    assert gpu.operations > 1000
+
+
+@pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
+def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
+    monkeypatch.setattr(Kept, "now_and_then", lambda kept, name, state: kept.save(name, state()))
+    with pytest.raises(Stop):
+        weights("cuda", steps=32, report=stopping(*stop))
+    check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
+
+
+def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, gpu, tmp_path):
+    weights("cpu", "instant")
+    x = torch.randn(4, 3, 8, 8)
+    given = {"model": f"{factory}:net", "device": "cuda"}
+    expected = api.load(tmp_path / "cpu", **{**given, "device": "cpu"})(x)
+    out = api.load(tmp_path / "cpu", **given)(x.to("cuda"))
+    assert out in gpu
+    assert torch.equal(out.cpu(), expected)
+    found = [api.evaluate(str(tmp_path / "cpu"), labelled, **{**given, "device": d}) for d in ("cuda", "cpu")]
+    assert found[0].top1 == found[1].top1
+    assert found[0].n == 3

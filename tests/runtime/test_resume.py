@@ -1,0 +1,205 @@
+import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from intraq_cli import IntraqError, quantize, synthesize
+from intraq_cli.app import main
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Noted, StepDone, Warned
+from intraq_cli.runtime import resume
+from intraq_cli.runtime.resume import Kept
+from tests.conftest import INPUT, TINY, Stop, stopping
+
+SCRIPT = """
+import signal, sys
+import intraq_cli.runtime.resume
+from intraq_cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+intraq_cli.runtime.resume.PACE = 0.0
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch):
+    monkeypatch.setattr(resume, "PACE", 0.0)
+
+
+def run(factory, out, *assignments, report=lambda event: None, **options):
+    return quantize(
+        f"{factory}:net",
+        out=out,
+        set=[*TINY[1::2], "synthesis.steps=12", "tuning.steps=12", *assignments],
+        device="cpu",
+        input_size=(3, 8, 8),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        report=report,
+        **options,
+    )
+
+
+@pytest.fixture
+def stopped(factory, tmp_path):
+    """The output of a job that was stopped in its tuning."""
+    with pytest.raises(Stop):
+        run(factory, tmp_path / "out", report=stopping("tuning", 11))
+    return tmp_path / "out"
+
+
+def test_a_stopped_job_says_so_and_goes_on(factory, tmp_path):
+    told = []
+
+    def report(event):
+        told.append(event)
+        stopping("synthesis", 23)(event)
+
+    with pytest.raises(Stop):
+        run(factory, tmp_path / "out", report=report)
+    (last,) = [event.message for event in told if isinstance(event, Noted)]
+    assert "out.unfinished: the same command goes on" in last
+    again = []
+    run(factory, tmp_path / "out", report=again.append)
+    assert [e.message for e in again if isinstance(e, Noted)] == [f"going on from {tmp_path}/out.unfinished"]
+    # the first batch was finished
+    assert min(e.step for e in again if isinstance(e, StepDone) and e.stage == "synthesis") > 12
+    run(factory, tmp_path / "whole")
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "whole")]
+    assert files[0] == files[1]
+    assert not (tmp_path / "out.unfinished").exists()
+
+
+def test_another_job_is_refused_and_says_what_is_other(factory, stopped):
+    with pytest.raises(IntraqError, match="another bits, recipe") as refused:
+        run(factory, stopped, "tuning.lr=0.5", w=3)
+    assert "--no-resume" in refused.value.hint
+    made = run(factory, stopped, "tuning.lr=0.5", w=3, resume=False)
+    assert made.w_bits == 3
+    assert not stopped.with_name("out.unfinished").exists()
+
+
+def test_a_damaged_state_is_refused(factory, stopped):
+    state = stopped.with_name("out.unfinished") / "tuning.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(IntraqError, match=r"tuning\.pt cannot be read"):
+        run(factory, stopped)
+
+
+def test_a_state_is_never_unpickled(factory, stopped):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (stopped.with_name("evil"),))
+
+    torch.save(Evil(), stopped.with_name("out.unfinished") / "tuning.pt")
+    with pytest.raises(IntraqError, match="cannot be read"):
+        run(factory, stopped)
+    assert not stopped.with_name("evil").exists()
+
+
+def test_an_error_before_anything_was_done_leaves_nothing(factory, tmp_path):
+    with pytest.raises(IntraqError):
+        run(factory, tmp_path / "out", "synthesis.lr=1e30", "synthesis.clip=false")
+    assert [path.name for path in tmp_path.iterdir()] == ["nets.py"]
+
+
+def held(folder, ready, done):
+    with resume.unfinished(folder, {}, resume=True):
+        ready.set()
+        done.wait(60)
+
+
+def test_a_second_process_is_refused(factory, tmp_path):
+    processes = multiprocessing.get_context("spawn")
+    ready, done = processes.Event(), processes.Event()
+    other = processes.Process(target=held, args=(tmp_path / "out", ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(IntraqError, match="another process is at work"):
+            run(factory, tmp_path / "out")
+    finally:
+        done.set()
+        other.join()
+    run(factory, tmp_path / "out")
+
+
+def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
+    told = []
+    (tmp_path / "batch-0.new").symlink_to("/dev/full")
+    kept = Kept(tmp_path, told.append)
+    kept.save("batch-0", {"images": torch.zeros(3)})
+    assert [type(event) for event in told] == [Warned]
+    kept.save("batch-1", {})
+    assert len(told) == 1
+    assert kept.load("batch-0") is None
+
+
+def undone_badly(*_, **__):
+    """As a library whose clean-up fails when it is interrupted in the midst of things."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        [].pop()
+
+
+def test_what_fails_in_the_wake_of_an_interruption_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("intraq_cli.api.quantization.load_recipe", undone_badly)
+    assert main(["quantize", "resnet20_digits", "--out", str(tmp_path / "o")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
+    def save(*_):
+        try:
+            undone_badly()
+        except IndexError as error:
+            raise RuntimeError("unexpected pos") from error
+
+    told = []
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError):
+        Kept(tmp_path, told.append).save("batch-0", {})
+    assert not told
+
+
+@pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
+def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
+    options = [*INPUT, *TINY, "--set", "tuning.steps=1000000", "--out", str(tmp_path / "o")]
+    job = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, "quantize", f"{factory}:net", *options], stderr=subprocess.PIPE, text=True
+    )
+    state = tmp_path / "o.unfinished" / "tuning.pt"
+    for _ in range(600):
+        if state.exists():
+            break
+        time.sleep(0.1)
+    job.send_signal(getattr(signal, signal_))
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 128 + getattr(signal, signal_)
+    assert "what is done is kept in" in err
+    assert "Traceback" not in err
+    assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
+
+
+def test_images_for_another_input_are_another_job(factory, tmp_path):
+    def make(std, report=lambda event: None):
+        options = {"set": TINY[1::2], "device": "cpu", "input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": std}
+        return synthesize(f"{factory}:net", out=tmp_path / "images.safetensors", report=report, **options)
+
+    with pytest.raises(Stop):
+        make((0.25,) * 3, stopping("synthesis", 4))
+    with pytest.raises(IntraqError, match="of a run with another input"):
+        make((0.5,) * 3)
+
+
+def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match="3 processes share a batch of 2 images"):
+        run(factory, tmp_path / "out", "tuning.batch_size=2")
