@@ -34,11 +34,11 @@ from intraq_cli.checkpoint.folder import (
 )
 from intraq_cli.errors import IntraqError
 from intraq_cli.graph.trace import Trace
-from intraq_cli.models.source import sketch_teacher, timm_teacher
+from intraq_cli.models.source import teacher_on_meta, timm_teacher
 from intraq_cli.models.teacher import Teacher, examine
 from intraq_cli.quantization.network import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
-from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place
 from intraq_cli.synthesis.synthesizer import Synthetic
 
@@ -128,7 +128,7 @@ def end_to_end(job: Job, made: Synthetic, placement: Placement) -> str:
 def cover(name: str) -> dict[str, Any]:
     """One row of the table."""
     started = time.perf_counter()
-    sketch = sketch_teacher(name)
+    sketch = teacher_on_meta(name)
     count = sum(p.numel() for p in sketch.network.parameters())
     large = count >= LARGE
     row: dict[str, Any] = {"architecture": name, "parameters": count}
@@ -139,7 +139,7 @@ def cover(name: str) -> dict[str, Any]:
             size, anatomy = teacher.spec.input_size, examine(teacher)
             if not large:
                 place(teacher.network, CPU)
-                job = Job(teacher, anatomy, RECIPE, Conditions(at_a_time=RECIPE.tuning.batch_size))
+                job = Job(teacher, anatomy, RECIPE, RunContext(micro_batch_size=RECIPE.tuning.batch_size))
                 made = job.synthesize()  # the same for both placements
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))
@@ -188,15 +188,15 @@ def main() -> None:
     k, n = map(int, options.shard.split("/"))
     if not rows:
         options.out.write_text(",".join(COLUMNS) + "\n")
-    under_way = options.out.with_suffix(".now")
-    if under_way.is_file() and (name := under_way.read_text()) not in done:  # it took the process with it
+    started = options.out.with_suffix(".now")
+    if started.is_file() and (name := started.read_text()) not in done:  # it took the process with it
         with options.out.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow({"architecture": name} | dict.fromkeys(PLACEMENTS, "fails: crash"))
         done.add(name)
     for name in options.only or architectures(k, n):
         if name in done:
             continue
-        under_way.write_text(name)
+        started.write_text(name)
         row = cover(name)
         with options.out.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)

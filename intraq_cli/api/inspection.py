@@ -1,7 +1,7 @@
 """``inspect``: what of a model would be quantized, what stays float and why."""
 
 from intraq_cli.api.quantization import check_bits, check_placement
-from intraq_cli.models.source import InputOverride, sketch_teacher
+from intraq_cli.models.source import InputOverride, teacher_on_meta
 from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers
 from intraq_cli.quantization.network import plan_quantization
@@ -39,7 +39,7 @@ def inspect(
     """
     check_bits(w, a, first_last_bits)
     check_placement(act_placement)
-    teacher = sketch_teacher(model, InputOverride(input_size, mean, std))
+    teacher = teacher_on_meta(model, InputOverride(input_size, mean, std))
     anatomy = examine(teacher)
     trace = anatomy.trace
     plan = plan_quantization(trace, w, a, act_placement, first_last_bits)

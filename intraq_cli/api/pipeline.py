@@ -20,11 +20,11 @@ from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalized
 from intraq_cli.quantization.network import Plan, QuantizedNetwork
 from intraq_cli.recipe import Recipe
-from intraq_cli.runtime.context import Conditions
-from intraq_cli.runtime.device import place, ready_for_steps
-from intraq_cli.runtime.distributed import joined, launched
-from intraq_cli.runtime.micro_batches import Portions, images_that_fit, is_out_of_memory
-from intraq_cli.runtime.resume import NOTHING_KEPT, unfinished
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.device import place, tuned_allocator
+from intraq_cli.runtime.distributed import launched_processes, process_group
+from intraq_cli.runtime.micro_batches import MicroBatches, is_out_of_memory, largest_micro_batch
+from intraq_cli.runtime.resume import NO_STORE, resumable
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
 from intraq_cli.tuning.tuner import AugmentedBatches, tune
 
@@ -53,10 +53,10 @@ class Job:
     teacher: Teacher
     anatomy: Anatomy
     recipe: Recipe
-    conditions: Conditions
+    context: RunContext
 
     @contextmanager
-    def under_way(self, path: Path, identity: dict[str, Any], resume: bool) -> Iterator["Job"]:
+    def started(self, path: Path, identity: dict[str, Any], resume: bool) -> Iterator["Job"]:
         """Within the block, the processes of the job know each other, and the first one keeps what is done.
 
         Args:
@@ -64,15 +64,15 @@ class Job:
             identity: what a later run must have in common with this one to go on from its states.
             resume: whether to go on from states that are there.
         """
-        identity = {**identity, "device": self.conditions.device.type, "processes": launched().size}
-        first = launched().rank == 0
-        report = self.conditions.report if first else silent
+        identity = {**identity, "device": self.context.device.type, "processes": launched_processes().size}
+        first = launched_processes().rank == 0
+        report = self.context.report if first else silent
         with (
-            ready_for_steps(self.conditions.device),
-            joined(self.conditions.device) as ranks,
-            unfinished(path, identity, resume, report) if first else nullcontext(NOTHING_KEPT) as kept,
+            tuned_allocator(self.context.device),
+            process_group(self.context.device) as ranks,
+            resumable(path, identity, resume, report) if first else nullcontext(NO_STORE) as kept,
         ):
-            yield replace(self, conditions=replace(self.conditions, ranks=ranks, kept=kept, report=report))
+            yield replace(self, context=replace(self.context, ranks=ranks, kept=kept, report=report))
 
     def synthesize(self) -> Synthetic:
         """Stage 1.
@@ -88,7 +88,7 @@ class Job:
                 self.anatomy.num_classes,
                 self.teacher.spec.bounds,
                 self.recipe.synthesis,
-                self._conditions_of("synthesis"),
+                self._context_of("synthesis"),
             )
 
     def quantize(self, plan: Plan, made: Synthetic | None) -> Made:
@@ -101,7 +101,7 @@ class Job:
             return self._quantize(plan, made)
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
-        teacher, device = self.teacher.network, self.conditions.device
+        teacher, device = self.teacher.network, self.context.device
         if self.recipe.quantization.equalization:
             teacher = equalized(teacher, *_on_device([_random_pixels(self.teacher.spec)[:2]], device))
         student = QuantizedNetwork(copy.deepcopy(teacher), plan, self.anatomy.trace.computed).to(device).eval()
@@ -110,17 +110,17 @@ class Job:
             return Made(student, student.freeze(), Fidelity(), {})
         used, held_out = _hold_out(made, self.recipe.tuning.holdout)
         self._calibrate(student, teacher, used)
-        conditions = self._conditions_of("tuning")
+        context = self._context_of("tuning")
         if not self.recipe.tuning.steps:
-            return self._freeze(student, teacher, held_out, {}, conditions)
-        calibrated = self._freeze(copy.deepcopy(student), teacher, held_out, {}, conditions)
-        losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, conditions)
-        tuned = self._freeze(student, teacher, held_out, losses, conditions)
+            return self._freeze(student, teacher, held_out, {}, context)
+        calibrated = self._freeze(copy.deepcopy(student), teacher, held_out, {}, context)
+        losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, context)
+        tuned = self._freeze(student, teacher, held_out, losses, context)
         before, after = calibrated.fidelity, tuned.fidelity
         if after.kl <= before.kl or after.agreement >= before.agreement:
             return tuned
         figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
-        conditions.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
+        context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
         return calibrated
 
     def _freeze(
@@ -129,12 +129,12 @@ class Job:
         teacher: nn.Module,
         held_out: Tensor,
         losses: dict[str, float],
-        conditions: Conditions,
+        context: RunContext,
     ) -> Made:
         """The end, tuned or not."""
         stored = student.freeze()
-        names, device = self.anatomy.trace.batch_norms, conditions.device
-        follows = Portions(conditions.at_a_time, conditions.report).run(
+        names, device = self.anatomy.trace.batch_norms, context.device
+        follows = MicroBatches(context.micro_batch_size, context.report).run(
             lambda size: fidelity(student, teacher, _on_device(held_out.split(size), device), names),
             min(EVALUATION_BATCH, len(held_out)),
         )
@@ -143,7 +143,7 @@ class Job:
     def _calibrate(self, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
         started = time.perf_counter()
-        seed, device, report = self.conditions.seed, self.conditions.device, self.conditions.report
+        seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
         if config.correction == "rescue" and not tuning.steps:
             config = replace(config, correction="always")
@@ -160,12 +160,12 @@ class Job:
         place(student, device)
         report(StageDone("calibration", time.perf_counter() - started))
 
-    def _conditions_of(self, stage: str) -> Conditions:
+    def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""
-        if self.conditions.at_a_time is not None:
-            return self.conditions
-        size = images_that_fit(self.teacher.network, self.teacher.spec.input_size, self.conditions.device, stage)
-        return replace(self.conditions, at_a_time=size)
+        if self.context.micro_batch_size is not None:
+            return self.context
+        size = largest_micro_batch(self.teacher.network, self.teacher.spec.input_size, self.context.device, stage)
+        return replace(self.context, micro_batch_size=size)
 
 
 @contextmanager

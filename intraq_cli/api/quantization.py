@@ -18,7 +18,7 @@ from intraq_cli.checkpoint.folder import (
 )
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, StageDone, Warned, silent
-from intraq_cli.io.atomic import whole_folder
+from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.source import (
     InputOverride,
 )
@@ -29,9 +29,9 @@ from intraq_cli.recipe import Placement
 from intraq_cli.results import (
     QuantizationResult,
 )
-from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.runtime.distributed import launched
+from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.synthesis.image_set import contact_sheet, load_images
 from intraq_cli.synthesis.synthesizer import Synthetic
 from intraq_cli.zoo import load_recipe
@@ -99,9 +99,9 @@ def quantize(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
             "set tuning.steps=0, or choose another recipe",
         )
-    if settings.tuning.steps and launched().size > settings.tuning.batch_size:
+    if settings.tuning.steps and launched_processes().size > settings.tuning.batch_size:
         raise UsageError(
-            f"{launched().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
+            f"{launched_processes().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
             "start fewer, or set tuning.batch_size",
         )
     where = choose_device(device)
@@ -149,8 +149,8 @@ def quantize(
         "placement": act_placement,
         "images": digest(Path(images)) if images is not None else None,
     }
-    job = Job(teacher, anatomy, settings, Conditions(seed, where, watched, batch_size))
-    with job.under_way(path, identity, resume) as job:
+    job = Job(teacher, anatomy, settings, RunContext(seed, where, watched, batch_size))
+    with job.started(path, identity, resume) as job:
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()
         quantized = job.quantize(plan, made)
@@ -164,11 +164,11 @@ def quantize(
             held_out=follows.n,
             losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
         )
-        if job.conditions.ranks.rank == 0:
+        if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
             tensors = checkpoint_tensors(quantized.student, quantized.stored)
-            with whole_folder(path, force) as folder:
+            with atomic_folder(path, force) as folder:
                 run["measured"]["bytes_quantized"] = write_weights(folder, tensors)
                 run["seconds"] = time.perf_counter() - started
                 write_json(folder / "config.json", config)

@@ -11,14 +11,14 @@ from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
-from intraq_cli.io.atomic import whole_file
+from intraq_cli.io.atomic import atomic_file
 from intraq_cli.models.source import (
     InputOverride,
 )
 from intraq_cli.results import (
     SynthesisResult,
 )
-from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.synthesis.image_set import save_images
 from intraq_cli.zoo import load_recipe
@@ -92,11 +92,11 @@ def synthesize(
     if dry_run:
         return result
     origin = origin_of(teacher, settings, seed)
-    job = Job(teacher, anatomy, settings, Conditions(seed, where, report, batch_size))
-    with job.under_way(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
+    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size))
+    with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         made = job.synthesize()
-        if job.conditions.ranks.rank == 0:
-            with whole_file(path, force) as scratch:
+        if job.context.ranks.rank == 0:
+            with atomic_file(path, force) as scratch:
                 save_images(scratch, made, origin)
     return replace(
         result,

@@ -5,16 +5,16 @@ from pathlib import Path
 import torch
 
 from intraq_cli.io.atomic import check_output
-from intraq_cli.models.source import InputOverride, is_downloaded, load_teacher, sketch_teacher
+from intraq_cli.models.source import InputOverride, is_downloaded, load_teacher, teacher_on_meta
 from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, examine
 from intraq_cli.runtime.device import place
-from intraq_cli.runtime.distributed import launched
+from intraq_cli.runtime.distributed import launched_processes
 
 
 def learnable(model: str, override: InputOverride, weights: str | Path | None) -> Teacher:
     """The teacher; one without batch norm is refused before its weights are downloaded."""
     if is_downloaded(model) and not weights:
-        check_batch_norms(sketch_teacher(model, override))
+        check_batch_norms(teacher_on_meta(model, override))
     return load_teacher(model, override, weights)
 
 
@@ -27,5 +27,5 @@ def examined(teacher: Teacher, device: torch.device, strict: bool = True) -> Ana
 
 def check_free(path: str | Path | None, force: bool, file: bool = False) -> None:
     """Refuse an output that exists; only the first process of a job looks."""
-    if path is not None and launched().rank == 0:
+    if path is not None and launched_processes().rank == 0:
         check_output(Path(path), force, file)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from intraq_cli.checkpoint.packing import pack, packed_words, unpack
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.io.atomic import plain
-from intraq_cli.io.untrusted import TensorInfo, own_file, read_json, tensor_header
+from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
-from intraq_cli.models.meta_build import BUILD_ERRORS, check_tensors, info_of, sketch
+from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors, info_of
 from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, dequantize
@@ -131,7 +131,7 @@ def is_checkpoint(folder: Path) -> bool:
     """
     if not os.path.isfile(folder / "config.json"):
         return False
-    return "quantization_config" in read_json(own_file(folder, "config.json", CheckpointError), CheckpointError)
+    return "quantization_config" in read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
 
 
 def read_checkpoint(folder: Path, model: str | None = None, device: torch.device | str = "cpu") -> Checkpoint:
@@ -151,7 +151,7 @@ def read_checkpoint(folder: Path, model: str | None = None, device: torch.device
     plan = _read_plan(folder, config)
     spec = spec_of_config(checked.pretrained_cfg, str(folder), CheckpointError)
     run = read_run(folder)
-    weights = own_file(folder, "model.safetensors", CheckpointError)
+    weights = safe_path(folder, "model.safetensors", CheckpointError)
     header = tensor_header(weights, CheckpointError)
     quantized = QuantizedNetwork(_float_network(folder, checked, plan, spec, model, header), plan)
     try:
@@ -181,7 +181,7 @@ def _float_network(
         _check_fit(folder, network, plan, header)
         _check_run(folder, QuantizedNetwork(network, plan), config, spec)
         return network
-    described = sketch(build, header, CheckpointError).eval()
+    described = build_on_meta(build, header, CheckpointError).eval()
     _check_fit(folder, described, plan, header)
     network = build().eval()
     try:
@@ -215,7 +215,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     hint = "a checkpoint folder is what `intraq quantize` writes"
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", hint)
-    config = read_json(own_file(folder, "config.json", CheckpointError), CheckpointError)
+    config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != "intraq":
         raise CheckpointError(f"{folder} is no intraq checkpoint", hint)
@@ -238,7 +238,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     if not os.path.lexists(folder / "run.json"):
         return {}
-    run = read_json(own_file(folder, "run.json", CheckpointError), CheckpointError)
+    run = read_json(safe_path(folder, "run.json", CheckpointError), CheckpointError)
     teacher = run.get("teacher", {})
     texts = [teacher.get(key) for key in ("source", "sha256", "weights")] if isinstance(teacher, dict) else [0]
     if not all(text is None or (isinstance(text, str) and len(text) <= 1000) for text in texts):

@@ -41,7 +41,7 @@ def unfinished_folder(path: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(path: Path, force: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
     """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
 
     Raises:
@@ -60,7 +60,7 @@ def whole_folder(path: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path, force: bool) -> Iterator[Path]:
+def atomic_file(path: Path, force: bool) -> Iterator[Path]:
     """The same for one file: write to the path yielded."""
     with _scratch(path) as scratch:
         made = scratch / path.name

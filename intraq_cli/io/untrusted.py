@@ -22,7 +22,7 @@ class TensorInfo:
     shape: tuple[int, ...]
 
 
-def own_file(folder: Path, name: str, kind: type[IntraqError]) -> Path:
+def safe_path(folder: Path, name: str, kind: type[IntraqError]) -> Path:
     """The file ``name`` of a model's folder; a link must stay in the folder, or lead to the blobs of the Hub's cache.
 
     Raises:

@@ -67,7 +67,9 @@ def limited(parts: int, weightless: bool = False) -> Iterator[None]:
             hook.remove()
 
 
-def sketch(build: Callable[[], nn.Module], header: Mapping[str, TensorInfo], kind: type[IntraqError]) -> nn.Module:
+def build_on_meta(
+    build: Callable[[], nn.Module], header: Mapping[str, TensorInfo], kind: type[IntraqError]
+) -> nn.Module:
     """The network that ``build`` builds, on the meta device, where it takes no memory.
 
     Raises:

@@ -15,10 +15,18 @@ import torch
 from torch import nn
 
 from intraq_cli.errors import IntraqError, ModelError, UsageError, first_line
-from intraq_cli.io.untrusted import own_file, read_json, tensor_header
+from intraq_cli.io.untrusted import read_json, safe_path, tensor_header
 from intraq_cli.models.config import REPOSITORY, ModelConfig, check_config, spec_of_config
 from intraq_cli.models.hub import cached_commit, downloading, hub_file, is_offline
-from intraq_cli.models.meta_build import BUILD_ERRORS, MAX_PARTS, check_tensors, info_of, limited, parts_of, sketch
+from intraq_cli.models.meta_build import (
+    BUILD_ERRORS,
+    MAX_PARTS,
+    build_on_meta,
+    check_tensors,
+    info_of,
+    limited,
+    parts_of,
+)
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.zoo import did_you_mean, model_folder, model_names
@@ -57,7 +65,7 @@ def load_teacher(model: str, override: InputOverride | None = None, weights: str
     return _frozen(teacher, override)
 
 
-def sketch_teacher(model: str, override: InputOverride | None = None) -> Teacher:
+def teacher_on_meta(model: str, override: InputOverride | None = None) -> Teacher:
     """The same without its weights, where they are not needed to build it: on the meta device if it can be built there.
 
     Raises:
@@ -342,7 +350,7 @@ def _from_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
 
 
 def _checked_config(folder: Path, where: str) -> ModelConfig:
-    config = read_json(own_file(folder, "config.json", ModelError), ModelError)
+    config = read_json(safe_path(folder, "config.json", ModelError), ModelError)
     if "quantization_config" in config:
         raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
     return check_config(config, where)
@@ -350,12 +358,12 @@ def _checked_config(folder: Path, where: str) -> ModelConfig:
 
 def _from_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
     """The network that ``config``, which is that of ``folder``, describes; with the weights that lie beside it."""
-    weights = own_file(folder, "model.safetensors", ModelError)
+    weights = safe_path(folder, "model.safetensors", ModelError)
     if config.architecture in ARCHITECTURES:
         return replace(_own_teacher(config, weights, source, pretrained), name=folder.resolve().name)
     header = tensor_header(weights, ModelError) if pretrained else {}
     if pretrained:
-        sketch(lambda: _timm_folder(folder, False), header, ModelError)
+        build_on_meta(lambda: _timm_folder(folder, False), header, ModelError)
     with limited(parts_of(header) if pretrained else MAX_PARTS):
         network = _timm_folder(folder, pretrained)
     return timm_teacher(network, source, folder.resolve().name, config.label_names)
@@ -381,7 +389,7 @@ def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bo
 
     if pretrained:
         header = tensor_header(weights, ModelError)
-        described = sketch(build, header, ModelError).state_dict()
+        described = build_on_meta(build, header, ModelError).state_dict()
         check_tensors(header, {k: info_of(v, header.get(k)) for k, v in described.items()}, source, ModelError)
     network = build()
     try:

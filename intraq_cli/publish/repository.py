@@ -12,7 +12,7 @@ from intraq_cli import __version__
 from intraq_cli.checkpoint.folder import Checkpoint, read_checkpoint, read_run, write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
-from intraq_cli.io.atomic import whole_file
+from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import parse_json, tensor_header
 from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
@@ -61,12 +61,12 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
     noted = {**run, "evaluations": [*others, entry]}
     card = folder / "README.md"
     ours = not card.is_file() or card.read_text(encoding="utf-8") == _card(folder, checkpoint.config, run)
-    with whole_file(folder / "run.json", force=True) as scratch:
+    with atomic_file(folder / "run.json", force=True) as scratch:
         write_json(scratch, noted)
     if not ours:
         report(Warned(f"{card} is not as intraq {__version__} writes it and was left alone; remove it to have it made"))
         return
-    with whole_file(card, force=True) as scratch:
+    with atomic_file(card, force=True) as scratch:
         scratch.write_text(_card(folder, checkpoint.config, noted), encoding="utf-8")
 
 

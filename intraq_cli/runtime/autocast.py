@@ -13,7 +13,7 @@ from intraq_cli.graph.trace import split_call
 from intraq_cli.recipe import Precision
 
 
-def computing_in(precision: Precision, device: torch.device | str) -> AbstractContextManager[Any]:
+def autocast(precision: Precision, device: torch.device | str) -> AbstractContextManager[Any]:
     """Within the block, networks compute in ``precision``; ``auto``: the faster one on ``device``.
 
     CUDA stays with float32, which torch's convolutions there compute in TF32.

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from intraq_cli.events import Report, silent
-from intraq_cli.runtime.distributed import ALONE, Ranks
-from intraq_cli.runtime.resume import NOTHING_KEPT, Kept
+from intraq_cli.runtime.distributed import SINGLE_PROCESS, ProcessGroup
+from intraq_cli.runtime.resume import NO_STORE, ResumeStore
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Conditions:
+class RunContext:
     """Under which a stage works."""
 
     seed: int = 0
@@ -20,12 +20,12 @@ class Conditions:
     device: torch.device = CPU
     report: Report = silent
     """Told of the steps."""
-    at_a_time: int | None = None
+    micro_batch_size: int | None = None
     """Images that go through the networks at once, to the same end; None: as many as fit."""
-    kept: Kept = NOTHING_KEPT
+    kept: ResumeStore = NO_STORE
     """Where states are kept, to go on from."""
-    ranks: Ranks = ALONE
+    ranks: ProcessGroup = SINGLE_PROCESS
     """The processes that share the work."""
 
 
-USUAL = Conditions()
+DEFAULT_CONTEXT = RunContext()

@@ -44,7 +44,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def ready_for_steps(device: torch.device) -> Iterator[None]:
+def tuned_allocator(device: torch.device) -> Iterator[None]:
     """Within the block, the whole process is set up for many steps alike.
 
     On a GPU, cuDNN finds its fastest convolutions by trying them. On a CPU, the C library keeps what tensors free for
@@ -67,7 +67,7 @@ def ready_for_steps(device: torch.device) -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Give back what is kept within :func:`ready_for_steps`: for a look at how much is free."""
+    """Give back what is kept within :func:`tuned_allocator`: for a look at how much is free."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

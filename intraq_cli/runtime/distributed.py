@@ -15,7 +15,7 @@ from intraq_cli.errors import DeviceError, first_line
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those of the job; one alone needs no others."""
 
     rank: int = 0
@@ -26,56 +26,56 @@ class Ranks:
         if self.size == 1:
             return [item]
         items: list[Any] = [None] * self.size
-        with _lost():
+        with _peer_failure():
             dist.all_gather_object(items, item)
         return items
 
-    def from_first(self, item: Any) -> Any:
+    def broadcast_object(self, item: Any) -> Any:
         """The item of rank 0."""
         if self.size == 1:
             return item
         items = [item]
-        with _lost():
+        with _peer_failure():
             dist.broadcast_object_list(items, 0)
         return items[0]
 
-    def share(self, tensors: list[Tensor]) -> None:
+    def broadcast(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
         if self.size == 1:
             return
-        with _lost():
+        with _peer_failure():
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def add(self, tensors: list[Tensor]) -> None:
+    def all_reduce(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with their sums over the ranks, in one exchange."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _lost():
+        with _peer_failure():
             dist.all_reduce(flat)
         for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 PATIENCE = timedelta(days=1)
 """One may wait for another's whole batch; of one that dies, its closed sockets tell."""
 
 
-def launched() -> Ranks:
+def launched_processes() -> ProcessGroup:
     """What torchrun says in the environment; alone where it says nothing."""
-    return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    return ProcessGroup(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Within the block, the processes that torchrun started can exchange tensors: gloo on CPUs, nccl on GPUs.
 
     Raises:
         DeviceError: the others cannot be reached.
     """
-    ranks = launched()
+    ranks = launched_processes()
     if ranks.size == 1:
         yield ranks
         return
@@ -83,7 +83,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     # the process with SIGABRT at its exit (pytorch/pytorch#190489)
     import torch.distributed.nn
 
-    with _lost():
+    with _peer_failure():
         if device.type == "cuda":
             torch.cuda.set_device(device)
             dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
@@ -96,7 +96,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 @contextmanager
-def _lost() -> Iterator[None]:
+def _peer_failure() -> Iterator[None]:
     """An exchange that fails means that another process is gone: gloo and nccl say so in several ways."""
     try:
         yield
@@ -107,4 +107,4 @@ def _lost() -> Iterator[None]:
         raise DeviceError(f"another process of this job is gone: {line}", "start the job again: it goes on") from error
 
 
-__all__ = ["ALONE", "Ranks", "joined", "launched"]
+__all__ = ["SINGLE_PROCESS", "ProcessGroup", "launched_processes", "process_group"]

@@ -19,8 +19,8 @@ WORK = {"synthesis": 2.0, "tuning": 5.0}
 Result = TypeVar("Result")
 
 
-class Portions:
-    """Runs work in portions, and halves them where they do not fit.
+class MicroBatches:
+    """Runs work in micro_batches, and halves them where they do not fit.
 
     Args:
         size: images at once to begin with; None: all.
@@ -53,7 +53,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
-def images_that_fit(
+def largest_micro_batch(
     network: nn.Module, image_shape: tuple[int, int, int], device: torch.device, stage: str
 ) -> int | None:
     """Images that a step of ``stage`` can take at once; None on a GPU, which says by itself when it is full.

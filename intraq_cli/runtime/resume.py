@@ -20,7 +20,7 @@ PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
 
 
-class Kept:
+class ResumeStore:
     """Named states in a folder, each there whole or not at all; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
@@ -58,7 +58,7 @@ class Kept:
         now = time.monotonic()
         self._next = now + max(PACE, 20 * (now - started))
 
-    def now_and_then(self, name: str, state: Callable[[], Any]) -> None:
+    def save_periodically(self, name: str, state: Callable[[], Any]) -> None:
         """Keep what ``state`` returns, if it is time."""
         if self.folder is not None and time.monotonic() >= self._next:
             self.save(name, state())
@@ -69,11 +69,11 @@ class Kept:
             (self.folder / f"{name}.pt").unlink(missing_ok=True)
 
 
-NOTHING_KEPT = Kept()
+NO_STORE = ResumeStore()
 
 
 @contextmanager
-def unfinished(path: Path, job: dict[str, Any], resume: bool, report: Report = silent) -> Iterator[Kept]:
+def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = silent) -> Iterator[ResumeStore]:
     """Within the block, states are kept in a neighbour of ``path``, which disappears at the end of the job.
 
     An error or an interruption leaves it for the next run of the same job.
@@ -97,7 +97,7 @@ def unfinished(path: Path, job: dict[str, Any], resume: bool, report: Report = s
         if going_on:
             report(Noted(f"going on from {folder}"))
         try:
-            yield Kept(folder, report)
+            yield ResumeStore(folder, report)
         except BaseException:
             if any(folder.glob("*.pt")):
                 report(Noted(f"what is done is kept in {folder}: the same command goes on from there"))

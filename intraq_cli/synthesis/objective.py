@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from intraq_cli.graph.batch_norms import BatchNormStatistics, LayerStatistics
 from intraq_cli.graph.trace import FeatureTap
 from intraq_cli.recipe import Precision, Synthesis
-from intraq_cli.runtime.autocast import computing_in
+from intraq_cli.runtime.autocast import autocast
 from intraq_cli.runtime.compilation import Compiled
-from intraq_cli.runtime.micro_batches import Portions
+from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
 from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
 from intraq_cli.synthesis.sil import soft_inception_loss
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 def look(network: nn.Module, tap: FeatureTap, precision: Precision, x: Tensor) -> Seen:
     """Show images ``x (B, C, H, W)`` to the network."""
-    with computing_in(precision, x.device), BatchNormStatistics() as statistics, tap:
+    with autocast(precision, x.device), BatchNormStatistics() as statistics, tap:
         logits = network(x)
     return Seen(statistics.layers, logits, tap.features.to(logits.dtype) if tap.module is not None else None)
 
@@ -53,13 +53,13 @@ class Objective:
         look: what shows the network images, see :func:`look`.
         centres: class centres of the finished batches.
         config: weights and margins.
-        portions: how many images go through the network at once.
+        micro_batches: how many images go through the network at once.
     """
 
     look: Compiled[Seen]
     centres: ClassCentres
     config: Synthesis
-    portions: Portions
+    micro_batches: MicroBatches
 
     def with_gradient(self, shown: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor]:
         """The losses, detached, and the gradient of their sum in ``shown``.
@@ -76,7 +76,7 @@ class Objective:
                 return self.look.run(lambda look: self._whole(look, shown, labels, targets))
             return self._in_portions(shown, labels, targets, size)
 
-        return self.portions.run(at_once, len(shown))
+        return self.micro_batches.run(at_once, len(shown))
 
     @torch.no_grad()
     def of_finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor, Tensor | None]:
@@ -86,7 +86,7 @@ class Objective:
             seen = _merged([self.look.function(x) for x in images.split(size)])
             return self._losses(seen, labels, targets), seen.logits, seen.features
 
-        return self.portions.run(at_once, len(images))
+        return self.micro_batches.run(at_once, len(images))
 
     def _whole(
         self, look: Callable[[Tensor], Seen], shown: Tensor, labels: Tensor, targets: Tensor
@@ -113,9 +113,9 @@ class Objective:
         Batch statistics are those of the whole batch: a first run without gradients gives them, and the loss's
         gradient in each; a second one carries these on to the images.
         """
-        portions = shown.split(size)
+        micro_batches = shown.split(size)
         with torch.no_grad():
-            seen = _merged([self.look.function(x) for x in portions])
+            seen = _merged([self.look.function(x) for x in micro_batches])
         layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in seen.layers]
         logits, features = _leaf(seen.logits), None if seen.features is None else _leaf(seen.features)
         losses = self._losses(Seen(layers, logits, features), labels, targets)
@@ -125,7 +125,7 @@ class Objective:
         each = [pull.split(size) for pull in into[: 1 if features is None else 2]]
         moments = list(zip(layers, into[-2 * len(layers) :: 2], into[1 - 2 * len(layers) :: 2], strict=True))
         gradients: list[Tensor] = []
-        for k, x in enumerate(portions):
+        for k, x in enumerate(micro_batches):
             x = x.detach().requires_grad_()
             own = self.look.function(x)
             share = len(x) / len(shown)
@@ -133,7 +133,7 @@ class Objective:
             if own.features is not None:
                 pulled = pulled + (own.features * each[1][k]).sum()
             for (whole, on_mean, on_var), part in zip(moments, own.layers, strict=True):
-                # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the portions
+                # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the micro_batches
                 square = part.var + part.mean.square() - 2 * whole.mean.detach() * part.mean
                 pulled = pulled + share * (on_mean * part.mean + on_var * square).sum()
             gradients += torch.autograd.grad(pulled, [x])
@@ -144,17 +144,17 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-def _merged(portions: list[Seen]) -> Seen:
-    """What the network would have made of all portions at once."""
-    if len(portions) == 1:
-        return portions[0]
-    weights = torch.tensor([len(p.logits) for p in portions], device=portions[0].logits.device)
+def _merged(micro_batches: list[Seen]) -> Seen:
+    """What the network would have made of all micro_batches at once."""
+    if len(micro_batches) == 1:
+        return micro_batches[0]
+    weights = torch.tensor([len(p.logits) for p in micro_batches], device=micro_batches[0].logits.device)
     shares = (weights / weights.sum())[:, None]
     layers = []
-    for same in zip(*(p.layers for p in portions), strict=True):
+    for same in zip(*(p.layers for p in micro_batches), strict=True):
         means = torch.stack([layer.mean for layer in same])
         mean = (shares * means).sum(0)
         var = (shares * (torch.stack([layer.var for layer in same]) + (means - mean).square())).sum(0)
         layers.append(same[0]._replace(mean=mean, var=var))
-    features = [p.features for p in portions if p.features is not None]
-    return Seen(layers, torch.cat([p.logits for p in portions]), torch.cat(features) if features else None)
+    features = [p.features for p in micro_batches if p.features is not None]
+    return Seen(layers, torch.cat([p.logits for p in micro_batches]), torch.cat(features) if features else None)

@@ -16,8 +16,8 @@ from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
 from intraq_cli.graph.trace import FeatureTap
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.compilation import Compiled, is_wanted
-from intraq_cli.runtime.context import USUAL, Conditions
-from intraq_cli.runtime.micro_batches import Portions
+from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
+from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Losses, Objective, look
@@ -28,7 +28,7 @@ REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
 ATTEMPTS = 3
 """At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
-STRAGGLER = 3.0
+UNCONVERGED = 3.0
 """A batch is made again if its BNS is so many times that of the middle one."""
 
 
@@ -66,7 +66,7 @@ def synthesize_images(
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
     config: Synthesis,
-    conditions: Conditions = USUAL,
+    context: RunContext = DEFAULT_CONTEXT,
 ) -> Synthetic:
     """Learn ``config.num_images`` images from the network itself.
 
@@ -79,31 +79,31 @@ def synthesize_images(
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         config: the recipe's synthesis section.
-        conditions: of its processes each makes a batch at a time.
+        context: of its processes each makes a batch at a time.
 
     Raises:
         DivergedError: a batch's losses are not finite, however gently it is made.
     """
     started = time.perf_counter()
-    device, report, kept, ranks = conditions.device, conditions.report, conditions.kept, conditions.ranks
+    device, report, kept, ranks = context.device, context.report, context.kept, context.ranks
     if classifier is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
         config = replace(config, mdc_weight=0.0)
-    labels = draw_labels(config, num_classes, torch.Generator().manual_seed(conditions.seed))
+    labels = draw_labels(config, num_classes, torch.Generator().manual_seed(context.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
     shown = partial(look, network, FeatureTap(network, classifier), config.precision)
     seen = config.num_images * config.steps // ranks.size
     compiled = is_wanted(config.compile, network, torch.zeros(1, *image_shape, device=device), seen)
     looking = Compiled(shown, compiled, device, report)
-    objective = Objective(looking, centres, config, Portions(conditions.at_a_time, report))
-    maker = _Maker(objective, image_shape, bounds, conditions, len(batches))
+    objective = Objective(looking, centres, config, MicroBatches(context.micro_batch_size, report))
+    maker = _Maker(objective, image_shape, bounds, context, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
     while len(finished) < len(batches):
         round_ = range(len(finished), min(len(finished) + ranks.size, len(batches)))
-        known: list[_Finished | None] = ranks.from_first([kept.load(f"batch-{k}") for k in round_])
+        known: list[_Finished | None] = ranks.broadcast_object([kept.load(f"batch-{k}") for k in round_])
         own = len(finished) + ranks.rank
         mine = maker.make(own, batches[own]) if own in round_ and known[ranks.rank] is None else None
         for k, before, made in zip(round_, known, ranks.gather(mine), strict=False):
@@ -113,25 +113,25 @@ def synthesize_images(
             finished.append(before or made)
             if finished[-1]["features"] is not None:
                 centres.update(finished[-1]["features"].to(device), batches[k].to(device))
-    _redo_stragglers(finished, batches, maker)
+    _redo_unconverged(finished, batches, maker)
     made = _collect(finished, labels, batches)
     _warn_of_unreached(made[1], labels, num_classes, report)
     report(StageDone("synthesis", time.perf_counter() - started))
     return made[0]
 
 
-def _redo_stragglers(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
+def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
     """Make batches again whose statistics are far from the others'; the better of the two is kept."""
-    report, kept, ranks = maker.conditions.report, maker.conditions.kept, maker.conditions.ranks
+    report, kept, ranks = maker.context.report, maker.context.kept, maker.context.ranks
     bns = [batch["losses"][0] for batch in finished]
     middle = statistics.median(bns)
     for k, loss in enumerate(bns):
-        if len(bns) < 3 or loss <= STRAGGLER * middle:
+        if len(bns) < 3 or loss <= UNCONVERGED * middle:
             continue
-        again = ranks.from_first(kept.load(f"again-{k}"))
+        again = ranks.broadcast_object(kept.load(f"again-{k}"))
         if again is None:
             report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
-            again = ranks.from_first(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
+            again = ranks.broadcast_object(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
             kept.save(f"again-{k}", again)
             kept.drop("batch")
         if again["losses"][0] < loss:
@@ -188,13 +188,13 @@ class _Maker:
     objective: Objective
     shape: tuple[int, int, int]
     bounds: tuple[Tensor, Tensor]
-    conditions: Conditions
+    context: RunContext
     batches: int
 
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
-        device, report = self.conditions.device, self.conditions.report
-        left = self.conditions.kept.load("batch")
+        device, report = self.context.device, self.context.report
+        left = self.context.kept.load("batch")
         if left and (left["batch"], left["again"]) != (k, again):
             left = None
         for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
@@ -214,15 +214,15 @@ class _Maker:
     def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, left: dict[str, Any] | None) -> _Finished:
         """From noise to the end of the schedule, or on from where it was ``left``."""
         objective, config = self.objective, self.objective.config
-        device, kept = self.conditions.device, self.conditions.kept
-        generator = torch.Generator().manual_seed(_seed_of(self.conditions.seed, k, attempt, again))
+        device, kept = self.context.device, self.context.kept
+        generator = torch.Generator().manual_seed(_seed_of(self.context.seed, k, attempt, again))
         space = SPACES[config.space](self.shape, device)
         point = space.draw(len(labels), generator).to(device).requires_grad_()
         targets = draw_targets(len(labels), config.epsilon, generator).to(device)
         low, high = (edge.to(device)[:, None, None] for edge in self.bounds)
         adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
         scheduler = _scheduler(adam, config)
-        progress = _Progress(self.conditions.report, k, self.batches, config)
+        progress = _Progress(self.context.report, k, self.batches, config)
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]
@@ -245,7 +245,7 @@ class _Maker:
                 with torch.no_grad():
                     point.copy_(space.points(space.images(point).clamp(low, high)))
             progress.step(step, losses, len(labels))
-            kept.now_and_then(
+            kept.save_periodically(
                 "batch",
                 lambda step=step: {  # type: ignore[misc]
                     "batch": k,

@@ -17,11 +17,11 @@ from intraq_cli.graph.folding import Folds, find_folds, folded
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
-from intraq_cli.runtime.autocast import computing_in
+from intraq_cli.runtime.autocast import autocast
 from intraq_cli.runtime.compilation import Compiled, is_wanted
-from intraq_cli.runtime.context import USUAL, Conditions
+from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.device import sent
-from intraq_cli.runtime.micro_batches import Portions
+from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from intraq_cli.tuning.distillation import TuningLosses, distillation_loss, feature_distance
 
@@ -40,7 +40,7 @@ def tune(
     images: Tensor,
     labels: Tensor,
     config: Tuning,
-    conditions: Conditions = USUAL,
+    context: RunContext = DEFAULT_CONTEXT,
 ) -> dict[str, float]:
     """Tune ``student`` in place; returns the losses averaged over the last tenth of the steps.
 
@@ -50,19 +50,19 @@ def tune(
         images: ``(N, C, H, W)``, normalised.
         labels: ``(N,)``.
         config: the recipe's tuning section.
-        conditions: its processes share every batch.
+        context: its processes share every batch.
 
     Raises:
         DivergedError: the losses are not finite, however gently it is tuned.
     """
-    started, report = time.perf_counter(), conditions.report
+    started, report = time.perf_counter(), context.report
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
-    conditions.ranks.share(list(student.state_dict().values()))
+    context.ranks.broadcast(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
-    left = conditions.ranks.from_first(conditions.kept.load("tuning"))
+    left = context.ranks.broadcast_object(context.kept.load("tuning"))
     for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
         gentler = replace(config, lr=config.lr / 4**attempt)
-        run = _Run(student, teacher, images, labels, gentler, conditions)
+        run = _Run(student, teacher, images, labels, gentler, context)
         try:
             losses = run.through(attempt, left)
         except NotFiniteError:
@@ -88,14 +88,14 @@ class _Run:
         images: Tensor,
         labels: Tensor,
         config: Tuning,
-        conditions: Conditions,
+        context: RunContext,
     ) -> None:
-        seed, device, report = conditions.seed, conditions.device, conditions.report
-        self.student, self.config, self.conditions = student, config, conditions
-        self.portions = Portions(conditions.at_a_time, report)
+        seed, device, report = context.seed, context.device, context.report
+        self.student, self.config, self.context = student, config, context
+        self.micro_batches = MicroBatches(context.micro_batch_size, report)
         image = images[:1].to(device, torch.float32)
         answers = partial(_answers, student, teacher, find_folds(teacher, image), config)
-        seen = config.steps * config.batch_size // conditions.ranks.size
+        seen = config.steps * config.batch_size // context.ranks.size
         self.answers = Compiled(answers, is_wanted(config.compile, teacher, image, seen), device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
@@ -108,7 +108,7 @@ class _Run:
 
     def through(self, attempt: int, left: dict[str, Any] | None) -> dict[str, float]:
         """All steps, from the first or from where it was ``left``."""
-        steps, kept = self.config.steps, self.conditions.kept
+        steps, kept = self.config.steps, self.context.kept
         first = self._go_on(left) if left else 0
         for parameter in self.tuned:
             parameter.requires_grad_(True)
@@ -119,8 +119,8 @@ class _Run:
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
                 check_finite(values.values())
-                self.conditions.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
-            kept.now_and_then("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
+                self.context.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
+            kept.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
             parameter.requires_grad_(False)
         means = torch.stack(self.tail).mean(0).tolist() if self.tail else [float("nan")] * len(TuningLosses._fields)
@@ -130,12 +130,12 @@ class _Run:
         """One step; returns the losses, as :class:`TuningLosses`, detached."""
         x, y = next(self.batches)
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
-        ranks = self.conditions.ranks
+        ranks = self.context.ranks
         own = slice(ranks.rank, None, ranks.size)
         share = len(y[own]) / len(y)
         x, y = x[own].contiguous(memory_format=torch.channels_last), y[own]
-        losses = share * self.portions.run(lambda size: self._at_once(x, y, size, share), len(x))
-        ranks.add([losses, *(p.grad for p in self.tuned if p.grad is not None)])
+        losses = share * self.micro_batches.run(lambda size: self._at_once(x, y, size, share), len(x))
+        ranks.all_reduce([losses, *(p.grad for p in self.tuned if p.grad is not None)])
         self.optimizer.step()
         self.scheduler.step()
         return losses
@@ -177,7 +177,7 @@ class _Run:
         self.scheduler.load_state_dict(left["scheduler"])
         self.batches.go_on(left["batches"])
         self.mixing.set_state(left["mixing"])
-        self.tail = [losses.to(self.conditions.device) for losses in left["tail"]]
+        self.tail = [losses.to(self.context.device) for losses in left["tail"]]
         return int(left["step"])
 
 
@@ -193,7 +193,7 @@ class _Answers(NamedTuple):
 
 def _answers(student: QuantizedNetwork, teacher: nn.Module, folds: Folds, config: Tuning, images: Tensor) -> _Answers:
     folded_teacher, folded_student = folded(teacher, folds), folded(student.network, folds)
-    with computing_in(config.precision, images.device):
+    with autocast(config.precision, images.device):
         if not config.feature_weight:
             with torch.no_grad(), folded_teacher:
                 wanted = teacher(images)

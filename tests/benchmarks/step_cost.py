@@ -24,8 +24,8 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization
 from intraq_cli.runtime.compilation import can_compile
-from intraq_cli.runtime.context import Conditions
-from intraq_cli.runtime.device import choose_device, place, ready_for_steps
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.device import choose_device, place, tuned_allocator
 from intraq_cli.synthesis import synthesizer
 from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
@@ -75,7 +75,7 @@ def main() -> None:
     device = choose_device(args.device)
     compiled = device.type == "cpu" and can_compile() if args.compile is None else args.compile
     print("compiled steps" if compiled else "plain steps", file=sys.stderr)
-    with ready_for_steps(device):
+    with tuned_allocator(device):
         time_stages(args.network, args.batch, args.steps, device, compiled)
 
 
@@ -96,7 +96,7 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
         anatomy.num_classes,
         teacher.spec.bounds,
         replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=steps, compile=compiled),
-        Conditions(device=device, report=clock),
+        RunContext(device=device, report=clock),
     )
     print(f"stage1 {name} batch {batch} {device}: median {clock.median:.4f} s/step", flush=True)
 
@@ -105,8 +105,8 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
     calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
     config = replace(recipe.tuning, batch_size=batch, steps=steps, compile=compiled)
-    conditions = Conditions(device=device, report=clock)
-    tuner.tune(place(student, device), network, made.images, made.labels, config, conditions)
+    context = RunContext(device=device, report=clock)
+    tuner.tune(place(student, device), network, made.images, made.labels, config, context)
     print(f"stage2 {name} batch {batch} {device}: median {clock.median:.4f} s/step")
 
 

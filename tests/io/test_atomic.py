@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from intraq_cli.errors import OutputError
-from intraq_cli.io.atomic import check_output, whole_file, whole_folder
+from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def old(tmp_path):
 def make(whole, path, force, meanwhile):
     """Write an output anew; ``meanwhile`` is called when all is written, and nothing is in its place."""
     with whole(path, force) as made:
-        if whole is whole_folder:
+        if whole is atomic_folder:
             (made / "a").write_text("new")
         else:
             made.write_text("new")
@@ -40,7 +40,7 @@ def contents(folder):
 
 def test_a_folder_takes_its_place_at_the_end(old, tmp_path):
     seen = []
-    make(whole_folder, old, True, lambda: seen.append(contents(old)))
+    make(atomic_folder, old, True, lambda: seen.append(contents(old)))
     assert seen == [{"a": "old"}]
     assert contents(tmp_path) == {"out/a": "new"}
 
@@ -53,16 +53,16 @@ def test_a_folder_takes_its_place_at_the_end(old, tmp_path):
         (ZeroDivisionError(), ZeroDivisionError),
     ],
 )
-@pytest.mark.parametrize("whole", [whole_folder, whole_file])
+@pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
 def test_what_breaks_off_leaves_what_was_there(old, tmp_path, whole, error, raised):
     with pytest.raises(raised) as caught:
-        make(whole, old if whole is whole_folder else old / "a", True, fail(error))
+        make(whole, old if whole is atomic_folder else old / "a", True, fail(error))
     assert contents(tmp_path) == {"out/a": "old"}
     if raised is OutputError:
         assert "No space left on device" in caught.value.message
 
 
-@pytest.mark.parametrize("whole", [whole_folder, whole_file])
+@pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
 def test_what_somebody_else_has_put_there_meanwhile_is_not_replaced(tmp_path, whole):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="exists already"):
@@ -74,7 +74,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     with pytest.raises(OutputError, match="No such file"):
-        make(whole_folder, home / "out", False, lambda: shutil.rmtree(home))
+        make(atomic_folder, home / "out", False, lambda: shutil.rmtree(home))
     assert not home.exists()
 
 

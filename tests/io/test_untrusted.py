@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from intraq_cli.errors import CheckpointError, IntraqError
-from intraq_cli.io.untrusted import MAX_JSON, TensorInfo, own_file, parse_json, read_json, tensor_header
+from intraq_cli.io.untrusted import MAX_JSON, TensorInfo, parse_json, read_json, safe_path, tensor_header
 
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -71,12 +71,12 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (folder / "circle").symlink_to("circle")
     for name in ("config.json", "circle"):
         with pytest.raises(CheckpointError, match="leads out of its folder"):
-            own_file(folder, name, CheckpointError)
+            safe_path(folder, name, CheckpointError)
     (folder / "real.json").write_text("{}")
     (folder / "inside.json").symlink_to("real.json")
-    assert own_file(folder, "inside.json", CheckpointError).read_text() == "{}"
+    assert safe_path(folder, "inside.json", CheckpointError).read_text() == "{}"
     (tmp_path / "alias").symlink_to(folder)  # the folder itself may be a link
-    assert own_file(tmp_path / "alias", "inside.json", CheckpointError).read_text() == "{}"
+    assert safe_path(tmp_path / "alias", "inside.json", CheckpointError).read_text() == "{}"
 
 
 def test_the_hubs_cache_goes_on_working(tmp_path):
@@ -90,13 +90,13 @@ def test_the_hubs_cache_goes_on_working(tmp_path):
     (snapshot / "config.json").symlink_to("../../blobs/1")
     (snapshot / "run.json").symlink_to("../../blobs/2")
     for name in ("config.json", "run.json"):
-        assert read_json(own_file(snapshot, name, CheckpointError), CheckpointError) == {}
+        assert read_json(safe_path(snapshot, name, CheckpointError), CheckpointError) == {}
     other = tmp_path / "hub" / "models--org--other" / "blobs"
     other.mkdir(parents=True)
     (other / "1").write_text("{}")
     (snapshot / "stolen.json").symlink_to("../../../models--org--other/blobs/1")
     with pytest.raises(CheckpointError, match="leads out"):
-        own_file(snapshot, "stolen.json", CheckpointError)
+        safe_path(snapshot, "stolen.json", CheckpointError)
 
 
 def test_a_header_is_read_without_the_tensors(tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models import source as sources
-from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher, sketch_teacher
+from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher, teacher_on_meta
 from intraq_cli.models.teacher import InputSpec, Teacher, examine, leave_inputs_alone
 
 INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
@@ -140,7 +140,7 @@ def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeyp
 
 def test_a_sketch_of_unknown_weights_is_refused_as_well():
     with pytest.raises(ModelError, match="no weights 'nonsense' for resnet18"):
-        sketch_teacher("resnet18.nonsense")
+        teacher_on_meta("resnet18.nonsense")
 
 
 @pytest.mark.parametrize("model", ["resnet20_digits", "torchvision:resnet18", "org/name", "here"])

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import BatchNormStatistics
 from intraq_cli.quantization.affine import fake_quantize
-from intraq_cli.runtime.autocast import Bfloat16, computing_in, multiplies_bfloat16
+from intraq_cli.runtime.autocast import Bfloat16, autocast, multiplies_bfloat16
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, layer):
     plain = layer(x)
     for has, same in ((False, True), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
-        with computing_in("auto", "cpu"):
+        with autocast("auto", "cpu"):
             assert torch.equal(layer(x), plain) == same
-        with computing_in("auto", "cuda"), computing_in("float32", "cpu"):
+        with autocast("auto", "cuda"), autocast("float32", "cpu"):
             assert torch.equal(layer(x), plain)
-    with computing_in("bfloat16", "cpu"):
+    with autocast("bfloat16", "cpu"):
         assert not torch.equal(layer(x), plain)

@@ -11,7 +11,7 @@ from intraq_cli.events import Noted, Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import compilation
 from intraq_cli.runtime.compilation import PAYS, Compiled, is_wanted
-from intraq_cli.runtime.context import Conditions
+from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from tests.conftest import needs_compiler
 
@@ -44,7 +44,7 @@ def test_stage_1_makes_the_same_images(network):
     made, told = [], []
     for wanted in (False, True):
         config = Synthesis(num_images=16, batch_size=8, steps=4, compile=wanted)
-        made.append(synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, Conditions(report=told.append)))
+        made.append(synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, RunContext(report=told.append)))
     assert any(isinstance(event, Noted) and "torch.compile" in event.message for event in told)
     assert not warnings_in(told)
     assert made[0].losses["mdc"] > 0

@@ -12,8 +12,8 @@ from tests.conftest import INPUT, TINY
 
 SCRIPT = """
 import sys, torch, weakref
-from intraq_cli.runtime.context import Conditions
-from intraq_cli.runtime.distributed import joined
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.distributed import process_group
 from intraq_cli.recipe import Synthesis, Tuning
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from tests.conftest import SmallNet, trained
@@ -21,18 +21,18 @@ from tests.tuning.test_tuner import default_student
 from intraq_cli.tuning.tuner import tune
 network = trained(SmallNet())
 bounds = torch.full((3,), -2.0), torch.full((3,), 2.0)
-with joined(torch.device("cpu")) as ranks:
+with process_group(torch.device("cpu")) as ranks:
     group = weakref.ref(torch.distributed.group.WORLD) if ranks.size > 1 else lambda: None
     made = {}
     for weight in (0.0, 1.0):
         config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
-        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, Conditions(ranks=ranks))
+        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, RunContext(ranks=ranks))
     images, labels = made[0.0].images.float(), made[0.0].labels
     student = default_student(network, images)
     start = {key: value.clone() for key, value in student.state_dict().items()}
     # plain gradient descent: it goes by sums of gradients, where Adam makes steps of their last bits too
     config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0)
-    losses = tune(student, network, images, labels, config, Conditions(ranks=ranks))
+    losses = tune(student, network, images, labels, config, RunContext(ranks=ranks))
     moved = {key: value - start[key] for key, value in student.state_dict().items()}
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))
     assert all(result == results[0] for result in results), "the processes have come to different ends"
@@ -42,7 +42,7 @@ assert group() is None, "threads of the group live on, and may bring the process
 """
 
 
-def launched(processes, *command, **env):
+def launched_processes(processes, *command, **env):
     """The standard output, error and exit codes of so many processes of one job, as torchrun would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,7 +68,7 @@ def results(tmp_path_factory):
     found = {}
     for processes in (1, 2, 4):
         path = tmp_path_factory.mktemp("ranks") / "made.pt"
-        for _, err, code in launched(processes, "-c", SCRIPT, str(path)):
+        for _, err, code in launched_processes(processes, "-c", SCRIPT, str(path)):
             assert code == 0, err
         found[processes] = torch.load(path, weights_only=True)
     return found
@@ -123,7 +123,7 @@ def test_a_process_that_dies_ends_the_job_with_a_line(factory, tmp_path):
         "raise SystemExit(main(sys.argv[1:]))"
     )
     command = ["quantize", f"{factory}:net", *INPUT, *TINY, "--out", str(tmp_path / "o")]
-    (_, err, code), (_, _, other) = launched(2, "-c", dies, *command)
+    (_, err, code), (_, _, other) = launched_processes(2, "-c", dies, *command)
     assert (code, other) == (1, 9)
     assert "another process of this job is gone" in err
     assert "Traceback" not in err

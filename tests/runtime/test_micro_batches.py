@@ -9,13 +9,13 @@ import torch
 
 from intraq_cli.events import Warned
 from intraq_cli.runtime import micro_batches
-from intraq_cli.runtime.micro_batches import Portions, free_memory
+from intraq_cli.runtime.micro_batches import MicroBatches, free_memory
 
 PROGRAM = """
 import torch
-from intraq_cli.runtime.device import ready_for_steps
+from intraq_cli.runtime.device import tuned_allocator
 from intraq_cli.runtime import micro_batches
-from intraq_cli.runtime.micro_batches import images_that_fit
+from intraq_cli.runtime.micro_batches import largest_micro_batch
 
 def resident():
     lines = open("/proc/self/status").read().splitlines()
@@ -29,9 +29,9 @@ def use_and_free():
     del tensors
     return resident() - before
 
-with ready_for_steps(cpu):
+with tuned_allocator(cpu):
     kept = use_and_free()
-    images_that_fit(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
+    largest_micro_batch(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
     counted = resident() - before
     use_and_free()
 print(kept, counted, resident() - before)
@@ -80,12 +80,12 @@ def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
             raise error
         return size
 
-    portions = Portions(report=told.append)
-    assert portions.run(work, 10) == 3
+    micro_batches = MicroBatches(report=told.append)
+    assert micro_batches.run(work, 10) == 3
     assert sizes == [10, 5, 3]
-    assert portions.run(work, 10) == 3  # it has learned
+    assert micro_batches.run(work, 10) == 3  # it has learned
     assert [type(event) for event in told] == [Warned] * 2
     with pytest.raises(RuntimeError, match="shape"):
-        portions.run(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 10)
+        micro_batches.run(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 10)
     with pytest.raises(type(error)):
-        Portions(1).run(lambda size: work(9), 10)
+        MicroBatches(1).run(lambda size: work(9), 10)

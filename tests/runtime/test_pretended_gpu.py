@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from intraq_cli import api
 from intraq_cli.events import silent
 from intraq_cli.quantization import calibration
-from intraq_cli.runtime.resume import Kept
+from intraq_cli.runtime.resume import ResumeStore
 from tests.conftest import Stop, stopping
 from tests.fakes.gpu import GPU, pretended_gpu
 
@@ -33,7 +33,7 @@ def test_what_mixes_devices_is_seen():
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(calibration, "DisableTorchFunction", nullcontext)  # out of its sight otherwise
-    monkeypatch.setattr(api, "describe_device", str)
+    monkeypatch.setattr("intraq_cli.api.manifest.describe_device", str)
     with pretended_gpu() as gpu:
         monkeypatch.setattr(api, "choose_device", lambda name: GPU if name == "cuda" else torch.device(name))
         yield gpu
@@ -77,7 +77,7 @@ def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
 
 @pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
 def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
-    monkeypatch.setattr(Kept, "now_and_then", lambda kept, name, state: kept.save(name, state()))
+    monkeypatch.setattr(ResumeStore, "save_periodically", lambda kept, name, state: kept.save(name, state()))
     with pytest.raises(Stop):
         weights("cuda", steps=32, report=stopping(*stop))
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))

@@ -14,7 +14,7 @@ from intraq_cli.app import main
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.runtime import resume
-from intraq_cli.runtime.resume import Kept
+from intraq_cli.runtime.resume import ResumeStore
 from tests.conftest import INPUT, TINY, Stop, stopping
 
 SCRIPT = """
@@ -110,7 +110,7 @@ def test_an_error_before_anything_was_done_leaves_nothing(factory, tmp_path):
 
 
 def held(folder, ready, done):
-    with resume.unfinished(folder, {}, resume=True):
+    with resume.resumable(folder, {}, resume=True):
         ready.set()
         done.wait(60)
 
@@ -133,7 +133,7 @@ def test_a_second_process_is_refused(factory, tmp_path):
 def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
     told = []
     (tmp_path / "batch-0.new").symlink_to("/dev/full")
-    kept = Kept(tmp_path, told.append)
+    kept = ResumeStore(tmp_path, told.append)
     kept.save("batch-0", {"images": torch.zeros(3)})
     assert [type(event) for event in told] == [Warned]
     kept.save("batch-1", {})
@@ -165,7 +165,7 @@ def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(torch, "save", save)
     with pytest.raises(RuntimeError):
-        Kept(tmp_path, told.append).save("batch-0", {})
+        ResumeStore(tmp_path, told.append).save("batch-0", {})
     assert not told
 
 

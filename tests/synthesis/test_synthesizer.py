@@ -12,9 +12,9 @@ from intraq_cli.graph.trace import FeatureTap, trace_network
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.compilation import Compiled
-from intraq_cli.runtime.context import Conditions
-from intraq_cli.runtime.micro_batches import Portions
-from intraq_cli.runtime.resume import Kept
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.micro_batches import MicroBatches
+from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
 from intraq_cli.synthesis.objective import Objective, look
@@ -29,7 +29,7 @@ BOUNDS = (torch.full((3,), -2.0), torch.full((3,), 2.0))
 
 def synthesize(network, config, seed=0, report=lambda event: None):
     classifier = trace_network(network, torch.zeros(2, *SHAPE)).classifier
-    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, Conditions(seed, report=report))
+    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, RunContext(seed, report=report))
 
 
 def inputs_into(inputs, module, args):
@@ -193,7 +193,7 @@ def test_portions_give_the_losses_and_the_gradient_of_the_whole(network, size):
         config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9)
         looking = Compiled(partial(look, network, FeatureTap(network, "fc"), "float32"), wanted=False)
         whole, part = (
-            Objective(looking, centres, config, Portions(n)).with_gradient(x, y, targets) for n in (None, size)
+            Objective(looking, centres, config, MicroBatches(n)).with_gradient(x, y, targets) for n in (None, size)
         )
         for one, other in zip(whole[0], part[0], strict=True):
             assert one > 0
@@ -216,7 +216,7 @@ def test_out_of_memory_halves_the_portions_and_comes_to_the_same_end(network):
     scarce.load_state_dict(network.state_dict())
     told = []
     whole = synthesize(network, config)
-    made = synthesize_images(scarce, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append))
+    made = synthesize_images(scarce, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
     assert torch.allclose(made.images.float(), whole.images.float(), atol=1e-2)
     assert made.losses["bns"] == pytest.approx(whole.losses["bns"], rel=1e-2)
     smaller = [event.message for event in told if isinstance(event, Warned) and "memory" in event.message]
@@ -245,7 +245,7 @@ def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_li
     told = []
     config, brittle = Synthesis(num_images=8, batch_size=8, steps=3), brittle_copy(network, 0.0)
     with pytest.raises(DivergedError, match="batch 1 are not finite, even at a learning rate of"):
-        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append))
+        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
     assert sum("four times gentler" in event.message for event in told if isinstance(event, Warned)) == 3
 
 
@@ -280,8 +280,8 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypat
         stopping("synthesis", 11)(event)
 
     def run(report):
-        conditions = Conditions(report=report, kept=Kept(tmp_path))
-        return synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, conditions)
+        context = RunContext(report=report, kept=ResumeStore(tmp_path))
+        return synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, context)
 
     with pytest.raises(Stop):
         run(stop)
@@ -297,7 +297,7 @@ def test_a_batch_far_from_the_others_is_made_again():
     config = Synthesis(num_images=32, batch_size=8, steps=20)
     network = trained(SmallNet())
     whole = synthesize(network, config)
-    kept = Kept()
+    kept = ResumeStore()
     told = []
     states = {}
 
@@ -313,7 +313,7 @@ def test_a_batch_far_from_the_others_is_made_again():
         }
 
     kept.load = load
-    made = synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, Conditions(report=told.append, kept=kept))
+    made = synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append, kept=kept))
     again = [event.message for event in told if isinstance(event, Warned) and "did not converge" in event.message]
     assert len(again) == 1
     assert again[0].startswith("batch 2 did not converge")

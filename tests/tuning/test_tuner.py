@@ -13,8 +13,8 @@ from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.runtime import resume
-from intraq_cli.runtime.context import Conditions
-from intraq_cli.runtime.resume import Kept
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
 from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
 from intraq_cli.zoo import load_recipe
@@ -55,7 +55,7 @@ def test_the_paper_recipe_step_for_step(network):
     student = QuantizedNetwork(copy.deepcopy(network), plan)
     student.quantize_weights(recipe.quantization)
     warm_up(student, [x for x, _ in islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
-    tune(student, network, images, labels, recipe.tuning, Conditions(seed=3))
+    tune(student, network, images, labels, recipe.tuning, RunContext(seed=3))
 
     plain = copy.deepcopy(network).requires_grad_(True)
     ema = [[0.0, 0.0] for _ in range(3)]
@@ -119,7 +119,7 @@ def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network
     for seed in range(3):
         student = default_student(network, images, config=config)
         before = kl_at_temperature(student(fresh), network(fresh), 1.0)
-        tune(student, network, images, labels, tuning, Conditions(seed))
+        tune(student, network, images, labels, tuning, RunContext(seed))
         left.append((kl_at_temperature(student(fresh), network(fresh), 1.0) / before).item())
     assert sum(left) / 3 < 0.6
 
@@ -130,7 +130,7 @@ def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network):
     made = []
     for seed in (1, 1, 2):
         student = default_student(network, images)
-        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), Conditions(seed))
+        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), RunContext(seed))
         made.append(student.latent["conv2"].latent.detach().clone())
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
@@ -249,7 +249,7 @@ def one_step(network, student, images, labels, compiled=False, **options):
     config = Tuning(
         steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, precision="float32", compile=compiled
     )
-    losses = tune(student, network, images, labels, config, Conditions(**options))
+    losses = tune(student, network, images, labels, config, RunContext(**options))
     return losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}
 
 
@@ -263,7 +263,10 @@ def check_same_step(one, other):
 def test_portions_make_the_step_of_the_whole_batch(network):
     images, labels = images_and_labels()
     check_same_step(
-        *(one_step(network, default_student(network, images), images, labels, at_a_time=size) for size in (None, 5))
+        *(
+            one_step(network, default_student(network, images), images, labels, micro_batch_size=size)
+            for size in (None, 5)
+        )
     )
 
 
@@ -317,7 +320,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
             return network(x) * (torch.inf if len(seen) == 1 else 1.0)
 
     def run(student, report):
-        return tune(student, Stumbling(), images, labels, config, Conditions(report=report, kept=Kept(tmp_path)))
+        return tune(student, Stumbling(), images, labels, config, RunContext(report=report, kept=ResumeStore(tmp_path)))
 
     config = Tuning(steps=20, batch_size=8)
     whole = default_student(network, images)
