@@ -22,21 +22,16 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import fx, nn
 
 from intraq_cli.api.pipeline import Job
-from intraq_cli.checkpoint.folder import (
-    checkpoint_config,
-    checkpoint_tensors,
-    read_checkpoint,
-    write_json,
-    write_weights,
-)
+from intraq_cli.checkpoint.read import read_checkpoint
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError
-from intraq_cli.graph.trace import Trace
+from intraq_cli.graph.layers import layers, products, quantizable
 from intraq_cli.models.source import teacher_on_meta, timm_teacher
 from intraq_cli.models.teacher import Teacher, examine
-from intraq_cli.quantization.network import plan_quantization
+from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place
@@ -103,15 +98,15 @@ def _settle(network: nn.Module, size: tuple[int, int, int]) -> None:
     network.eval().requires_grad_(False)
 
 
-def converts(trace: Trace, placement: Placement) -> str:
+def converts(graph: fx.GraphModule, placement: Placement) -> str:
     """Whether a plan can be made."""
-    plan_quantization(trace, 4, 4, placement)
+    plan_quantization(graph, 4, 4, placement)
     return "converts"
 
 
 def end_to_end(job: Job, made: Synthetic, placement: Placement) -> str:
     """What ``quantize`` and ``load`` do with images."""
-    plan = plan_quantization(job.anatomy.trace, 4, 4, placement)
+    plan = plan_quantization(job.anatomy.graph, 4, 4, placement)
     images = made.images.float()
     quantized = job.quantize(plan, made)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -136,20 +131,22 @@ def cover(name: str) -> dict[str, Any]:
     try:
         with _at_most(SECONDS):
             teacher = sketch if large else small_teacher(name)
-            size, anatomy = teacher.spec.input_size, examine(teacher)
             if not large:
                 place(teacher.network, CPU)
+            size, anatomy = teacher.spec.input_size, examine(teacher)
+            if not large:
                 job = Job(teacher, anatomy, RECIPE, RunContext(micro_batch_size=RECIPE.tuning.batch_size))
                 made = job.synthesize()  # the same for both placements
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))
     else:
-        trace = anatomy.trace
-        row |= {"layers": len(trace.layers), "kept_float": len(trace.calls) - len(trace.layers)}
+        graph = anatomy.graph
+        quantized = len(quantizable(graph))
+        row |= {"layers": quantized, "kept_float": len(layers(graph)) + len(products(graph)) - quantized}
         for placement in PLACEMENTS:
             try:
                 with _at_most(SECONDS):
-                    row[placement] = converts(trace, placement) if large else end_to_end(job, made, placement)
+                    row[placement] = converts(graph, placement) if large else end_to_end(job, made, placement)
             except Exception as error:
                 row[placement] = _said(error)
     row |= {"input_size": "x".join(map(str, size or ())), "seconds": round(time.perf_counter() - started, 1)}

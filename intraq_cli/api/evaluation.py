@@ -4,24 +4,23 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from intraq_cli.api.loading import find_checkpoint, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
-from intraq_cli.api.teachers import examined
-from intraq_cli.checkpoint.folder import (
-    is_checkpoint,
-)
+from intraq_cli.checkpoint.read import is_checkpoint
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, silent
 from intraq_cli.models.source import InputOverride, load_teacher
+from intraq_cli.models.teacher import Teacher, check_classifier
 from intraq_cli.publish.repository import check_record, record
 from intraq_cli.results import (
     EvaluationResult,
 )
-from intraq_cli.runtime.device import choose_device
+from intraq_cli.runtime.device import choose_device, place
 
 
 def evaluate(
@@ -81,14 +80,14 @@ def evaluate(
     checkpoint = find_checkpoint(target, model, where, revision)
     if checkpoint is None:
         teacher = load_teacher(f"{target}@{revision}" if revision else target, override, weights)
-        labels, num_classes = teacher.label_names, examined(teacher, where, strict=False).num_classes
+        labels, num_classes = teacher.label_names, _num_classes(teacher, where)
         network: nn.Module = teacher.network
     elif override != InputOverride():
         raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean and --std")
     else:
         teacher = teacher_of(checkpoint, model, weights, report, from_hub=not Path(target).is_dir())
         labels, num_classes = checkpoint.label_names, checkpoint.num_classes
-        theirs = examined(teacher, where, strict=False).num_classes
+        theirs = _num_classes(teacher, where)
         if theirs != num_classes:
             raise ModelError(
                 f"{teacher.source} has {theirs} classes, the checkpoint {num_classes}",
@@ -110,3 +109,8 @@ def evaluate(
     part = (split or "test") if data.startswith("hfds:") else None
     record(folder, checkpoint, {**figures, "split": part, **drawn}, report)
     return replace(result, saved=str(folder / "run.json"))
+
+
+def _num_classes(teacher: Teacher, device: torch.device) -> int:
+    place(teacher.network, device)
+    return check_classifier(teacher)

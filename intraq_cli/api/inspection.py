@@ -1,10 +1,12 @@
 """``inspect``: what of a model would be quantized, what stays float and why."""
 
 from intraq_cli.api.quantization import check_bits, check_placement
+from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.layers import activation_calls
 from intraq_cli.models.source import InputOverride, teacher_on_meta
-from intraq_cli.models.teacher import examine
-from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers
-from intraq_cli.quantization.network import plan_quantization
+from intraq_cli.models.teacher import examine, state_tensors
+from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
+from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement
 from intraq_cli.results import (
     InspectionResult,
@@ -41,11 +43,8 @@ def inspect(
     check_placement(act_placement)
     teacher = teacher_on_meta(model, InputOverride(input_size, mean, std))
     anatomy = examine(teacher)
-    trace = anatomy.trace
-    plan = plan_quantization(trace, w, a, act_placement, first_last_bits)
-    layers = inspect_layers(trace, plan)
-    total = sum(layer.multiply_adds for layer in layers)
-    low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
+    plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
+    layers = inspect_layers(anatomy.graph, plan)
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,
@@ -55,13 +54,13 @@ def inspect(
         w_bits=w,
         a_bits=a,
         act_placement=act_placement,
-        batch_norms=len(trace.batch_norms),
-        activations=len(trace.activations),
+        batch_norms=len(batch_norms(anatomy.graph)),
+        activations=len(activation_calls(anatomy.graph)),
         layers=layers,
         parameters=sum(p.numel() for p in teacher.network.parameters()),
         parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
-        multiply_adds=total,
-        low_bit_share=100 * low / total,
-        bytes_float=float_bytes(teacher.network.state_dict().values()),
-        bytes_quantized=expected_bytes(teacher.network, trace, plan),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        low_bit_share=low_bit_share(layers),
+        bytes_float=float_bytes(state_tensors(teacher.network).values()),
+        bytes_quantized=expected_bytes(anatomy.graph, plan),
     )

@@ -4,11 +4,7 @@ from pathlib import Path
 
 import torch
 
-from intraq_cli.checkpoint.folder import (
-    Checkpoint,
-    is_checkpoint,
-    read_checkpoint,
-)
+from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.errors import CheckpointError, ModelError, UsageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.source import InputOverride, fetch_checkpoint, is_factory, is_local, load_teacher

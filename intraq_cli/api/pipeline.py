@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from intraq_cli.errors import DeviceError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
+from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.equalization import equalized
-from intraq_cli.quantization.network import Plan, QuantizedNetwork
+from intraq_cli.quantization.equalization import equalize
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import Plan
+from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place, tuned_allocator
@@ -26,7 +30,8 @@ from intraq_cli.runtime.distributed import launched_processes, process_group
 from intraq_cli.runtime.micro_batches import MicroBatches, is_out_of_memory, largest_micro_batch
 from intraq_cli.runtime.resume import NO_STORE, resumable
 from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
-from intraq_cli.tuning.tuner import AugmentedBatches, tune
+from intraq_cli.tuning.batches import AugmentedBatches
+from intraq_cli.tuning.tuner import tune
 
 CALIBRATION_IMAGES = 128
 SAMPLED_IMAGES = 64
@@ -82,8 +87,7 @@ class Job:
         """
         with out_of_memory():
             return synthesize_images(
-                self.teacher.network,
-                self.anatomy.classifier,
+                self.anatomy.graph,
                 self.teacher.spec.input_size,
                 self.anatomy.num_classes,
                 self.teacher.spec.bounds,
@@ -101,21 +105,19 @@ class Job:
             return self._quantize(plan, made)
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
-        teacher, device = self.teacher.network, self.context.device
-        if self.recipe.quantization.equalization:
-            teacher = equalized(teacher, *_on_device([_random_pixels(self.teacher.spec)[:2]], device))
-        student = QuantizedNetwork(copy.deepcopy(teacher), plan, self.anatomy.trace.computed).to(device).eval()
+        graph = self._equalized()
+        student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan).eval()
         if made is None:
-            self._calibrate(student, teacher, None)
+            self._calibrate(student, graph, None)
             return Made(student, student.freeze(), Fidelity(), {})
         used, held_out = _hold_out(made, self.recipe.tuning.holdout)
-        self._calibrate(student, teacher, used)
+        self._calibrate(student, graph, used)
         context = self._context_of("tuning")
         if not self.recipe.tuning.steps:
-            return self._freeze(student, teacher, held_out, {}, context)
-        calibrated = self._freeze(copy.deepcopy(student), teacher, held_out, {}, context)
-        losses = tune(student, teacher, used.images, used.labels, self.recipe.tuning, context)
-        tuned = self._freeze(student, teacher, held_out, losses, context)
+            return self._freeze(student, graph, held_out, {}, context)
+        calibrated = self._freeze(copy.deepcopy(student), graph, held_out, {}, context)
+        losses = tune(student, graph, used.images, used.labels, self.recipe.tuning, context)
+        tuned = self._freeze(student, graph, held_out, losses, context)
         before, after = calibrated.fidelity, tuned.fidelity
         if after.kl <= before.kl or after.agreement >= before.agreement:
             return tuned
@@ -123,24 +125,36 @@ class Job:
         context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
         return calibrated
 
+    def _equalized(self) -> fx.GraphModule:
+        """The teacher's graph with equalized channels, if the recipe asks for that and it computes the same."""
+        graph = self.anatomy.graph
+        if not self.recipe.quantization.equalization:
+            return graph
+        made = equalize(graph)
+        (pixels,) = _on_device([_random_pixels(self.teacher.spec)[:2]], self.context.device)
+        if made is graph or same_answers(self.teacher.network, made, pixels):
+            return made
+        self.context.report(Warned("channels are not equalized: the network would not compute the same"))
+        return graph
+
     def _freeze(
         self,
         student: QuantizedNetwork,
-        teacher: nn.Module,
+        teacher: fx.GraphModule,
         held_out: Tensor,
         losses: dict[str, float],
         context: RunContext,
     ) -> Made:
         """The end, tuned or not."""
         stored = student.freeze()
-        names, device = self.anatomy.trace.batch_norms, context.device
+        network, device = self.teacher.network, context.device
         follows = MicroBatches(context.micro_batch_size, context.report).run(
-            lambda size: fidelity(student, teacher, _on_device(held_out.split(size), device), names),
+            lambda size: fidelity(student.graph, network, teacher, _on_device(held_out.split(size), device)),
             min(EVALUATION_BATCH, len(held_out)),
         )
         return Made(student, stored, follows, losses)
 
-    def _calibrate(self, student: QuantizedNetwork, teacher: nn.Module, used: Synthetic | None) -> None:
+    def _calibrate(self, student: QuantizedNetwork, teacher: fx.GraphModule, used: Synthetic | None) -> None:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
         started = time.perf_counter()
         seed, device, report = self.context.seed, self.context.device, self.context.report
@@ -150,7 +164,8 @@ class Job:
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
             # published: the warm-up runs on what tuning runs on, the weights already quantized
-            student.quantize_weights(config)
+            for name, weight in student.weights.items():
+                student.set_weight(name, WeightQuantizer(weight(), student.plan.weights[name], config))
             batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
             warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:

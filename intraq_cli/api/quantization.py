@@ -10,21 +10,17 @@ from typing import Any
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
-from intraq_cli.checkpoint.folder import (
-    checkpoint_config,
-    checkpoint_tensors,
-    write_json,
-    write_weights,
-)
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, StageDone, Warned, silent
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.source import (
     InputOverride,
 )
+from intraq_cli.models.teacher import state_tensors
 from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes
-from intraq_cli.quantization.network import plan_quantization
+from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement
 from intraq_cli.results import (
     QuantizationResult,
@@ -110,7 +106,7 @@ def quantize(
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_free(path, force)
     anatomy = examined(teacher, where)
-    plan = plan_quantization(anatomy.trace, w, a, act_placement, first_last_bits)
+    plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
     made: Synthetic | None = None
     stages: dict[str, float] = {}
     watched = timing(report, stages)
@@ -118,7 +114,7 @@ def quantize(
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
         if origin.get("sha256") != teacher.sha256:
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
-    bytes_float = float_bytes(teacher.network.state_dict().values())
+    bytes_float = float_bytes(state_tensors(teacher.network).values())
     result = QuantizationResult(
         path=str(path),
         model=model,
@@ -126,7 +122,7 @@ def quantize(
         a_bits=a,
         recipe=settings.name,
         bytes_float=bytes_float,
-        bytes_quantized=expected_bytes(teacher.network, anatomy.trace, plan),
+        bytes_quantized=expected_bytes(anatomy.graph, plan),
         agreement=math.nan,
         kl=math.nan,
         heterogeneity=math.nan,

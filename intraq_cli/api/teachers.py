@@ -18,11 +18,10 @@ def learnable(model: str, override: InputOverride, weights: str | Path | None) -
     return load_teacher(model, override, weights)
 
 
-def examined(teacher: Teacher, device: torch.device, strict: bool = True) -> Anatomy:
-    """See that the teacher can be quantized, and place it on ``device``."""
-    anatomy = examine(teacher, strict)
+def examined(teacher: Teacher, device: torch.device) -> Anatomy:
+    """Place the teacher on ``device``, and see that it can be quantized."""
     place(teacher.network, device)
-    return anatomy
+    return examine(teacher)
 
 
 def check_free(path: str | Path | None, force: bool, file: bool = False) -> None:

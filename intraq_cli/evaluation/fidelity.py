@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import BatchNormOutputs, ComparedOutputs, Output
+from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
 
 
 @dataclass(frozen=True)
@@ -24,32 +25,39 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(
-    student: nn.Module, teacher: nn.Module, batches: Iterable[Tensor], batch_norms: Iterable[str] = ()
+    student: fx.GraphModule, network: nn.Module, teacher: fx.GraphModule, batches: Iterable[Tensor]
 ) -> Fidelity:
-    """Compare the two on ``batches`` of images ``(B, C, H, W)``, on the networks' device.
+    """Compare a quantized network with its float one on ``batches`` of images ``(B, C, H, W)``, where the networks are.
 
-    Signal is the variance of the teacher's values, noise the mean squared difference, both over all images however they
-    are batched; ``batch_norms`` names the calls.
+    Signal is the variance of the float values, noise the mean squared difference, both over all images, however they
+    are batched.
+
+    Args:
+        student: the quantized network's graph.
+        network: the float network as it was given: agreement and divergence are from its own logits.
+        teacher: the graph that ``student`` was made from, equalized perhaps, for the values behind batch norms.
+        batches: of images.
     """
     n, same, divergence = 0, 0, 0.0
     powers: list[Tensor] = []
+    names = [norm.name for norm in batch_norms(teacher)]
+    clean, compared = add_batch_norm_outputs(teacher), compare_batch_norm_outputs(student, _moments_and_noise)
     for x in batches:
-        with BatchNormOutputs() as clean:
-            p = teacher(x).log_softmax(1)
-        with ComparedOutputs(clean.outputs, _moments_and_noise) as compared:
-            q = student(x).log_softmax(1)
+        p = network(x).log_softmax(1)
+        _, expected = clean(x)
+        logits, moments = compared(x, expected)
+        q = logits.log_softmax(1)
         n += len(x)
         same += int((p.argmax(1) == q.argmax(1)).sum())
         divergence += float((p.exp() * (p - q)).sum())
-        powers.append(torch.stack(compared.results) * len(x))
+        powers.append(torch.stack(moments) * len(x))
     if not n:
         return Fidelity()
     mean, square, noise = (torch.stack(powers).sum(0) / n).unbind(1)
     decibels = (10 * ((square - mean.square()).clamp(min=0) / noise).log10()).tolist()
-    return Fidelity(n, 100 * same / n, divergence / n, dict(zip(batch_norms, decibels, strict=False)))
+    return Fidelity(n, 100 * same / n, divergence / n, dict(zip(names, decibels, strict=True)))
 
 
-def _moments_and_noise(student: Tensor, teacher: Output) -> Tensor:
-    values = teacher.values
-    moments = [values.mean(), values.square().mean(), (student - values).square().mean()]
+def _moments_and_noise(student: Tensor, teacher: Tensor) -> Tensor:
+    moments = [teacher.mean(), teacher.square().mean(), (student - teacher).square().mean()]
     return torch.stack(moments).double()

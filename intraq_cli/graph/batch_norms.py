@@ -1,45 +1,60 @@
-"""What enters and leaves batch norms, call by call: to learn from, to compare networks, to correct, to sample."""
+"""Batch norms of a graph, and the passes about them: statistics of their inputs, samples in place of their outputs."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from intraq_cli.graph.dataflow import Call, Dataflow
+from intraq_cli.graph.nodes import (
+    arguments,
+    calls,
+    copy_graph,
+    finish,
+    insert_call,
+    insert_items,
+    names_of_calls,
+    output_node,
+    tensor_of,
+)
 
-RATIO = 10.0
-"""Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
-
-
-class BatchNormCall(NamedTuple):
-    """The arguments of a call of ``torch.nn.functional.batch_norm``."""
-
-    input: Tensor
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    training: bool = False
-    momentum: float = 0.1
-    eps: float = 1e-5
-
-    @property
-    def on_images(self) -> bool:
-        """Whether it normalises ``(B, C, H, W)`` by running statistics: all others are none of our business."""
-        return not self.training and self.running_mean is not None and self.input.dim() == 4
+aten = torch.ops.aten
 
 
-def batch_norm_calls(flow: Dataflow) -> list[tuple[Call, BatchNormCall]]:
-    """Those on images, in the order of calls."""
-    calls = ((call, BatchNormCall(*call.args, **call.kwargs)) for call in flow.calls if call.func is F.batch_norm)
-    return [(call, norm) for call, norm in calls if norm.on_images]
+@dataclass(frozen=True)
+class BatchNorm:
+    """A call that normalises ``(B, C, H, W)`` by running statistics."""
+
+    name: str
+    node: fx.Node
+    x: fx.Node
+    weight: fx.Node | None
+    bias: fx.Node | None
+    running_mean: fx.Node
+    running_var: fx.Node
+    eps: float
+
+    def tensors(self, graph: fx.GraphModule) -> "Parameters":
+        """Its tensors, as ``graph`` holds them."""
+        mean, var = tensor_of(graph, self.running_mean), tensor_of(graph, self.running_var)
+        assert mean is not None
+        assert var is not None
+        return Parameters(mean, var, tensor_of(graph, self.weight), tensor_of(graph, self.bias), self.eps)
+
+
+class Parameters(NamedTuple):
+    """What a batch norm normalises by, ``(C,)`` each, and what it adds to variances."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
 
 
 class LayerStatistics(NamedTuple):
-    """Statistics of one batch-norm layer's input, and what the layer expects; all ``(C,)`` but ``eps``."""
+    """Statistics of one batch norm's input, and what the layer expects; all ``(C,)`` but ``eps``."""
 
     mean: Tensor
     var: Tensor
@@ -48,163 +63,22 @@ class LayerStatistics(NamedTuple):
     eps: float
 
 
-class Output(NamedTuple):
-    """What a batch norm put out."""
-
-    values: Tensor
-    """(B, C, H, W)."""
-    variance: Tensor
-    """(), over all of ``values``, as its parameters promise it: channels have mean beta and variance gamma^2."""
-
-
-class _BatchNormCalls(TorchFunctionMode):
-    """Within the block, :meth:`_normalize` stands in for every batch norm on images.
-
-    It watches ``torch.nn.functional.batch_norm`` and so needs no hooks and sees subclasses (timm's ``BatchNormAct2d``)
-    and functional use alike.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.batch_norm:
-            return func(*args, **kwargs)
-        call = BatchNormCall(*args, **kwargs)
-        return self._normalize(call) if call.on_images else func(*call)
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        raise NotImplementedError
+def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
+    """Those on images, in the order of calls; not those on vectors, or by the batch's own statistics."""
+    found = []
+    nodes = [node for node in calls(graph, aten.batch_norm.default) if _on_images(node)]
+    for node, name in names_of_calls(nodes).items():
+        given = arguments(node)
+        keys = ("input", "weight", "bias", "running_mean", "running_var", "eps")
+        found.append(BatchNorm(name, node, *(given[key] for key in keys)))
+    return found
 
 
-class BatchNormStatistics(_BatchNormCalls):
-    """Within the block, every batch norm also records the statistics of its input.
-
-    ``layers`` holds one :class:`LayerStatistics` per call, in the order of the calls; entering the block empties it.
-    Normalisation and statistics share one pass forward and one backward.
-    """
-
-    layers: list[LayerStatistics]
-
-    def __enter__(self) -> Self:
-        self.layers = []
-        super().__enter__()
-        return self
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        running_mean, running_var = _running(call)
-        slope, offset = slope_and_offset(running_mean, running_var, call.weight, call.bias, call.eps)
-        out, mean, var = _AffineWithMoments.apply(call.input, slope.detach(), offset.detach())
-        self.layers.append(LayerStatistics(mean, var, running_mean, running_var, call.eps))
-        return out
-
-
-class BatchNormOutputs(_BatchNormCalls):
-    """Within the block, ``outputs`` collects what batch norms put out, in the order of calls."""
-
-    outputs: list[Output]
-
-    def __enter__(self) -> Self:
-        self.outputs = []
-        super().__enter__()
-        return self
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        out = F.batch_norm(*call)
-        self.outputs.append(Output(out, _promised_variance(call)))
-        return out.clone()  # an activation in place would write over what is kept
-
-
-class ComparedOutputs(_BatchNormCalls):
-    """Within the block, ``results`` collects ``compare(output, expected)`` of every batch norm, in the order of calls.
-
-    Args:
-        expected: of another network on the same images, from :class:`BatchNormOutputs`.
-        compare: called before anything can write over the output.
-    """
-
-    results: list[Tensor]
-
-    def __init__(self, expected: list[Output], compare: Callable[[Tensor, Output], Tensor]) -> None:
-        super().__init__()
-        self.expected, self.compare = expected, compare
-
-    def __enter__(self) -> Self:
-        self.results = []
-        super().__enter__()
-        return self
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        out = F.batch_norm(*call)
-        self.results.append(self.compare(out, self.expected[len(self.results)]))
-        return out
-
-
-class SampledOutputs(_BatchNormCalls):
-    """Within the block, a batch norm puts out ``N(beta, gamma^2)`` per channel, whatever entered it.
-
-    That is what its statistics promise of real images: ranges and corrections need no image then. The noise is the same
-    each time the block is entered; half of its variance is common to all places of a channel, as neighbours agree in
-    what real images excite.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
-
-    def __enter__(self) -> Self:
-        self.generator = torch.Generator().manual_seed(self.seed)
-        super().__enter__()
-        return self
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        F.batch_norm(*call)  # for whoever watches outside
-        x = call.input
-        each = torch.randn(x.shape, generator=self.generator)
-        common = torch.randn(*x.shape[:2], 1, 1, generator=self.generator)
-        noise = ((each + common) * 0.5**0.5).to(x.device, x.dtype)
-        noise = noise if call.weight is None else noise * _channels(call.weight)
-        return noise if call.bias is None else noise + _channels(call.bias)
-
-
-class CorrectedStatistics(_BatchNormCalls):
-    """Within the block, batch norms go by statistics corrected for what quantization does to their inputs.
-
-    Each channel's mean and variance move as those of the student differ from the teacher's on the same images, exactly
-    so where the student's channel is an affine function of the teacher's; how real the images are hardly matters then.
-    Earlier layers count as corrected when a later one is called. In the spirit of bias correction (Nagel et al. 2019),
-    for mean and variance, and without data.
-
-    Args:
-        clean: statistics of the teacher's batch norms, on the same images.
-    """
-
-    def __init__(self, clean: list[LayerStatistics]) -> None:
-        super().__init__()
-        self.clean = clean
-        self.calls = 0
-        self.layers: dict[int, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
-
-    def _normalize(self, call: BatchNormCall) -> Tensor:
-        expected = self.clean[self.calls]
-        self.calls += 1
-        running_mean, running_var = _running(call)
-        mean, var = _moments(call.input, running_mean.dtype)
-        ratio = ((var + call.eps) / (expected.var + call.eps)).clamp(1 / RATIO, RATIO)
-        mean = mean + ratio.sqrt() * (running_mean - expected.mean)
-        var = ((running_var + call.eps) * ratio - call.eps).clamp(min=0)
-        self.layers.setdefault(id(running_mean), []).append((running_mean, running_var, mean, var))
-        return F.batch_norm(*call._replace(running_mean=mean, running_var=var))
-
-    def write(self) -> None:
-        """Put the corrected statistics into the network's batch norms; of several calls of one, their average."""
-        for calls in self.layers.values():
-            running_mean, running_var = calls[0][:2]
-            running_mean.copy_(torch.stack([mean for _, _, mean, _ in calls]).mean(0))
-            running_var.copy_(torch.stack([var for _, _, _, var in calls]).mean(0))
-
-
-def _promised_variance(call: BatchNormCall) -> Tensor:
-    within = _running(call)[1].new_ones(()) if call.weight is None else call.weight.square().mean()
-    return within if call.bias is None else within + call.bias.var(correction=0)
+def _on_images(node: fx.Node) -> bool:
+    given = arguments(node)
+    held = [given[key] for key in ("weight", "bias", "running_mean", "running_var") if given[key] is not None]
+    own = given["running_mean"] is not None and all(tensor.op == "get_attr" for tensor in held)
+    return own and not given["training"] and len(node.meta["shape"]) == 4
 
 
 def slope_and_offset(
@@ -218,10 +92,72 @@ def slope_and_offset(
     return slope, offset if bias is None else offset + bias
 
 
-def _running(call: BatchNormCall) -> tuple[Tensor, Tensor]:
-    assert call.running_mean is not None
-    assert call.running_var is not None
-    return call.running_mean, call.running_var
+def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModule:
+    """Pass: the graph returns ``(what it returned, moments)``: mean and variance of every batch norm's input.
+
+    ``moments`` is a list of pairs, in the order of :func:`batch_norms`, biased variance over (B, H, W). Normalisation
+    and statistics share one pass forward and one backward.
+
+    Args:
+        graph: see :mod:`intraq_cli.graph`.
+        sampled: let every batch norm put out samples from its own statistics, see :func:`sample_output`: that is what
+            they promise of real images, so that nothing depends on the images any more.
+    """
+    graph = copy_graph(graph)
+    moments = []
+    for k, norm in enumerate(batch_norms(graph)):
+        tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+        made = insert_call(graph, norm.node, normalize_with_moments, norm.x, *tensors)
+        out, mean, var = insert_items(graph, norm.node, made, 3)
+        if sampled:
+            out = insert_call(graph, norm.node, sample_output, norm.x, norm.weight, norm.bias, k)
+        norm.node.replace_all_uses_with(out)
+        graph.graph.erase_node(norm.node)
+        moments.append((mean, var))
+    end = output_node(graph)
+    end.args = ((end.args[0], moments),)
+    return finish(graph)
+
+
+def statistics(graph: fx.GraphModule, moments: list[tuple[Tensor, Tensor]]) -> list[LayerStatistics]:
+    """``moments``, as the graph of :func:`add_statistics` returns them, beside what the batch norms expect."""
+    norms = (norm.tensors(graph) for norm in batch_norms(graph))
+    return [
+        LayerStatistics(mean, var, norm.running_mean, norm.running_var, norm.eps)
+        for (mean, var), norm in zip(moments, norms, strict=True)
+    ]
+
+
+def normalize_with_moments(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch norm's output ``(B, C, H, W)``, and its input's mean and biased variance, ``(C,)`` each."""
+    slope, offset = slope_and_offset(running_mean, running_var, weight, bias, eps)
+    made: tuple[Tensor, Tensor, Tensor] = _AffineWithMoments.apply(x, slope.detach(), offset.detach())
+    return made
+
+
+def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: int) -> Tensor:
+    """``N(beta, gamma^2)`` per channel in the shape of ``x`` ``(B, C, H, W)``, whatever its values; always the same.
+
+    Half of the variance is common to all places of a channel, as neighbours agree in what real images excite.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    each = torch.randn(x.shape, generator=generator)
+    common = torch.randn(*x.shape[:2], 1, 1, generator=generator)
+    noise = ((each + common) * 0.5**0.5).to(x.device, x.dtype)
+    noise = noise if weight is None else noise * _channels(weight)
+    return noise if bias is None else noise + _channels(bias)
+
+
+def promised_variances(graph: fx.GraphModule) -> list[Tensor]:
+    """Of every batch norm's output over all its values, ``()`` each: channels have mean beta and variance gamma^2."""
+    found = []
+    for norm in batch_norms(graph):
+        held = norm.tensors(graph)
+        within = held.running_var.new_ones(()) if held.weight is None else held.weight.square().mean()
+        found.append((within if held.bias is None else within + held.bias.var(correction=0)).detach())
+    return found
 
 
 class _AffineWithMoments(torch.autograd.Function):
@@ -229,7 +165,7 @@ class _AffineWithMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = _moments(x, slope.dtype)
+        mean, var = moments_of(x, slope.dtype)
         ctx.save_for_backward(x, slope, mean)
         return _affine(x, slope, offset), mean, var
 
@@ -238,15 +174,15 @@ class _AffineWithMoments(torch.autograd.Function):
         # d mean / d x = 1/n and d var / d x = 2 (x - mean) / n: both are affine in x, per channel
         x, slope, mean = ctx.saved_tensors
         n = x.numel() // x.shape[1]
-        pull = 2 * grad_var / n
-        push = grad_mean / n - pull * mean
-        through = _affine(x, pull, push)
+        times = 2 * grad_var / n
+        plus = grad_mean / n - times * mean
+        through = _affine(x, times, plus)
         if x.dtype == slope.dtype:
             return through.addcmul_(grad, _channels(slope)), None, None
         return through.add_(_affine(grad, slope, torch.zeros_like(slope))), None, None
 
 
-def _moments(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def moments_of(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over (B, H, W), ``(C,)`` each; of bfloat16 too they come out in ``dtype``."""
     like = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
     mean, var = torch.batch_norm_update_stats(x, like, torch.ones_like(like), 0.0)

@@ -7,11 +7,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line
-from intraq_cli.graph.trace import Trace, trace_network
+from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.capture import capture
+from intraq_cli.graph.layers import quantizable
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes
 from intraq_cli.models.meta_build import BUILD_ERRORS
+
+aten = torch.ops.aten
 
 MAX_SIDE = 2048
 """Pixels; timm's largest input has 1024."""
@@ -82,100 +88,105 @@ class Teacher:
     def sha256(self) -> str:
         """Digest of the weights: names, types, shapes and values, in the order of the names."""
         digest = hashlib.sha256()
-        for key, tensor in sorted(self.network.state_dict().items()):
+        for key, tensor in sorted(state_tensors(self.network).items()):
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            dense = tensor.detach().cpu().to_dense().resolve_conj()
+            values = torch.view_as_real(dense) if dense.is_complex() else dense
+            digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def state_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network's state dict, which may hold other things (``get_extra_state``)."""
+    return {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a look at a teacher found out."""
+    """What a teacher is made of."""
 
-    trace: Trace
+    graph: fx.GraphModule
+    """Of its network, captured; it shares the network's tensors."""
     num_classes: int
-
-    @property
-    def classifier(self) -> str | None:
-        """Name of the module that the pooled features enter; None where they enter none."""
-        return self.trace.classifier
-
-
-@torch.no_grad()
-def leave_inputs_alone(network: nn.Module, example: Tensor) -> None:
-    """Have activations write their output into memory of its own, where that changes nothing.
-
-    Learning has to copy what ReLU6, SiLU and their like overwrite before they do.
-    """
-    in_place: list[Any] = [module for module in network.modules() if getattr(module, "inplace", None) is True]
-    if not in_place or example.is_meta:
-        return
-    before = network(example.clone())
-    for module in in_place:
-        module.inplace = False
-    if not _same(before, network(example.clone())):  # somebody reads the overwritten input
-        for module in in_place:
-            module.inplace = True
-
-
-def _same(a: Any, b: Any) -> bool:
-    return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
 
 
 def check_batch_norms(teacher: Teacher) -> None:
-    """Refuse a network without statistics to learn from; its weights need not be there.
+    """Refuse a network without statistics to learn from by its modules; its weights need not be there.
 
     Raises:
-        ModelError: no batch norm, or none with running statistics.
+        ModelError: no batch norm, or one without running statistics.
     """
-    norms = [m for m in teacher.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in teacher.network.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     if not norms:
-        raise ModelError(
-            f"{teacher.source} has no batch norm (BatchNorm2d)",
-            "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18",
-        )
+        raise _no_batch_norm(teacher)
     if any(m.running_mean is None for m in norms):
-        raise ModelError(
-            f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
-            "images are learned from these statistics; choose a network that has them",
-        )
+        raise _untracked(teacher)
 
 
-def examine(teacher: Teacher, strict: bool = True) -> Anatomy:
-    """Run the teacher once on noise and check that it can be quantized (``strict``), or that it is a classifier at all.
+def _no_batch_norm(teacher: Teacher) -> ModelError:
+    hint = "images are learned from batch-norm statistics; choose a network that has them, e.g. resnet18"
+    return ModelError(f"{teacher.source} has no batch norm on images (BatchNorm2d)", hint)
 
-    Where it is to be learned from (``strict``), its activations then no longer work in place.
+
+def _untracked(teacher: Teacher) -> ModelError:
+    return ModelError(
+        f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
+        "images are learned from these statistics; choose a network that has them",
+    )
+
+
+@torch.no_grad()
+def check_classifier(teacher: Teacher) -> int:
+    """Run the teacher once on noise and see that it is a classifier; returns its number of classes.
 
     Raises:
-        ModelError: no batch norm, no layer to quantize, weights that are not finite, an input that does not fit, no
-            logits.
+        ModelError: weights that are not finite, an input that does not fit, no logits.
     """
     network = teacher.network
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state_tensors(network).items():
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
-    if strict:
-        check_batch_norms(teacher)
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *teacher.spec.input_size, generator=generator).to(next(network.parameters()).device)
     try:
-        if strict:
-            leave_inputs_alone(network, example)
-        trace = trace_network(network, example)
+        out = network(_example(teacher))
     except BUILD_ERRORS as error:
+        if any(is_lazy(tensor) for tensor in network.parameters()):
+            hint = "show it a batch of images before it is quantized"
+            raise ModelError(f"{teacher.source} has layers without a shape (lazy modules)", hint) from error
         size = ",".join(map(str, teacher.spec.input_size))
         line = first_line(error)
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
-    if not isinstance(trace.output, Tensor) or trace.output.dim() != 2 or trace.output.shape[1] < 2:
-        shape = tuple(trace.output.shape) if isinstance(trace.output, Tensor) else type(trace.output).__name__
+    if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
     if getattr(network, "num_classes", None) == 0:  # timm's word for a network without its last layer
-        given = f"{trace.output.shape[1]} features"
+        given = f"{out.shape[1]} features"
         raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
-    if not trace.output.is_meta and not trace.output.isfinite().all():
+    if not out.is_meta and not out.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
-    if strict and not trace.layers:
+    return out.shape[1]
+
+
+def _example(teacher: Teacher) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn(2, *teacher.spec.input_size, generator=generator)
+    return example.to(next(teacher.network.parameters()).device)
+
+
+def examine(teacher: Teacher) -> Anatomy:
+    """Capture the teacher's graph, where the teacher is, and check that it can be quantized.
+
+    Raises:
+        ModelError: it is no classifier, cannot be captured, or has no batch norm or no layer to quantize.
+    """
+    num_classes = check_classifier(teacher)
+    try:
+        graph = capture(teacher.network, _example(teacher))
+    except ModelError as error:
+        raise ModelError(f"{teacher.source}: {error.message}", error.hint) from error
+    if not batch_norms(graph):
+        nodes = set(calls(graph, aten.batch_norm.default)) - constant_nodes(graph)
+        untracked = any(arguments(node)["running_mean"] is None for node in nodes)
+        raise _untracked(teacher) if untracked else _no_batch_norm(teacher)
+    if not quantizable(graph):
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
-    if strict and not trace.batch_norms:
-        raise ModelError(f"{teacher.source} never calls its batch norms in evaluation mode")
-    return Anatomy(trace, trace.output.shape[1])
+    return Anatomy(graph, num_classes)

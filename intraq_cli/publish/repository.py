@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli import __version__
-from intraq_cli.checkpoint.folder import Checkpoint, read_checkpoint, read_run, write_json
+from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint, read_run
+from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import parse_json, tensor_header
 from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
-from intraq_cli.models.source import is_factory
+from intraq_cli.models.source import build_architecture, is_factory
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
@@ -120,8 +121,15 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
     _refuse_base(folder, config, run, repo_id)
     _check_timm_has(config)
-    network = read_checkpoint(folder).network.network
-    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in network.state_dict().items()}
+    quantized = read_checkpoint(folder).network
+    network = build_architecture(config["architecture"], config["num_classes"], config.get("model_args") or {})
+    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in quantized.state.items()}
+    missing = [key for key in network.state_dict() if key not in tensors and not key.endswith(".num_batches_tracked")]
+    if missing or quantized.computed:
+        raise ModelError(
+            f"timm would run other weights of {config['architecture']} than the quantized ones",
+            "push it without --timm",
+        )
     made = {
         "README.md": _card(folder, config, run, repo_id).encode(),
         "config.json": _timm_config(network, config, run),
@@ -202,11 +210,6 @@ def _check_timm_has(config: dict[str, Any]) -> None:
     architecture = str(config.get("architecture"))
     if architecture in ARCHITECTURES or not timm.is_model(architecture):
         raise ModelError(f"timm has no architecture {architecture}", "push it without --timm")
-    if config["quantization_config"].get("computed"):
-        raise ModelError(
-            f"{architecture} computes its weights as it runs, so that timm would not run the quantized ones",
-            "push it without --timm",
-        )
 
 
 def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> bytes:

@@ -4,25 +4,33 @@ One run of the network does it for all layers: where a layer or an activation is
 of everything before it, and what is set there is in place for everything behind it.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._C import DisableTorchFunction
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from intraq_cli.graph.batch_norms import BatchNormStatistics, CorrectedStatistics, SampledOutputs
-from intraq_cli.graph.trace import ACTIVATIONS, LAYERS, LayerCall, split_call, weight_names
+from intraq_cli.graph.batch_norms import (
+    LayerStatistics,
+    add_statistics,
+    batch_norms,
+    moments_of,
+    sample_output,
+    statistics,
+)
+from intraq_cli.graph.layers import LAYERS, quantizable, run_layer
+from intraq_cli.graph.nodes import arguments, tensor_of
+from intraq_cli.graph.outputs import add_outputs
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 from intraq_cli.quantization.curvature import input_rows, second_moments
-from intraq_cli.quantization.network import QuantizedCalls, QuantizedNetwork
+from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, WeightQuantizer
 from intraq_cli.recipe import Quantization
 
+RATIO = 10.0
+"""Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
 SAMPLE = 2**18
 """Values, evenly spread, from which an activation's range is taken."""
 IMAGES_PER_RANGE = 16
@@ -39,20 +47,22 @@ DAMPING = 0.03
 
 @torch.no_grad()
 def calibrate(
-    student: QuantizedNetwork, teacher: nn.Module, images: Tensor, config: Quantization, sampled: bool = False
+    student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
     """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if need be.
 
     Args:
-        student: on the teacher's device, without weight quantizers; gets them.
-        teacher: the float network, in evaluation mode.
+        student: of the graph ``teacher``, with tensors of its own, on the same device; its weights are still float.
+        teacher: the float network's graph.
         images: ``(B, C, H, W)``, on the same device; all in one run.
         config: the recipe's quantization section.
         sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
     """
+    floats = dict(student.weights)
     _calibrate(student, teacher, images, config, sampled, config.correction == "always")
     if config.correction == "rescue" and _agreement(student, teacher, images) < RUINED:
-        student.weight_quantizers = nn.ModuleList()
+        for name, weight in floats.items():
+            student.set_weight(name, weight)
         for site in student.sites.values():
             site.learn_scale(False)
         _calibrate(student, teacher, images, config, sampled, True)
@@ -63,132 +73,164 @@ def _agreement(student: nn.Module, teacher: nn.Module, images: Tensor) -> float:
 
 
 def _calibrate(
-    student: QuantizedNetwork, teacher: nn.Module, images: Tensor, config: Quantization, sampled: bool, correct: bool
+    student: QuantizedNetwork,
+    teacher: fx.GraphModule,
+    images: Tensor,
+    config: Quantization,
+    sampled: bool,
+    correct: bool,
 ) -> None:
-    noise = SampledOutputs if sampled else nullcontext
-    with BatchNormStatistics() as clean, noise(), _Look(teacher) as look:
-        teacher(images)
-    corrected = CorrectedStatistics(clean.layers) if correct else nullcontext()
-    with corrected, noise(), _Calibrating(student, config, look, correct) as made:
-        student.network(images)
-    made.check()
-    if isinstance(corrected, CorrectedStatistics):
-        corrected.write()
-    student.weight_quantizers = nn.ModuleList(made.quantizers[name] for name in student.plan.weights)
+    biased = _biased_calls(teacher)
+    (_, outputs), moments = add_statistics(add_outputs(teacher, list(biased)), sampled)(images)
+    means = {name: _channel_mean(call, out) for (call, name), out in zip(biased.items(), outputs, strict=True)}
+    calibrator = _Calibrator(student, config, _Float(statistics(teacher, moments), means), sampled, correct)
+    calibrator.run(images)
+    calibrator.write_statistics()
+    for name, quantizer in calibrator.quantizers.items():
+        student.set_weight(name, quantizer)
     for site in student.sites.values():
         site.learn_scale(config.activation_scale == "learned")
 
 
-class _Look(TorchFunctionMode):
-    """Within the block, notes how the teacher's layers hang together."""
+@dataclass(frozen=True)
+class _Float:
+    """What the float network does with the same images."""
 
-    def __init__(self, teacher: nn.Module) -> None:
-        super().__init__()
-        self.names = weight_names(teacher)
-        self.normalized: set[str] = set()
-        """Layers whose output enters a batch norm."""
-        self.means: dict[str, Tensor] = {}
-        """Of what layers with a bias put out at their first call, per channel."""
-        self.consumers: dict[int, tuple[str, LayerCall]] = {}
-        """By activation call: the layer whose input is what leaves it."""
-        self._layer: tuple[str, Tensor] | None = None
-        self._activation: Tensor | None = None
-        self._calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func in LAYERS:
-            x, weight, call = split_call(func, args, kwargs)
-            name = self.names.get(id(weight))
-            if name is not None:
-                if x is self._activation:
-                    self.consumers.setdefault(self._calls - 1, (name, call))
-                if call.settings["bias"] is not None:
-                    self.means.setdefault(name, _channel_mean(func, out))
-                self._layer = name, out
-        elif func in ACTIVATIONS:
-            self._activation = out
-            self._calls += 1
-        elif func is F.batch_norm and self._layer is not None and args and args[0] is self._layer[1]:
-            self.normalized.add(self._layer[0])
-        return out
+    statistics: list[LayerStatistics]
+    """Of the inputs of its batch norms."""
+    means: dict[str, Tensor]
+    """Per channel, of what layers with a bias put out; by the name of their first call's node."""
 
 
-def _channel_mean(func: Any, out: Tensor) -> Tensor:
-    return out.flatten(0, -2).mean(0) if func is F.linear else out.transpose(0, 1).flatten(1).mean(1)
+def _biased_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
+    """First calls of layers with a bias and no batch norm behind, which would take a shift away again."""
+    normalized = {norm.x for norm in batch_norms(graph)}
+    first = [layer.calls[0] for layer in quantizable(graph)]
+    return {call: call.name for call in first if arguments(call)["bias"] is not None and call not in normalized}
 
 
-class _Calibrating(QuantizedCalls):
-    """Within the block, everything that is called gets its grid, and goes on quantized by it."""
+def _channel_mean(call: fx.Node, out: Tensor) -> Tensor:
+    linear = LAYERS[call.target] == "linear"
+    return out.flatten(0, -2).mean(0) if linear else out.transpose(0, 1).flatten(1).mean(1)
 
-    def __init__(self, student: QuantizedNetwork, config: Quantization, look: _Look, correct: bool) -> None:
-        super().__init__(student)
-        self.config, self.look, self.correct = config, look, correct
+
+class _Calibrator(fx.Interpreter):
+    """Runs a student's graph node by node; what is called gets its grid, and the run goes on quantized by it."""
+
+    def __init__(
+        self, student: QuantizedNetwork, config: Quantization, float_: _Float, sampled: bool, correct: bool
+    ) -> None:
+        super().__init__(student.graph)
+        self.student, self.config, self.float = student, config, float_
+        self.sampled, self.correct = sampled, correct
         self.quantizers: dict[str, WeightQuantizer] = {}
+        nodes = {str(node.target): node for node in student.graph.graph.nodes if node.op == "call_module"}
+        self.weights = {nodes[f"{WEIGHTS}.{k}"]: name for k, name in enumerate(student.weights)}
+        sites = student.sites
+        self.sites = {nodes[f"{ACTIVATIONS}.{k}"]: site for k, site in enumerate(sites.values())}
+        self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
+        self.normalized = {norm.x for _, norm in self.norms.values()}
+        self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
 
-    def call_layer(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> Tensor:
-        """Calibrate the layer at its first call."""
-        if name not in self.quantizers:
-            with DisableTorchFunction():  # thousands of small operations, of no interest to those who watch
-                self._calibrate(name, call, x, weight)
-        if name in self.inputs:
-            x = self.inputs[name](x)
-        return call(x, self.quantizers[name]())
+    def run_node(self, n: fx.Node) -> Any:
+        """As the interpreter does, but for quantizers, layers and batch norms."""
+        if n in self.weights:
+            return None  # not before its layer's input is there
+        if n in self.sites:
+            return self._activation(n, self.env[n.args[0]])  # type: ignore[index]
+        if n.op == "call_function" and n.target in LAYERS and n.args[1] in self.weights:
+            return self._layer(n, self.weights[n.args[1]])
+        if n in self.norms and (self.correct or self.sampled):
+            return self._batch_norm(n)
+        return super().run_node(n)
 
-    def _calibrate(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> None:
-        if name in self.inputs:
-            self._set_grid(self.inputs[name], x, name, partial(call, weight=weight))
-            x = self.inputs[name](x)
-        self._round(name, call, x, weight)
-        wanted = self.look.means.get(name)
-        if self.correct and wanted is not None and name not in self.look.normalized:
-            call.settings["bias"].add_(wanted - _channel_mean(call.func, call(x, self.quantizers[name]())))
+    def write_statistics(self) -> None:
+        """Put the corrected statistics into the student's batch norms; of several calls of one, their average."""
+        for node, found in self.corrected.items():
+            held = self.norms[node][1].tensors(self.student.graph)
+            held.running_mean.copy_(torch.stack([mean for mean, _ in found]).mean(0))
+            held.running_var.copy_(torch.stack([var for _, var in found]).mean(0))
 
-    def quantized_output(self, index: int, out: Tensor) -> Tensor:
-        """Set the grid of an activation call's output."""
-        name, consumer = self.look.consumers.get(index, ("", None))
-        run = partial(consumer, weight=self.quantized.weight_of(name)) if consumer else None
-        with DisableTorchFunction():
-            self._set_grid(self.outputs[index], out, name, run)
-        quantized: Tensor = self.outputs[index](out)
-        return quantized
+    def _layer(self, call: fx.Node, name: str) -> Tensor:
+        """Round the weight at the layer's first call."""
+        x: Tensor = self.env[call.args[0]]  # type: ignore[index]
+        bias = self.env[call.args[2]] if len(call.args) > 2 and call.args[2] is not None else None  # type: ignore[index]
+        if name in self.quantizers:
+            return run_layer(call, x, self.quantizers[name](), bias)
+        weight = self.student.weights[name]()
+        self.quantizers[name] = self._rounded(call, name, x, weight)
+        out = run_layer(call, x, self.quantizers[name](), bias)
+        own = tensor_of(self.student.graph, call.args[2]) if len(call.args) > 2 else None
+        wanted = self.float.means.get(call.name)
+        if not self.correct or wanted is None or own is None:
+            return out
+        own.add_(wanted - _channel_mean(call, out))
+        return run_layer(call, x, self.quantizers[name](), own)
 
-    def _round(self, name: str, call: LayerCall, x: Tensor, weight: Tensor) -> None:
+    def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
         moments = None
         if self.config.weight_rounding == "curvature" and weight[0].numel() <= WIDEST:
-            generator = torch.Generator().manual_seed(len(self.quantizers))
-            rows = input_rows(call, x, weight, generator)
-            if name in self.look.normalized:  # what is added to every place, the batch norm takes away
+            rows = input_rows(call, x, weight, torch.Generator().manual_seed(len(self.quantizers)))
+            if call in self.normalized:  # what is added to every place, the batch norm takes away
                 rows = rows - rows.mean(1, keepdim=True)
             moments = second_moments(rows, DAMPING)
-        bits = self.quantized.plan.weights[name]
-        self.quantizers[name] = WeightQuantizer(weight, bits, self.config, moments)
+        return WeightQuantizer(weight, self.student.plan.weights[name], self.config, moments)
 
-    def _set_grid(
-        self, quantizer: ActivationQuantizer, x: Tensor, name: str, call: Callable[[Tensor], Tensor] | None
-    ) -> None:
+    def _activation(self, node: fx.Node, x: Tensor) -> Tensor:
+        quantizer = self.sites[node]
         flat = x.flatten()
         sample = flat[:: max(1, len(flat) // SAMPLE)]
         # the extremes stay in the sample: the search starts from the full range
         sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
         scale, zero_point = (grid[0] for grid in mse_grid(sample[None], quantizer.bits))
         quantizer.set_grid(scale, zero_point)
-        if self.config.activation_range != "output" or call is None:
-            return
-        some = x[:IMAGES_PER_RANGE]
-        wanted = call(some)
-        per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if name in self.look.normalized else None
+        reader = next((n for n in node.users if n.target in LAYERS and n.args[1] in self.weights), None)
+        if reader is not None and self.config.activation_range == "output":
+            self._fit_to_output(quantizer, x[:IMAGES_PER_RANGE], reader)
+        out: Tensor = quantizer(x)
+        return out
+
+    def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, reader: fx.Node) -> None:
+        """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
+        weight = self.student.weights[self.weights[reader.args[1]]]()
+        bias = tensor_of(self.student.graph, reader.args[2]) if len(reader.args) > 2 else None
+        wanted = run_layer(reader, x, weight, bias)
+        per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if reader in self.normalized else None
         variance = wanted.var(per_channel, keepdim=True).clamp(min=1e-12)
-        top = 2**quantizer.bits - 1
+        scale, zero_point, top = quantizer.scale, quantizer.zero_point, 2**quantizer.bits - 1
         best = torch.inf
         for factor in FACTORS:
             low, high = -zero_point * scale * factor, (top - zero_point) * scale * factor
             grid = grid_of_range(low, high, quantizer.bits)
-            error = float(((call(fake_quantize(some, *grid, quantizer.bits)) - wanted).square() / variance).mean())
+            got = run_layer(reader, fake_quantize(x, *grid, quantizer.bits), weight, bias)
+            error = float(((got - wanted).square() / variance).mean())
             if error < best:
                 best = error
                 quantizer.set_grid(*grid)
+
+    def _batch_norm(self, node: fx.Node) -> Tensor:
+        """Go by statistics corrected for what quantization does to the input.
+
+        Each channel's mean and variance move as those of the student differ from the teacher's on the same images,
+        exactly so where the student's channel is an affine function of the teacher's; how real the images are hardly
+        matters then. Earlier layers count as corrected when a later one is called. In the spirit of bias correction
+        (Nagel et al. 2019), for mean and variance, and without data.
+        """
+        k, norm = self.norms[node]
+        x: Tensor = self.env[norm.x]
+        held = norm.tensors(self.student.graph)
+        mean, var = held.running_mean, held.running_var
+        if self.correct:
+            expected = self.float.statistics[k]
+            got_mean, got_var = moments_of(x, mean.dtype)
+            ratio = ((got_var + norm.eps) / (expected.var + norm.eps)).clamp(1 / RATIO, RATIO)
+            mean = got_mean + ratio.sqrt() * (mean - expected.mean)
+            var = ((var + norm.eps) * ratio - norm.eps).clamp(min=0)
+            first = next(n for n, (_, other) in self.norms.items() if other.running_mean is norm.running_mean)
+            self.corrected.setdefault(first, []).append((mean, var))
+        if self.sampled:
+            return sample_output(x, held.weight, held.bias, k)
+        return F.batch_norm(x, mean, var, held.weight, held.bias, eps=norm.eps)
 
 
 @torch.no_grad()

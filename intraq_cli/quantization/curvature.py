@@ -1,39 +1,45 @@
 """What a layer's inputs say about its weights: the curvature of its squared output error."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-from intraq_cli.graph.trace import LayerCall, pair
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import arguments
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
 
 
-def input_rows(call: LayerCall, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
+def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
     """A random sample of what single outputs of a layer are computed from: ``(G, R, d)`` for G groups.
 
     ``y = rows @ w.T`` with a group's ``w (out / G, d)``; ``d`` runs as in the weight.
+
+    Args:
+        call: of the layer, a node of a graph.
+        x: its input.
+        weight: ``(out, ...)``.
+        generator: of the sample.
     """
     d = weight[0].numel()
     count = min(max(ROWS_PER_COLUMN * d, LEAST_ROWS), MOST_ROWS)
-    if call.func is F.linear:
+    if LAYERS[call.target] == "linear":
         flat = x.reshape(-1, d)
         return flat[_sample(len(flat), count, generator, x.device)][None]
-    given = call.settings
-    if call.func is F.conv1d:
-        x, weight = x[:, :, None], weight[:, :, None]
-    stride, dilation = pair(given["stride"]), pair(given["dilation"])
-    groups, padding = given["groups"], given["padding"]
+    given = arguments(call)
+    stride, dilation, padding, groups = (given[name] for name in ("stride", "dilation", "padding", "groups"))
+    if weight.dim() == 3:  # one dimension is two, of which the first has one place
+        x, weight, stride, dilation = x[:, :, None], weight[:, :, None], [1, *stride], [1, *dilation]
+        padding = padding if isinstance(padding, str) else [0, *padding]
     kernel = weight.shape[2:]
+    stride, dilation = _pair(stride), _pair(dilation)
     if isinstance(padding, str):
         total = [s * (k - 1) if padding == "same" else 0 for s, k in zip(dilation, kernel, strict=True)]
         pad = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
     else:
-        rows, columns = pair(padding)
+        rows, columns = _pair(padding)
         pad = [columns, columns, rows, rows]
-    if call.func is F.conv1d:
-        pad[2:] = [0, 0]
     x = F.pad(x, pad).permute(0, 2, 3, 1)
     height, width = (
         (size - step * (k - 1) - 1) // by + 1
@@ -46,6 +52,10 @@ def input_rows(call: LayerCall, x: Tensor, weight: Tensor, generator: torch.Gene
     column = column[:, None] * stride[1] + torch.arange(kernel[1], device=device) * dilation[1]
     patches = x[image[:, None, None], row[:, :, None], column[:, None, :]]  # (R, kh, kw, C)
     return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(place), *kernel).transpose(1, 2).flatten(2)
+
+
+def _pair(value: list[int]) -> tuple[int, int]:
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def _sample(total: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -6,16 +6,16 @@ activation's grid the channel can use (Nagel et al., ICCV 2019). Ranges come fro
 leaves batch norm with mean beta and deviation gamma.
 """
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import batch_norm_calls
-from intraq_cli.graph.dataflow import Call, Dataflow, dataflow
-from intraq_cli.graph.trace import split_call
+from intraq_cli.graph.batch_norms import BatchNorm, batch_norms
+from intraq_cli.graph.fold import CONVOLUTIONS
+from intraq_cli.graph.nodes import arguments, key_of, replace_tensors, tensor_of
+
+aten = torch.ops.aten
 
 DEVIATIONS = 5.0
 """A channel's top is its mean and so many deviations: a ReLU6 must not cut what it did not cut before."""
@@ -24,35 +24,32 @@ LARGEST = 16.0
 DENSE_POWER = 0.75
 """Of the factor, where inputs of the convolution share grids; a depthwise one has a grid for each, and takes it all."""
 
-RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.leaky_relu, F.leaky_relu_}
+RELUS = (aten.relu.default, aten.leaky_relu.default)
 
 
 @torch.no_grad()
-def equalized(network: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of ``network`` that computes the same, with channels more alike in range where that can be had.
+def equalize(graph: fx.GraphModule) -> fx.GraphModule:
+    """Pass: the same function, with channels more alike in range where that can be had.
 
-    Args:
-        network: in evaluation mode, frozen.
-        example: ``(B, C, H, W)``, for one run.
+    What is changed is a copy; the tensors of ``graph`` stay as they are. ``graph`` itself, where nothing is to be had.
     """
-    network = copy.deepcopy(network)
-    flow, _ = dataflow(network, example)
-    own = {id(parameter) for parameter in network.parameters()}
-    for call, norm in batch_norm_calls(flow):
-        path = _path(flow, call)
-        if path is None or norm.weight is None or norm.bias is None:
+    changed: dict[str, Tensor] = {}
+    for norm in batch_norms(graph):
+        path = _path(norm)
+        if path is None:
             continue
-        cap, weight = path
-        if any(id(used) not in own or flow.uses[id(used)] != 1 for used in (norm.weight, norm.bias, weight)):
+        cap, convolution = path
+        used = [norm.weight, norm.bias, arguments(convolution)["weight"]]
+        gamma, beta, weight = (tensor_of(graph, node) for node in used)
+        if gamma is None or beta is None or not isinstance(weight, nn.Parameter) or any(len(n.users) > 1 for n in used):
             continue
-        up = _factors(norm.weight, norm.bias, cap)
+        up = _factors(gamma, beta, cap)
         if weight.shape[1] > 1:
             up = up**DENSE_POWER
-        norm.weight.mul_(up)
-        norm.bias.mul_(up)
         groups = len(up) // weight.shape[1]
-        weight.copy_((weight.unflatten(0, (groups, -1)) / up.view(groups, 1, -1, 1, 1)).flatten(0, 1))
-    return network
+        down = (weight.unflatten(0, (groups, -1)) / up.view(groups, 1, -1, 1, 1)).flatten(0, 1)
+        changed |= zip(map(key_of, used), (gamma * up, beta * up, down), strict=True)
+    return replace_tensors(graph, lambda key, tensor: changed.get(key, tensor)) if changed else graph
 
 
 def _factors(gamma: Tensor, beta: Tensor, cap: float) -> Tensor:
@@ -62,40 +59,37 @@ def _factors(gamma: Tensor, beta: Tensor, cap: float) -> Tensor:
     return torch.where(top > 0, (goal / top).clamp(1, LARGEST), 1.0)
 
 
-def _path(flow: Dataflow, batch_norm: Call) -> tuple[float, Tensor] | None:
-    """Up to which value its output passes on its only way, through a ReLU into a convolution, and that one's weight."""
+def _path(norm: BatchNorm) -> tuple[float, fx.Node] | None:
+    """Up to which value its output passes on its only way, through a ReLU into a convolution, and that convolution."""
     cap: float | None = None
-    made, reader = batch_norm, flow.only_reader(batch_norm)
-    while reader is not None:
-        if reader.func is F.conv2d:
-            x, weight, _ = split_call(reader.func, reader.args, reader.kwargs)
-            return None if cap is None or flow.maker(reader, x) is not made else (cap, weight)
+    made = norm.node
+    while len(made.users) == 1:
+        reader = next(iter(made.users))
+        if reader.target in CONVOLUTIONS:
+            return None if cap is None or reader.args[0] is not made else (cap, reader)
         here = _cap(reader)
         if here is not None and cap is None:
             cap = here
         elif not _pads_with_zeros(reader):
             return None
-        made, reader = reader, flow.only_reader(reader)
+        made = reader
     return None
 
 
-def _cap(call: Call) -> float | None:
+def _cap(node: fx.Node) -> float | None:
     """Up to which value a positive factor passes through a ReLU; None: it is another function."""
-    func = call.func
-    if func in RELUS:
+    if node.target in RELUS:
         return torch.inf
-    if func is F.relu6:
+    if node.target is aten.relu6.default:
         return 6.0
-    if func in (F.hardtanh, F.hardtanh_):  # what nn.ReLU6 calls
-        given = _given(call, "input", "min_val", "max_val")
-        return given.get("max_val", 1.0) if given.get("min_val", -1.0) == 0 else None
+    if node.target is aten.hardtanh.default:  # what nn.ReLU6 calls
+        given: dict[str, Any] = arguments(node)
+        return float(given["max_val"]) if given["min_val"] == 0 else None
     return None
 
 
-def _pads_with_zeros(call: Call) -> bool:
-    given = _given(call, "input", "pad", "mode", "value")
-    return call.func is F.pad and given.get("mode", "constant") == "constant" and not given.get("value")
-
-
-def _given(call: Call, *names: str) -> dict[str, Any]:
-    return dict(zip(names, call.args, strict=False)) | dict(call.kwargs)
+def _pads_with_zeros(node: fx.Node) -> bool:
+    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
+        return False
+    given = arguments(node)
+    return given.get("mode", "constant") == "constant" and not given.get("value")

@@ -1,34 +1,41 @@
-"""What would be quantized, what stays float and why, and what it costs: seen by running the network once."""
+"""What would be quantized, what stays float and why, and what it costs."""
 
 import math
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from intraq_cli.checkpoint.packing import packed_words
-from intraq_cli.graph.trace import Layer, Trace
-from intraq_cli.quantization.network import Plan
+from intraq_cli.graph.layers import Layer, Product, activation_calls, layers, products, quantizable
+from intraq_cli.graph.nodes import key_of, sources, tensors
+from intraq_cli.quantization.plan import Plan
 from intraq_cli.results import InspectedLayer
 
 HEADER_BYTES = 100
 """About what a tensor's entry takes in the header of a safetensors file."""
 
 
-def inspect_layers(trace: Trace, plan: Plan) -> list[InspectedLayer]:
-    """Every layer that the network calls, in the order of calls."""
-    return [_inspected(layer, plan) for layer in trace.calls]
+def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
+    """All that multiplies, in the order of first calls: layers, and operations that stay float."""
+    order = {node: k for k, node in enumerate(graph.graph.nodes)}
+    activations = activation_calls(graph)
+    found = [(order[layer.calls[0]], _layer(layer, plan, activations)) for layer in layers(graph)]
+    found += [(order[product.node], _product(product)) for product in products(graph)]
+    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 
-def _inspected(layer: Layer, plan: Plan) -> InspectedLayer:
+def _layer(layer: Layer, plan: Plan, activations: dict[fx.Node, str]) -> InspectedLayer:
+    first = layer.calls[0]
+    x = first.args[0]
     w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
-    site = layer.name if plan.placement == "inputs" else layer.activation
-    parameters = math.prod(layer.shape) if layer.shape else 0
+    site = layer.sites[first] if plan.placement == "inputs" else activations.get(x)  # type: ignore[arg-type]
+    parameters = math.prod(layer.shape)
     return InspectedLayer(
         name=layer.name,
         kind=layer.kind,
         weight_shape=layer.shape,
-        input_shape=layer.input_shape,
-        calls=layer.calls,
+        input_shape=tuple(x.meta["shape"][1:]),  # type: ignore[union-attr]
+        calls=len(layer.calls),
         parameters=parameters,
         multiply_adds=layer.multiply_adds,
         w_bits=w_bits,
@@ -38,22 +45,45 @@ def _inspected(layer: Layer, plan: Plan) -> InspectedLayer:
     )
 
 
+def _product(product: Product) -> InspectedLayer:
+    x = product.node.all_input_nodes[0]
+    return InspectedLayer(
+        name=product.name,
+        kind=product.kind,
+        weight_shape=product.shape,
+        input_shape=tuple(x.meta.get("shape", ()))[1:],
+        calls=1,
+        parameters=product.parameters,
+        multiply_adds=product.multiply_adds,
+        w_bits=None,
+        a_bits=None,
+        bytes=4 * product.parameters,
+        float_reason=product.reason,
+    )
+
+
+def low_bit_share(rows: list[InspectedLayer]) -> float:
+    """Percent of all multiply-adds whose factors are both quantized."""
+    low = sum(row.multiply_adds for row in rows if row.w_bits and row.a_bits)
+    return 100 * low / sum(row.multiply_adds for row in rows)
+
+
 def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
     """What a quantized weight takes in a checkpoint: codes, scales, zero-points and shape."""
     out = shape[0]
     return 4 * (out * packed_words(math.prod(shape[1:]), bits) + out + packed_words(out, bits)) + 8 * len(shape)
 
 
-def float_bytes(tensors: Iterable[Tensor]) -> int:
+def float_bytes(values: Iterable[Tensor]) -> int:
     """What tensors take as they are."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in values)
 
 
-def expected_bytes(network: nn.Module, trace: Trace, plan: Plan) -> int:
+def expected_bytes(graph: fx.GraphModule, plan: Plan) -> int:
     """Size of ``model.safetensors``, within a few percent."""
-    layers = {layer.name: layer for layer in trace.calls if layer.name in plan.weights}
-    replaced = {f"{name}.weight" for name in layers} | set(layers)
-    kept = {key: tensor for key, tensor in network.state_dict().items() if key not in replaced}
-    packed = sum(weight_bytes(layer.shape, plan.weights[name]) for name, layer in layers.items())
-    tensors = len(kept) + 4 * len(layers) + 2 * len(plan.activations)
-    return float_bytes(kept.values()) + packed + 5 * len(plan.activations) + HEADER_BYTES * tensors
+    planned = [layer for layer in quantizable(graph) if layer.name in plan.weights]
+    replaced = {key_of(source) for layer in planned for source in sources(layer.weight)}
+    kept = {key: tensor for key, tensor in tensors(graph).items() if key not in replaced}
+    packed = sum(weight_bytes(layer.shape, plan.weights[layer.name]) for layer in planned)
+    entries = len(kept) + 4 * len(planned) + 2 * len(plan.activations)
+    return float_bytes(kept.values()) + packed + 5 * len(plan.activations) + HEADER_BYTES * entries

@@ -78,6 +78,22 @@ class WeightQuantizer(nn.Module):
         return fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.bits)
 
 
+class FixedWeight(nn.Module):
+    """Holds a weight that is not learned: the float one, or the quantized one when tuning is over.
+
+    Args:
+        weight: ``(out, ...)``.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+
+    def forward(self) -> Tensor:
+        """The weight."""
+        return self.weight
+
+
 class ActivationQuantizer(nn.Module):
     """Per tensor, asymmetric; has its grid from calibration on, or from a checkpoint."""
 

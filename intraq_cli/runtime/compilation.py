@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from intraq_cli.errors import first_line, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
-from intraq_cli.graph.trace import trace_network
+from intraq_cli.graph.layers import layers
 from intraq_cli.recipe import Compile
 from intraq_cli.runtime.micro_batches import is_out_of_memory
 
@@ -28,21 +28,21 @@ steps, or more. Measured on two cores, both stages of ResNet-20 and MobileNetV1:
 a value, and compiling takes 1.3 to 2.9 s a layer."""
 
 
-def is_wanted(setting: Compile, network: nn.Module, image: Tensor, images: int) -> bool:
+def is_wanted(setting: Compile, graph: fx.GraphModule, device: torch.device | str, images: int) -> bool:
     """Whether to compile the steps of a run; not by the clock, so that the same run always takes the same way.
 
     Args:
         setting: the recipe's.
-        network: what runs, in evaluation mode.
-        image: ``(1, C, H, W)``, where it runs.
+        graph: what runs.
+        device: where.
         images: how many go through it, over all steps of this process.
     """
     if setting != "auto":
         return setting
-    if image.device.type != "cpu" or not can_compile():
+    if torch.device(device).type != "cpu" or not can_compile():
         return False
-    layers = trace_network(network, image).calls
-    return sum(layer.outputs for layer in layers) * images >= PAYS * len(layers) * torch.get_num_threads()
+    found = layers(graph)
+    return sum(layer.outputs for layer in found) * images >= PAYS * len(found) * torch.get_num_threads()
 
 
 def can_compile() -> bool:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import BatchNormStatistics, LayerStatistics
-from intraq_cli.graph.trace import FeatureTap
+from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, batch_norms
+from intraq_cli.graph.outputs import add_features
 from intraq_cli.recipe import Precision, Synthesis
-from intraq_cli.runtime.autocast import autocast
+from intraq_cli.runtime.autocast import in_precision
 from intraq_cli.runtime.compilation import Compiled
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
@@ -29,20 +29,37 @@ class Losses(NamedTuple):
     total: Tensor
 
 
-class Seen(NamedTuple):
-    """What a network made of images."""
+class Observation(NamedTuple):
+    """What a forward pass over images gives the losses."""
 
     layers: list[LayerStatistics]
     logits: Tensor
     features: Tensor | None
-    """Where they were found, and MDC needs them."""
+    """What enters the classifier, ``(B, D)``; None where nothing does."""
 
 
-def look(network: nn.Module, tap: FeatureTap, precision: Precision, x: Tensor) -> Seen:
-    """Show images ``x (B, C, H, W)`` to the network."""
-    with autocast(precision, x.device), BatchNormStatistics() as statistics, tap:
-        logits = network(x)
-    return Seen(statistics.layers, logits, tap.features.to(logits.dtype) if tap.module is not None else None)
+class Observer(nn.Module):
+    """The network's forward pass, with the statistics of its batch norms and the features before its classifier.
+
+    Args:
+        graph: of the float network, on ``device``.
+        precision: of the recipe.
+        device: where it runs.
+    """
+
+    def __init__(self, graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> None:
+        super().__init__()
+        self.step = in_precision(add_statistics(add_features(graph)), precision, device)
+        self.norms = [norm.tensors(graph) for norm in batch_norms(graph)]
+
+    def forward(self, x: Tensor) -> Observation:
+        """Of images ``(B, C, H, W)``."""
+        (logits, features), moments = self.step(x)
+        layers = [
+            LayerStatistics(mean, var, norm.running_mean, norm.running_var, norm.eps)
+            for (mean, var), norm in zip(moments, self.norms, strict=True)
+        ]
+        return Observation(layers, logits, None if features is None else features.to(logits.dtype))
 
 
 @dataclass(frozen=True)
@@ -50,13 +67,13 @@ class Objective:
     """The stage 1 loss of a batch, as a function of what is shown to the network.
 
     Args:
-        look: what shows the network images, see :func:`look`.
+        observe: the forward pass, see :class:`Observer`.
         centres: class centres of the finished batches.
         config: weights and margins.
         micro_batches: how many images go through the network at once.
     """
 
-    look: Compiled[Seen]
+    observe: Compiled[Observation]
     centres: ClassCentres
     config: Synthesis
     micro_batches: MicroBatches
@@ -73,7 +90,7 @@ class Objective:
 
         def at_once(size: int) -> tuple[Losses, Tensor]:
             if size >= len(shown):
-                return self.look.run(lambda look: self._whole(look, shown, labels, targets))
+                return self.observe.run(lambda observe: self._whole(observe, shown, labels, targets))
             return self._in_portions(shown, labels, targets, size)
 
         return self.micro_batches.run(at_once, len(shown))
@@ -83,27 +100,27 @@ class Objective:
         """The losses of finished images as they are, their logits ``(B, K)`` and features ``(B, D)``."""
 
         def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
-            seen = _merged([self.look.function(x) for x in images.split(size)])
-            return self._losses(seen, labels, targets), seen.logits, seen.features
+            observed = _merged([self.observe.function(x) for x in images.split(size)])
+            return self._losses(observed, labels, targets), observed.logits, observed.features
 
         return self.micro_batches.run(at_once, len(images))
 
     def _whole(
-        self, look: Callable[[Tensor], Seen], shown: Tensor, labels: Tensor, targets: Tensor
+        self, observe: Callable[[Tensor], Observation], shown: Tensor, labels: Tensor, targets: Tensor
     ) -> tuple[Losses, Tensor]:
         x = shown.requires_grad_()
-        losses = self._losses(look(x), labels, targets)
+        losses = self._losses(observe(x), labels, targets)
         (gradient,) = torch.autograd.grad(losses.total, [x])
         return Losses(*(part.detach() for part in losses)), gradient
 
-    def _losses(self, seen: Seen, labels: Tensor, targets: Tensor) -> Losses:
+    def _losses(self, observed: Observation, labels: Tensor, targets: Tensor) -> Losses:
         config = self.config
-        bns = BNS_LOSSES[config.bns](seen.layers)
-        sil = soft_inception_loss(seen.logits, labels, targets)
+        bns = BNS_LOSSES[config.bns](observed.layers)
+        sil = soft_inception_loss(observed.logits, labels, targets)
         known = self.centres(labels)
-        mdc = seen.logits.new_zeros(())
-        if known is not None and config.mdc_weight and seen.features is not None:
-            mdc = marginal_distance_loss(seen.features, *known, config.lambda_lower, config.lambda_upper)
+        mdc = observed.logits.new_zeros(())
+        if known is not None and config.mdc_weight and observed.features is not None:
+            mdc = marginal_distance_loss(observed.features, *known, config.lambda_lower, config.lambda_upper)
         total = config.bns_weight * bns + config.sil_weight * sil + config.mdc_weight * mdc
         return Losses(bns, sil, mdc, total)
 
@@ -115,28 +132,28 @@ class Objective:
         """
         micro_batches = shown.split(size)
         with torch.no_grad():
-            seen = _merged([self.look.function(x) for x in micro_batches])
-        layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in seen.layers]
-        logits, features = _leaf(seen.logits), None if seen.features is None else _leaf(seen.features)
-        losses = self._losses(Seen(layers, logits, features), labels, targets)
+            observed = _merged([self.observe.function(x) for x in micro_batches])
+        layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in observed.layers]
+        logits, features = _leaf(observed.logits), None if observed.features is None else _leaf(observed.features)
+        losses = self._losses(Observation(layers, logits, features), labels, targets)
         leaves = [logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
-        pulls = torch.autograd.grad(losses.total, leaves, allow_unused=True)
-        into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, pulls, strict=True)]
-        each = [pull.split(size) for pull in into[: 1 if features is None else 2]]
+        gradients_of = torch.autograd.grad(losses.total, leaves, allow_unused=True)
+        into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients_of, strict=True)]
+        each = [gradient.split(size) for gradient in into[: 1 if features is None else 2]]
         moments = list(zip(layers, into[-2 * len(layers) :: 2], into[1 - 2 * len(layers) :: 2], strict=True))
         gradients: list[Tensor] = []
         for k, x in enumerate(micro_batches):
             x = x.detach().requires_grad_()
-            own = self.look.function(x)
+            own = self.observe.function(x)
             share = len(x) / len(shown)
-            pulled = (own.logits * each[0][k]).sum()
+            weighted = (own.logits * each[0][k]).sum()
             if own.features is not None:
-                pulled = pulled + (own.features * each[1][k]).sum()
+                weighted = weighted + (own.features * each[1][k]).sum()
             for (whole, on_mean, on_var), part in zip(moments, own.layers, strict=True):
                 # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the micro_batches
                 square = part.var + part.mean.square() - 2 * whole.mean.detach() * part.mean
-                pulled = pulled + share * (on_mean * part.mean + on_var * square).sum()
-            gradients += torch.autograd.grad(pulled, [x])
+                weighted = weighted + share * (on_mean * part.mean + on_var * square).sum()
+            gradients += torch.autograd.grad(weighted, [x])
         return Losses(*(part.detach() for part in losses)), torch.cat(gradients)
 
 
@@ -144,7 +161,7 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-def _merged(micro_batches: list[Seen]) -> Seen:
+def _merged(micro_batches: list[Observation]) -> Observation:
     """What the network would have made of all micro_batches at once."""
     if len(micro_batches) == 1:
         return micro_batches[0]
@@ -157,4 +174,4 @@ def _merged(micro_batches: list[Seen]) -> Seen:
         var = (shares * (torch.stack([layer.var for layer in same]) + (means - mean).square())).sum(0)
         layers.append(same[0]._replace(mean=mean, var=var))
     features = [p.features for p in micro_batches if p.features is not None]
-    return Seen(layers, torch.cat([p.logits for p in micro_batches]), torch.cat(features) if features else None)
+    return Observation(layers, torch.cat([p.logits for p in micro_batches]), torch.cat(features) if features else None)

@@ -4,23 +4,22 @@ import hashlib
 import statistics
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.graph.trace import FeatureTap
+from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.compilation import Compiled, is_wanted
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import Losses, Objective, look
+from intraq_cli.synthesis.objective import Losses, Objective, Observer
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.spectrum import SPACES
 
@@ -60,8 +59,7 @@ class _Finished(TypedDict):
 
 
 def synthesize_images(
-    network: nn.Module,
-    classifier: str | None,
+    graph: fx.GraphModule,
     image_shape: tuple[int, int, int],
     num_classes: int,
     bounds: tuple[Tensor, Tensor],
@@ -73,8 +71,7 @@ def synthesize_images(
     Several processes make a batch each at the same time; its class centres are those of all batches of earlier rounds.
 
     Args:
-        network: the teacher, in evaluation mode, frozen, on the device of ``conditions``.
-        classifier: name of the module whose input is the pooled features; None switches MDC off.
+        graph: of the teacher, on the device of ``context``; where nothing enters a classifier in it, MDC is off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
@@ -86,18 +83,17 @@ def synthesize_images(
     """
     started = time.perf_counter()
     device, report, kept, ranks = context.device, context.report, context.kept, context.ranks
-    if classifier is None:
+    if features(graph) is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
         config = replace(config, mdc_weight=0.0)
     labels = draw_labels(config, num_classes, torch.Generator().manual_seed(context.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
-    shown = partial(look, network, FeatureTap(network, classifier), config.precision)
-    seen = config.num_images * config.steps // ranks.size
-    compiled = is_wanted(config.compile, network, torch.zeros(1, *image_shape, device=device), seen)
-    looking = Compiled(shown, compiled, device, report)
-    objective = Objective(looking, centres, config, MicroBatches(context.micro_batch_size, report))
+    observer = Observer(graph, config.precision, device)
+    image_steps = config.num_images * config.steps // ranks.size
+    observe = Compiled(observer, is_wanted(config.compile, graph, device, image_steps), device, report)
+    objective = Objective(observe, centres, config, MicroBatches(context.micro_batch_size, report))
     maker = _Maker(objective, image_shape, bounds, context, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
@@ -234,8 +230,8 @@ class _Maker:
             x = space.images(point).contiguous(memory_format=torch.channels_last)
             shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, generator)
             losses, gradient = objective.with_gradient(shown, labels, targets)
-            (pull,) = torch.autograd.grad(shown, [point], gradient)
-            point.grad = pull.contiguous()  # the fused optimizer takes memory as it lies
+            (of_point,) = torch.autograd.grad(shown, [point], gradient)
+            point.grad = of_point.contiguous()  # the fused optimizer takes memory as it lies
             adam.step()
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(losses.total.item())

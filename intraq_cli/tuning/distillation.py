@@ -6,12 +6,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.graph.batch_norms import Output
 from intraq_cli.recipe import Tuning
 
 LEAST_VARIANCE = 0.01
 """Of a batch norm's output, where errors are compared with it: a smaller step than tuning takes would outweigh all else
 behind one that puts out nothing (a residual branch that was never used)."""
+
+
+class Output(NamedTuple):
+    """What a batch norm of the teacher put out."""
+
+    values: Tensor
+    """(B, C, H, W)."""
+    variance: Tensor
+    """(), over all of ``values``, as the batch norm's parameters promise it."""
 
 
 class TuningLosses(NamedTuple):

@@ -8,7 +8,6 @@ different runs are not comparable.
 """
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -19,9 +18,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import Event, Noted, StepDone, Warned
+from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Quantization
 from intraq_cli.runtime.compilation import can_compile
 from intraq_cli.runtime.context import RunContext
@@ -82,16 +83,16 @@ def main() -> None:
 def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
     """Print the median of both stages' steps."""
     teacher = real_network(name)
+    place(teacher.network, device)
     anatomy = examine(teacher)
-    network = place(teacher.network, device)
+    graph = anatomy.graph
     recipe = load_recipe("default")
     synthesizer.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
 
     steps = measured + RAMP
     clock = Clock(device)
     made = synthesizer.synthesize_images(
-        network,
-        anatomy.classifier,
+        graph,
         teacher.spec.input_size,
         anatomy.num_classes,
         teacher.spec.bounds,
@@ -100,13 +101,14 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
     )
     print(f"stage1 {name} batch {batch} {device}: median {clock.median:.4f} s/step", flush=True)
 
-    student = QuantizedNetwork(copy.deepcopy(network), plan_quantization(anatomy.trace, 4, 4, "inputs"))
+    plan = plan_quantization(graph, 4, 4, "inputs")
+    student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan)
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
-    calibrate(student, network, few, Quantization(weight_rounding="nearest", activation_range="mse"))
+    calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
     config = replace(recipe.tuning, batch_size=batch, steps=steps, compile=compiled)
     context = RunContext(device=device, report=clock)
-    tuner.tune(place(student, device), network, made.images, made.labels, config, context)
+    tuner.tune(place(student, device), graph, made.images, made.labels, config, context)
     print(f"stage2 {name} batch {batch} {device}: median {clock.median:.4f} s/step")
 
 

@@ -201,7 +201,7 @@ def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, 
     change_config(folder, lambda c: (c.update(change), c.pop("label_names")))
     built = []
     monkeypatch.setattr(
-        "intraq_cli.checkpoint.folder.build_architecture",
+        "intraq_cli.checkpoint.read.build_architecture",
         lambda *args: built.append(torch.get_default_device().type) or build_architecture(*args),
     )
     before = allocated()

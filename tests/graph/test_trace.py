@@ -2,12 +2,12 @@ import copy
 
 import pytest
 import torch
+from intraq_cli.graph.trace import FeatureTap, LayerCall, trace_network
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from intraq_cli.checkpoint.folder import checkpoint_tensors
-from intraq_cli.graph.trace import FeatureTap, LayerCall, trace_network
+from intraq_cli.checkpoint.write import checkpoint_tensors
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.inspection import expected_bytes, inspect_layers
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from intraq_cli import load, quantize
-from intraq_cli.checkpoint.folder import read_checkpoint
+from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
 from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive

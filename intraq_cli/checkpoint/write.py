@@ -1,0 +1,85 @@
+"""Writing a checkpoint folder: packed weights, and what is needed beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from intraq_cli.checkpoint.packing import pack
+from intraq_cli.io.atomic import plain
+from intraq_cli.models.teacher import Teacher
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import Plan
+
+FORMAT_VERSION = 2
+SUFFIX = {"inputs": "input", "activations": "output"}
+"""What an activation's tensors are called behind the name of its quantizer."""
+
+
+def checkpoint_tensors(
+    network: QuantizedNetwork, stored: dict[str, tuple[Tensor, Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    """What ``model.safetensors`` holds: all that the network's graph reads, weights as packed codes.
+
+    No float copy of a quantized weight is among it, nor what such a weight was computed from (a pruning mask, the
+    parameters of a weight normalisation).
+
+    Args:
+        network: frozen.
+        stored: what :meth:`QuantizedNetwork.freeze` returned.
+    """
+    tensors = dict(network.float_tensors)
+    for name, (codes, scale, zero_point) in stored.items():
+        key, bits = network.weight_keys[name], network.plan.weights[name]
+        tensors[f"{key}_packed"] = pack(codes.flatten(1), bits)
+        tensors[f"{key}_scale"] = scale[:, None]
+        # packed along the channels, as compressed-tensors does it
+        tensors[f"{key}_zero_point"] = pack(zero_point.to(torch.uint8)[None], bits).T
+        tensors[f"{key}_shape"] = torch.tensor(codes.shape)
+    for site, quantizer in network.sites.items():
+        prefix = site_prefix(network.plan, site)
+        tensors[f"{prefix}_scale"] = quantizer.scale
+        tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
+    return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+
+
+def site_prefix(plan: Plan, site: str) -> str:
+    """What the keys of an activation quantizer's tensors begin with."""
+    return f"{site}.{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
+
+
+def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
+    """``config.json``: timm's keys, and how the network is quantized."""
+    spec = teacher.spec
+    config: dict[str, Any] = {
+        "architecture": teacher.architecture,
+        "num_classes": num_classes,
+        "model_args": teacher.model_args,
+        "pretrained_cfg": {**teacher.pretrained_cfg, **vars(spec)},
+    }
+    if teacher.label_names:
+        config["label_names"] = teacher.label_names
+    config["quantization_config"] = {
+        "quant_method": "intraq",
+        "format_version": FORMAT_VERSION,
+        "weights": {"bits": w_bits, "granularity": "channel", "symmetric": False},
+        "activations": {"bits": a_bits, "granularity": "tensor", "symmetric": False, "placement": plan.placement},
+        "modules": plan.weights,
+        "sites": plan.activations,
+    }
+    return config
+
+
+def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
+    """Write ``model.safetensors``; returns its bytes."""
+    # one entry of metadata: the order of several would differ from run to run
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return (folder / "model.safetensors").stat().st_size
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write ``config.json`` or ``run.json``."""
+    path.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

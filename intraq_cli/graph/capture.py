@@ -1,0 +1,153 @@
+"""From a network to its graph: captured once, with ``torch.export``, and proven on the network's own answers."""
+
+import io
+import logging
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.backends import mha
+from torch.nn.parameter import is_lazy
+
+from intraq_cli.errors import ModelError, first_line, interruption
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import arguments, calls
+from intraq_cli.graph.normalize import normalize
+from intraq_cli.graph.proof import same_answers
+
+MOST_READS = 64
+"""Values that a network may read from its tensors into Python in one run; each is a node of its
+graph, at a tenth of a second."""
+FIXED = "only a network whose path is the same for all images can be quantized"
+
+
+@torch.no_grad()
+def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The graph of ``network``, which computes the same for batches of any size.
+
+    Args:
+        network: in evaluation mode, frozen; on the meta device too, where nothing can be proven.
+        example: ``(2, C, H, W)``, on the same device.
+
+    Raises:
+        ModelError: its path depends on its input, it takes batches of one size only, it changes its own tensors, or its
+            graph does not compute the same: one line, which names that of the network's code where it is known.
+    """
+    network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
+        raise ModelError("the network has layers without a shape (lazy modules)", "show it a batch of images first")
+    _check_reads(network, example)
+    exported = _exported(network, example)
+    graph = normalize(exported, network)
+    _record_shapes(graph, example)
+    if not example.is_meta:
+        for images in (example[:1], torch.cat([example, example.flip(3)])[:3]):
+            if not same_answers(network, graph, images):
+                raise ModelError(
+                    "the network does not compute what its captured graph computes",
+                    "its answers depend on something beside its input, such as a counter or the batch",
+                )
+    return graph
+
+
+def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    fast = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)  # one operation that hides its linear layers
+    try:
+        with _quiet():
+            return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # the errors of torch.export have no common class, and a network raises its own
+        if interruption(error):
+            raise
+        raise _refusal(error) from error
+    finally:
+        mha.set_fastpath_enabled(fast)
+
+
+def _refusal(error: Exception) -> ModelError:
+    """What an error of ``torch.export`` means to somebody who wrote the network."""
+    text = str(error)
+    where = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', text)
+    here = "{}, line {}: {}".format(*where[-1]) if where else ""
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        return ModelError(f"the network's path depends on the values of its input ({here or first_line(error)})", FIXED)
+    if "specialized it to be a constant" in text or "Constraints violated" in text:
+        return ModelError("the network takes batches of one size only", "let its forward take a batch of any size")
+    return ModelError(f"the network cannot be captured as a graph: {here or first_line(error)}", FIXED)
+
+
+class _TooManyReadsError(Exception):
+    """Raised where a network reads values one by one."""
+
+
+def _counting(name: str) -> Callable[..., Any]:
+    plain = getattr(Tensor, name)
+
+    def read(tensor: "_Counted", *args: Any) -> Any:
+        _Counted.reads += tensor.numel()
+        if _Counted.reads > MOST_READS:
+            raise _TooManyReadsError
+        return plain(tensor, *args)
+
+    return read
+
+
+class _Counted(Tensor):
+    """A tensor, and all that is computed from it, that counts the values read from it into Python."""
+
+    reads = 0
+    tolist, item = _counting("tolist"), _counting("item")
+    __bool__, __float__, __int__ = _counting("__bool__"), _counting("__float__"), _counting("__int__")
+
+
+def _check_reads(network: nn.Module, example: Tensor) -> None:
+    """Refuse a network that takes its activations apart into numbers: its graph would have a node for each."""
+    _Counted.reads = 0
+    try:
+        network(example.clone().as_subclass(_Counted))
+    except _TooManyReadsError as error:
+        frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+        torchs = str(Path(torch.__file__).parent)
+        file, line = next(at for at in reversed(frames) if not at[0].startswith(torchs))
+        raise ModelError(f"the network reads its activations value by value ({file}, line {line})", FIXED) from error
+    except Exception as error:  # what it means is for the capture to say
+        if interruption(error):
+            raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, torch does not print the graphs that it could not finish."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph node by node and notes the shapes."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As the interpreter does; ``meta["shape"]`` is that of a tensor."""
+        made = super().run_node(n)
+        if isinstance(made, Tensor):
+            n.meta["shape"] = tuple(made.shape)
+        return made
+
+
+def _record_shapes(graph: fx.GraphModule, example: Tensor) -> None:
+    _Shapes(graph).run(example[:1].clone())
+    for call in calls(graph, *LAYERS):
+        call.meta["weight_shape"] = arguments(call)["weight"].meta["shape"]

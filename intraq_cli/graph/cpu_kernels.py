@@ -1,0 +1,120 @@
+"""Passes around kernels of torch for CPUs that are wrong or slow, for steps that learn."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from intraq_cli.graph.nodes import arguments, calls, copy_graph, finish, replace_call
+
+aten = torch.ops.aten
+Pair = tuple[int, int]
+
+
+def _pair(value: list[int]) -> Pair:
+    """What a setting means down and across: torch takes one or two numbers."""
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+
+
+def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
+    """Convolutions of one pixel, stride 2 and fewer than 8 input channels read every second pixel with stride 1.
+
+    torch 2.15 corrupts memory in the weight gradient of such a convolution in channels-last.
+    """
+    graph = copy_graph(graph)
+    for node in calls(graph, aten.conv2d.default):
+        given = arguments(node)
+        shape = _weight_shape(node)
+        if shape[1] < 8 and shape[2:] == (1, 1) and _pair(given["stride"]) == (2, 2) and not any(given["padding"]):
+            args = given["input"], given["weight"], given["bias"], given["groups"]
+            replace_call(graph, node, every_second_pixel, *args)
+    return finish(graph)
+
+
+def every_second_pixel(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """A convolution of one pixel and stride 2 on ``x`` ``(B, C, H, W)``."""
+    return F.conv2d(x[..., ::2, ::2], weight, bias, groups=groups)
+
+
+def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
+    """For graphs that run under ``torch.autocast`` in bfloat16: linear layers, and so the logits, stay in float32.
+
+    On CPUs, depthwise convolutions with a stride get another way to the gradient of their input.
+    """
+    graph = copy_graph(graph)
+    for node in calls(graph, aten.linear.default):
+        given = arguments(node)
+        replace_call(graph, node, linear_in_float32, given["input"], given["weight"], given["bias"])
+    for node in calls(graph, aten.conv2d.default):
+        given = arguments(node)
+        if _is_strided_depthwise(node, given):
+            settings = _pair(given["stride"]), _pair(given["padding"])
+            replace_call(graph, node, strided_depthwise, given["input"], given["weight"], given["bias"], *settings)
+    return finish(graph)
+
+
+def linear_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``F.linear`` in the type of ``weight``, whatever autocast would do."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(weight.dtype), weight, bias)
+
+
+def _weight_shape(node: fx.Node) -> tuple[int, ...]:
+    """Of a convolution's weight ``(out, in / groups, h, w)``, from what is around: it may come from a quantizer."""
+    shape: tuple[int, ...] = node.meta["weight_shape"]
+    return shape
+
+
+def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:
+    channels, per_group, *kernel = _weight_shape(node)
+    if per_group != 1 or not channels == given["groups"] > 1:
+        return False
+    fits = all(pad < size for pad, size in zip(_pair(given["padding"]), kernel, strict=True))
+    return fits and max(given["stride"]) > 1 and max(given["dilation"]) == 1
+
+
+def strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+    """A depthwise convolution in bfloat16, with another way to the gradient of ``x`` on CPUs.
+
+    In bfloat16 the library has no kernel for it but a plain loop, up to a hundred times slower than the way forward. A
+    convolution of stride 1 with the flipped weight does the same, on the gradient with zeros between its values.
+
+    Args:
+        x: ``(B, C, H, W)``.
+        weight: ``(C, 1, h, w)``.
+        bias: ``(C,)``, or none.
+        stride: down and across.
+        padding: down and across, less than the kernel.
+    """
+    bias = None if bias is None else bias.bfloat16()
+    if x.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.conv2d(x.bfloat16(), weight.bfloat16(), bias, stride, padding, groups=len(weight))
+    out: Tensor = _StridedDepthwise.apply(x.bfloat16(), weight.bfloat16(), bias, stride, padding)
+    return out
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        stride, padding = ctx.stride, ctx.padding
+        groups, kernel = len(weight), weight.shape[2:]
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            full = [x.shape[2 + k] + 2 * padding[k] - kernel[k] + 1 for k in (0, 1)]  # of the output of stride 1
+            spread = torch.empty(len(x), groups, *full, dtype=grad.dtype, memory_format=torch.channels_last).zero_()
+            spread[..., :: stride[0], :: stride[1]] = grad
+            rest = [kernel[k] - 1 - padding[k] for k in (0, 1)]
+            grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, rest, groups=groups)
+        wanted = [False, *ctx.needs_input_grad[1:3]]
+        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight, [groups], stride, padding, (1, 1), False, (0, 0), groups, wanted
+        )
+        return grad_x, grad_weight, grad_bias, None, None

@@ -1,0 +1,282 @@
+"""All that multiplies in a network: its convolutions and linear layers, and what else does, with its multiply-adds."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from intraq_cli.graph.nodes import (
+    arguments,
+    calls,
+    constant_nodes,
+    input_node,
+    key_of,
+    names_of_calls,
+    numel,
+    sources,
+    tensor_of,
+)
+
+aten = torch.ops.aten
+
+LAYERS: dict[Any, str] = {
+    aten.conv1d.default: "conv1d",
+    aten.conv1d.padding: "conv1d",
+    aten.conv2d.default: "conv2d",
+    aten.conv2d.padding: "conv2d",
+    aten.conv3d.default: "conv3d",
+    aten.conv3d.padding: "conv3d",
+    aten.linear.default: "linear",
+}
+"""Operations whose weights are quantized, output channels first."""
+
+ACTIVATIONS = (
+    aten.relu.default,
+    aten.relu6.default,
+    aten.hardtanh.default,
+    aten.leaky_relu.default,
+    aten.prelu.default,
+    aten._prelu_kernel.default,
+    aten.elu.default,
+    aten.selu.default,
+    aten.celu.default,
+    aten.silu.default,
+    aten.mish.default,
+    aten.hardswish.default,
+    aten.gelu.default,
+)
+"""Operations whose output counts as "what leaves a ReLU-like activation". Gates (sigmoid and kin) do not."""
+
+
+@dataclass
+class Layer:
+    """A convolution or linear layer, with all of its calls."""
+
+    name: str
+    """Key of its weight in the state dict without ``.weight``; of a computed one, the module's name."""
+    kind: str
+    weight: fx.Node
+    shape: tuple[int, ...]
+    """Of its weight."""
+    computed: bool
+    """Whether the network computes its weight as it runs, from its parameters alone (weight normalisation, pruning)."""
+    float_reason: str | None
+    """Why it cannot be quantized; None if it can."""
+    calls: list[fx.Node] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """Of its weight in a checkpoint."""
+        return f"{self.name}.weight" if self.computed else key_of(self.weight)
+
+    @property
+    def sites(self) -> dict[fx.Node, str]:
+        """A name for the input of each call: the layer's, and ``#k`` behind that of its k-th further call."""
+        return {call: f"{self.name}#{k}" if k else self.name for k, call in enumerate(self.calls)}
+
+    @property
+    def outputs(self) -> int:
+        """Values that it puts out for one image, all calls together."""
+        return sum(map(numel, self.calls))
+
+    @property
+    def multiply_adds(self) -> int:
+        """For one image, all calls together."""
+        return self.outputs * math.prod(self.shape[1:])
+
+
+def layers(graph: fx.GraphModule) -> list[Layer]:
+    """The convolutions and linear layers, in the order of their first calls; calls that share a weight are one."""
+    constant = constant_nodes(graph)
+    found: dict[fx.Node, Layer] = {}
+    names: set[str] = set()
+    for call in calls(graph, *LAYERS):
+        weight = arguments(call)["weight"]
+        if weight not in found:
+            name = _name(call, weight, weight in constant)
+            while name in names:
+                stem, _, k = name.partition("#")
+                name = f"{stem}#{int(k or 0) + 1}"
+            names.add(name)
+            shape = weight.meta["shape"]
+            reason = _float_reason(graph, weight, weight in constant)
+            found[weight] = Layer(name, LAYERS[call.target], weight, shape, weight.op != "get_attr", reason)
+        found[weight].calls.append(call)
+    return list(found.values())
+
+
+def quantizable(graph: fx.GraphModule) -> list[Layer]:
+    """Those of :func:`layers` whose weights can be quantized."""
+    return [layer for layer in layers(graph) if layer.float_reason is None]
+
+
+def _name(call: fx.Node, weight: fx.Node, constant: bool) -> str:
+    keys = [key_of(source) for source in sources(weight)] if constant else []
+    if len(keys) == 1 and keys[0].endswith(".weight"):
+        return keys[0].removesuffix(".weight")
+    if weight.op == "get_attr":
+        return key_of(weight)
+    path = str(call.meta["path"])
+    return path or (keys[0] if len(keys) == 1 else "network")
+
+
+def _float_reason(graph: fx.GraphModule, weight: fx.Node, constant: bool) -> str | None:
+    if not constant:
+        return "its weight is computed from the input"
+    if not any(isinstance(tensor_of(graph, source), nn.Parameter) for source in sources(weight)):
+        return "a fixed filter, not learned"
+    return None
+
+
+def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The output of a call of one of :data:`LAYERS`, with what is given in place of its input, weight and bias."""
+    out: Tensor = call.target(x, weight, bias, *call.args[3:])  # type: ignore[operator]
+    return out
+
+
+def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
+    """Calls of :data:`ACTIVATIONS`, in order, with their names."""
+    return names_of_calls(calls(graph, *ACTIVATIONS))
+
+
+def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
+    """Whether its first input is the image itself, padded perhaps."""
+    node: Any = layer.calls[0].args[0]
+    while isinstance(node, fx.Node) and node.target in (aten.pad.default, aten.constant_pad_nd.default):
+        node = node.args[0]
+    return node is input_node(graph)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What enters the classifier, as ``(B, D)``: the mean over places."""
+
+    node: fx.Node
+    linear: bool
+
+    def of(self, x: Tensor) -> Tensor:
+        """From the node's value: ``(B, ..., D)`` before a linear layer, ``(B, D, ...)`` before a convolution."""
+        if self.linear:
+            return x.flatten(1, -2).mean(1) if x.dim() > 2 else x
+        return x.flatten(2).mean(2)
+
+
+def features(graph: fx.GraphModule) -> Features | None:
+    """What enters the last layer; None where there is none."""
+    found = [call for layer in quantizable(graph) for call in layer.calls]
+    if not found:
+        return None
+    order = {node: k for k, node in enumerate(graph.graph.nodes)}
+    last = max(found, key=order.__getitem__)
+    return Features(last.args[0], LAYERS[last.target] == "linear")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Product:
+    """An operation beside :data:`LAYERS` that multiplies: it stays float."""
+
+    name: str
+    kind: str
+    node: fx.Node
+    reason: str
+    shape: tuple[int, ...]
+    """Of its weights; empty if it multiplies activations alone."""
+    parameters: int
+    multiply_adds: int
+    """For one image."""
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(node.meta["shape"])
+
+
+def _matrix(node: fx.Node, given: dict[str, Any]) -> int:
+    first = node.args[1] if node.target in (aten.addmm.default, aten.baddbmm.default) else node.args[0]
+    return numel(node) * int(_shape(first)[-1])
+
+
+def _einsum(node: fx.Node, given: dict[str, Any]) -> int:
+    sizes: dict[Any, int] = {}
+    terms = str(given["equation"]).replace(" ", "").partition("->")[0].split(",")
+    for term, operand in zip(terms, given["tensors"], strict=True):
+        shape = _shape(operand)
+        start, _, end = term.partition("...")
+        rest = shape[len(start) : len(shape) - len(end)]
+        named = [*start, *(("...", k - len(rest)) for k in range(len(rest))), *end]
+        for label, size in zip(named, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return math.prod(sizes.values())
+
+
+def _attention(node: fx.Node, given: dict[str, Any]) -> int:
+    query, key, value = (_shape(given[name]) for name in ("query", "key", "value"))
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _recurrent(node: fx.Node, given: dict[str, Any]) -> int:
+    x = _shape(given["input"])
+    weights = sum(numel(p) for p in given["params"] if len(_shape(p)) > 1)
+    return weights * math.prod(x[:-1])
+
+
+def _transposed(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(given["input"]) * math.prod(_shape(given["weight"])[1:])
+
+
+def _bilinear(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * math.prod(_shape(given["weight"])[1:])
+
+
+Count = Callable[[fx.Node, dict[str, Any]], int]
+PRODUCTS: dict[Any, tuple[str, Count]] = {
+    **dict.fromkeys(
+        (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default,
+         aten.mv.default, aten.dot.default), ("matmul", _matrix)),
+    aten.einsum.default: ("einsum", _einsum),
+    aten.scaled_dot_product_attention.default: ("attention", _attention),
+    **dict.fromkeys(
+        (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), ("recurrent", _recurrent)),
+    **dict.fromkeys(
+        (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+        ("conv_transpose", _transposed)),
+    aten.bilinear.default: ("bilinear", _bilinear),
+}  # fmt: skip
+REASONS = {
+    "recurrent": "a recurrent layer",
+    "conv_transpose": "a transposed convolution",
+    "bilinear": "a bilinear layer",
+}
+
+
+def products(graph: fx.GraphModule) -> list[Product]:
+    """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
+    constant = constant_nodes(graph)
+    found = [node for node in calls(graph) if node not in constant and (node.target in PRODUCTS or _is_foreign(node))]
+    return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    """Whether a call is of an operation that torch itself does not have, with weights."""
+    namespace = getattr(node.target, "namespace", "aten")
+    return namespace not in ("aten", "prims", "prim") and any(
+        source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
+    )
+
+
+def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.Node]) -> Product:
+    weights = [
+        source for source in node.all_input_nodes if source in constant and len(source.meta.get("shape", ())) > 1
+    ]
+    shape = max(map(_shape, weights), key=math.prod, default=())
+    read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
+    parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
+    if node.target not in PRODUCTS:
+        kind = str(node.target)
+        reason = f"an operation that is not torch's own ({kind})"
+        return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
+    kind, count = PRODUCTS[node.target]
+    reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
+    return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))

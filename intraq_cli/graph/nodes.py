@@ -1,0 +1,169 @@
+"""Questions about nodes of a graph, and the few changes that every pass makes."""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+NETWORK = "network."
+"""Prefix of the targets of the network's own tensors."""
+
+
+def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy whose nodes can be changed; its tensors and modules are those of ``graph``."""
+    nodes = fx.Graph()
+    nodes.output(nodes.graph_copy(graph.graph, {}))
+    last = next(iter(reversed(nodes.nodes)))
+    last.meta = dict(output_node(graph).meta)
+    return fx.GraphModule(graph, nodes)
+
+
+def input_node(graph: fx.GraphModule) -> fx.Node:
+    """The images."""
+    return next(node for node in graph.graph.nodes if node.op == "placeholder")
+
+
+def output_node(graph: fx.GraphModule) -> fx.Node:
+    """What is returned; its first argument is the logits, or a tuple of them and more."""
+    return next(iter(reversed(graph.graph.nodes)))
+
+
+def calls(graph: fx.GraphModule, *targets: Any) -> list[fx.Node]:
+    """Nodes that call one of ``targets``, in the order in which they run; all function calls where none are given."""
+    made = [node for node in graph.graph.nodes if node.op == "call_function"]
+    return [node for node in made if node.target in targets] if targets else made
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of a call of an aten operation by name, defaults included."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    named = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    named |= zip((argument.name for argument in schema), node.args, strict=False)
+    return named | dict(node.kwargs)
+
+
+def tensor_of(graph: fx.GraphModule, node: Any) -> Tensor | None:
+    """The tensor that a ``get_attr`` node reads; None of any other."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    found: Any = graph
+    for part in str(node.target).split("."):
+        found = getattr(found, part)
+    return found if isinstance(found, Tensor) else None
+
+
+def key_of(node: fx.Node) -> str:
+    """State-dict key of the tensor of the network that a ``get_attr`` node reads."""
+    return str(node.target).removeprefix(NETWORK)
+
+
+def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors of the network that the graph reads, by state-dict key: what it needs to run."""
+    found = {}
+    for node in graph.graph.nodes:
+        if node.op == "get_attr" and str(node.target).startswith(NETWORK):
+            tensor = tensor_of(graph, node)
+            if tensor is not None:
+                found[key_of(node)] = tensor
+    return found
+
+
+def replace_tensors(graph: fx.GraphModule, made: Callable[[str, Tensor], Tensor]) -> fx.GraphModule:
+    """A copy of the graph with ``made(key, tensor)`` in place of every tensor of the network."""
+    graph = copy_graph(graph)
+    homes: dict[str, nn.Module] = {}
+    for key, tensor in tensors(graph).items():
+        path, _, name = f"{NETWORK}{key}".rpartition(".")
+        new = made(key, tensor)
+        if path not in homes:  # containers of tensors only: another graph may share them
+            homes[path] = graph.get_submodule(path)
+        if isinstance(tensor, nn.Parameter):
+            new = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
+        setattr(homes[path], name, new)
+    return graph
+
+
+def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose value is the same whatever the images are: they depend on the network's tensors alone."""
+    constant: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        fixed = node.op == "get_attr" or (node.op == "call_function" and not is_random(node))
+        if fixed and all(source in constant for source in node.all_input_nodes):
+            constant.add(node)
+    return constant
+
+
+def constant_value(graph: fx.GraphModule, node: fx.Node) -> Any:
+    """The value of one of :func:`constant_nodes`."""
+    if node.op == "get_attr":
+        return tensor_of(graph, node)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: constant_value(graph, source))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a call draws random numbers."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    given = arguments(node)
+    return bool(given.get("train", given.get("training", True))) and given.get("dropout_p", 1.0) != 0
+
+
+def sources(node: fx.Node) -> list[fx.Node]:
+    """The ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
+    seen: dict[fx.Node, None] = {}
+    todo = [node]
+    while todo:
+        here = todo.pop()
+        if here not in seen:
+            seen[here] = None
+            todo += here.all_input_nodes
+    return sorted(here for here in seen if here.op == "get_attr")
+
+
+def names_of_calls(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
+    """A name for each call: the module that made it, and ``#k`` behind that of a module's k-th further one."""
+    names: dict[fx.Node, str] = {}
+    counts: dict[str, Iterator[int]] = {}
+    for node in nodes:
+        path = node.meta["path"]
+        k = next(counts.setdefault(path, count()))
+        names[node] = f"{path}#{k}" if k else path
+    return names
+
+
+def insert_call(graph: fx.GraphModule, before: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+    """A new node that calls ``function(*args)``; it takes over where ``before`` comes from."""
+    with graph.graph.inserting_before(before):
+        node = graph.graph.call_function(function, args)
+    node.meta = dict(before.meta)
+    return node
+
+
+def insert_items(graph: fx.GraphModule, before: fx.Node, made: fx.Node, n: int) -> list[fx.Node]:
+    """Nodes for the first ``n`` items of the tuple that ``made`` returns."""
+    return [insert_call(graph, before, operator.getitem, made, k) for k in range(n)]
+
+
+def replace_call(graph: fx.GraphModule, node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+    """Call ``function(*args)`` in place of ``node``."""
+    made = insert_call(graph, node, function, *args)
+    node.replace_all_uses_with(made)
+    graph.graph.erase_node(node)
+    return made
+
+
+def finish(graph: fx.GraphModule) -> fx.GraphModule:
+    """Drop what is not read any more, and make the graph run as it is now."""
+    graph.graph.eliminate_dead_code()
+    return fx.GraphModule(graph, graph.graph)
+
+
+def numel(node: fx.Node) -> int:
+    """Values that a node puts out for one image."""
+    shape: tuple[int, ...] = node.meta["shape"]
+    return torch.Size(shape).numel()

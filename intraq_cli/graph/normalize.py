@@ -1,0 +1,264 @@
+"""One spelling for each thing: what ``torch.export`` captures, as the passes expect it.
+
+Nothing is written over in place, equal weights are computed once, every tensor goes by its first key in the network's
+state dict, and convolutions, linear layers and batch norms have one form each.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator, OpOverload
+
+from intraq_cli.errors import ModelError
+from intraq_cli.graph.nodes import (
+    NETWORK,
+    arguments,
+    calls,
+    constant_nodes,
+    finish,
+    input_node,
+    output_node,
+    replace_call,
+    tensor_of,
+)
+
+aten = torch.ops.aten
+
+CHECKS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
+"""Of types and sizes; other precisions would fail them."""
+
+
+def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.GraphModule:
+    """The graph of an exported ``network``, in the form that :mod:`intraq_cli.graph` describes.
+
+    Raises:
+        ModelError: it holds what has no such form.
+    """
+    graph = exported.module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    _inline_grad_modes(graph)
+    if not _out_of_place(graph):
+        graph = exported.run_decompositions({}).module(check_guards=False)  # knows writing through views, and is slow
+        assert isinstance(graph, fx.GraphModule)
+        _inline_grad_modes(graph)
+        if not _out_of_place(graph):
+            raise ModelError("the network changes its own tensors as it runs", "its answers depend on earlier images")
+    _drop_checks(graph)
+    graph = _with_own_tensors(graph, network)
+    _canonical_calls(graph)
+    _compute_once(graph)
+    _follow_input_device(graph)
+    for node in graph.graph.nodes:
+        node.meta = {"path": _path(node), "stack_trace": node.meta.get("stack_trace")}
+    return finish(graph)
+
+
+def _path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]).partition("@")[0] if stack else ""
+
+
+def _inline_grad_modes(graph: fx.GraphModule) -> None:
+    """Put what runs under ``torch.no_grad()`` and its like among the other nodes; refuse branches and loops."""
+    for node in calls(graph):
+        if not isinstance(node.target, HigherOrderOperator):
+            continue
+        name = node.target.name()
+        if name != "wrap_with_set_grad_enabled":
+            kinds = {"wrap_with_autocast": "it uses torch.autocast inside"}
+            reason = kinds.get(name, f"it uses torch's {name}")
+            raise ModelError(f"the network cannot be captured as a graph: {reason}", "give the network without it")
+        inner = getattr(graph, str(node.args[1].target))  # type: ignore[union-attr]
+        inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        with graph.graph.inserting_before(node):
+            made = graph.graph.graph_copy(inner.graph, dict(zip(inputs, node.args[2:], strict=True)))  # type: ignore[arg-type]
+        for user in list(node.users):
+            assert user.target is operator.getitem
+            user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index, arg-type]
+            graph.graph.erase_node(user)
+        graph.graph.erase_node(node)
+
+
+def _is_view(node: Any) -> bool:
+    """Whether what a call returns may share its memory with what it takes."""
+    if not isinstance(node, fx.Node) or not isinstance(node.target, OpOverload):
+        return node.target is operator.getitem
+    made = node.target._schema.returns
+    return any(one.alias_info is not None and not one.alias_info.is_write for one in made)
+
+
+def _out_of_place(graph: fx.GraphModule) -> bool:
+    """Let calls that write over a tensor make a new one; False if one writes over what may be seen through a view."""
+    order = {node: k for k, node in enumerate(graph.graph.nodes)}
+    for node in calls(graph):
+        if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
+            continue
+        written = node.args[0] if node.args else None
+        name = node.target._schema.name.removeprefix("aten::")
+        packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+        overload = getattr(packet, node.target._overloadname, None)
+        if overload is None or not isinstance(written, fx.Node) or written.op == "get_attr" or _is_view(written):
+            return False
+        later = [user for user in written.users if order.get(user, -1) > order[node]]
+        earlier_views = [user for user in written.users if user is not node and _is_view(user) and user not in later]
+        if any(order[reader] > order[node] for view in earlier_views for reader in view.users):
+            return False
+        node.target = overload
+        for user in later:
+            user.replace_input_with(written, node)
+    return True
+
+
+def _drop_checks(graph: fx.GraphModule) -> None:
+    for node in reversed(list(graph.graph.nodes)):
+        if node.target in CHECKS or (node.op == "call_module" and not node.users):
+            graph.graph.erase_node(node)
+
+
+def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModule:
+    """The same nodes, reading the very tensors of ``network``, each by its first key."""
+    named: dict[str, Tensor] = {
+        **dict(network.named_parameters(remove_duplicate=False)),
+        **dict(network.named_buffers(remove_duplicate=False)),
+    }
+    first: dict[int, str] = {}
+    for key, held_tensor in named.items():
+        first.setdefault(id(held_tensor), key)
+    held: dict[str, Any] = {}
+    for node in graph.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        key = str(node.target)
+        tensor: Tensor | None = named[key] if key in named else tensor_of(graph, node)
+        if tensor is None:
+            raise ModelError(f"the network cannot be captured as a graph: {key} is no tensor")
+        key = first.get(id(tensor), key)
+        node.target = f"{NETWORK}{key}"
+        held[node.target] = tensor
+    end = output_node(graph)
+    end.args = end.args[0]  # type: ignore[assignment]  # logits alone, not in the structure of what forward returned
+    graph.graph.set_codegen(fx.graph.CodeGen())
+    return fx.GraphModule(held, graph.graph)
+
+
+def _canonical_calls(graph: fx.GraphModule) -> None:
+    """Give each thing that passes look for one form."""
+    constant = constant_nodes(graph)
+    for node in calls(graph):
+        form = FORMS.get(node.target)
+        if form is not None:
+            form(graph, node)
+        elif node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
+            _as_linear(graph, node)
+
+
+def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
+    given = arguments(node)
+    x, weight, bias = given["input"], given["weight"], given["bias"]
+    size = len(given["stride"])
+    rest = (given["stride"], given["padding"])
+    if given["transposed"]:
+        forms: tuple[Any, ...] = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+        target = forms[size - 1].default if size == 1 else forms[size - 1].input
+        rest = (*rest, given["output_padding"], given["groups"], given["dilation"])  # type: ignore[assignment]
+    else:
+        target = (aten.conv1d, aten.conv2d, aten.conv3d)[size - 1].default
+        rest = (*rest, given["dilation"], given["groups"])  # type: ignore[assignment]
+    replace_call(graph, node, target, x, weight, bias, *rest)
+
+
+def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
+    """``aten.batch_norm`` in place of one of its backends, whose first output it is."""
+    given = arguments(node)
+    statistics = (given["running_mean"], given["running_var"], given.get("training", False))
+    args = (given["input"], given["weight"], given["bias"], *statistics, given["momentum"], given["eps"], True)
+    made = None
+    for user in list(node.users):
+        if user.target is operator.getitem and user.args[1] == 0:
+            made = made or replace_call(graph, user, aten.batch_norm.default, *args)
+            if user in graph.graph.nodes:
+                user.replace_all_uses_with(made)
+
+
+def _view(graph: fx.GraphModule, node: fx.Node) -> None:
+    # captured where memory was contiguous; a reshape does the same in any layout
+    replace_call(graph, node, aten.reshape.default, *node.args)
+
+
+def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
+    given = arguments(node)
+    if not given.get("train", False):
+        node.replace_all_uses_with(given["input"] if "input" in given else given["self"])
+        graph.graph.erase_node(node)
+
+
+FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+    aten._convolution.default: _convolution,
+    aten.convolution.default: _convolution,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+    aten.dropout.default: _nothing,
+    aten.feature_dropout.default: _nothing,
+    aten.alpha_dropout.default: _nothing,
+    aten.alias.default: _nothing,
+    aten.lift_fresh_copy.default: _nothing,
+}
+
+PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
+    aten.matmul.default: lambda node: (node.args[0], node.args[1], None),
+    aten.mm.default: lambda node: (node.args[0], node.args[1], None),
+    aten.addmm.default: lambda node: (node.args[1], node.args[2], node.args[0]),
+}
+"""Products whose right side may be a layer's weight: what is multiplied, by what, and what is added."""
+
+
+def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Write ``x @ W + b``, W of two dimensions and no activation, as the linear layer that it is."""
+    x, weight, bias = PRODUCTS[node.target](node)
+    shape = weight.meta["val"].shape
+    if len(shape) != 2 or any(arguments(node).get(name, 1) != 1 for name in ("alpha", "beta")):
+        return
+    if bias is not None and tuple(bias.meta["val"].shape) != (shape[1],):
+        return
+    with graph.graph.inserting_before(node):
+        turned = graph.graph.call_function(aten.t.default, (weight,))
+    turned.meta = dict(node.meta)
+    replace_call(graph, node, aten.linear.default, x, turned, bias)
+
+
+def _compute_once(graph: fx.GraphModule) -> None:
+    """Let equal calls on the network's tensors be one: a layer that is called twice has one weight."""
+    constant = constant_nodes(graph)
+    first: dict[Any, fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if node not in constant:
+            continue
+        same = (node.op, node.target, repr(node.args), repr(node.kwargs))
+        if same in first:
+            node.replace_all_uses_with(first[same])
+            graph.graph.erase_node(node)
+        else:
+            first[same] = node
+
+
+def _follow_input_device(graph: fx.GraphModule) -> None:
+    """Let tensors that the network makes as it runs be made where its input is."""
+    making = [node for node in calls(graph) if isinstance(node.kwargs.get("device"), torch.device)]
+    if not making:
+        return
+    x = input_node(graph)
+    with graph.graph.inserting_after(x):
+        device = graph.graph.call_function(getattr, (x, "device"))
+    for node in making:
+        node.kwargs = {**node.kwargs, "device": device}

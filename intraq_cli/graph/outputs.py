@@ -1,0 +1,58 @@
+"""Passes that let a graph return more than its logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+
+from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.layers import features
+from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, output_node
+
+
+def add_outputs(graph: fx.GraphModule, nodes: Any) -> fx.GraphModule:
+    """The graph returns ``(what it returned, values of nodes)``; ``nodes`` are of ``graph``, in lists or tuples."""
+    made = copy_graph(graph)
+    twins = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
+    end = output_node(made)
+    end.args = ((end.args[0], fx.node.map_arg(nodes, twins.__getitem__)),)
+    return finish(made)
+
+
+def add_features(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph returns ``(what it returned, features)``: what enters the classifier, ``(B, D)``, or None."""
+    graph = copy_graph(graph)
+    found = features(graph)
+    end = output_node(graph)
+    pooled = None if found is None else insert_call(graph, end, found.of, found.node)
+    end.args = ((end.args[0], pooled),)
+    return finish(graph)
+
+
+def add_batch_norm_outputs(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph returns ``(what it returned, outputs)``: a list of what its batch norms put out."""
+    return add_outputs(graph, [norm.node for norm in batch_norms(graph)])
+
+
+def compare_batch_norm_outputs(graph: fx.GraphModule, compare: Callable[[Tensor, Any], Tensor]) -> fx.GraphModule:
+    """The graph takes ``(images, expected)`` and returns ``(what it returned, results)``.
+
+    ``results`` is a list of ``compare(output, expected[k])`` for what the k-th batch norm puts out, done at once: no
+    output is kept for it.
+    """
+    graph = copy_graph(graph)
+    norms = batch_norms(graph)
+    with graph.graph.inserting_after(input_node(graph)):
+        expected = graph.graph.placeholder("expected")
+    results = []
+    for k, norm in enumerate(norms):
+        after = norm.node.next
+        wanted = insert_call(graph, after, _item, expected, k)
+        results.append(insert_call(graph, after, compare, norm.node, wanted))
+    end = output_node(graph)
+    end.args = ((end.args[0], results),)
+    return finish(graph)
+
+
+def _item(values: list[Any], k: int) -> Any:
+    return values[k]

@@ -1,0 +1,28 @@
+"""Whether a change left what a network computes as it was."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SAME = 1e-3
+"""By how much logits may differ, relative to the spread of the network's own: float32 rounds, and there is TF32."""
+
+
+@torch.no_grad()
+def same_answers(
+    network: Callable[[Tensor], Tensor], changed: Callable[[Tensor], Tensor], images: Tensor, tolerance: float = SAME
+) -> bool:
+    """Whether both give the same logits for ``images`` ``(B, C, H, W)``, up to rounding.
+
+    A network whose answers are random is the same as anything that is no further from it than it is from itself.
+    """
+    wanted, got = network(images.clone()), changed(images.clone())
+    if torch.equal(wanted, got):
+        return True
+    spread = wanted.std().clamp(min=1e-12) if wanted.numel() > 1 else wanted.abs().max()
+    difference = (got - wanted).abs().max()
+    if difference <= tolerance * spread:
+        return True
+    again = (network(images.clone()) - wanted).abs().max()
+    return bool(again > 0 and difference <= 4 * again)

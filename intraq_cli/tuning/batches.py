@@ -1,0 +1,95 @@
+"""What stage 2 shows the networks: synthetic images, cropped, flipped, mixed and jittered."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from intraq_cli.recipe import Tuning
+from intraq_cli.runtime.device import sent
+from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
+
+
+class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
+    """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped.
+
+    The images stay where they are; a batch is on ``device``, and the same on all.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        eta: float,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.images, self.labels, self.batch_size, self.eta = images, labels, batch_size, eta
+        self.device = device
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        while len(self.order) < self.batch_size:
+            self.order = torch.cat([self.order, torch.randperm(len(self.images), generator=self.generator)])
+        index, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
+        height, width = self.images.shape[-2:]
+        crops = draw_crops(len(index), height, width, self.eta, self.generator)
+        flips = torch.rand(len(index), generator=self.generator) < 0.5
+        images, labels = sent(self.images[index], self.device), sent(self.labels[index], self.device)
+        return crop_resize_flip(images.float(), crops, flips), labels
+
+    def state(self) -> dict[str, Tensor]:
+        """Where it stands."""
+        return {"order": self.order.clone(), "generator": self.generator.get_state()}
+
+    def go_on(self, state: dict[str, Tensor]) -> None:
+        """Take up a state."""
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
+
+
+def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
+    """Put part of another image into each image of a batch ``(B, C, H, W)``, at most half of it.
+
+    ``mixup`` adds the two (Zhang et al. 2018), ``cutmix`` pastes a rectangle (Yun et al. 2019). The teacher answers for
+    what it is shown, so this asks about more of the input space than the images alone do.
+    """
+    if config.mix == "none":
+        return images
+    n, _, height, width = images.shape
+    other = images[sent(torch.randperm(n, generator=generator), images.device)]
+    share = torch.rand(n, generator=generator) / 2  # of the other image
+    if config.mix == "mixup":
+        return images.lerp(other, sent(share[:, None, None, None], images.device))
+    side = share.sqrt()
+    top, left = torch.rand(2, n, generator=generator) * (1 - side)
+    rows = (torch.arange(height) + 0.5) / height
+    columns = (torch.arange(width) + 0.5) / width
+    inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])  # (B, H)
+    inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
+    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return torch.where(sent(inside, images.device), other, images)
+
+
+def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+    """Change contrast, by a factor whose logarithm has a standard deviation of ``amount``, and brightness per channel.
+
+    ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics. No pixel
+    leaves ``bounds``, ``(C, 1, 1)`` each, on the same device: where the image itself is quantized, what lies outside
+    would be cut off, and the network learn to make up for that.
+    """
+    if not amount:
+        return images
+    n, channels = images.shape[:2]
+    gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
+    shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
+    mean, device = images.mean((2, 3), keepdim=True), images.device
+    return ((images - mean) * sent(gain, device) + mean + sent(shift, device)).clamp(*bounds)
+
+
+def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each channel of ``(N, C, H, W)``, ``(C, 1, 1)`` each."""
+    low, high = (extreme((0, 2, 3)).float()[:, None, None] for extreme in (images.amin, images.amax))
+    return low, high
