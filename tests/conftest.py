@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from intraq_cli.events import StepDone
+from intraq_cli.graph.capture import capture
+from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, replace_tensors
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
 
 
 class SmallNet(nn.Module):
@@ -50,6 +54,33 @@ def trained(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), seed: i
 @pytest.fixture
 def network() -> nn.Module:
     return trained(SmallNet())
+
+
+def graph_of(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8)) -> fx.GraphModule:
+    """The captured graph of a network; it shares the network's tensors."""
+    generator = torch.Generator().manual_seed(0)
+    like = next(network.parameters())
+    return capture(network, torch.randn(2, *shape, generator=generator).to(like.device, like.dtype))
+
+
+def student_of(graph: fx.GraphModule, w=4, a=4, placement="inputs", ends=None) -> QuantizedNetwork:
+    """A quantized network of a graph, with tensors of its own, before calibration."""
+    own = replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+    return QuantizedNetwork(own, plan_quantization(graph, w, a, placement, ends))
+
+
+def watch_input(graph: fx.GraphModule, function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    """A copy of a graph that sends its images through a function first."""
+    graph = copy_graph(graph)
+    x = input_node(graph)
+    made = insert_call(graph, x.next, function, x)
+    x.replace_all_uses_with(made, lambda user: user is not made)
+    return finish(graph)
+
+
+@pytest.fixture
+def graph(network: nn.Module) -> fx.GraphModule:
+    return graph_of(network)
 
 
 @pytest.fixture
