@@ -17,13 +17,14 @@ from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line, interruption
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, calls
+from intraq_cli.graph.nodes import arguments, calls, is_random
 from intraq_cli.graph.normalize import normalize
 from intraq_cli.graph.proof import same_answers
 
 MOST_READS = 64
 """Values that a network may read from its tensors into Python in one run; each is a node of its
 graph, at a tenth of a second."""
+ONE_SIZE = "the network takes batches of one size only"
 FIXED = "only a network whose path is the same for all images can be quantized"
 
 
@@ -45,15 +46,22 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     _check_reads(network, example)
     exported = _exported(network, example)
     graph = normalize(exported, network)
-    _record_shapes(graph, example)
-    if not example.is_meta:
-        for images in (example[:1], torch.cat([example, example.flip(3)])[:3]):
-            if not same_answers(network, graph, images):
-                raise ModelError(
-                    "the network does not compute what its captured graph computes",
-                    "its answers depend on something beside its input, such as a counter or the batch",
-                )
+    try:
+        _record_shapes(graph, example)
+        if not example.is_meta and not any(map(is_random, calls(graph))):
+            _prove(network, graph, example)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"the network's captured graph does not run: {first_line(error)}", FIXED) from error
     return graph
+
+
+def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
+    for images in (example[:1], torch.cat([example, example.flip(-1)])[:3]):
+        if not same_answers(network, graph, images):
+            raise ModelError(
+                "the network does not compute what its captured graph computes",
+                "its answers depend on something beside its input, such as a counter or the batch",
+            )
 
 
 def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
@@ -61,12 +69,18 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)  # one operation that hides its linear layers
     try:
-        with _quiet():
-            return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # the errors of torch.export have no common class, and a network raises its own
-        if interruption(error):
-            raise
-        raise _refusal(error) from error
+        for strict in (False, True):
+            try:
+                with _quiet():
+                    return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=strict)
+            except Exception as error:  # torch.export's errors have no common class, and a network raises its own
+                if interruption(error):
+                    raise
+                refusal = _refusal(error)
+                # len(x) makes the batch a number; the slower way, by Python's bytecode, follows it
+                if strict or refusal.message != ONE_SIZE:
+                    raise refusal from error
+        raise AssertionError("unreachable")
     finally:
         mha.set_fastpath_enabled(fast)
 
@@ -79,7 +93,7 @@ def _refusal(error: Exception) -> ModelError:
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return ModelError(f"the network's path depends on the values of its input ({here or first_line(error)})", FIXED)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
-        return ModelError("the network takes batches of one size only", "let its forward take a batch of any size")
+        return ModelError(ONE_SIZE, "let its forward take a batch of any size")
     return ModelError(f"the network cannot be captured as a graph: {here or first_line(error)}", FIXED)
 
 

@@ -70,6 +70,8 @@ def _path(node: fx.Node) -> str:
 def _inline_grad_modes(graph: fx.GraphModule) -> None:
     """Put what runs under ``torch.no_grad()`` and its like among the other nodes; refuse branches and loops."""
     for node in calls(graph):
+        if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
+            raise ModelError("the network cannot be captured as a graph: it uses torch.vmap", "give it without it")
         if not isinstance(node.target, HigherOrderOperator):
             continue
         name = node.target.name()

@@ -13,16 +13,9 @@ SAME = 1e-3
 def same_answers(
     network: Callable[[Tensor], Tensor], changed: Callable[[Tensor], Tensor], images: Tensor, tolerance: float = SAME
 ) -> bool:
-    """Whether both give the same logits for ``images`` ``(B, C, H, W)``, up to rounding.
-
-    A network whose answers are random is the same as anything that is no further from it than it is from itself.
-    """
+    """Whether both give the same logits for ``images`` ``(B, C, H, W)``, up to rounding."""
     wanted, got = network(images.clone()), changed(images.clone())
     if torch.equal(wanted, got):
         return True
     spread = wanted.std().clamp(min=1e-12) if wanted.numel() > 1 else wanted.abs().max()
-    difference = (got - wanted).abs().max()
-    if difference <= tolerance * spread:
-        return True
-    again = (network(images.clone()) - wanted).abs().max()
-    return bool(again > 0 and difference <= 4 * again)
+    return bool((got - wanted).abs().max() <= tolerance * spread)

@@ -1,17 +1,105 @@
-import copy
-
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from intraq_cli.graph.batch_norms import BatchNormOutputs, BatchNormStatistics, CorrectedStatistics, SampledOutputs
+from intraq_cli.graph.batch_norms import (
+    add_statistics,
+    batch_norms,
+    normalize_with_moments,
+    promised_variances,
+    sample_output,
+    statistics,
+)
+from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
+from intraq_cli.synthesis.bns import paper_bns_loss
+from tests.conftest import SmallNet, graph_of, trained
 
 
-def test_outputs_are_kept_before_an_activation_in_place():
-    norm = nn.BatchNorm2d(2).eval()
-    x = torch.randn(4, 2, 3, 3)
-    with BatchNormOutputs() as kept:
-        nn.ReLU(inplace=True)(norm(x))
-    assert torch.equal(kept.outputs[0].values, norm(x))
+def plain_statistics(network, x):
+    """Inputs of the batch norms, gathered with hooks, and their statistics written out."""
+    inputs = []
+    handles = [
+        m.register_forward_pre_hook(lambda m, a: inputs.append((m, a[0])))
+        for m in network.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
+    out = network(x)
+    for handle in handles:
+        handle.remove()
+    return out, [
+        (m, i.mean((0, 2, 3)), ((i - i.mean((0, 2, 3), keepdim=True)) ** 2).mean((0, 2, 3))) for m, i in inputs
+    ]
+
+
+def test_statistics_outputs_and_gradients_equal_the_plain_way(network, graph, random):
+    x = torch.randn(8, 3, 8, 8, generator=random, requires_grad=True)
+    plain_out, plain = plain_statistics(network, x)
+    out, moments = add_statistics(graph)(x)
+    recorded = statistics(graph, moments)
+    assert torch.allclose(out, plain_out, atol=1e-5)
+    assert len(recorded) == len(plain) == 3
+    for layer, (module, mean, var) in zip(recorded, plain, strict=True):
+        assert torch.allclose(layer.mean, mean, atol=1e-5)
+        assert torch.allclose(layer.var, var, rtol=1e-4)
+        assert layer.running_var is module.running_var
+    plain_loss = sum(
+        ((m - module.running_mean) ** 2).mean() + ((v - module.running_var) ** 2).mean() for module, m, v in plain
+    ) / len(plain)
+    loss = paper_bns_loss(recorded)
+    assert torch.allclose(loss, plain_loss, rtol=1e-4)
+    (grad,) = torch.autograd.grad(loss + out.sum(), x)
+    (plain_grad,) = torch.autograd.grad(plain_loss + plain_out.sum(), x)
+    assert torch.allclose(grad, plain_grad, rtol=1e-3, atol=1e-5 * plain_grad.abs().max())
+
+
+def test_a_pass_leaves_the_graph_it_is_given_as_it_was(graph, random):
+    x = torch.randn(2, 3, 8, 8, generator=random)
+    before, nodes = graph(x), len(graph.graph.nodes)
+    for change in (add_statistics, add_batch_norm_outputs):
+        logits, made = change(graph)(x)
+        assert torch.allclose(logits, before, atol=1e-6)
+        assert len(made) == 3
+    assert torch.equal(graph(x), before)
+    assert len(graph.graph.nodes) == nodes
+
+
+def test_subclasses_and_functional_calls_are_seen_and_vectors_left_out():
+    from timm.layers import BatchNormAct2d
+
+    class Norms(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), BatchNormAct2d(4)
+            self.flat, self.fc = nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x))
+            x = F.batch_norm(input=x, running_mean=self.norm.running_mean, running_var=self.norm.running_var)
+            x = F.batch_norm(x, None, None, training=True)  # by the batch's own statistics
+            return self.fc(self.flat(x.mean((2, 3))))
+
+    assert [norm.name for norm in batch_norms(graph_of(trained(Norms())))] == ["norm", ""]
+
+
+def test_outputs_are_what_leaves_batch_norms_before_an_activation_in_place(network, graph, random):
+    x = torch.randn(4, 3, 8, 8, generator=random)
+    _, outputs = add_batch_norm_outputs(graph)(x)
+    assert torch.equal(outputs[0], network.bn1(network.conv1(x)))
+    h = F.relu(outputs[0])
+    assert torch.equal(outputs[1], network.bn2(network.conv2(h)))
+    assert outputs[1].min() < 0  # SmallNet's second activation writes over it
+
+
+def test_compared_outputs_are_those_of_two_networks(graph, random):
+    other = graph_of(trained(SmallNet(), seed=1))
+    x = torch.randn(4, 3, 8, 8, generator=random)
+    _, ours = add_batch_norm_outputs(graph)(x)
+    logits, theirs = add_batch_norm_outputs(other)(x)
+    compared = compare_batch_norm_outputs(other, lambda got, wanted: (got - wanted).abs().max())
+    again, distances = compared(x, ours)
+    assert torch.equal(again, logits)
+    assert distances == [(a - b).abs().max() for a, b in zip(theirs, ours, strict=True)]
 
 
 def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_trained_on(random):
@@ -19,51 +107,53 @@ def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_tra
     norm = nn.BatchNorm2d(5, momentum=1.0)
     norm.weight.data, norm.bias.data = torch.rand(2, 5, generator=random)
     norm(x)
-    with BatchNormOutputs() as kept:
-        norm.eval()(x)
-    assert torch.allclose(kept.outputs[0].variance, norm(x).var(correction=0), rtol=1e-3)
-
-
-def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(network):
-    """What is wrong is linear per channel, so that the correction can be exact."""
-    x = torch.randn(64, 3, 8, 8)
-    broken = copy.deepcopy(network)
-    with torch.no_grad():
-        broken.conv1.weight.mul_(torch.linspace(0.6, 1.5, len(broken.conv1.weight)).view(-1, 1, 1, 1))
-        broken.conv2.weight.mul_(1.2)
-        broken.conv2.bias.add_(0.3)
-        broken.conv3.weight.mul_(0.8)
-    assert not torch.allclose(broken(x), network(x), atol=1e-2)
-    with BatchNormStatistics() as clean:
-        network(x)
-    with CorrectedStatistics(clean.layers) as corrected:
-        broken(x)
-    corrected.write()
-    unseen = torch.randn(16, 3, 8, 8)
-    assert torch.allclose(broken(unseen), network(unseen), atol=1e-3)
-
-
-def test_a_network_that_is_right_is_left_alone(network):
-    before = copy.deepcopy(network.state_dict())
-    x = torch.randn(8, 3, 8, 8)
-    with BatchNormStatistics() as clean:
-        network(x)
-    with CorrectedStatistics(clean.layers) as corrected:
-        network(x)
-    corrected.write()
-    for key, value in network.state_dict().items():
-        assert torch.allclose(value, before[key], rtol=1e-4, atol=1e-6), key
+    network = nn.Sequential(norm, nn.Flatten(), nn.Linear(5 * 81, 2)).eval().requires_grad_(False)
+    (found,) = promised_variances(graph_of(network, (5, 9, 9)))
+    assert torch.allclose(found, norm(x).var(correction=0), rtol=1e-3)
 
 
 def test_samples_have_the_moments_that_the_affine_part_promises():
-    norm = nn.BatchNorm2d(2).eval()
-    with torch.no_grad():
-        norm.weight.copy_(torch.tensor([2.0, 0.5]))
-        norm.bias.copy_(torch.tensor([-1.0, 3.0]))
+    weight, bias = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 3.0])
     x = torch.zeros(500, 2, 6, 6)
-    with SampledOutputs(seed=1):
-        out = norm(x)
-    assert torch.allclose(out.mean((0, 2, 3)), torch.tensor([-1.0, 3.0]), atol=0.1)
-    assert torch.allclose(out.std((0, 2, 3)), torch.tensor([2.0, 0.5]), rtol=0.1)
-    with SampledOutputs(seed=1):
-        assert torch.equal(norm(x), out)
+    out = sample_output(x, weight, bias, seed=1)
+    assert torch.allclose(out.mean((0, 2, 3)), bias, atol=0.1)
+    assert torch.allclose(out.std((0, 2, 3)), weight, rtol=0.1)
+    assert torch.equal(sample_output(x + 7, weight, bias, seed=1), out)
+    assert not torch.equal(sample_output(x, weight, bias, seed=2), out)
+    places = out.flatten(2)
+    common = ((places[..., 0] - bias) * (places[..., 1] - bias)).mean(0) / weight.square()
+    assert torch.allclose(common, torch.full((2,), 0.5), atol=0.15)
+
+
+def test_sampled_statistics_do_not_depend_on_the_images_behind_the_first_batch_norm(graph, random):
+    sampled = add_statistics(graph, sampled=True)
+    (_, one), (_, other) = (sampled(torch.randn(16, 3, 8, 8, generator=random)) for _ in range(2))
+    assert not torch.equal(one[0][0], other[0][0])
+    for k in (1, 2):
+        assert torch.equal(one[k][0], other[k][0])
+        assert torch.equal(one[k][1], other[k][1])
+
+
+def test_moments_of_bfloat16_are_those_of_its_values_in_full(random):
+    """Far from zero, where bfloat16 has no digit left for the deviation."""
+    running_mean, running_var = torch.tensor([99.0, 0, 0]), torch.tensor([2.0, 1, 1])
+    x = (torch.randn(64, 3, 8, 8, generator=random) + torch.tensor([100.0, 0.1, -0.1])[:, None, None]).bfloat16()
+    x = x.contiguous(memory_format=torch.channels_last)
+    made = []
+    for values in (x, x.float()):
+        values = values.requires_grad_()
+        out, mean, var = normalize_with_moments(values, running_mean, running_var, None, None, 1e-5)
+        loss = (mean - 1).square().sum() + (var - 2).square().sum() + out.float().square().mean()
+        made.append((out, mean, var, *torch.autograd.grad(loss, values)))
+    assert [a.dtype for a in made[0]] == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
+    for a, b, rtol in zip(*made, (2**-8, 1e-5, 1e-5, 2**-6), strict=True):
+        torch.testing.assert_close(a.float(), b, rtol=rtol, atol=rtol * b.abs().max().item())
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_without_affine_part_is_normalised_alike(affine, random):
+    norm = nn.BatchNorm2d(3, affine=affine).eval()
+    norm.running_mean.normal_(generator=random)
+    x = torch.randn(4, 3, 5, 5, generator=random)
+    out, _, _ = normalize_with_moments(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    assert torch.allclose(out, norm(x), atol=1e-6)

@@ -1,29 +1,83 @@
-import copy
-
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from intraq_cli.graph.trace import trace_network
+from intraq_cli.graph.nodes import replace_tensors, tensors
 from intraq_cli.quantization import calibration
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Quantization
+from tests.conftest import graph_of, student_of, trained
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
 @pytest.mark.parametrize(("agreement", "as_with"), [(0.0, "never"), (1.1, "always")])
 def test_a_ruined_network_is_rescued_and_another_one_left_alone(
-    network, random, monkeypatch, placement, agreement, as_with
+    graph, random, monkeypatch, placement, agreement, as_with
 ):
     """Agreement at which a network counts as ruined: none is below 0, every one below 1.1."""
     monkeypatch.setattr(calibration, "RUINED", agreement)
     images = torch.randn(32, 3, 8, 8, generator=random)
-    plan = plan_quantization(trace_network(network, images[:2]), 3, 3, placement)
     states = []
     for correction in ("rescue", as_with):
-        student = QuantizedNetwork(copy.deepcopy(network), plan)
-        calibrate(student, network, images, Quantization(correction=correction))
+        student = student_of(graph, 3, 3, placement)
+        calibrate(student, graph, images, Quantization(correction=correction))
         states.append(student.state_dict())
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key]), key
+
+
+FINE = Quantization(correction="always", weight_rounding="nearest", activation_range="mse", weight_range="minmax")
+
+
+def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(graph, random):
+    """What is wrong is linear per channel, so that the correction can be exact; 8 bits add next to nothing."""
+    factors = {"conv1.weight": torch.linspace(0.6, 1.5, 6).view(-1, 1, 1, 1), "conv2.weight": 1.2, "conv3.weight": 0.8}
+
+    def wrong(key, tensor):
+        return tensor + 0.3 if key == "conv2.bias" else tensor * factors.get(key, 1.0)
+
+    broken = replace_tensors(graph, wrong)
+    unseen = torch.randn(16, 3, 8, 8, generator=random)
+    assert not torch.allclose(broken(unseen), graph(unseen), atol=0.3)
+    student = QuantizedNetwork(broken, plan_quantization(graph, 8, 8, "activations"))
+    calibrate(student, graph, torch.randn(256, 3, 8, 8, generator=random), FINE)
+    assert (student(unseen) - graph(unseen)).square().mean() < 1e-3 * graph(unseen).var()
+
+
+def test_statistics_that_are_right_are_left_alone(graph, random):
+    student = student_of(graph, 8, 8, "activations")
+    calibrate(student, graph, torch.randn(64, 3, 8, 8, generator=random), FINE)
+    for key, value in tensors(graph).items():
+        if key in student.float_tensors:
+            torch.testing.assert_close(student.float_tensors[key], value, rtol=0.03, atol=0.03)
+
+
+class Twice(nn.Module):
+    """One convolution is called twice, its second input four times as large."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.conv, self.norm1, self.norm2 = nn.Conv2d(6, 6, 1, bias=False), nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(self.norm1(self.conv(x)))
+        return self.fc(F.relu(self.norm2(self.conv(4 * x))).mean((2, 3)))
+
+
+def test_each_call_of_a_layer_has_a_range_of_its_own(random):
+    graph = graph_of(trained(Twice()))
+    student = student_of(graph, 8, 8)
+    calibrate(student, graph, torch.randn(64, 3, 8, 8, generator=random), Quantization(activation_range="mse"))
+    assert list(student.sites) == ["stem", "conv", "conv#1", "fc"]
+    assert len(student.latent) == 3
+    first, second = (student.sites[site].log_scale.exp() for site in ("conv", "conv#1"))
+    assert second > 2 * first
+    x = torch.randn(16, 3, 8, 8, generator=random)
+    assert (student(x) - graph(x)).square().mean() < 1e-3 * graph(x).var()

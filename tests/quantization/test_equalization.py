@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.quantization.equalization import DENSE_POWER, DEVIATIONS, LARGEST, equalized
-from tests.conftest import trained
+from intraq_cli.graph.nodes import tensors
+from intraq_cli.quantization.equalization import DENSE_POWER, DEVIATIONS, LARGEST, equalize
+from tests.conftest import graph_of, trained
 
 
 class Chain(nn.Module):
@@ -40,28 +41,29 @@ def chain(request):
 
 
 def moved(before, after):
-    return {key for key, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[key])}
+    own = before.state_dict()
+    return {key for key, value in tensors(after).items() if not torch.equal(value, own[key])}
 
 
 def test_the_network_computes_the_same(chain):
     x = torch.randn(16, 3, 8, 8)
     before = copy.deepcopy(chain.state_dict())
-    assert torch.allclose(equalized(chain, x[:2])(x), chain(x), atol=1e-5)
+    assert torch.allclose(equalize(graph_of(chain))(x), chain(x), atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in chain.state_dict().items())
 
 
 def test_only_what_goes_one_way_through_a_relu_into_a_convolution_is_touched(chain):
-    made = equalized(chain, torch.randn(2, 3, 8, 8))
+    made = equalize(graph_of(chain))
     norms = {f"bn{k}.{part}" for k in (1, 2) for part in ("weight", "bias")}
     assert moved(chain, made) == norms | {"depthwise.weight", "grouped.weight"}
 
 
 def test_channels_become_alike(chain):
-    made = equalized(chain, torch.randn(2, 3, 8, 8))
+    made = equalize(graph_of(chain))
     for norm, power in (("bn1", 0.0), ("bn2", 1 - DENSE_POWER)):
-        before, after = (net.get_submodule(norm) for net in (chain, made))
-        tops = [n.bias + DEVIATIONS * n.weight.abs() for n in (before, after)]
-        assert after.weight.abs().min() > before.weight.abs().min()
+        both = [(state[f"{norm}.weight"], state[f"{norm}.bias"]) for state in (chain.state_dict(), tensors(made))]
+        tops = [bias + DEVIATIONS * weight.abs() for weight, bias in both]
+        assert both[1][0].abs().min() > both[0][0].abs().min()
         wide, narrow = (top.max() / top.min() for top in tops)
         # all within the largest factor: a depthwise convolution lets them become equal, a dense one as its power says
         assert narrow.item() == pytest.approx(wide.item() ** power, rel=1e-3) or wide > LARGEST
@@ -79,7 +81,7 @@ def test_shared_layers_are_left_alone():
             return self.fc(x.mean((2, 3)))
 
     network = trained(Shared())
-    assert not moved(network, equalized(network, torch.randn(2, 3, 4, 4)))
+    assert not moved(network, equalize(graph_of(network, (3, 4, 4))))
 
 
 def test_what_is_written_over_is_left_alone():
@@ -100,4 +102,4 @@ def test_what_is_written_over_is_left_alone():
 
     network = trained(Written())
     network.bn.weight.mul_(torch.tensor([0.1, 1.0, 0.3]))
-    assert not moved(network, equalized(network, torch.randn(2, 3, 4, 4)))
+    assert not moved(network, equalize(graph_of(network, (3, 4, 4))))

@@ -1,10 +1,13 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.trace import LayerCall
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import calls
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from tests.conftest import graph_of
 
 
 def test_balanced_errors_cancel_over_kernels_and_channels(random):
@@ -31,6 +34,12 @@ def test_balanced_stays_on_the_grid(random):
     assert torch.equal(rounded, rounded.round())
 
 
+def layer_call(layer, shape):
+    """The call of a layer in a graph, which knows its stride, padding, dilation and groups."""
+    (call,) = calls(graph_of(layer.requires_grad_(False), shape), *LAYERS)
+    return call
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -44,7 +53,7 @@ def test_rows_times_weights_are_the_convolution(kwargs, random):
     x = torch.randn(3, 8, 9, 11, generator=random)
     groups = kwargs.get("groups", 1)
     weight = torch.randn(16, 8 // groups, 3, 3, generator=random)
-    call = LayerCall(F.conv2d, (None,), kwargs)
+    call = layer_call(nn.Conv2d(8, 16, 3, bias=False, **kwargs), (8, 9, 11))
     rows = input_rows(call, x, weight, random)
     out = rows @ weight.view(groups, 16 // groups, -1).transpose(1, 2)  # (G, R, O)
     expected = F.conv2d(x, weight, None, **kwargs)
@@ -54,16 +63,16 @@ def test_rows_times_weights_are_the_convolution(kwargs, random):
 
 def test_rows_of_other_layers(random):
     x, weight = torch.randn(2, 4, 9, generator=random), torch.randn(6, 4, 3, generator=random)
-    rows = input_rows(LayerCall(F.conv1d, (), {"padding": 1}), x, weight, random)
+    rows = input_rows(layer_call(nn.Conv1d(4, 6, 3, padding=1), (4, 9)), x, weight, random)
     out = (rows[0] @ weight.flatten(1).T).view(2, 9, 6).transpose(1, 2)
     assert torch.allclose(out, F.conv1d(x, weight, padding=1), atol=1e-5)
     x, weight = torch.randn(2, 5, 7, generator=random), torch.randn(3, 7, generator=random)
-    assert torch.equal(input_rows(LayerCall(F.linear, (), {}), x, weight, random)[0], x.reshape(10, 7))
+    assert torch.equal(input_rows(layer_call(nn.Linear(7, 3), (5, 7)), x, weight, random)[0], x.reshape(10, 7))
 
 
 def test_rows_of_a_large_layer_are_a_sample(random):
     x = torch.randn(8, 1, 64, 64, generator=random)
-    rows = input_rows(LayerCall(F.conv2d, (), {}), x, torch.zeros(1, 1, 1, 1), random)
+    rows = input_rows(layer_call(nn.Conv2d(1, 1, 1), (1, 64, 64)), x, torch.zeros(1, 1, 1, 1), random)
     assert rows.shape == (1, 4096, 1)
     assert torch.isin(rows.flatten(), x.flatten()).all()
 

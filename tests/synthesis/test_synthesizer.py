@@ -8,7 +8,6 @@ from torchvision.transforms import functional as TF
 
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import StepDone, Warned
-from intraq_cli.graph.trace import FeatureTap, trace_network
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.compilation import Compiled
@@ -17,19 +16,18 @@ from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
-from intraq_cli.synthesis.objective import Objective, look
+from intraq_cli.synthesis.objective import Objective, Observer
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, synthesize_images
 from intraq_cli.zoo import load_recipe
-from tests.conftest import SmallNet, Stop, stopping, trained
+from tests.conftest import SmallNet, Stop, graph_of, stopping, trained, watch_input
 
 SHAPE = (3, 8, 8)
 BOUNDS = (torch.full((3,), -2.0), torch.full((3,), 2.0))
 
 
 def synthesize(network, config, seed=0, report=lambda event: None):
-    classifier = trace_network(network, torch.zeros(2, *SHAPE)).classifier
-    return synthesize_images(network, classifier, SHAPE, 4, BOUNDS, config, RunContext(seed, report=report))
+    return synthesize_images(graph_of(network), SHAPE, 4, BOUNDS, config, RunContext(seed, report=report))
 
 
 def inputs_into(inputs, module, args):
@@ -183,7 +181,7 @@ def test_balanced_labels_show_every_class_equally_often(random):
 
 
 @pytest.mark.parametrize("size", [1, 5, 11])
-def test_portions_give_the_losses_and_the_gradient_of_the_whole(network, size):
+def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, size):
     random = torch.Generator().manual_seed(5)
     x, y = torch.randn(12, *SHAPE, generator=random), torch.randint(4, (12,), generator=random)
     centres = ClassCentres(4)
@@ -191,9 +189,9 @@ def test_portions_give_the_losses_and_the_gradient_of_the_whole(network, size):
     targets = torch.rand(12, generator=random)
     for bns in ("paper", "scale-free"):
         config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9)
-        looking = Compiled(partial(look, network, FeatureTap(network, "fc"), "float32"), wanted=False)
+        observe = Compiled(Observer(graph_of(network), "float32", "cpu"), wanted=False)
         whole, part = (
-            Objective(looking, centres, config, MicroBatches(n)).with_gradient(x, y, targets) for n in (None, size)
+            Objective(observe, centres, config, MicroBatches(n)).with_gradient(x, y, targets) for n in (None, size)
         )
         for one, other in zip(whole[0], part[0], strict=True):
             assert one > 0
@@ -201,22 +199,19 @@ def test_portions_give_the_losses_and_the_gradient_of_the_whole(network, size):
         assert torch.allclose(whole[1], part[1], atol=1e-4 * whole[1].abs().max().item())
 
 
-class Scarce(SmallNet):
-    """Memory for five images."""
-
-    def forward(self, x):
-        if len(x) > 5:
-            raise torch.OutOfMemoryError
-        return super().forward(x)
+def for_five_images(x):
+    """As memory for five images would have it."""
+    if len(x) > 5:
+        raise torch.OutOfMemoryError
+    return x
 
 
-def test_out_of_memory_halves_the_portions_and_comes_to_the_same_end(network):
+def test_out_of_memory_halves_the_micro_batches_and_comes_to_the_same_end(network):
     config = Synthesis(num_images=24, batch_size=12, steps=4)
-    scarce = Scarce().eval().requires_grad_(False)
-    scarce.load_state_dict(network.state_dict())
+    scarce = watch_input(graph_of(network), for_five_images)
     told = []
     whole = synthesize(network, config)
-    made = synthesize_images(scarce, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
+    made = synthesize_images(scarce, SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
     assert torch.allclose(made.images.float(), whole.images.float(), atol=1e-2)
     assert made.losses["bns"] == pytest.approx(whole.losses["bns"], rel=1e-2)
     smaller = [event.message for event in told if isinstance(event, Warned) and "memory" in event.message]
@@ -245,7 +240,7 @@ def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_li
     told = []
     config, brittle = Synthesis(num_images=8, batch_size=8, steps=3), brittle_copy(network, 0.0)
     with pytest.raises(DivergedError, match="batch 1 are not finite, even at a learning rate of"):
-        synthesize_images(brittle, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
+        synthesize_images(graph_of(brittle), SHAPE, 4, BOUNDS, config, RunContext(report=told.append))
     assert sum("four times gentler" in event.message for event in told if isinstance(event, Warned)) == 3
 
 
@@ -257,22 +252,22 @@ def test_a_gentler_attempt_succeeds(network):
     assert 1 <= sum("gentler" in event.message for event in told if isinstance(event, Warned)) <= 2
 
 
-class Stumbling(SmallNet):
-    """No finite logits at its first call."""
+def stumbling(network):
+    """Its graph, with no finite logits at the first call."""
+    calls = []
 
-    calls = 0
+    def stumble(x):
+        calls.append(x)
+        return x + (torch.inf if len(calls) == 1 else 0.0)
 
-    def forward(self, x):
-        self.calls += 1
-        return super().forward(x) + (torch.inf if self.calls == 1 else 0.0)
+    return watch_input(graph_of(network), stumble)
 
 
-def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PACE", 0.0)
     config = Synthesis(num_images=8, batch_size=8, steps=12, compile=False)
-    whole, network = trained(Stumbling()), trained(Stumbling())
-    whole.calls = network.calls = 0
-    whole = synthesize_images(whole, "fc", SHAPE, 4, BOUNDS, config)
+    whole = synthesize_images(stumbling(network), SHAPE, 4, BOUNDS, config)
+    graph = stumbling(network)
     told = []
 
     def stop(event):
@@ -281,7 +276,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(tmp_path, monkeypat
 
     def run(report):
         context = RunContext(report=report, kept=ResumeStore(tmp_path))
-        return synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, context)
+        return synthesize_images(graph, SHAPE, 4, BOUNDS, config, context)
 
     with pytest.raises(Stop):
         run(stop)
@@ -313,7 +308,7 @@ def test_a_batch_far_from_the_others_is_made_again():
         }
 
     kept.load = load
-    made = synthesize_images(network, "fc", SHAPE, 4, BOUNDS, config, RunContext(report=told.append, kept=kept))
+    made = synthesize_images(graph_of(network), SHAPE, 4, BOUNDS, config, RunContext(report=told.append, kept=kept))
     again = [event.message for event in told if isinstance(event, Warned) and "did not converge" in event.message]
     assert len(again) == 1
     assert again[0].startswith("batch 2 did not converge")

@@ -1,0 +1,234 @@
+"""A network and its captured graph compute the same; what cannot be captured is refused in one line."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
+
+from intraq_cli.errors import ModelError
+from intraq_cli.graph.capture import capture
+from intraq_cli.graph.layers import layers, products
+from intraq_cli.graph.nodes import calls, tensors
+from tests.conftest import SmallNet, graph_of, trained
+
+aten = torch.ops.aten
+
+
+class Body(nn.Module):
+    """A convolution, a batch norm and a classifier, to put odd things between."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def middle(self, x):
+        return x
+
+    def forward(self, x):
+        return self.fc(self.middle(F.relu(self.norm(self.conv(x)))).mean((2, 3)))
+
+
+def with_middle(function):
+    return trained(type("Odd", (Body,), {"middle": function})())
+
+
+def written_over(self, x):
+    x[:, :2] = 0
+    x[:, 2:4].mul_(2)
+    flat = x.view(len(x), 6, -1)
+    x += 1
+    return flat[..., None] + x.flatten(2)[..., None]
+
+
+def without_gradient(self, x):
+    with torch.no_grad():
+        return F.hardtanh_(F.relu_(x).add_(1), 0.5, 3)
+
+
+def made_on_the_way(self, x):
+    grid = torch.linspace(-1, 1, x.shape[-1], device=x.device)
+    return x * grid + torch.zeros(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
+
+
+def scaled_by_a_value(self, x):
+    return x * x.mean().item()
+
+
+def complex_filter(self, x):
+    return torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
+
+
+@pytest.mark.parametrize(
+    "middle", [written_over, without_gradient, made_on_the_way, scaled_by_a_value, complex_filter, lambda self, x: x]
+)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_graph_computes_what_its_network_does(middle, batch, random):
+    network = with_middle(middle)
+    x = torch.randn(batch, 3, 8, 8, generator=random)
+    given = x.clone()
+    graph = graph_of(network)
+    assert torch.equal(graph(x), network(x))
+    assert torch.equal(x, given)
+    assert not any(node.target._schema.is_mutable for node in calls(graph) if hasattr(node.target, "_schema"))
+
+
+def test_a_graph_shares_the_tensors_of_its_network(network):
+    graph = graph_of(network)
+    held = tensors(graph)
+    assert held["conv1.weight"] is network.conv1.weight
+    assert held["bn1.running_var"] is network.bn1.running_var
+    assert not any(key.endswith("num_batches_tracked") for key in held)  # the graph does not read it
+
+
+class Shipped(Body):
+    """All that modules may carry beside their forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = nn.SyncBatchNorm(6)
+        self.pruned, self.normed, self.spectral = (nn.Conv2d(6, 6, 1) for _ in range(3))
+        prune.l1_unstructured(self.pruned, "weight", 0.5)
+        parametrizations.weight_norm(self.normed)
+        parametrizations.spectral_norm(self.spectral)
+        self.pruned.register_forward_hook(lambda module, args, out: 2 * out)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.register_buffer("unused", torch.ones(3, dtype=torch.complex64))
+
+    def get_extra_state(self):
+        return {"step": 7}
+
+    def set_extra_state(self, state):
+        pass
+
+    def middle(self, x):
+        x = self.spectral(self.normed(self.again(self.pruned(x))))
+        flat = x.flatten(2).transpose(1, 2)
+        return self.attention(flat, flat, flat, need_weights=False)[0].transpose(1, 2)[..., None]
+
+
+def test_what_modules_carry_is_in_the_graph(random):
+    network = trained(Shipped())
+    graph = graph_of(network)
+    x = torch.randn(3, 3, 8, 8, generator=random)
+    torch.testing.assert_close(graph(x), network(x))
+    found = {layer.name: layer for layer in layers(graph)}
+    computed = {"pruned", "normed", "spectral"}
+    assert {name for name, layer in found.items() if layer.computed} == computed
+    assert all(layer.float_reason is None for layer in found.values())
+    assert {"attention.in_proj_weight", "attention.out_proj", "conv", "fc"} <= found.keys()
+    assert [(product.name, product.kind) for product in products(graph)] == [("attention", "attention")]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_traced_and_scripted_code_is_in_the_graph(random):
+    network = trained(Body())
+    network.conv = torch.jit.trace(network.conv, torch.randn(1, 3, 8, 8), check_trace=False)
+    graph = graph_of(network)
+    x = torch.randn(3, 3, 8, 8, generator=random)
+    assert torch.equal(graph(x), network(x))
+    assert [layer.name for layer in layers(graph)] == ["conv", "fc"]
+
+
+def test_what_torch_compile_wraps_is_captured(network):
+    graph = graph_of(torch.compile(network))
+    assert [layer.name for layer in layers(graph)] == ["conv1", "conv2", "conv3", "fc"]
+
+
+def branch(self, x):
+    return x if x.mean() > 0.1 else -x
+
+
+def loop(self, x):
+    while x.abs().mean() > 3:
+        x = x / 2
+    return x
+
+
+def value_by_value(self, x):
+    return x * torch.tensor(x.tolist()).mean()
+
+
+def vmapped(self, x):
+    return torch.vmap(lambda one: one * 2)(x)
+
+
+def one_by_one(self, x):
+    return x * sum(float(value) for value in x.flatten()[:100])
+
+
+@pytest.mark.parametrize(
+    ("middle", "says"),
+    [
+        (branch, "depends on the values of its input \\(.*test_capture.py, line .*: return x if x.mean"),
+        (loop, "depends on the values of its input \\(.*line .*: while x.abs"),
+        (value_by_value, "value by value .*test_capture.py, line"),
+        (one_by_one, "value by value .*test_capture.py, line"),
+        (vmapped, "uses torch.vmap"),
+    ],
+)
+def test_a_path_that_depends_on_the_input_is_refused_by_its_line(middle, says):
+    network = with_middle(lambda self, x: x)
+    network.middle = middle.__get__(network)
+    with pytest.raises(ModelError, match=says) as caught:
+        graph_of(network)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+class Counting(SmallNet):
+    """Answers differ from call to call."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x) * self.count
+
+
+def test_a_network_that_changes_itself_is_refused():
+    with pytest.raises(ModelError, match="changes its own tensors"):
+        graph_of(trained(Counting()))
+
+
+class Remembering(SmallNet):
+    """Its first answer is another one, by a number that no graph sees."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) + self.calls
+
+
+def test_a_graph_that_computes_something_else_is_refused():
+    with pytest.raises(ModelError, match="does not compute what its captured graph computes"):
+        graph_of(trained(Remembering()))
+
+
+class OneSize(SmallNet):
+    def forward(self, x):
+        return super().forward(x.reshape(2, 3, 8, 8))
+
+
+def test_a_network_for_one_batch_size_is_refused():
+    network = OneSize().eval().requires_grad_(False)
+    with pytest.raises(ModelError, match="batches of one size"):
+        capture(network, torch.randn(2, 3, 8, 8))
+
+
+def test_lazy_layers_are_refused():
+    with pytest.raises(ModelError, match="lazy"):
+        capture(nn.Sequential(nn.LazyConv2d(4, 3)).eval(), torch.randn(2, 3, 8, 8))
+
+
+def test_the_meta_device_gives_the_same_graph(network):
+    real = graph_of(network)
+    sketch = graph_of(copy.deepcopy(network).to("meta"))
+    assert [(n.op, str(n.target), n.meta.get("shape")) for n in real.graph.nodes] == [
+        (n.op, str(n.target), n.meta.get("shape")) for n in sketch.graph.nodes
+    ]

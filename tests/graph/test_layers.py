@@ -1,0 +1,204 @@
+"""What multiplies: found by what is called, named, counted by hand."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli.graph.layers import activation_calls, features, layers, products, quantizable, reads_image
+from intraq_cli.quantization.inspection import expected_bytes, inspect_layers, low_bit_share
+from intraq_cli.quantization.plan import plan_quantization
+from tests.conftest import graph_of, trained
+
+
+class Standardised(nn.Conv2d):
+    """A weight computed from parameters alone."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, 1, 1)
+
+
+class Mixed(nn.Module):
+    """A weight computed from the input."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(2, channels * channels))
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        weight = (x.mean((1, 2, 3))[:, None].sigmoid() * self.experts[0] + self.experts[1]).view(b * c, c, 1, 1)
+        return F.conv2d(x.reshape(1, b * c, h, w), weight, groups=b).view(b, c, h, w)
+
+
+class Everything(nn.Module):
+    """Layers in every form: computed weights, bare parameters, fixed filters, shared modules, transposed, one-d."""
+
+    def __init__(self):
+        super().__init__()
+        c = 6
+        self.stem = Standardised(3, c, 3)
+        self.norm = nn.BatchNorm2d(c)
+        self.mixed = Mixed(c)
+        self.kernel = nn.Parameter(torch.randn(c, 1, 3, 3))
+        self.register_buffer("blur", torch.full((c, 1, 2, 2), 0.25))
+        self.shared = nn.Conv2d(c, c, 1)
+        self.act = nn.LeakyReLU(0.1, inplace=True)
+        self.attention = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.up = nn.ConvTranspose2d(c, c, 2, 2)
+        self.head = nn.Linear(c, 5)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.stem(x)))
+        x = self.mixed(x)
+        x = F.conv2d(x, weight=self.kernel, padding=1, groups=6)
+        x = F.conv2d(x, self.blur, stride=2, groups=6)
+        x = self.shared(self.act(self.shared(x)))
+        x = x * self.attention(x.mean((2, 3))[:, None]).sigmoid()[:, 0, :, None, None]
+        return self.head(self.up(x).mean((2, 3)))
+
+
+@pytest.fixture
+def everything():
+    return trained(Everything())
+
+
+def test_layers_are_found_by_what_is_called(everything):
+    graph = graph_of(everything)
+    found = {layer.name: layer for layer in layers(graph)}
+    assert list(found) == ["stem", "mixed", "kernel", "blur", "shared", "attention", "head"]
+    assert {name: layer.float_reason for name, layer in found.items() if layer.float_reason} == {
+        "mixed": "its weight is computed from the input",
+        "blur": "a fixed filter, not learned",
+    }
+    assert [layer.name for layer in quantizable(graph)] == ["stem", "kernel", "shared", "attention", "head"]
+    assert found["stem"].computed
+    assert not found["kernel"].computed
+    assert [found[name].key for name in ("stem", "kernel", "head")] == ["stem.weight", "kernel", "head.weight"]
+    assert list(found["shared"].sites.values()) == ["shared", "shared#1"]
+    # multiply-adds by hand: 8x8 places up to the blur, which leaves 4x4
+    assert found["stem"].multiply_adds == 64 * 6 * 27
+    assert found["kernel"].multiply_adds == 64 * 6 * 9
+    assert found["shared"].multiply_adds == 2 * 16 * 36
+    assert found["head"].multiply_adds == 30
+    (up,) = products(graph)
+    assert (up.name, up.reason, up.parameters) == ("up", "a transposed convolution", 6 * 6 * 4)
+    assert up.multiply_adds == 16 * 6 * 6 * 4
+
+
+def test_activations_are_named_by_the_module_that_calls_them(graph):
+    # one functional call in the network's own forward, a module that is called twice
+    assert list(activation_calls(graph).values()) == ["", "act", "act#1"]
+
+
+class Products(nn.Module):
+    """What multiplies and is no layer, and what is a layer and does not look like one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.left = nn.Parameter(torch.randn(5, 64))
+        self.right, self.turned = nn.Parameter(torch.randn(8, 12)), nn.Parameter(torch.randn(12, 16))
+        self.table = nn.Parameter(torch.randn(7, 16))
+        self.lstm, self.pair = nn.LSTM(16, 6, batch_first=True), nn.Bilinear(6, 6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x))).flatten(2)  # (B, 8, 64)
+        x = (self.left @ x.transpose(1, 2)) @ self.right  # (B, 5, 8), (B, 5, 12): the second is a linear layer
+        x = F.linear(x, self.turned.t())  # (B, 5, 16)
+        x = x + torch.einsum("bie,je->bij", x, self.table) @ self.table.detach().mean(0).expand(7, 16)
+        x = F.scaled_dot_product_attention(x, x, x)
+        x = torch.bmm(torch.bmm(x, x.transpose(1, 2)), x)
+        x, _ = self.lstm(x)
+        return self.pair(x[:, 0], x[:, 1])
+
+
+def test_all_that_multiplies_is_listed_and_counted():
+    graph = graph_of(trained(Products()))
+    assert [(layer.name, layer.shape) for layer in layers(graph)] == [
+        ("conv", (8, 3, 3, 3)),
+        ("right", (12, 8)),
+        ("turned", (16, 12)),
+        ("table", (16, 7)),
+    ]
+    found = [(product.kind, product.multiply_adds) for product in products(graph)]
+    assert found == [
+        ("matmul", 5 * 8 * 64),
+        ("einsum", 5 * 7 * 16),
+        ("attention", 5 * 5 * (16 + 16)),
+        ("matmul", 5 * 5 * 16),
+        ("matmul", 5 * 5 * 16),
+        ("recurrent", 5 * (4 * 6 * 16 + 4 * 6 * 6)),
+        ("bilinear", 4 * 6 * 6),
+    ]
+    rows = inspect_layers(graph, plan_quantization(graph, 4, 4, "inputs"))
+    low = 64 * 8 * 27 + 5 * 12 * 8 + 5 * 16 * 12 + 5 * 16 * 7
+    assert low_bit_share(rows) == pytest.approx(100 * low / (low + sum(count for _, count in found)))
+    assert [row.kind for row in rows][:3] == ["conv2d", "matmul", "linear"]
+
+
+def test_shared_weights_are_one_layer():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False)
+            self.norm, self.head = nn.BatchNorm2d(3), nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.head(self.two(F.relu(self.norm(self.one(x)))).mean((2, 3)))
+
+    network = trained(Tied())
+    network.two.weight = network.one.weight
+    found = layers(graph_of(network))
+    assert [(layer.name, len(layer.calls)) for layer in found] == [("one", 2), ("head", 1)]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_image_is_known_through_padding(padded):
+    class Stem(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = F.pad(x, (1, 1, 1, 1)) if padded else x
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    graph = graph_of(trained(Stem()))
+    assert [reads_image(graph, layer) for layer in layers(graph)] == [True, False]
+
+
+def test_features_are_what_enters_the_last_layer_averaged_over_places(random):
+    x = torch.randn(2, 4, 5, 6, generator=random)
+
+    class Head(nn.Module):
+        def __init__(self, layer, form):
+            super().__init__()
+            self.stem, self.layer, self.form = nn.Conv2d(3, 4, 1), layer, form
+
+        def forward(self, image):
+            out = self.layer(self.form(self.stem(image)))
+            return out.flatten(2).mean(2) if out.dim() == 4 and isinstance(self.layer, nn.Conv2d) else out.flatten(1)
+
+    for layer, form, given, expected in (
+        (nn.Conv2d(4, 3, 1), lambda y: y, x, x.mean((2, 3))),
+        (nn.Linear(8, 3), lambda y: y, x, x.mean((1, 2))),
+        (nn.Linear(4, 3), lambda y: y[:, :, 0, 0], x[:, :, 0, 0], x[:, :, 0, 0]),
+    ):
+        found = features(graph_of(trained(Head(layer, form))))
+        assert len(found.node.meta["shape"]) == given.dim()
+        assert torch.allclose(found.of(given), expected, atol=1e-6)
+
+
+def test_inspection_on_the_meta_device_needs_no_weights(everything):
+    with torch.device("meta"):
+        sketch = graph_of(Everything().eval().requires_grad_(False))
+    real = graph_of(everything)
+    plan = plan_quantization(sketch, 4, 4, "activations")
+    assert inspect_layers(sketch, plan) == inspect_layers(real, plan)
+    bits = {row.name: (row.w_bits, row.a_bits) for row in inspect_layers(sketch, plan)}
+    assert bits["mixed"] == (None, None)
+    assert bits["stem"] == (4, None)  # the image is not quantized in the paper's placement
+    assert bits["shared"][0] == 4
+    assert expected_bytes(sketch, plan) == expected_bytes(real, plan)
