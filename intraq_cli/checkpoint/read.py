@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from intraq_cli.checkpoint.packing import packed_words, unpack
+from intraq_cli.quantization.packing import packed_words, unpack
 from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intraq_cli.checkpoint.packing import pack, packed_words, unpack
+from intraq_cli.quantization.packing import pack, packed_words, unpack
 
 
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 70), st.integers(0, 2**31))

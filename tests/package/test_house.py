@@ -1,0 +1,73 @@
+"""The shape of the package: which room may import which, and how large a file or a function may become."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import intraq_cli
+
+PACKAGE = Path(intraq_cli.__file__).parent
+ROOMS = [
+    *("app", "commands", "api", "publish", "tuning", "evaluation", "synthesis", "checkpoint", "models"),
+    *("quantization", "runtime", "zoo", "recipe", "io", "graph", "results", "events", "errors", "__version__"),
+]
+"""From the top of the house to its foundations: a room imports only rooms that come later."""
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def modules_imported(tree):
+    """All modules of the package that a file imports, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "intraq_cli":
+            yield from [node.module] if "." in node.module else [f"intraq_cli.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("intraq_cli."))
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room in ("__init__", "__main__"):
+        return
+    for module in modules_imported(parsed(path)):
+        other = module.split(".")[1]
+        assert ROOMS.index(other) >= ROOMS.index(room), f"{room} is below {other}"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    def name(path):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    # what a type checker alone imports is no import
+    todo = {name(path): {m for m in modules_imported(parsed(path)) if m != name(path)} for path in FILES}
+    todo = {module: imports & todo.keys() for module, imports in todo.items() if module != "intraq_cli"}
+    while free := [module for module, imports in todo.items() if not imports & todo.keys()]:
+        for module in free:
+            del todo[module]
+    assert not todo
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(path):
+    source = path.read_text(encoding="utf-8")
+    assert source.count("\n") <= 300
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.FunctionDef) and len(node.args.args + node.args.kwonlyargs) < 8
+        ):  # else: a verb's options
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 40, f"{node.name} has {lines} lines"
+
+
+def test_networks_are_captured_and_not_watched():
+    for path in FILES:
+        source = path.read_text(encoding="utf-8")
+        assert "TorchFunctionMode" not in source, path
+        assert "torch._C" not in source, path
