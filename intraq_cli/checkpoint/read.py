@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from intraq_cli.quantization.packing import packed_words, unpack
 from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
@@ -23,6 +22,7 @@ from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tens
 from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
+from intraq_cli.quantization.packing import packed_words, unpack
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.quantization.quantizers import FixedWeight
 from intraq_cli.runtime.device import place

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from intraq_cli.quantization.packing import pack
 from intraq_cli.io.atomic import plain
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.packing import pack
 from intraq_cli.quantization.plan import Plan
 
 FORMAT_VERSION = 2

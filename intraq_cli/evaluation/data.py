@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from intraq_cli.errors import DataError, first_line
+from intraq_cli.evaluation.class_labels import class_indices, known_labels
 from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.events import Report, Warned, silent
 from intraq_cli.models.teacher import InputSpec
@@ -180,57 +181,6 @@ def _image_paths(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def class_indices(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
-    """Which class each folder name means.
-
-    Tried in this order: the model's own labels (for 1,000 ImageNet classes their WordNet ids as well); whole numbers,
-    which are class indices; else the sorted order, but only if there are as many folders as classes.
-
-    Raises:
-        DataError: none of these fits.
-    """
-    known = _known_labels(folders, num_classes, label_names)
-    if known:
-        return known
-    if all(name.isdecimal() for name in folders):
-        wrong = [name for name in folders if int(name) >= num_classes]
-        if wrong:
-            raise DataError(
-                f"class folder {wrong[0]} does not fit a model of {num_classes} classes",
-                f"folder names that are numbers are class indices, 0 to {num_classes - 1}",
-            )
-        if len({int(name) for name in folders}) < len(folders):
-            raise DataError("two class folders mean the same class index", "e.g. 1 and 01; rename one")
-        return {name: int(name) for name in folders}
-    if len(folders) == num_classes:
-        return {name: index for index, name in enumerate(sorted(folders))}
-    raise DataError(
-        f"{len(folders)} class folders do not fit a model of {num_classes} classes",
-        "name them by class index, WordNet id or the model's labels, or give one folder for every class",
-    )
-
-
-def _known_labels(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
-    """Which class each name means by the model's own labels, or by WordNet ids; None if not all are among them."""
-    for labels in (label_names, _wordnet_ids(num_classes)):
-        if labels and len(labels) == num_classes:
-            known = {label: index for index, label in enumerate(labels)}
-            if all(name in known for name in names):
-                twice = [name for name in names if labels[known[name]] in labels[: known[name]]]
-                if twice:
-                    raise DataError(f"two classes of the model are called {twice[0]}", "name folders by class index")
-                return {name: known[name] for name in names}
-    return None
-
-
-def _wordnet_ids(num_classes: int) -> list[str] | None:
-    if num_classes != 1000:
-        return None
-    from timm.data import ImageNetInfo
-
-    return list(ImageNetInfo().label_names())
-
-
 class _Tensors(Dataset[Item]):
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -317,7 +267,7 @@ def _hub_dataset(
     if images is None or labels is None:
         raise DataError(f"{name} has no image column with a class label beside it")
     names = list(items.features[labels].names)
-    known = _known_labels(names, num_classes, label_names)
+    known = known_labels(names, num_classes, label_names)
     if not known and len(names) != num_classes:
         raise DataError(
             f"{name} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, fx
 
-from intraq_cli.quantization.packing import packed_words
 from intraq_cli.graph.layers import Layer, Product, activation_calls, layers, products, quantizable
 from intraq_cli.graph.nodes import key_of, sources, tensors
+from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.results import InspectedLayer
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.events import Report, StageDone, StageStarted, Warned
 from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.compilation import Compiled, is_wanted
@@ -20,11 +20,10 @@ from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.lor import local_object_reinforcement
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Losses, Objective, Observer
+from intraq_cli.synthesis.progress import Progress
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.spectrum import SPACES
 
-REPORT_EVERY = 10
-"""Steps between two looks at the losses: each look waits for the device."""
 ATTEMPTS = 3
 """At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
 UNCONVERGED = 3.0
@@ -218,7 +217,7 @@ class _Maker:
         low, high = (edge.to(device)[:, None, None] for edge in self.bounds)
         adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
         scheduler = _scheduler(adam, config)
-        progress = _Progress(self.context.report, k, self.batches, config)
+        progress = Progress(self.context.report, k, self.batches, config)
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]
@@ -283,29 +282,3 @@ def _scheduler(adam: torch.optim.Optimizer, config: Synthesis) -> LRScheduler:
     if config.schedule == "plateau":
         return ReduceLROnPlateau(adam, factor=0.1, patience=50, min_lr=1e-4)
     return CosineAnnealingLR(adam, config.steps)
-
-
-class _Progress:
-    """Reports one batch's steps, and notices losses that are not finite, or that never did anything."""
-
-    def __init__(self, report: Report, batch: int, batches: int, config: Synthesis) -> None:
-        self.report, self.batch, self.batches, self.config = report, batch, batches, config
-        self.seen = {"bns": 0.0, "sil": 0.0, "mdc": 0.0}
-
-    def step(self, step: int, losses: Losses, images: int) -> None:
-        """Of a batch of so many images; looks at the losses now and then."""
-        if step % REPORT_EVERY and step != self.config.steps - 1:
-            return
-        values = dict(zip(Losses._fields, torch.stack(losses).detach().tolist(), strict=True))
-        check_finite(values.values())
-        for part in self.seen:
-            self.seen[part] = max(self.seen[part], values[part])
-        done = self.batch * self.config.steps + step + 1
-        self.report(StepDone("synthesis", done, done * images, f"batch {self.batch + 1}/{self.batches}", values))
-
-    def warn_of_idle_parts(self) -> None:
-        """A part at zero through a whole batch pulls at nothing; the first batch has no class centres for MDC."""
-        weights = {"bns": self.config.bns_weight, "sil": self.config.sil_weight, "mdc": self.config.mdc_weight}
-        for part, largest in self.seen.items():
-            if weights[part] > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
-                self.report(Warned(f"{part.upper()} stayed at zero for the whole of batch {self.batch + 1}"))

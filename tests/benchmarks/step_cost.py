@@ -27,7 +27,7 @@ from intraq_cli.recipe import Quantization
 from intraq_cli.runtime.compilation import can_compile
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device, place, tuned_allocator
-from intraq_cli.synthesis import synthesizer
+from intraq_cli.synthesis import progress, synthesizer
 from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
 from tests.benchmarks.networks import real_network
@@ -87,7 +87,7 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
     anatomy = examine(teacher)
     graph = anatomy.graph
     recipe = load_recipe("default")
-    synthesizer.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
+    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
 
     steps = measured + RAMP
     clock = Clock(device)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.accuracy import compare
-from intraq_cli.evaluation.data import class_indices, open_data
+from intraq_cli.evaluation.class_labels import class_indices
+from intraq_cli.evaluation.data import open_data
 from intraq_cli.models.teacher import InputSpec
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)

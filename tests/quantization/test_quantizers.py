@@ -2,9 +2,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intraq_cli.quantization.packing import pack, unpack
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 from intraq_cli.quantization.network import dequantize
+from intraq_cli.quantization.packing import pack, unpack
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization
 
