@@ -38,9 +38,9 @@ def calls(graph: fx.GraphModule, *targets: Any) -> list[fx.Node]:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of a call of an aten operation by name, defaults included."""
+    """Arguments of a call of an aten operation by name, in the operation's order, defaults included."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
-    named = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    named = {argument.name: argument.default_value for argument in schema}  # None without one
     named |= zip((argument.name for argument in schema), node.args, strict=False)
     return named | dict(node.kwargs)
 

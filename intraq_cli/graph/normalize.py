@@ -5,7 +5,7 @@ state dict, and convolutions, linear layers and batch norms have one form each.
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
 from intraq_cli.errors import ModelError
+from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
     NETWORK,
     arguments,
@@ -90,12 +91,22 @@ def _inline_grad_modes(graph: fx.GraphModule) -> None:
         graph.graph.erase_node(node)
 
 
-def _is_view(node: Any) -> bool:
+def _is_view(node: fx.Node) -> bool:
     """Whether what a call returns may share its memory with what it takes."""
-    if not isinstance(node, fx.Node) or not isinstance(node.target, OpOverload):
+    if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
+    if FORMS.get(node.target) is _nothing:  # in evaluation mode it returns its very input
+        return True
     made = node.target._schema.returns
     return any(one.alias_info is not None and not one.alias_info.is_write for one in made)
+
+
+def _views(node: fx.Node) -> Iterator[fx.Node]:
+    """Nodes that may share their memory with ``node``'s, by views of views."""
+    for user in node.users:
+        if _is_view(user):
+            yield user
+            yield from _views(user)
 
 
 def _out_of_place(graph: fx.GraphModule) -> bool:
@@ -110,12 +121,11 @@ def _out_of_place(graph: fx.GraphModule) -> bool:
         overload = getattr(packet, node.target._overloadname, None)
         if overload is None or not isinstance(written, fx.Node) or written.op == "get_attr" or _is_view(written):
             return False
-        later = [user for user in written.users if order.get(user, -1) > order[node]]
-        earlier_views = [user for user in written.users if user is not node and _is_view(user) and user not in later]
-        if any(order[reader] > order[node] for view in earlier_views for reader in view.users):
+        earlier = [view for view in _views(written) if order[view] < order[node]]
+        if any(order[reader] > order[node] for view in earlier for reader in view.users):
             return False
         node.target = overload
-        for user in later:
+        for user in [user for user in written.users if order[user] > order[node]]:
             user.replace_input_with(written, node)
     return True
 
@@ -161,6 +171,8 @@ def _canonical_calls(graph: fx.GraphModule) -> None:
             form(graph, node)
         elif node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
             _as_linear(graph, node)
+    for node in calls(graph, *LAYERS):
+        node.args, node.kwargs = tuple(arguments(node).values()), {}
 
 
 def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:

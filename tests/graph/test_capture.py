@@ -43,6 +43,13 @@ def written_over(self, x):
     return flat[..., None] + x.flatten(2)[..., None]
 
 
+def written_behind_a_view_of_a_view(self, x):
+    turned = x.flatten(2).transpose(1, 2)
+    same = F.dropout(x, 0.5, training=False)
+    same.mul_(3)
+    return turned.transpose(1, 2)[..., None]
+
+
 def without_gradient(self, x):
     with torch.no_grad():
         return F.hardtanh_(F.relu_(x).add_(1), 0.5, 3)
@@ -62,7 +69,16 @@ def complex_filter(self, x):
 
 
 @pytest.mark.parametrize(
-    "middle", [written_over, without_gradient, made_on_the_way, scaled_by_a_value, complex_filter, lambda self, x: x]
+    "middle",
+    [
+        written_over,
+        written_behind_a_view_of_a_view,
+        without_gradient,
+        made_on_the_way,
+        scaled_by_a_value,
+        complex_filter,
+        lambda self, x: x,
+    ],
 )
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_graph_computes_what_its_network_does(middle, batch, random):
