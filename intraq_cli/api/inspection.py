@@ -1,7 +1,13 @@
 """``inspect``: what of a model would be quantized, what stays float and why."""
 
+from pathlib import Path
+
+from torch import nn
+
+from intraq_cli.api.arguments import Numbers, Size, verb
 from intraq_cli.api.quantization import check_bits, check_placement
-from intraq_cli.models.source import InputOverride, teacher_on_meta
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers
 from intraq_cli.quantization.network import plan_quantization
@@ -11,21 +17,24 @@ from intraq_cli.results import (
 )
 
 
+@verb
 def inspect(
-    model: str,
+    model: str | Path | nn.Module,
     *,
     w: int = 4,
     a: int = 4,
     act_placement: Placement = "inputs",
     first_last_bits: int | None = None,
-    input_size: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    input_size: Size | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
 ) -> InspectionResult:
     """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
 
     Args:
-        model: the teacher; see the README for the spellings.
+        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         w: bits of the weights, 2 to 8.
         a: bits of the activations, 2 to 8.
         act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
@@ -33,13 +42,17 @@ def inspect(
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
+        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
 
     Raises:
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
     check_bits(w, a, first_last_bits)
     check_placement(act_placement)
-    teacher = teacher_on_meta(model, InputOverride(input_size, mean, std))
+    override = InputOverride(input_size, mean, std, crop_pct, interpolation)
+    source = Source.parse(model, override)
+    teacher = source.on_meta()
     anatomy = examine(teacher)
     trace = anatomy.trace
     plan = plan_quantization(trace, w, a, act_placement, first_last_bits)
@@ -47,7 +60,7 @@ def inspect(
     total = sum(layer.multiply_adds for layer in layers)
     low = sum(layer.multiply_adds for layer in layers if layer.w_bits and layer.a_bits)
     return InspectionResult(
-        model=model,
+        model=source.spelled,
         architecture=teacher.architecture,
         weights="not read" if next(teacher.network.parameters()).is_meta else "read",
         input_size=teacher.spec.input_size,

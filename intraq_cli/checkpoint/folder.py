@@ -16,9 +16,10 @@ from intraq_cli.checkpoint.packing import pack, packed_words, unpack
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.io.atomic import plain
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
+from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors, info_of
-from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.quantization.network import Plan, QuantizedNetwork, dequantize
 from intraq_cli.runtime.device import place
@@ -134,12 +135,12 @@ def is_checkpoint(folder: Path) -> bool:
     return "quantization_config" in read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
 
 
-def read_checkpoint(folder: Path, model: str | None = None, device: torch.device | str = "cpu") -> Checkpoint:
+def read_checkpoint(folder: Path, model: Source | None = None, device: torch.device | str = "cpu") -> Checkpoint:
     """Rebuild the network of a checkpoint folder.
 
     Args:
         folder: what ``quantize`` wrote.
-        model: the ``file.py:factory`` again, for a checkpoint that was made from one: it holds no code.
+        model: the ``file.py:factory`` or module again, for a checkpoint that was made from one: it holds no code.
         device: where to put the network.
 
     Raises:
@@ -164,20 +165,20 @@ def read_checkpoint(folder: Path, model: str | None = None, device: torch.device
 
 
 def _float_network(
-    folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: str | None, header: dict[str, TensorInfo]
+    folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: Source | None, header: dict[str, TensorInfo]
 ) -> nn.Module:
     """The network that is quantized, its weights not yet read; it fits the file's ``header``."""
 
     def build() -> nn.Module:
         return build_architecture(config.architecture, config.num_classes, config.model_args)
 
-    if is_factory(config.architecture):
-        if model is None or not is_factory(model):
+    if needs_code(config.architecture):
+        if model is None or not model.needs_code:
             raise ModelError(
                 f"{folder} was made from {config.architecture} and holds no code",
                 "name it again: --model file.py:factory",
             )
-        network = load_teacher(model, InputOverride(spec.input_size, spec.mean, spec.std)).network
+        network = model.taking(spec).load().network
         _check_fit(folder, network, plan, header)
         _check_run(folder, QuantizedNetwork(network, plan), config, spec)
         return network

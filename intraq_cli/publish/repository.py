@@ -16,7 +16,7 @@ from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import parse_json, tensor_header
 from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
-from intraq_cli.models.source import is_factory
+from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
@@ -94,7 +94,7 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
     """
     files = _read(folder)
     config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
-    if is_factory(str(config.get("architecture"))):
+    if needs_code(str(config.get("architecture"))):
         _check_without_network(folder, config)
     else:
         read_checkpoint(folder)
