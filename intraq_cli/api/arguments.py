@@ -3,10 +3,13 @@
 import os
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
+from pydantic import BeforeValidator, ConfigDict, SkipValidation, ValidationError, validate_call
+from torch import nn
 
 from intraq_cli.errors import UsageError, one_line
 
@@ -21,14 +24,16 @@ def _text(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    if isinstance(value, str):
-        return [value]
     return value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
 
 
+Model = Annotated[str | Path | nn.Module, SkipValidation]
+"""What :meth:`Source.parse` takes, which says itself what is wrong."""
 Text = Annotated[str, BeforeValidator(_text)]
 """A name; a path or a ``torch.device`` too."""
-Texts = Annotated[list[str] | tuple[str, ...], BeforeValidator(_listed)]
+Texts = Annotated[
+    list[str] | tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
 Size = Annotated[tuple[int, int, int], BeforeValidator(_listed)]
 """(C, H, W)."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed)]
@@ -55,7 +60,9 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             if error.title != function.__name__:
                 raise
             first = error.errors(include_url=False)[0]
-            name = str(first["loc"][0])
+            name = first["loc"][0]
+            if isinstance(name, int):  # by position
+                name = list(signature(function).parameters)[name]
             given = "" if first["type"].startswith(("missing", "unexpected")) else f" is {first['input']!r:.80}"
             raise UsageError(f"{function.__name__}(): {name}{given}: {one_line(first['msg'])}") from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from intraq_cli.api.arguments import Numbers, Size, Text, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_checkpoint, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.api.teachers import examined
@@ -26,10 +26,10 @@ from intraq_cli.runtime.device import choose_device
 
 @verb
 def evaluate(
-    target: str | Path | nn.Module,
+    target: Model,
     data: Text,
     *,
-    model: str | Path | nn.Module | None = None,
+    model: Model | None = None,
     data_dir: Text | None = None,
     split: str | None = None,
     limit: int | None = None,
@@ -131,7 +131,7 @@ def _checkpoint_pair(checkpoint: Checkpoint, teacher: Teacher, device: torch.dev
     return _Pair(checkpoint.network, teacher.network, checkpoint.spec, ours, checkpoint.label_names)
 
 
-def _check_save(target: str | Path | nn.Module) -> None:
+def _check_save(target: Model) -> None:
     if isinstance(target, nn.Module) or not is_checkpoint(Path(target)):
         raise UsageError(f"--save: {target} is no checkpoint folder", "figures are noted in the folder measured")
     check_record(Path(target))

@@ -1,10 +1,6 @@
 """``inspect``: what of a model would be quantized, what stays float and why."""
 
-from pathlib import Path
-
-from torch import nn
-
-from intraq_cli.api.arguments import Numbers, Size, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.api.quantization import check_bits, check_placement
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
@@ -19,7 +15,7 @@ from intraq_cli.results import (
 
 @verb
 def inspect(
-    model: str | Path | nn.Module,
+    model: Model,
     *,
     w: int = 4,
     a: int = 4,

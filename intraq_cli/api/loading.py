@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from intraq_cli.api.arguments import Text, verb
+from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.folder import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
 from intraq_cli.events import Report, Warned
@@ -22,7 +21,7 @@ AGAIN = "name the float model that it was made from: --model, and --weights if i
 
 @verb
 def load(
-    target: Text, *, model: str | Path | nn.Module | None = None, device: Text = "auto", revision: str | None = None
+    target: Text, *, model: Model | None = None, device: Text = "auto", revision: str | None = None
 ) -> QuantizedNetwork:
     """The network of a checkpoint folder, or of one on the Hub: the very logits that it had when ``quantize`` ended.
 

@@ -6,9 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from intraq_cli.api.arguments import Numbers, Size, Text, Texts, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
@@ -40,7 +38,7 @@ from intraq_cli.zoo import load_recipe
 
 @verb
 def quantize(
-    model: str | Path | nn.Module,
+    model: Model,
     *,
     w: int = 4,
     a: int = 4,

@@ -5,9 +5,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from torch import nn
-
-from intraq_cli.api.arguments import Numbers, Size, Text, Texts, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
@@ -27,7 +25,7 @@ from intraq_cli.zoo import load_recipe
 
 @verb
 def synthesize(
-    model: str | Path | nn.Module,
+    model: Model,
     *,
     n: int | None = None,
     out: str | Path | None = None,

@@ -98,7 +98,10 @@ def _package(path: Path) -> str:
 def _imported(path: Path) -> ModuleType:
     package = _package(path)
     if package and re.search(rb"^\s*from\s+\.", path.read_bytes(), re.MULTILINE):
-        return importlib.import_module(f"{package}.{path.stem}")
+        found = importlib.import_module(f"{package}.{path.stem}")
+        if Path(str(found.__file__)) != path.resolve():
+            raise ModelError(f"{path}: another package {package} is imported already: {found.__file__}", "rename one")
+        return found
     spec = importlib.util.spec_from_file_location(f"_intraq_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
