@@ -103,6 +103,6 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
         source = Source.parse(name, weights=weights or file)
     except IntraqError as error:
         raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
-    if from_hub and (file or source.is_local):
+    if from_hub and (file or source.kind == "folder"):
         raise ModelError(f"the checkpoint was made from files that are not here: {file or name}", AGAIN)
     return source

@@ -107,11 +107,6 @@ class Source:
         return self.kind in ("factory", "module")
 
     @property
-    def is_local(self) -> bool:
-        """Whether it is a folder of this machine; the bundled models do not count."""
-        return self.kind == "folder"
-
-    @property
     def is_downloaded(self) -> bool:
         """Whether its weights come over the network, or from a cache of what did."""
         return self.kind in ("timm", "hub", "torchvision", "pytorchcv") and self.weights is None
@@ -181,7 +176,9 @@ class Source:
                 "add --input-size C,H,W --mean M,M,M --std S,S,S (for pixels in [0, 1]); in Python input_size=...",
             )
         spec = spec_of_config(stated, self.spelled)
-        check_pixel_scale(spec.mean, spec.std, f"{self.spelled}: mean and std of its pretrained_cfg")
+        mean = None if self.override.mean else spec.mean
+        std = None if self.override.std else spec.std
+        check_pixel_scale(mean, std, f"{self.spelled}: mean and std of its pretrained_cfg")
         return spec
 
     def _copied(self) -> nn.Module:
