@@ -29,8 +29,9 @@ from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError
 from intraq_cli.graph.layers import layers, products, quantizable
-from intraq_cli.models.source import teacher_on_meta, timm_teacher
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher, examine
+from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.runtime.context import RunContext
@@ -123,7 +124,7 @@ def end_to_end(job: Job, made: Synthetic, placement: Placement) -> str:
 def cover(name: str) -> dict[str, Any]:
     """One row of the table."""
     started = time.perf_counter()
-    sketch = teacher_on_meta(name)
+    sketch = Source.parse(name).on_meta()
     count = sum(p.numel() for p in sketch.network.parameters())
     large = count >= LARGE
     row: dict[str, Any] = {"architecture": name, "parameters": count}

@@ -1,9 +1,11 @@
 """``inspect``: what of a model would be quantized, what stays float and why."""
 
+from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.api.quantization import check_bits, check_placement
 from intraq_cli.graph.batch_norms import batch_norms
 from intraq_cli.graph.layers import activation_calls
-from intraq_cli.models.source import InputOverride, teacher_on_meta
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import examine, state_tensors
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import plan_quantization
@@ -13,21 +15,24 @@ from intraq_cli.results import (
 )
 
 
+@verb
 def inspect(
-    model: str,
+    model: Model,
     *,
     w: int = 4,
     a: int = 4,
     act_placement: Placement = "inputs",
     first_last_bits: int | None = None,
-    input_size: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    input_size: Size | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
 ) -> InspectionResult:
     """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
 
     Args:
-        model: the teacher; see the README for the spellings.
+        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         w: bits of the weights, 2 to 8.
         a: bits of the activations, 2 to 8.
         act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
@@ -35,18 +40,22 @@ def inspect(
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
+        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
 
     Raises:
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
     check_bits(w, a, first_last_bits)
     check_placement(act_placement)
-    teacher = teacher_on_meta(model, InputOverride(input_size, mean, std))
+    override = InputOverride(input_size, mean, std, crop_pct, interpolation)
+    source = Source.parse(model, override)
+    teacher = source.on_meta()
     anatomy = examine(teacher)
     plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
     layers = inspect_layers(anatomy.graph, plan)
     return InspectionResult(
-        model=model,
+        model=source.spelled,
         architecture=teacher.architecture,
         weights="not read" if next(teacher.network.parameters()).is_meta else "read",
         input_size=teacher.spec.input_size,

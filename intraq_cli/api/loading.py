@@ -1,33 +1,41 @@
 """``load``: the network of a checkpoint; and the float teacher that it was made from."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
-from intraq_cli.errors import CheckpointError, ModelError, UsageError
+from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
 from intraq_cli.events import Report, Warned
-from intraq_cli.models.source import InputOverride, fetch_checkpoint, is_factory, is_local, load_teacher
+from intraq_cli.models.hub_source import fetch_checkpoint
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.runtime.device import choose_device
 
+AGAIN = "name the float model that it was made from: --model, and --weights if it was made from a file"
 
+
+@verb
 def load(
-    target: str | Path, *, model: str | None = None, device: str = "auto", revision: str | None = None
+    target: Text, *, model: Model | None = None, device: Text = "auto", revision: str | None = None
 ) -> QuantizedNetwork:
     """The network of a checkpoint folder, or of one on the Hub: the very logits that it had when ``quantize`` ended.
 
     Args:
         target: a folder, or ``ORG/NAME``.
-        model: the ``file.py:factory`` again, for a checkpoint that was made from one.
+        model: for a checkpoint made from code, which it does not hold: the ``file.py:factory`` or the module again.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         revision: of a repository on the Hub.
 
     Raises:
         IntraqError: no such checkpoint, or a damaged one.
     """
-    checkpoint = find_checkpoint(str(target), model, choose_device(device), revision)
+    code = None if model is None else Source.parse(model)
+    checkpoint = find_checkpoint(target, code, choose_device(device), revision)
     if checkpoint is None:
         raise CheckpointError(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
@@ -35,42 +43,66 @@ def load(
     return checkpoint.network
 
 
-def find_checkpoint(target: str, model: str | None, device: torch.device, revision: str | None) -> Checkpoint | None:
-    """The checkpoint that ``target`` names, in a folder or on the Hub; None if it names no checkpoint."""
-    folder = Path(target)
-    if folder.is_dir():
+def find_checkpoint(target: str, code: Source | None, device: torch.device, revision: str | None) -> Checkpoint | None:
+    """The checkpoint that ``target`` names, in a folder or on the Hub; None if it names no checkpoint.
+
+    Args:
+        target: as the user spelled it.
+        code: what builds the network, for a checkpoint that does not say it.
+        device: where to put the network.
+        revision: of a repository on the Hub.
+
+    Raises:
+        IntraqError: it is damaged, or cannot be had.
+    """
+    if os.path.isdir(target):  # before a bundled model of the same name
         if revision:
             raise UsageError(f"--revision {revision}: {target} is a folder", "leave it out")
-        return read_checkpoint(folder, model, device) if is_checkpoint(folder) else None
-    fetched = fetch_checkpoint(target, revision)
-    return read_checkpoint(fetched, model, device) if fetched else None
+        return read_checkpoint(Path(target), code, device) if is_checkpoint(Path(target)) else None
+    source = Source.parse(target, revision=revision)
+    fetched = fetch_checkpoint(source.name) if source.kind == "hub" else None
+    return read_checkpoint(fetched, code, device) if fetched else None
 
 
 def teacher_of(
-    checkpoint: Checkpoint, model: str | None, weights: str | Path | None, report: Report, from_hub: bool
+    checkpoint: Checkpoint, given: Source | None, weights: str | Path | None, report: Report, from_hub: bool
 ) -> Teacher:
     """The float network that a checkpoint was made from; never runs code that the user did not name.
 
-    A checkpoint from the Hub names no files here: what was a path there means something else here, if anything.
+    Args:
+        checkpoint: as it was read.
+        given: the teacher as the user names it; None: the one in the manifest.
+        weights: a file in place of the weights that the manifest names.
+        report: warned if the weights are not those that the checkpoint was made from.
+        from_hub: whether the manifest comes from the Hub: paths in it mean nothing here.
+
+    Raises:
+        CheckpointError: the manifest names no teacher.
+        ModelError: the teacher cannot be had.
     """
     noted = checkpoint.run.get("teacher") or {}
-    source = model or noted.get("source")
-    if not isinstance(source, str):
-        raise CheckpointError("the checkpoint does not say what it was made from", "name its teacher with --model")
-    if model is None and is_factory(source):
-        raise ModelError(f"the checkpoint was made from {source}", "name it again: --model file.py:factory")
-    noted_file = noted.get("weights") if model is None and weights is None else None
-    if from_hub and model is None and (noted_file or is_local(source)):
-        raise ModelError(
-            f"the checkpoint was made from files that are not here: {noted_file or source}",
-            "name the float model that it was made from: --model, and --weights if it was made from a file",
-        )
-    spec = checkpoint.spec
+    source = given or _noted_source(noted, weights, from_hub)
     try:
-        teacher = load_teacher(source, InputOverride(spec.input_size, spec.mean, spec.std), weights or noted_file)
+        teacher = source.taking(checkpoint.spec).load()
     except ModelError as error:
-        hint = "name the float model that it was made from: --model, and --weights if it was made from a file"
-        raise ModelError(f"the float teacher cannot be had: {error.message}", hint) from error
+        raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
     if noted.get("sha256") not in (None, teacher.sha256):
-        report(Warned(f"the float weights of {source} are not those that the checkpoint was made from"))
+        report(Warned(f"the float weights of {source.spelled} are not those that the checkpoint was made from"))
     return teacher
+
+
+def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: bool) -> Source:
+    """The teacher that a manifest names."""
+    name = noted.get("source")
+    if not isinstance(name, str):
+        raise CheckpointError("the checkpoint does not say what it was made from", "name its teacher with --model")
+    if needs_code(name):
+        raise ModelError(f"the checkpoint was made from {name}", "name it again: --model file.py:factory")
+    file = noted.get("weights") if weights is None else None
+    try:
+        source = Source.parse(name, weights=weights or file)
+    except IntraqError as error:
+        raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
+    if from_hub and (file or source.kind == "folder"):
+        raise ModelError(f"the checkpoint was made from files that are not here: {file or name}", AGAIN)
+    return source

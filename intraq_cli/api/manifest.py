@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from intraq_cli import __version__
 from intraq_cli.api.pipeline import Job
-from intraq_cli.models.source import (
-    is_factory,
-)
+from intraq_cli.models.source import needs_code
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import (
@@ -44,7 +43,7 @@ def manifest(
             "revision": teacher.revision,
             "sha256": teacher.sha256,
         },
-        "needs_factory": is_factory(teacher.architecture),
+        "needs_factory": needs_code(teacher.architecture),
         "device": describe_device(job.context.device),
         "processes": job.context.ranks.size,
         "versions": versions(),
@@ -88,7 +87,7 @@ def digest(path: Path) -> str:
 
 def call(verb: Callable[..., Any], given: dict[str, Any]) -> str:
     """A call as one would write it: the model, and what is not left to its default."""
-    words = [repr(given["model"])]
+    words = ["network" if isinstance(given["model"], nn.Module) else repr(str(given["model"]))]
     for name, parameter in signature(verb).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY or name in ("command", "report"):
             continue

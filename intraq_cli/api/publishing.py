@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from intraq_cli import __version__
+from intraq_cli.api.arguments import verb
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.models.hub import check_repository_name, check_revision, repository_url, upload
@@ -14,6 +15,7 @@ from intraq_cli.results import (
 )
 
 
+@verb
 def push(
     folder: str | Path,
     repo_id: str,

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
@@ -14,9 +14,8 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, StageDone, Warned, silent
 from intraq_cli.io.atomic import atomic_folder
-from intraq_cli.models.source import (
-    InputOverride,
-)
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import state_tensors
 from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes
@@ -33,26 +32,29 @@ from intraq_cli.synthesis.synthesizer import Synthetic
 from intraq_cli.zoo import load_recipe
 
 
+@verb
 def quantize(
-    model: str,
+    model: Model,
     *,
     w: int = 4,
     a: int = 4,
     out: str | Path | None = None,
-    recipe: str = "default",
-    set: Sequence[str] = (),  # noqa: A002 - the option's own name
+    recipe: Text = "default",
+    set: Texts = (),  # noqa: A002 - the option's own name
     images: str | Path | None = None,
     act_placement: Placement = "inputs",
     first_last_bits: int | None = None,
-    device: str = "auto",
+    device: Text = "auto",
     seed: int = 0,
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
     dry_run: bool = False,
-    input_size: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    input_size: Size | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
     weights: str | Path | None = None,
     command: str | None = None,
     report: Report = silent,
@@ -60,7 +62,7 @@ def quantize(
     """Quantize a pretrained classifier without data, and write a checkpoint folder.
 
     Args:
-        model: the teacher; see the README for the spellings.
+        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         w: bits of the weights, 2 to 8.
         a: bits of the activations, 2 to 8.
         out: the folder; default ``NAME-wWaA``.
@@ -73,11 +75,13 @@ def quantize(
         seed: of every random draw.
         force: replace an existing folder.
         resume: go on from what an interrupted run of the same job has kept.
-        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
+        batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
+        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         command: what to record as the command; default: how this was called.
         report: told of every step.
@@ -102,7 +106,9 @@ def quantize(
         )
     where = choose_device(device)
     check_free(out, force)
-    teacher = learnable(model, InputOverride(input_size, mean, std), weights)
+    override = InputOverride(input_size, mean, std, crop_pct, interpolation)
+    source = Source.parse(model, override, weights=weights)
+    teacher = learnable(source)
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_free(path, force)
     anatomy = examined(teacher, where)
@@ -113,11 +119,11 @@ def quantize(
     if images is not None:
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
         if origin.get("sha256") != teacher.sha256:
-            report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {model}"))
+            report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {source.spelled}"))
     bytes_float = float_bytes(state_tensors(teacher.network).values())
     result = QuantizationResult(
         path=str(path),
-        model=model,
+        model=source.spelled,
         w_bits=w,
         a_bits=a,
         recipe=settings.name,

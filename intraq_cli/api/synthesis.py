@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.io.atomic import atomic_file
-from intraq_cli.models.source import (
-    InputOverride,
-)
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
 from intraq_cli.results import (
     SynthesisResult,
 )
@@ -24,29 +23,32 @@ from intraq_cli.synthesis.image_set import save_images
 from intraq_cli.zoo import load_recipe
 
 
+@verb
 def synthesize(
-    model: str,
+    model: Model,
     *,
     n: int | None = None,
     out: str | Path | None = None,
-    recipe: str = "default",
-    set: Sequence[str] = (),  # noqa: A002 - the option's own name
-    device: str = "auto",
+    recipe: Text = "default",
+    set: Texts = (),  # noqa: A002 - the option's own name
+    device: Text = "auto",
     seed: int = 0,
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
     dry_run: bool = False,
-    input_size: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    input_size: Size | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
     weights: str | Path | None = None,
     report: Report = silent,
 ) -> SynthesisResult:
     """Learn synthetic images from a network alone, and write them to a safetensors file.
 
     Args:
-        model: the teacher; see the README for the spellings.
+        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         n: number of images; default: the recipe's.
         out: the file; default ``NAME-images.safetensors``.
         recipe: a name from the zoo, or the path of a TOML file.
@@ -55,11 +57,13 @@ def synthesize(
         seed: of every random draw.
         force: replace an existing file.
         resume: go on from what an interrupted run of the same job has kept.
-        batch_size: images that go through the networks at once, to the same end; default: as many as fit.
+        batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
+        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
+        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         report: told of every step.
 
@@ -72,13 +76,15 @@ def synthesize(
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device)
     check_free(out, force, file=True)
-    teacher = learnable(model, InputOverride(input_size, mean, std), weights)
+    override = InputOverride(input_size, mean, std, crop_pct, interpolation)
+    source = Source.parse(model, override, weights=weights)
+    teacher = learnable(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_free(path, force, file=True)
     anatomy = examined(teacher, where)
     result = SynthesisResult(
         path=str(path),
-        model=model,
+        model=source.spelled,
         n=settings.synthesis.num_images,
         image_shape=teacher.spec.input_size,
         seconds=0.0,

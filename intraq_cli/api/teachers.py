@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from intraq_cli.io.atomic import check_output
-from intraq_cli.models.source import InputOverride, is_downloaded, load_teacher, teacher_on_meta
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, examine
 from intraq_cli.runtime.device import place
 from intraq_cli.runtime.distributed import launched_processes
 
 
-def learnable(model: str, override: InputOverride, weights: str | Path | None) -> Teacher:
+def learnable(source: Source) -> Teacher:
     """The teacher; one without batch norm is refused before its weights are downloaded."""
-    if is_downloaded(model) and not weights:
-        check_batch_norms(teacher_on_meta(model, override))
-    return load_teacher(model, override, weights)
+    if source.is_downloaded:
+        check_batch_norms(source.on_meta())
+    return source.load()
 
 
 def examined(teacher: Teacher, device: torch.device) -> Anatomy:

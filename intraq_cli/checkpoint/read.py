@@ -17,9 +17,10 @@ from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import activation_calls, quantizable
 from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
+from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors, info_of
-from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import packed_words, unpack
@@ -60,12 +61,12 @@ def is_checkpoint(folder: Path) -> bool:
     return "quantization_config" in read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
 
 
-def read_checkpoint(folder: Path, model: str | None = None, device: torch.device | str = "cpu") -> Checkpoint:
+def read_checkpoint(folder: Path, model: Source | None = None, device: torch.device | str = "cpu") -> Checkpoint:
     """Rebuild the network of a checkpoint folder.
 
     Args:
         folder: what ``quantize`` wrote.
-        model: the ``file.py:factory`` again, for a checkpoint that was made from one: it holds no code.
+        model: the ``file.py:factory`` or module again, for a checkpoint that was made from one: it holds no code.
         device: where to put the network.
 
     Raises:
@@ -90,21 +91,20 @@ def read_checkpoint(folder: Path, model: str | None = None, device: torch.device
 
 
 def _described_network(
-    folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: str | None, header: dict[str, TensorInfo]
+    folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: Source | None, header: dict[str, TensorInfo]
 ) -> QuantizedNetwork:
     """The network that the config speaks of, quantized by ``plan``; it fits the ``header``, and has no values yet."""
 
     def build() -> nn.Module:
         return build_architecture(config.architecture, config.num_classes, config.model_args)
 
-    if is_factory(config.architecture):
-        if model is None or not is_factory(model):
+    if needs_code(config.architecture):
+        if model is None or not model.needs_code:
             raise ModelError(
                 f"{folder} was made from {config.architecture} and holds no code",
                 "name it again: --model file.py:factory",
             )
-        network = load_teacher(model, InputOverride(spec.input_size, spec.mean, spec.std)).network
-        return _quantized(folder, network, config, plan, spec, header)
+        return _quantized(folder, model.taking(spec).load().network, config, plan, spec, header)
     described = build_on_meta(build, header, CheckpointError).eval()
     try:
         return _quantized(folder, described, config, plan, spec, header)

@@ -6,7 +6,7 @@ from intraq_cli.commands import options
 from intraq_cli.commands.printing import file_size, print_json, print_table
 
 if TYPE_CHECKING:
-    from intraq_cli.results import InspectedLayer
+    from intraq_cli.results import InspectedLayer, InspectionResult
 
 
 def inspect(
@@ -18,28 +18,25 @@ def inspect(
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what of a model would be quantized, what stays float and why, and what it costs; downloads no weights.
 
     intraq inspect mobilenetv2_100
     """
-    size, means, stds = options.input_options(input_size, mean, std)
+    given = options.passed_on(locals())
     from intraq_cli.api import inspection as api
 
-    found = api.inspect(
-        model,
-        w=w,
-        a=a,
-        act_placement=act_placement,
-        first_last_bits=first_last_bits,
-        input_size=size,
-        mean=means,
-        std=stds,
-    )
+    found = api.inspect(**given)
     if as_json:
         print_json(found)
-        return
+    else:
+        _print(found)
+
+
+def _print(found: "InspectionResult") -> None:
     rows = [("layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"), *map(_row, found.layers)]
     widths = [max(len(row[k]) for row in rows) for k in range(5)]
     for row in rows:
@@ -49,7 +46,7 @@ def inspect(
     kept = [layer for layer in found.layers if layer.float_reason]
     ratio = found.bytes_float / found.bytes_quantized
     print_table(
-        f"{model} at W{w}A{a}, placement {act_placement}; weights {found.weights}",
+        f"{found.model} at W{found.w_bits}A{found.a_bits}, placement {found.act_placement}; weights {found.weights}",
         [
             ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} layers"),
             *[("float", f"{layer.name or 'network'}: {layer.float_reason}") for layer in kept],

@@ -1,12 +1,15 @@
-"""Options that several commands share, each written once."""
+"""Type and help of every option and argument, each written once; a command lists those that it has."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from intraq_cli.errors import UsageError
+from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
+from intraq_cli.models.preprocessing import Interpolation as _Interpolation
 from intraq_cli.recipe import Placement
 
 MODEL_HELP = (
@@ -27,51 +30,23 @@ def _recipes(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False, autocompletion=_models)]
-Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
-]
-BatchSize = Annotated[
-    str, typer.Option("--batch-size", metavar="N|auto", help="Images per pass, which does not change the result.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
-QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
-QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
-QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
-InputSize = Annotated[str | None, typer.Option("--input-size", metavar="C,H,W", help="Size of the model's input.")]
-Mean = Annotated[str | None, typer.Option("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].")]
-Std = Annotated[str | None, typer.Option("--std", metavar="S,...", help="Standard deviation per channel.")]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="FILE", help="A safetensors or .pth file, with a timm name."),
-]
-WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
-ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
-ActPlacement = Annotated[
-    Placement,
-    typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
-]
-FirstLastBits = Annotated[
-    int | None, typer.Option(help="Other bits for the first and last layer.", min=2, max=8, show_default=False)
-]
+def _numbers(option: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
+    """A parser of ``1,2,3``."""
+
+    def parse(text: str) -> tuple[Any, ...]:
+        try:
+            values = tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if not values or (count is not None and len(values) != count):
+            raise UsageError(f"{option} {text}: must be numbers with commas between", "e.g. --input-size 3,224,224")
+        return values
+
+    return parse
 
 
-def batch_size(text: str) -> int | None:
-    """Parse ``N`` or ``auto``.
-
-    Raises:
-        UsageError: it is neither.
-    """
+def _micro_batch(text: str) -> int | None:
+    """Parse ``N`` or ``auto``."""
     if text == "auto":
         return None
     if not text.isdigit() or int(text) < 1:
@@ -79,29 +54,113 @@ def batch_size(text: str) -> int | None:
     return int(text)
 
 
-def numbers(text: str | None, option: str, kind: type = float, count: int | None = None) -> tuple | None:
-    """Parse ``1,2,3``.
+def _argument(name: str, text: str, **settings: Any) -> Any:
+    return typer.Argument(metavar=name, help=text, show_default=False, **settings)
 
-    Raises:
-        typer.BadParameter: it is not that.
+
+def _unset(*names: str, **settings: Any) -> Any:
+    """An option whose default, None, is not worth showing."""
+    return typer.Option(*names, show_default=False, **settings)
+
+
+Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
+Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, or a float model.")]
+Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
+Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
+ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, or a table of results.")]
+
+InputSize = Annotated[
+    Any,
+    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=_numbers("--input-size", int, 3)),
+]
+Mean = Annotated[
+    Any,
+    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=_numbers("--mean", float)),
+]
+Std = Annotated[
+    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=_numbers("--std", float))
+]
+CropPct = Annotated[
+    float | None,
+    _unset("--crop-pct", help="Side of the crop by the shorter side of the image.", min=MIN_CROP_PCT, max=MAX_CROP_PCT),
+]
+Interpolation = Annotated[_Interpolation | None, _unset("--interpolation", help="How images are resized.")]
+Weights = Annotated[
+    str | None, _unset("--weights", metavar="FILE", help="A safetensors or .pth file, with a timm name.")
+]
+FloatModel = Annotated[
+    str | None, _unset("--model", help="The float model, if the checkpoint cannot name it: file.py:factory.")
+]
+
+WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
+ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
+ActPlacement = Annotated[
+    Placement,
+    typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
+]
+FirstLastBits = Annotated[
+    int | None, _unset("--first-last-bits", help="Other bits for the first and last layer.", min=2, max=8)
+]
+Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),
+]
+NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
+Images = Annotated[Path | None, _unset("--images", help="What `synthesize` wrote; no images are made then.")]
+
+OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
+OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images.safetensors.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
+MicroBatch = Annotated[
+    Any,
+    typer.Option(
+        "--batch-size",
+        metavar="N|auto",
+        help="Images per pass, which does not change the result.",
+        parser=_micro_batch,
+    ),
+]
+
+Data = Annotated[str, _unset("--data", help="Folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME.")]
+DataDir = Annotated[Path | None, _unset("--data-dir", help="Where cifar10 and cifar100 lie.")]
+Split = Annotated[str | None, _unset("--split", help="Split of a data set on the Hub.")]
+Limit = Annotated[int | None, _unset("--limit", min=1, help="Measure on so many images, drawn by --seed.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+Save = Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")]
+
+Revision = Annotated[str | None, _unset("--revision", help="Of a repository on the Hub.")]
+Branch = Annotated[str | None, _unset("--revision", help="Branch; default main.")]
+Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")]
+Message = Annotated[str | None, _unset("--message", "-m", help="Of the commit.")]
+Token = Annotated[str | None, _unset("--token", help="With write access; default HF_TOKEN, or `hf auth login`.")]
+Timm = Annotated[bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
+QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
+QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
+QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
+
+
+def passed_on(given: dict[str, Any]) -> dict[str, Any]:
+    """A command's options as the function of its name takes them.
+
+    Args:
+        given: the command's ``locals()`` as it begins.
+
+    Returns:
+        What was given, or has a default, but for the options that only say how to print.
     """
-    if text is None:
-        return None
-    try:
-        values = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or (count is not None and len(values) != count):
-        raise typer.BadParameter(f"{text!r}: numbers with commas between, e.g. 3,224,224", param_hint=option)
-    return values
-
-
-def input_options(
-    input_size: str | None, mean: str | None, std: str | None
-) -> tuple[tuple[int, int, int] | None, tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Parse ``--input-size``, ``--mean`` and ``--std``."""
-    size = numbers(input_size, "--input-size", int, 3)
-    return size, numbers(mean, "--mean"), numbers(std, "--std")
+    options = {name.rstrip("_"): value for name, value in given.items() if name not in ("as_json", "quiet")}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def data_for(model: str) -> str:
@@ -109,6 +168,11 @@ def data_for(model: str) -> str:
     return "digits" if model == "resnet20_digits" else "FOLDER"
 
 
-def typed(*options: tuple[str, str | Path | None]) -> str:
+def typed(*options: tuple[str, Any]) -> str:
     """Options as one would type them, those that were not given left out; an argument has the name ``""``."""
-    return shlex.join(word for name, value in options if value is not None for word in (name, str(value)) if word)
+    words = ((name, _spelled(value)) for name, value in options if value is not None)
+    return shlex.join(word for pair in words for word in pair if word)
+
+
+def _spelled(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,30 +1,19 @@
 """``intraq push``."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import file_size, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `quantize` wrote.", show_default=False)],
-    repo_id: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="Repository on the Hub; made if needed.", show_default=False)
-    ],
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch; default main.", show_default=False)] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Of the commit.", show_default=False)] = None,
-    token: Annotated[
-        str | None, typer.Option(help="With write access; default HF_TOKEN, or `hf auth login`.", show_default=False)
-    ] = None,
-    timm: Annotated[
-        bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")
-    ] = False,
+    folder: options.Folder,
+    repo_id: options.Repository,
+    private: options.Private = False,
+    revision: options.Branch = None,
+    create_pr: options.CreatePr = False,
+    message: options.Message = None,
+    token: options.Token = None,
+    timm: options.Timm = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.QuietName = False,
@@ -33,21 +22,11 @@ def push(
 
     intraq push resnet18-w4a4 my-name/resnet18-w4a4
     """
+    given = options.passed_on(locals())
     from intraq_cli.api import publishing as api
 
     with progress(quiet) as report:
-        result = api.push(
-            folder,
-            repo_id,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            message=message,
-            token=token,
-            timm=timm,
-            dry_run=dry_run,
-            report=report,
-        )
+        result = api.push(**given, report=report)
     if as_json:
         print_json(result)
         return

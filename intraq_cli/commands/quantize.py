@@ -2,10 +2,7 @@
 
 import shlex
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import duration, file_size, heterogeneity, print_hint, print_json, print_table
@@ -19,12 +16,10 @@ def quantize(
     model: options.Model,
     w: options.WBits = 4,
     a: options.ABits = 4,
-    out: Annotated[Path | None, typer.Option(help="Folder; default NAME-wWaA.", show_default=False)] = None,
+    out: options.OutFolder = None,
     recipe: options.Recipe = "default",
     set_: options.Set = None,
-    images: Annotated[
-        Path | None, typer.Option(help="What `synthesize` wrote; no images are made then.", show_default=False)
-    ] = None,
+    images: options.Images = None,
     act_placement: options.ActPlacement = "inputs",
     first_last_bits: options.FirstLastBits = None,
     device: options.Device = "auto",
@@ -32,10 +27,12 @@ def quantize(
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
     weights: options.Weights = None,
     force: options.Force = False,
     resume: options.Resume = True,
-    batch_size: options.BatchSize = "auto",
+    batch_size: options.MicroBatch = "auto",
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -44,58 +41,36 @@ def quantize(
 
     intraq quantize resnet18 --w 4 --a 4
     """
-    size, means, stds = options.input_options(input_size, mean, std)
+    given = options.passed_on(locals())
     from intraq_cli.api import quantization as api
-    from intraq_cli.models.source import is_factory
 
     with progress(quiet, recipe) as report:
-        result = api.quantize(
-            model,
-            w=w,
-            a=a,
-            out=out,
-            recipe=recipe,
-            set=set_ or [],
-            images=images,
-            act_placement=act_placement,
-            first_last_bits=first_last_bits,
-            device=device,
-            seed=seed,
-            force=force,
-            resume=resume,
-            batch_size=options.batch_size(batch_size),
-            dry_run=dry_run,
-            input_size=size,
-            mean=means,
-            std=stds,
-            weights=weights,
-            command=shlex.join(["intraq", *sys.argv[1:]]),
-            report=report,
-        )
-    ratio = result.bytes_float / result.bytes_quantized
-    change = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
-    sizes = f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({change})"
+        result = api.quantize(**given, command=shlex.join(["intraq", *sys.argv[1:]]), report=report)
     if as_json:
         print_json(result)
     elif quiet:
         print(result.path)
     elif dry_run:
-        print(
-            f"would write {model} at W{w}A{a} ({result.recipe}, {act_placement}, on {result.device}) "
-            f"to {result.path}: about {sizes}"
-        )
+        where = f"{result.recipe}, {act_placement}, on {result.device}"
+        print(f"would write {model} at W{w}A{a} ({where}) to {result.path}: about {_sizes(result)}")
     else:
-        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
-        print_table(
-            f"{result.path}",
-            [
-                ("size", sizes),
-                *_on_images(result),
-                ("time", f"{duration(result.seconds)} on {result.device}: {stages}"),
-            ],
-        )
-        given = options.typed(("", result.path), ("--model", model if is_factory(model) else None))
-        print_hint(f"next: intraq evaluate {given} --data {options.data_for(model)}")
+        _print(result)
+
+
+def _print(result: "QuantizationResult") -> None:
+    from intraq_cli.models.source import needs_code
+
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
+    time = f"{duration(result.seconds)} on {result.device}: {stages}"
+    print_table(result.path, [("size", _sizes(result)), *_on_images(result), ("time", time)])
+    given = options.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
+    print_hint(f"next: intraq evaluate {given} --data {options.data_for(result.model)}")
+
+
+def _sizes(result: "QuantizationResult") -> str:
+    ratio = result.bytes_float / result.bytes_quantized
+    change = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+    return f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({change})"
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:

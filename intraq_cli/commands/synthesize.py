@@ -1,19 +1,19 @@
 """``intraq synthesize``."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import duration, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
+if TYPE_CHECKING:
+    from intraq_cli.results import SynthesisResult
+
 
 def synthesize(
     model: options.Model,
-    n: Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File; default NAME-images.safetensors.", show_default=False)] = None,
+    n: options.NumImages = None,
+    out: options.OutFile = None,
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     device: options.Device = "auto",
@@ -21,10 +21,12 @@ def synthesize(
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
     weights: options.Weights = None,
     force: options.Force = False,
     resume: options.Resume = True,
-    batch_size: options.BatchSize = "auto",
+    batch_size: options.MicroBatch = "auto",
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -33,53 +35,36 @@ def synthesize(
 
     intraq synthesize resnet18 -n 1024 --out images.safetensors
     """
-    size, means, stds = options.input_options(input_size, mean, std)
+    given = options.passed_on(locals())
     from intraq_cli.api import synthesis as api
 
     with progress(quiet, recipe) as report:
-        result = api.synthesize(
-            model,
-            n=n,
-            out=out,
-            recipe=recipe,
-            set=set_ or [],
-            device=device,
-            seed=seed,
-            force=force,
-            resume=resume,
-            batch_size=options.batch_size(batch_size),
-            dry_run=dry_run,
-            input_size=size,
-            mean=means,
-            std=stds,
-            weights=weights,
-            report=report,
-        )
+        result = api.synthesize(**given, report=report)
     if as_json:
         print_json(result)
     elif quiet:
         print(result.path)
     elif dry_run:
-        shape = "x".join(map(str, result.image_shape))
-        print(f"would write {result.n} images of {shape} from {model} to {result.path} on {result.device}")
+        print(f"would write {_images(result)} from {model} to {result.path} on {result.device}")
     else:
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
-        print_table(
-            f"{result.path}",
-            [
-                ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}"),
-                ("losses", losses),
-                ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
-                ("heterogeneity", heterogeneity(result.heterogeneity)),
-                ("time", f"{duration(result.seconds)} on {result.device}"),
-            ],
-        )
-        given = options.typed(
-            ("", model),
-            ("--input-size", input_size),
-            ("--mean", mean),
-            ("--std", std),
-            ("--weights", weights),
-            ("--images", result.path),
-        )
-        print_hint(f"next: intraq quantize {given} --w 4 --a 4")
+        _print(result)
+        same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")
+        again = [(f"--{name.replace('_', '-')}", given.get(name)) for name in same]
+        print_hint(f"next: intraq quantize {options.typed(('', model), *again, ('--images', result.path))} --w 4 --a 4")
+
+
+def _images(result: "SynthesisResult") -> str:
+    return f"{result.n} images of {'x'.join(map(str, result.image_shape))}"
+
+
+def _print(result: "SynthesisResult") -> None:
+    print_table(
+        result.path,
+        [
+            ("images", _images(result).replace(" images", "")),
+            ("losses", "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())),
+            ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
+            ("heterogeneity", heterogeneity(result.heterogeneity)),
+            ("time", f"{duration(result.seconds)} on {result.device}"),
+        ],
+    )

@@ -1,7 +1,6 @@
 """``intraq zoo list`` and ``intraq zoo show``."""
 
 import json
-from typing import Annotated
 
 import typer
 
@@ -30,10 +29,7 @@ def list_(as_json: options.Json = False, quiet: options.QuietNames = False) -> N
 
 @app.command()
 def show(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="A recipe, a bundled model, or a table of results.", show_default=False),
-    ],
+    name: options.ZooName,
     as_json: options.Json = False,
 ) -> None:
     """One of them in full."""

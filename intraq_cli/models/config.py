@@ -2,11 +2,15 @@
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, Interpolation
 from intraq_cli.models.teacher import InputSpec
 
 MAX_CLASSES = 1_000_000
@@ -14,10 +18,13 @@ MAX_ARGUMENT = 16384
 """Of a number in ``model_args``: widths and depths."""
 MAX_FACTOR = 32
 """The same of multipliers, ratios and windows, which builders loop over."""
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random")
-CROP_MODES = ("center", "squash", "border")
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*(@\S+)?"
 """How a repository on the Hub is spelled."""
+SPEC = {field.name for field in fields(InputSpec)}
+"""The fields of ``pretrained_cfg`` that say how a network wants its input."""
+
+N = TypeVar("N")
+M = TypeVar("M", bound=BaseModel)
 
 REFUSED_ARGUMENTS = re.compile(
     # what reads files or the network, what puts the network elsewhere, what makes it another thing than a classifier
@@ -26,16 +33,87 @@ REFUSED_ARGUMENTS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+def _printable(text: str) -> str:
+    if not text.isprintable():  # it goes into model cards
+        raise ValueError("not printable")
+    return text
+
+
+def _repository(text: str) -> str:
+    # as the Hub's client has it; a revision is a part of paths in its cache
+    part = r"(\w|\w[\w.-]*\w)"
+    spelled = re.fullmatch(f"{part}/{part}(@{part})?", text, re.ASCII) is not None
+    if not spelled or len(text) > 96 or re.search(r"\.\.|--|\.git$", text):
+        raise ValueError("no name of a repository")
+    return text
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # a configuration may come from Python
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
+Texts = Text | Annotated[list[Text], Field(max_length=64)]
+Classes = Annotated[int, Field(ge=0, le=MAX_CLASSES)]
+Crop = Annotated[float, Field(ge=MIN_CROP_PCT, le=MAX_CROP_PCT)]
+Side = Annotated[int, Field(ge=1, le=2**16)]
+Size = Annotated[list[Side], Field(min_length=3, max_length=3), BeforeValidator(_listed)]
+Numbers = Annotated[list[N], Field(min_length=1, max_length=4096), BeforeValidator(_listed)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+Std = Annotated[float, Field(ge=math.ulp(1.0), le=1e6)]
+Pool = Annotated[float, Field(ge=1, le=2**16)]
+
+
+class PretrainedCfg(BaseModel):
+    """The fields of ``pretrained_cfg`` that are used or passed on; None counts as absent, other fields are left out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    input_size: Size | None = None
+    test_input_size: Size | None = None
+    min_input_size: Size | None = None
+    fixed_input_size: bool | None = None
+    interpolation: Interpolation | None = None
+    crop_pct: Crop | None = None
+    test_crop_pct: Crop | None = None
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    mean: Numbers[Mean] | None = None
+    std: Numbers[Std] | None = None
+    num_classes: Classes | None = None
+    label_offset: Classes | None = None
+    pool_size: Numbers[Pool] | None = None
+    test_pool_size: Numbers[Pool] | None = None
+    first_conv: Texts | None = None
+    classifier: Texts | None = None
+    architecture: Text | None = None
+    tag: Text | None = None
+    license: Text | None = None
+    origin_url: Text | None = None
+    paper_name: Text | None = None
+    paper_ids: Texts | None = None
+    hf_hub_id: Annotated[Text, AfterValidator(_repository)] | None = None
+
+
+class ModelConfig(BaseModel):
     """What a ``config.json`` says of a network, checked."""
 
-    architecture: str
-    num_classes: int | None
-    model_args: dict[str, Any]
-    pretrained_cfg: dict[str, Any]
-    """The fields of it that are known here; the rest is left out."""
-    label_names: list[str] | None
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    architecture: Annotated[str, Field(min_length=1, max_length=1000)]
+    num_classes: Classes | None = None
+    model_args: Annotated[dict[str, Any], AfterValidator(lambda args: _arguments(args))]
+    pretrained_cfg: PretrainedCfg
+    label_names: list[str] | None = None
+    """A name for every class."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        args, labels = self.model_args, self.label_names
+        if None not in (self.num_classes, args.get("num_classes")) and args["num_classes"] != self.num_classes:
+            raise _stated(f"num_classes is {self.num_classes} and {args['num_classes']}")
+        if labels is not None and self.num_classes is not None and len(labels) != self.num_classes:
+            raise _stated(f"{len(labels)} label_names for {self.num_classes} classes")
+        return self
 
 
 def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = ModelError) -> ModelConfig:
@@ -49,76 +127,65 @@ def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = M
     Raises:
         IntraqError: of ``kind``: a field is missing, of the wrong type, or out of range.
     """
-    architecture = config.get("architecture")
-    if not isinstance(architecture, str) or not 0 < len(architecture) <= 1000:
-        raise kind(f"{where}: config.json names no architecture", "it needs timm's config.json")
-    args = config.get("model_args")
-    args = {} if args is None else args
-    _require(isinstance(args, dict), "model_args", args, where, kind)
-    for name, value in args.items():
-        if REFUSED_ARGUMENTS.fullmatch(name) or not re.fullmatch(r"[a-z]\w{0,63}", name, re.ASCII | re.IGNORECASE):
-            raise kind(f"{where}: config.json: model_args may not hold {name!r}", "it says more than a network's shape")
-        _require(_is_argument(value, _bound(name)), f"model_args.{name}", value, where, kind)
     cfg = config.get("pretrained_cfg", config)
-    _require(isinstance(cfg, dict), "pretrained_cfg", cfg, where, kind)
-    cfg = {key: cfg[key] for key in FIELDS if cfg.get(key) is not None}
-    for key, value in cfg.items():
-        _require(FIELDS[key](value), f"pretrained_cfg.{key}", value, where, kind)
-    num_classes = config.get("num_classes", cfg.get("num_classes"))
-    _require(num_classes is None or is_class_count(num_classes), "num_classes", num_classes, where, kind)
-    if None not in (num_classes, args.get("num_classes")) and args["num_classes"] != num_classes:
-        raise kind(f"{where}: config.json: num_classes is {num_classes} and {args['num_classes']}")
-    labels = check_labels(config.get("label_names"), num_classes, where, kind)
-    return ModelConfig(architecture, num_classes, args, cfg, labels)
+    known = cfg.get("num_classes") if isinstance(cfg, dict) else None
+    args = config.get("model_args")
+    defaults = {"num_classes": known, "pretrained_cfg": cfg, "architecture": ""}
+    return _checked(ModelConfig, {**defaults, **config, "model_args": {} if args is None else args}, where, kind)
 
 
-def check_labels(labels: Any, num_classes: int | None, where: str, kind: type[IntraqError]) -> list[str] | None:
-    """``label_names``, if they are a name for every class; None if there are none.
-
-    Raises:
-        IntraqError: of ``kind``: they are something else.
-    """
-    if labels is None:
-        return None
-    _require(isinstance(labels, list) and all(type(n) is str for n in labels), "label_names", labels, where, kind)
-    if num_classes is not None and len(labels) != num_classes:
-        raise kind(f"{where}: config.json has {len(labels)} label_names for {num_classes} classes")
-    return labels
-
-
-def spec_of_config(cfg: dict[str, Any], source: str, kind: type[IntraqError] = ModelError) -> InputSpec:
-    """The input specification in a config's ``pretrained_cfg``.
+def spec_of_config(
+    cfg: PretrainedCfg | Mapping[str, Any], where: str, kind: type[IntraqError] = ModelError
+) -> InputSpec:
+    """The input specification in a ``pretrained_cfg``.
 
     Raises:
         IntraqError: of ``kind``: a key is missing, of the wrong type, or out of range.
     """
+    if not isinstance(cfg, PretrainedCfg):
+        known = {key: cfg[key] for key in SPEC if key in cfg}
+        cfg = _checked(_Described, {"pretrained_cfg": known}, where, kind).pretrained_cfg
     for key in ("input_size", "mean", "std"):
-        if cfg.get(key) is None:
-            raise kind(f"{source}: pretrained_cfg lacks {key}", "it needs input_size, mean, std")
-    known = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-    values = {key: cfg[key] for key in known if cfg.get(key) is not None}
-    for key, value in values.items():
-        _require(FIELDS[key](value), f"pretrained_cfg.{key}", value, source, kind)
-    values |= {key: tuple(values[key]) for key in ("input_size", "mean", "std")}
-    return InputSpec(**values)
+        if getattr(cfg, key) is None:
+            raise kind(f"{where}: pretrained_cfg lacks {key}", "it needs input_size, mean, std")
+    values: dict[str, Any] = cfg.model_dump(include=SPEC, exclude_none=True)
+    lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("input_size", "mean", "std")}
+    return InputSpec(**lists, **values)
 
 
-def _require(fits: bool, field: str, value: Any, where: str, kind: type[IntraqError]) -> None:
-    if not fits:
-        raise kind(f"{where}: config.json: {field} is {_short(value)}", "the file is damaged, or no timm config.json")
+class _Described(BaseModel):
+    pretrained_cfg: PretrainedCfg
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
-    # a whole number of thousands of digits cannot even be written
-    text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[IntraqError]) -> M:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    if first["type"] == "stated":
+        raise kind(f"{where}: config.json: {first['msg']}", "the file is damaged, or no timm config.json")
+    path = first["loc"][: 2 if first["loc"][0] == "pretrained_cfg" else 1]
+    if path == ("architecture",):
+        raise kind(f"{where}: config.json names no architecture", "it needs timm's config.json")
+    value: Any = data
+    for key in path:
+        value = value[key]
+    field = ".".join(map(str, path))
+    raise kind(f"{where}: config.json: {field} is {_short(value)}", "the file is damaged, or no timm config.json")
 
 
-def is_class_count(value: Any) -> bool:
-    """Whether ``value`` may be a number of classes."""
-    return type(value) is int and 0 <= value <= MAX_CLASSES
+def _stated(text: str) -> PydanticCustomError:
+    """An error whose message stands for itself."""
+    return PydanticCustomError("stated", "{text}", {"text": text})
+
+
+def _arguments(args: dict[str, Any]) -> dict[str, Any]:
+    for name, value in args.items():
+        if REFUSED_ARGUMENTS.fullmatch(name) or not re.fullmatch(r"[a-z]\w{0,63}", name, re.ASCII | re.IGNORECASE):
+            raise _stated(f"model_args may not hold {name!r}: it says more than a network's shape")
+        if not _is_argument(value, _bound(name)):
+            raise _stated(f"model_args.{name} is {_short(value)}")
+    return args
 
 
 def _bound(name: str) -> int:
@@ -132,64 +199,18 @@ def _is_argument(value: Any, bound: int, depth: int = 2) -> bool:
         return depth > 0 and len(value) <= 64 and all(_is_argument(item, bound, depth - 1) for item in value)
     if isinstance(value, str):
         return re.fullmatch(r"[\w.,+-]{0,64}", value, re.ASCII) is not None
-    return value is None or isinstance(value, bool) or _is_number(value, -bound, bound)
+    # written so that NaN fails too
+    return value is None or (isinstance(value, (bool, int, float)) and -bound <= value <= bound)
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
-    # written so that NaN fails too; a whole number may be too large for a float
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+def _short(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+    # a whole number of thousands of digits cannot even be written
+    text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000 and value.isprintable()  # it goes into model cards
-
-
-def _is_texts(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and len(value) <= 64 and all(_is_text(item) for item in value))
-
-
-def _are_numbers(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, (list, tuple)) and 0 < len(value) <= 4096 and all(_is_number(v, low, high) for v in value)
-
-
-def _is_size(value: Any) -> bool:
-    return _are_numbers(value, 1, 2**16) and len(value) == 3 and all(type(v) is int for v in value)
-
-
-def _is_repository(value: Any) -> bool:
-    # as the Hub's client has it; a revision is a part of paths in its cache
-    part = r"(\w|\w[\w.-]*\w)"
-    spelled = _is_text(value) and re.fullmatch(f"{part}/{part}(@{part})?", value, re.ASCII) is not None
-    return spelled and len(value) <= 96 and not re.search(r"\.\.|--|\.git$", value)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-FIELDS: dict[str, Callable[[Any], bool]] = {
-    "input_size": _is_size,
-    "test_input_size": _is_size,
-    "min_input_size": _is_size,
-    "fixed_input_size": _is_flag,
-    "interpolation": INTERPOLATIONS.__contains__,
-    "crop_pct": lambda value: _is_number(value, 0.5, 2),
-    "test_crop_pct": lambda value: _is_number(value, 0.5, 2),
-    "crop_mode": CROP_MODES.__contains__,
-    "mean": lambda value: _are_numbers(value, -1e6, 1e6),
-    "std": lambda value: _are_numbers(value, math.ulp(1.0), 1e6),
-    "num_classes": is_class_count,
-    "label_offset": is_class_count,
-    "pool_size": lambda value: _are_numbers(value, 1, 2**16),
-    "test_pool_size": lambda value: _are_numbers(value, 1, 2**16),
-    "first_conv": _is_texts,
-    "classifier": _is_texts,
-    "architecture": _is_text,
-    "tag": _is_text,
-    "license": _is_text,
-    "origin_url": _is_text,
-    "paper_name": _is_text,
-    "paper_ids": _is_texts,
-    "hf_hub_id": _is_repository,
-}
-"""The fields of ``pretrained_cfg`` that are used or passed on, and what they must be; None counts as absent."""
+def is_class_count(value: Any) -> bool:
+    """Whether ``value`` may be a number of classes."""
+    return type(value) is int and 0 <= value <= MAX_CLASSES

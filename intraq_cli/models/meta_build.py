@@ -89,6 +89,18 @@ def build_on_meta(
     return network
 
 
+def untrained(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that ``build`` builds without weights: on the meta device, or on the CPU where it has to.
+
+    Builders that read values (``.item()``, a comparison) fail on the meta device with errors of any kind.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except Exception:
+        return build()
+
+
 def check_tensors(
     header: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], where: str, kind: type[IntraqError]
 ) -> None:

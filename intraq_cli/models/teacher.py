@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms
@@ -149,9 +148,6 @@ def check_classifier(teacher: Teacher) -> int:
     try:
         out = network(_example(teacher))
     except BUILD_ERRORS as error:
-        if any(is_lazy(tensor) for tensor in network.parameters()):
-            hint = "show it a batch of images before it is quantized"
-            raise ModelError(f"{teacher.source} has layers without a shape (lazy modules)", hint) from error
         size = ",".join(map(str, teacher.spec.input_size))
         line = first_line(error)
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error

@@ -15,9 +15,10 @@ from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import parse_json, tensor_header
+from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
-from intraq_cli.models.source import build_architecture, is_factory
+from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
@@ -95,7 +96,7 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
     """
     files = _read(folder)
     config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
-    if is_factory(str(config.get("architecture"))):
+    if needs_code(str(config.get("architecture"))):
         _check_without_network(folder, config)
     else:
         read_checkpoint(folder)

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from intraq_cli.models.source import InputOverride, load_teacher
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher
 
 FILE = Path(__file__).resolve().parents[3] / "shared" / "real_models.py"
@@ -16,7 +17,7 @@ INPUTS = {
 def real_network(name: str) -> Teacher:
     """One of :data:`INPUTS`, or any MODEL that says itself how it wants its input."""
     if name not in INPUTS:
-        return load_teacher(name)
+        return Source.parse(name).load()
     if not FILE.is_file():
         sys.exit(f"{FILE} is not on this machine: name another model, e.g. resnet20_digits")
-    return load_teacher(f"{FILE}:{name}", INPUTS[name])
+    return Source.parse(f"{FILE}:{name}", INPUTS[name]).load()

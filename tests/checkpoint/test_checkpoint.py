@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from intraq_cli import evaluate, load, quantize
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError
-from intraq_cli.models.source import build_architecture
+from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.teacher import InputSpec
 from tests.conftest import TINY
 from tests.programs.fuzz import write_checkpoint
@@ -249,7 +249,7 @@ def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, mo
 
 def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_path):
     shutil.copytree(digits, tmp_path / "snapshot")
-    monkeypatch.setattr("intraq_cli.models.source.fetch_checkpoint", lambda target, revision: tmp_path / "snapshot")
+    monkeypatch.setattr("intraq_cli.api.loading.fetch_checkpoint", lambda repository: tmp_path / "snapshot")
     assert evaluate("org/name", data="digits", limit=20, device="cpu").n == 20  # the bundled teacher
     for teacher in ({"source": str(tmp_path)}, {"source": "local-dir:x"}, {"source": "resnet18", "weights": "w.pth"}):
         (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": teacher}))

@@ -123,6 +123,10 @@ NONSENSE = [
     (("quantize", "resnet20_digits", "--out", "no/such/folder"), 1, "output"),
     (("quantize", "resnet20_digits", "--input-size", "3x8x8"), 2, "usage"),
     (("quantize", "resnet20_digits", "--input-size", "3,8,8"), 1, "model"),
+    (("quantize", "resnet20_digits", "--mean", "123.68"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--crop-pct", "3"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--interpolation", "sharpest"), 2, "usage"),
+    (("quantize", "resnet20_digits", "--batch-size", "0"), 2, "usage"),
     (("quantize", "FACTORY:no_norm", *INPUT), 1, "model"),
     (("quantize", "FACTORY:fixed_size", "--input-size", "3,9,9", *INPUT[2:]), 1, "model"),
     (("quantize",), 2, "usage"),
@@ -341,6 +345,26 @@ def test_weights_that_are_no_weights(intraq, tmp_path):
         assert reason in made.err
         assert "Traceback" not in made.err
     assert not (tmp_path / "evil").exists()
+
+
+def test_how_images_are_taken_is_said_option_by_option(intraq, tmp_path, factory, labelled):
+    """From the command line into the checkpoint, and from a hint into the next command."""
+    stated = (*INPUT, "--crop-pct", "0.75", "--interpolation", "bilinear")
+    made = intraq("synthesize", f"{factory}:net", *stated, *TINY, "--out", "i.safetensors")
+    assert made.code == 0
+    hinted = _hinted(made.err)
+    assert set(stated) <= set(hinted)
+    assert intraq(*hinted, "--recipe", "instant", "--out", "made").code == 0
+    cfg = json.loads((tmp_path / "made/config.json").read_text())["pretrained_cfg"]
+    assert (cfg["crop_pct"], cfg["interpolation"], cfg["mean"]) == (0.75, "bilinear", [0.5] * 3)
+    model = ("--model", f"{factory}:net")
+    assert intraq("evaluate", "made", "--data", labelled, *model, "--json").code == 0
+    refused = intraq("evaluate", "made", "--data", labelled, *model, "--crop-pct", "0.9")
+    assert (refused.code, "a checkpoint knows its own input" in refused.err) == (2, True)
+    measured = intraq("evaluate", f"{factory}:net", "--data", labelled, *stated, "--json")
+    assert json.loads(measured.out)["n"] == 3
+    found = intraq("inspect", f"{factory}:net", *stated, "--json")
+    assert json.loads(found.out)["input_size"] == [3, 8, 8]
 
 
 def test_completion_knows_commands_options_recipes_and_bundled_models():

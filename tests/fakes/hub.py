@@ -47,8 +47,8 @@ def do(job):
     kind, name = job["do"], job["name"]
     try:
         if kind == "teacher":
-            from intraq_cli.models.source import load_teacher
-            t = load_teacher(name)
+            from intraq_cli.models.source import Source
+            t = Source.parse(name).load()
             print(json.dumps([t.source, t.name, t.architecture, t.revision, t.sha256]))
         if kind == "benchmark":
             from intraq_cli.models.hub import benchmark

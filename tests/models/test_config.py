@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError
-from intraq_cli.models.config import FIELDS, check_config, spec_of_config
-from intraq_cli.models.source import build_architecture
+from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.config import PretrainedCfg, check_config, spec_of_config
 
 SOUND = {
     "architecture": "test_resnet",
@@ -35,7 +35,7 @@ def test_a_sound_config_is_taken_as_it_is():
     assert (checked.architecture, checked.num_classes) == ("test_resnet", 3)
     assert checked.model_args == SOUND["model_args"]
     assert checked.label_names == ["cat", "dog", "eel"]
-    assert "first_conv" not in checked.pretrained_cfg
+    assert checked.pretrained_cfg.first_conv is None
     assert spec_of_config(checked.pretrained_cfg, "here").input_size == (3, 8, 8)
 
 
@@ -48,10 +48,10 @@ def test_every_config_that_timm_ships_is_sound():
 
 def test_an_old_config_has_its_fields_side_by_side():
     flat = {"architecture": "test_resnet", "num_classes": 3, **SOUND["pretrained_cfg"]}
-    assert check_config(flat, "here").pretrained_cfg["input_size"] == [3, 8, 8]
+    assert check_config(flat, "here").pretrained_cfg.input_size == [3, 8, 8]
 
 
-@given(st.sampled_from(sorted(FIELDS)), VALUES)
+@given(st.sampled_from(sorted(PretrainedCfg.model_fields)), VALUES)
 @settings(deadline=None, max_examples=400)
 def test_any_value_of_any_field_is_taken_or_is_one_line(field, value):
     try:

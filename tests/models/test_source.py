@@ -12,9 +12,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
-from intraq_cli.models import source as sources
-from intraq_cli.models.source import InputOverride, build_architecture, is_factory, load_teacher, teacher_on_meta
+from intraq_cli.models import hub_source
+from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec, Teacher, examine, leave_inputs_alone
+
+
+def load_teacher(model, override=None, **given):
+    return Source.parse(model, override, **given).load()
+
 
 INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
 
@@ -140,7 +147,7 @@ def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeyp
 
 def test_a_sketch_of_unknown_weights_is_refused_as_well():
     with pytest.raises(ModelError, match="no weights 'nonsense' for resnet18"):
-        teacher_on_meta("resnet18.nonsense")
+        Source.parse("resnet18.nonsense").on_meta()
 
 
 @pytest.mark.parametrize("model", ["resnet20_digits", "torchvision:resnet18", "org/name", "here"])
@@ -178,7 +185,7 @@ def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
     cfg = {"num_classes": 3, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": cfg}))
     save_file(made.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr(sources, "hub_file", lambda repository, name: str(tmp_path / name))
+    monkeypatch.setattr(hub_source, "hub_file", lambda repository, name: str(tmp_path / name))
     teacher = load_teacher("hf-hub:org/name@refs/pr/3")
     assert teacher.pretrained_cfg["hf_hub_id"] == "org/name"
     assert (teacher.source, teacher.name) == ("hf-hub:org/name@refs/pr/3", "name")
@@ -231,10 +238,11 @@ def test_torchvision_says_how_it_wants_its_input(monkeypatch):
 
 
 def test_spellings():
-    assert is_factory("a/b.py:f")
-    assert is_factory("C:/a.py:f")
-    assert not is_factory("hf-hub:org/name")
-    assert not is_factory("a/b.py")
+    assert needs_code("a/b.py:f")
+    assert needs_code("C:/a.py:f")
+    assert needs_code("module:Net")
+    assert not needs_code("hf-hub:org/name")
+    assert not needs_code("a/b.py")
 
 
 def test_a_folder_without_safetensors_is_refused(timm_folder, tmp_path):

@@ -34,7 +34,8 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import IntraqError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Event
-from intraq_cli.models.source import build_architecture, load_teacher
+from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, examine
 from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
 from intraq_cli.recipe import Quantization, Recipe
@@ -378,7 +379,7 @@ def _use_evaluate(folder: Path) -> None:
 
 
 def _use_float(folder: Path) -> None:
-    examine(load_teacher(str(folder)))
+    examine(Source.parse(str(folder)).load())
 
 
 def _use_inspect(folder: Path) -> None:
@@ -394,7 +395,7 @@ def _use_recipe(folder: Path) -> None:
 
 
 def _use_weights(folder: Path) -> None:
-    load_teacher("test_resnet", weights=folder / "weights.pth")
+    Source.parse("test_resnet", weights=folder / "weights.pth").load()
 
 
 def use_seeds(seeds: Path) -> None:

@@ -1,0 +1,47 @@
+"""Networks by the name of their architecture, as a ``config.json`` holds it: nothing outside known registries."""
+
+import re
+from typing import Any
+
+from torch import nn
+
+from intraq_cli.errors import ModelError, first_line
+from intraq_cli.models.meta_build import BUILD_ERRORS, MAX_PARTS, limited
+from intraq_cli.models.nets import ARCHITECTURES
+
+
+def build_architecture(architecture: str, num_classes: int | None, model_args: dict[str, Any]) -> nn.Module:
+    """An untrained network of a checkpoint's architecture; nothing outside timm, torchvision, pytorchcv and our own.
+
+    Raises:
+        ModelError: no such architecture, or it does not take these arguments.
+    """
+    kind, colon, name = architecture.partition(":")
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        with limited(MAX_PARTS):
+            return _built(architecture, kind if colon else "", name, {**classes, **model_args})
+    except BUILD_ERRORS as error:
+        raise ModelError(f"cannot build {architecture}: {first_line(error)}") from error
+
+
+def _built(architecture: str, kind: str, name: str, args: dict[str, Any]) -> nn.Module:
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture](**args)
+    if kind == "torchvision":
+        from torchvision import models
+
+        if name not in models.list_models(module=models):
+            raise ModelError(f"torchvision has no classifier {name!r}")
+        quiet = {"init_weights": False} if "transform_input" in args else {}
+        return models.get_model(name, weights=None, **{**quiet, **args})
+    if kind == "pytorchcv":
+        from pytorchcv.model_provider import get_model
+
+        return get_model(name, pretrained=False)
+    import timm
+
+    # a name of the registry and nothing else: timm itself also takes folders and repositories
+    if not re.fullmatch(r"[\w.-]+", architecture, re.ASCII) or not timm.is_model(architecture):
+        raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
+    return timm.create_model(architecture, pretrained=False, **args)

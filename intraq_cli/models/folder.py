@@ -1,0 +1,114 @@
+"""Float models in folders: timm's ``config.json`` and ``model.safetensors``, of timm's architectures or our own."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from intraq_cli.errors import ModelError, first_line
+from intraq_cli.io.untrusted import read_json, safe_path, tensor_header
+from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
+from intraq_cli.models.meta_build import (
+    BUILD_ERRORS,
+    MAX_PARTS,
+    build_on_meta,
+    check_tensors,
+    info_of,
+    limited,
+    parts_of,
+    untrained,
+)
+from intraq_cli.models.nets import ARCHITECTURES
+from intraq_cli.models.teacher import Teacher
+from intraq_cli.models.timm_source import timm_teacher
+
+
+def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
+    """The network of a folder; without its weights on the meta device where that can be done.
+
+    Args:
+        folder: holds ``config.json`` and ``model.safetensors``.
+        spelled: as the user spelled it.
+        pretrained: whether to read the weights.
+
+    Raises:
+        ModelError: no such folder, or its files are damaged or do not fit each other.
+    """
+    if not os.path.isfile(folder / "config.json"):
+        hint = "a model folder holds timm's config.json and model.safetensors"
+        raise ModelError(f"{folder} has no config.json", hint)
+    return load_config(read_config(folder, str(folder)), folder, spelled, pretrained)
+
+
+def read_config(folder: Path, where: str) -> ModelConfig:
+    """The ``config.json`` of a float model, checked; ``where`` is what messages call it.
+
+    Raises:
+        ModelError: it is damaged, or that of a quantized model.
+    """
+    config = read_json(safe_path(folder, "config.json", ModelError), ModelError)
+    if "quantization_config" in config:
+        raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
+    return check_config(config, where)
+
+
+def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
+    """The network that ``config``, which is that of ``folder``, describes; with the weights that lie beside it.
+
+    Raises:
+        ModelError: they do not fit it, or it cannot be built.
+    """
+    weights = safe_path(folder, "model.safetensors", ModelError)
+    name = folder.resolve().name
+    if config.architecture in ARCHITECTURES:
+        return replace(_own_teacher(config, weights, source, pretrained), name=name)
+    if not pretrained:
+        with limited(MAX_PARTS):
+            return timm_teacher(untrained(lambda: _timm_network(folder, False)), source, name, config.label_names)
+    header = tensor_header(weights, ModelError)
+    build_on_meta(lambda: _timm_network(folder, False), header, ModelError)
+    with limited(parts_of(header)):
+        return timm_teacher(_timm_network(folder, True), source, name, config.label_names)
+
+
+def _timm_network(folder: Path, pretrained: bool) -> nn.Module:
+    """What timm makes of a folder whose config has been checked; it takes ``model.safetensors`` where there is one."""
+    import timm
+    from safetensors import SafetensorError
+
+    try:
+        return timm.create_model(f"local-dir:{folder}", pretrained=pretrained)
+    except (*BUILD_ERRORS, SafetensorError) as error:
+        raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
+
+
+def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bool) -> Teacher:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    def build() -> nn.Module:
+        return build_architecture(config.architecture, config.num_classes, config.model_args)
+
+    if pretrained:
+        header = tensor_header(weights, ModelError)
+        described = build_on_meta(build, header, ModelError).state_dict()
+        check_tensors(header, {k: info_of(v, header.get(k)) for k, v in described.items()}, source, ModelError)
+    network = build() if pretrained else untrained(build)
+    try:
+        if pretrained:
+            network.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
+    cfg = config.pretrained_cfg
+    return Teacher(
+        network,
+        spec_of_config(cfg, source),
+        source,
+        weights.parent.name,
+        config.architecture,
+        config.model_args,
+        cfg.model_dump(include={"license", "origin_url", "num_classes"}, exclude_none=True),
+        config.label_names,
+    )

@@ -1,0 +1,47 @@
+"""Models in repositories on the Hugging Face Hub: float ones in timm's format, and our quantized checkpoints."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from intraq_cli.errors import ModelError
+from intraq_cli.io.untrusted import read_json
+from intraq_cli.models.folder import load_config, read_config
+from intraq_cli.models.hub import cached_commit, downloading, hub_file
+from intraq_cli.models.nets import ARCHITECTURES
+from intraq_cli.models.teacher import Teacher
+
+
+def load_hub(repository: str, pretrained: bool) -> Teacher:
+    """The network of ``ORG/NAME[@REVISION]``; without its weights on the meta device where that can be done.
+
+    Raises:
+        ModelError: the repository cannot be had, or holds no float model.
+    """
+    with downloading(repository):
+        folder = Path(hub_file(repository, "config.json")).parent
+        config = read_config(folder, repository)
+        if pretrained:
+            hub_file(repository, "model.safetensors")
+    repo_id = repository.partition("@")[0]
+    name = repo_id.rpartition("/")[2]
+    teacher = load_config(config, folder, f"hf-hub:{repository}", pretrained)
+    if config.architecture in ARCHITECTURES:
+        return replace(teacher, name=name)
+    cfg = {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
+    return replace(teacher, name=name.partition(".")[0], pretrained_cfg=cfg, revision=cached_commit(repository))
+
+
+def fetch_checkpoint(repository: str) -> Path | None:
+    """The local folder of the quantized checkpoint ``ORG/NAME[@REVISION]``; None if it holds a float model.
+
+    Raises:
+        ModelError: the repository cannot be had.
+    """
+    with downloading(repository):
+        folder = Path(hub_file(repository, "config.json")).parent
+        if "quantization_config" not in read_json(folder / "config.json", ModelError):
+            return None
+        # of the very commit that the configuration is from: a branch may move on meanwhile
+        for filename in ("model.safetensors", "run.json"):
+            hub_file(f"{repository.partition('@')[0]}@{folder.name}", filename)
+    return folder

@@ -1,0 +1,77 @@
+"""What a user says of a network's input; light enough to be imported by ``intraq --help``."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from intraq_cli.errors import IntraqError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from intraq_cli.models.teacher import InputSpec
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"]
+MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
+PIXEL_SCALE = 2.0
+"""A mean or standard deviation above this is not of pixels in [0, 1], whose means are at most 1."""
+
+
+@dataclass(frozen=True)
+class InputOverride:
+    """``--input-size``, ``--mean``, ``--std``, ``--crop-pct``, ``--interpolation``; None: as the model has it."""
+
+    input_size: tuple[int, int, int] | None = None
+    """(C, H, W)."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, for pixels in [0, 1]."""
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    """Side of the centre crop by the shorter side of the resized image."""
+    interpolation: str | None = None
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The values that are not None, by name."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    def apply(self, spec: "InputSpec") -> "InputSpec":
+        """``spec`` with the stated values in place of its own.
+
+        Raises:
+            ModelError: they do not fit each other.
+        """
+        return replace(spec, **self.stated)
+
+    @classmethod
+    def of(cls, spec: "InputSpec") -> Self:
+        """Everything that ``spec`` says."""
+        return cls(spec.input_size, spec.mean, spec.std, spec.crop_pct, spec.interpolation)
+
+    def check(self) -> None:
+        """Refuse values that no network takes.
+
+        Raises:
+            UsageError: pixel-scale means, a crop or an interpolation that does not exist.
+        """
+        check_pixel_scale(self.mean, self.std, "--mean and --std", UsageError)
+        if self.crop_pct is not None and not MIN_CROP_PCT <= self.crop_pct <= MAX_CROP_PCT:
+            raise UsageError(f"--crop-pct {self.crop_pct:g}: must be {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875")
+        known = get_args(Interpolation)
+        if self.interpolation is not None and self.interpolation not in known:
+            raise UsageError(f"--interpolation {self.interpolation}: there is none such", ", ".join(known))
+
+
+def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] = ModelError) -> None:
+    """Refuse a mean and a standard deviation of pixels in [0, 255].
+
+    Args:
+        mean: per channel, or None.
+        std: per channel, or None.
+        where: what states them, for the message.
+        kind: of the error.
+
+    Raises:
+        IntraqError: of ``kind``; its hint has the values for pixels in [0, 1].
+    """
+    stated = {name: values for name, values in (("mean", mean), ("std", std)) if values}
+    if any(abs(value) > PIXEL_SCALE for values in stated.values() for value in values):
+        scaled = [f"--{name} {','.join(f'{v / 255:.4g}' for v in values)}" for name, values in stated.items()]
+        raise kind(f"{where} are for pixels in [0, 255], not in [0, 1]", f"divided by 255: {' '.join(scaled)}")

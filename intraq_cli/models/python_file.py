@@ -1,0 +1,111 @@
+"""``path/to/file.py:factory``: a function of the user's own that builds a network."""
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from intraq_cli.errors import IntraqError, ModelError, first_line
+from intraq_cli.zoo import did_you_mean
+
+_siblings: set[str] = set()
+"""Names of the modules that factories' files have imported from beside them."""
+
+
+def call_factory(spelled: str) -> nn.Module:
+    """Run the function ``factory()`` that ``path/to/file.py:factory`` names.
+
+    While it runs, files and packages beside the file can be imported, and relatively where it lies in a package.
+
+    Raises:
+        ModelError: the file or the function fails, or returns no ``nn.Module``.
+    """
+    text, _, function = spelled.rpartition(":")
+    path = Path(text)
+    if not os.path.isfile(path):
+        raise ModelError(f"no file {path}", "written path/to/file.py:factory")
+    if not function.isidentifier():
+        raise ModelError(f"{function!r} is no function name", "written path/to/file.py:factory")
+    try:
+        with _importable(path):
+            module = _imported(path)
+            made = getattr(module, function, None)
+            if not callable(made):
+                raise ModelError(f"{path} has no function {function}", did_you_mean(function, dir(module)))
+            network = made()
+    except IntraqError:
+        raise
+    except (Exception, SystemExit) as error:
+        files = (str(path), str(path.resolve()))
+        where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
+        line = f", line {where.lineno}" if where else ""
+        hint = "the error is in that file"
+        raise ModelError(f"{path}{line}: {type(error).__name__}: {first_line(error)}", hint) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{spelled} returned {type(network).__name__}, not an nn.Module")
+    return network
+
+
+@contextmanager
+def _importable(path: Path) -> Iterator[None]:
+    """Within the block, what lies beside ``path``, and the package that it is in, can be imported.
+
+    The modules stay known afterwards, as their networks may import them while they run; the next factory imports its
+    own, which may have the same names.
+    """
+    for name in _siblings:
+        sys.modules.pop(name, None)
+    _siblings.clear()
+    importlib.invalidate_caches()
+    folder = path.resolve().parent
+    root = folder if not _package(path) else folder.parents[_package(path).count(".")]
+    before, known = list(sys.path), set(sys.modules)
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing beside the user's file
+    sys.path[:0] = dict.fromkeys([str(folder), str(root)])
+    try:
+        yield
+    finally:
+        sys.path[:], sys.dont_write_bytecode = before, caching
+        new = {name.partition(".")[0] for name in sys.modules.keys() - known}
+        beside = {name for name in new if name in sys.modules and _is_beside(sys.modules[name], (folder, root))}
+        _siblings.update(name for name in sys.modules if name.partition(".")[0] in beside)
+
+
+def _is_beside(module: ModuleType, folders: tuple[Path, ...]) -> bool:
+    """Whether a module or package lies in one of ``folders`` itself: an environment below them is no sibling."""
+    places = [getattr(module, "__file__", None), *(f"{part}/x" for part in getattr(module, "__path__", ()))]
+    packages = [Path(place).parent for place in places if place]
+    return any(place in folders or (place.parent in folders and hasattr(module, "__path__")) for place in packages)
+
+
+def _package(path: Path) -> str:
+    """The package that a file lies in, e.g. ``nets.small``; empty if it lies in none."""
+    folder, parts = path.resolve().parent, []
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        parts.append(folder.name)
+        folder = folder.parent
+    return ".".join(reversed(parts))
+
+
+def _imported(path: Path) -> ModuleType:
+    package = _package(path)
+    if package and re.search(rb"^\s*from\s+\.", path.read_bytes(), re.MULTILINE):
+        found = importlib.import_module(f"{package}.{path.stem}")
+        if Path(str(found.__file__)) != path.resolve():
+            raise ModelError(f"{path}: another package {package} is imported already: {found.__file__}", "rename one")
+        return found
+    spec = importlib.util.spec_from_file_location(f"_intraq_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,103 @@
+"""Networks of timm's registry, with timm's pretrained weights or those of a file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from intraq_cli.errors import ModelError
+from intraq_cli.models.hub import cached_commit, downloading
+from intraq_cli.models.meta_build import untrained
+from intraq_cli.models.state_dict import read_state_dict
+from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.zoo import did_you_mean, model_names
+
+
+def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teacher:
+    """The network that timm calls ``ARCHITECTURE[.TAG]``; its input is what that tag says.
+
+    Args:
+        model: timm's name.
+        pretrained: False: without weights, on the meta device where that can be done.
+        weights: a file of weights in place of timm's.
+
+    Raises:
+        ModelError: no such name or tag, no weights, or a file that does not fit.
+    """
+    import timm
+
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        here = [config.parent.name for config in Path().glob("*/config.json")]
+        hint = "a timm name, a folder, ORG/NAME on the Hub, path/to/file.py:factory, ..."
+        close = did_you_mean(model, [*here, *model_names(), *timm.list_models()])
+        raise ModelError(f"no model and no folder {model!r}", close or hint)
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        hint = " ".join(filter(None, (did_you_mean(tag, tags), "known: " + (", ".join(tags) or "none"))))
+        raise ModelError(f"timm has no weights {tag!r} for {architecture}", hint)
+    if weights is not None:
+        # whatever the Hub's cache holds of timm's own weights is not what these are
+        teacher = timm_teacher(_with_weights(model, weights), model, name=architecture)
+        return replace(teacher, weights=str(weights), revision=None)
+    if not pretrained:
+        network = untrained(lambda: timm.create_model(model, pretrained=False))
+        return timm_teacher(network, model, name=architecture)
+    if not tags and not timm.models.is_model_pretrained(architecture):
+        raise ModelError(
+            f"timm has no pretrained weights for {architecture}",
+            "give them: --weights FILE, hf-hub:ORG/NAME or a folder",
+        )
+    with downloading(model):
+        network = timm.create_model(model, pretrained=True)
+    return timm_teacher(network, model, name=architecture)
+
+
+def _with_weights(model: str, path: Path) -> nn.Module:
+    """A timm network with the weights of a file; its number of classes is that of the file's classifier."""
+    import timm
+
+    network = timm.create_model(model, pretrained=False)
+    own = network.state_dict()
+    state = read_state_dict(path, own.keys())
+    classifier = network.pretrained_cfg.get("classifier")
+    key = f"{classifier}.weight" if isinstance(classifier, str) else None
+    if key in own and key in state and state[key].shape[1:] == own[key].shape[1:]:
+        network = timm.create_model(model, pretrained=False, num_classes=len(state[key]))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:40])
+        raise ModelError(f"{path} does not fit {model}: {reason}", "name the architecture it is from") from error
+    return network
+
+
+def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
+    """A teacher of a network that timm built: its input and its architecture are what timm says of it."""
+    from timm.data import resolve_model_data_config
+    from timm.models._input import get_model_args
+
+    cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    data = resolve_model_data_config(network)
+    spec = InputSpec(
+        tuple(data["input_size"]),
+        tuple(data["mean"]),
+        tuple(data["std"]),
+        data["interpolation"],
+        data["crop_pct"],
+        data["crop_mode"],
+    )
+    hub_id = cfg.get("hf_hub_id")
+    keep = ("architecture", "tag", "num_classes", "license", "origin_url", "paper_ids", "hf_hub_id")
+    return Teacher(
+        network,
+        spec,
+        source,
+        name,
+        str(cfg["architecture"]),
+        get_model_args(network),
+        {k: cfg[k] for k in keep if cfg.get(k) is not None},
+        list(labels) if isinstance(labels, (list, tuple)) else None,
+        cached_commit(hub_id) if hub_id else None,
+    )

@@ -1,0 +1,146 @@
+"""The verbs called from Python with what Python has: numpy's numbers, paths, devices, modules, gradient modes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from intraq_cli import evaluate, inspect, load, push, quantize, synthesize
+from intraq_cli.errors import IntraqError, ModelError, UsageError
+from tests.conftest import SmallNet, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+INSTANT = {"recipe": "instant", "device": "cpu"}
+
+
+@pytest.fixture
+def module():
+    return trained(SmallNet(classes=3)).train().requires_grad_(True)
+
+
+def state(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def logits(network):
+    with torch.no_grad():
+        return network(torch.linspace(-2, 2, 4 * 192).view(4, 3, 8, 8))
+
+
+def test_a_module_is_quantized_loaded_and_measured(module, tmp_path, labelled):
+    before = state(module)
+    made = quantize(module, w=8, a=8, out=tmp_path / "out", **INPUT, **INSTANT)
+    assert made.model == "module:SmallNet"
+    # the module is the caller's, and stays as it was
+    assert module.training
+    assert all(p.requires_grad for p in module.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    loaded, expected = logits(load(made.path, model=module, device="cpu")), logits(module.eval())
+    assert (loaded - expected).norm() < 0.1 * (expected - expected.mean(0)).norm()
+    found = evaluate(made.path, labelled, model=module, device="cpu")
+    assert (found.n, found.target) == (3, made.path)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert (config["architecture"], config["pretrained_cfg"]["input_size"]) == ("module:SmallNet", [3, 8, 8])
+    assert (run["teacher"]["source"], run["command"].partition(",")[0]) == ("module:SmallNet", "quantize(network")
+
+
+def test_a_checkpoint_of_a_module_needs_it_again(module, tmp_path, labelled):
+    quantize(module, out=tmp_path / "out", **INPUT, **INSTANT)
+    for again in (lambda: load(tmp_path / "out"), lambda: evaluate(tmp_path / "out", labelled)):
+        with pytest.raises(ModelError, match=r"holds no code|made from module:SmallNet"):
+            again()
+    with pytest.raises(ModelError, match="only its own code builds"):
+        inspect("module:SmallNet", **INPUT)
+    with pytest.raises(IntraqError, match=r"does not fit|has no layer"):
+        load(tmp_path / "out", model=SmallNet(channels=8, classes=3))
+
+
+def test_a_module_is_named_by_its_class_and_measured_and_inspected(module, tmp_path, labelled, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert quantize(module, **INPUT, **INSTANT).path == "SmallNet-w4a4"
+    assert evaluate(module, Path(labelled), **INPUT, device="cpu").target == "module:SmallNet"
+    assert inspect(module, **INPUT).num_classes == 3
+    wrapped = nn.DataParallel(torch.compile(module))
+    assert quantize(wrapped, out="wrapped", **INPUT, **INSTANT).model == "module:SmallNet"
+    assert (tmp_path / "wrapped/model.safetensors").read_bytes() == (
+        tmp_path / "SmallNet-w4a4/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_may_be_under_any_gradient_mode(mode, tmp_path):
+    """A module that was made there too; with gradients through both stages."""
+    settings = ["synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1", "tuning.steps=1"]
+    with mode():
+        module = trained(SmallNet(classes=3))
+        made = quantize(module, out=tmp_path / "out", set=[*settings, "tuning.batch_size=2"], **INPUT, device="cpu")
+        inside = load(made.path, model=module, device="cpu")
+    assert torch.equal(logits(inside), logits(load(made.path, model=module, device="cpu")))
+
+
+def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
+    given = {
+        "w": np.int64(5),
+        "a": 8.0,
+        "seed": np.uint8(3),
+        "first_last_bits": np.int32(8),
+        "device": torch.device("cpu"),
+        "recipe": "instant",
+        "set": "tuning.temperature=2",
+        "input_size": np.array([3, 8, 8]),
+        "mean": torch.tensor([0.5, 0.5, 0.5]),
+        "std": [np.float64(0.25)] * 3,
+        "crop_pct": np.float32(0.875),
+    }
+    made = quantize(Path(f"{factory}:net"), out=tmp_path / "out", **given)
+    assert (made.w_bits, made.a_bits, made.seed, made.device) == (5, 8, 3, "cpu")
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["recipe"]["tuning"]["temperature"] == 2
+    assert json.loads((tmp_path / "out/config.json").read_text())["pretrained_cfg"]["crop_pct"] == 0.875
+    assert load(tmp_path / "out", model=Path(f"{factory}:net"), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: quantize("resnet20_digits", w=4.5), "w is 4.5"),
+        (lambda: quantize("resnet20_digits", w="four"), "w is 'four'"),
+        (lambda: quantize("resnet20_digits", w=None), "w is None"),
+        (lambda: quantize(3), "the model is int"),
+        (lambda: quantize(SmallNet), "the model is SmallNet"),
+        (lambda: quantize(), "model"),
+        (lambda: quantize("resnet20_digits", bits=4), "bits"),
+        (lambda: quantize("resnet20_digits", set={"tuning.steps": 3}), "set is"),
+        (lambda: quantize("resnet20_digits", input_size=8), "input_size is 8"),
+        (lambda: quantize("resnet20_digits", mean="0.5"), "mean"),
+        (lambda: quantize("resnet20_digits", device=0), "device is 0"),
+        (lambda: quantize("resnet20_digits", act_placement="outputs"), "act_placement is 'outputs'"),
+        (lambda: quantize("resnet20_digits", weights=SmallNet().state_dict()), "weights is"),
+        (lambda: quantize(SmallNet(), weights="w.pth", **INPUT), "--weights beside module:SmallNet"),
+        (lambda: synthesize("resnet20_digits", n="many"), "n is 'many'"),
+        (lambda: evaluate("resnet20_digits", data=["digits"]), "data is"),
+        (lambda: evaluate("resnet20_digits", "digits", limit=2.5), "limit is 2.5"),
+        (lambda: load(3), "target is 3"),
+        (lambda: load("resnet20_digits", model=3), "the model is int"),
+        (lambda: inspect(None), "the model is NoneType"),
+        (lambda: push("folder", 3), "repo_id is 3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
+    with pytest.raises(UsageError) as caught:
+        call()
+    assert says in caught.value.message
+
+
+def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4))
+    with pytest.raises(ModelError, match=r"not built yet: 0\.weight"):
+        quantize(lazy, **INPUT)
+    bound = SmallNet()
+    bound.cache = (bound.fc.weight * 2,)
+    with pytest.raises(ModelError, match="module:SmallNet cannot be copied"):
+        quantize(bound, **INPUT)

@@ -1,0 +1,124 @@
+"""``file.py:factory``: what lies beside the file can be imported, and nothing of it stays in the way."""
+
+import sys
+from importlib import import_module
+
+import pytest
+import timm
+import torch
+
+from intraq_cli.errors import ModelError
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.python_file import call_factory
+from intraq_cli.models.source import Source
+
+INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
+
+
+def write_nets(folder, head, within=""):
+    """A factory whose network has ``WIDTH`` channels; ``head`` or the line ``within`` it sets that."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "nets.py").write_text(f"""{head}
+from torch import nn
+
+def net():
+    {within or "pass"}
+    norm = nn.BatchNorm2d(WIDTH)
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3), norm, nn.Flatten(), nn.Linear(36 * WIDTH, 3))
+""")
+    return f"{folder}/nets.py:net"
+
+
+def width(network):
+    return network[0].out_channels
+
+
+def test_a_file_beside_the_factory_can_be_imported(tmp_path):
+    for number in (4, 5):  # each its own, though both have the same name
+        model = write_nets(tmp_path / str(number), "from blocks import WIDTH")
+        (tmp_path / str(number) / "blocks.py").write_text(f"WIDTH = {number}")
+        before = list(sys.path)
+        assert width(call_factory(model)) == number
+        assert sys.path == before
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
+def test_an_import_within_the_function_and_a_package_beside_it(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/__init__.py").write_text("from .sizes import WIDTH")
+    (tmp_path / "parts/sizes.py").write_text("WIDTH = 6")
+    assert width(call_factory(write_nets(tmp_path, "", "from parts import WIDTH"))) == 6
+
+
+def write_package(folder, line):
+    model = write_nets(folder / "small", line)
+    (folder / "__init__.py").touch()
+    (folder / "widths.py").write_text("WIDTH = 7")
+    (folder / "small/__init__.py").write_text("from .nets import net")  # imports the factory itself
+    (folder / "small/sizes.py").write_text("WIDTH = 7")
+    return model
+
+
+@pytest.mark.parametrize(
+    "line", ["from .sizes import WIDTH", "from zoo_of_mine.small.sizes import WIDTH", "from ..widths import WIDTH"]
+)
+def test_a_factory_in_a_package(tmp_path, line):
+    assert width(call_factory(write_package(tmp_path / "zoo_of_mine", line))) == 7
+
+
+def test_a_package_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
+    model = write_package(tmp_path / "one/zoo_of_yours", "from .sizes import WIDTH")
+    write_package(tmp_path / "other/zoo_of_yours", "from .sizes import WIDTH")
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
+    import_module("zoo_of_yours.small.nets")
+    try:
+        with pytest.raises(ModelError, match=r"another package zoo_of_yours\.small is imported already"):
+            call_factory(model)
+    finally:
+        for name in [name for name in sys.modules if name.startswith("zoo_of_yours")]:
+            del sys.modules[name]
+
+
+def test_sys_path_is_restored_after_a_factory_that_fails(tmp_path):
+    before = list(sys.path)
+    with pytest.raises(ModelError, match=r"nets\.py, line 3: ModuleNotFoundError"):
+        call_factory(write_nets(tmp_path, "import sys\nsys.path.insert(0, 'x')\nimport nothing_of_that_name"))
+    assert sys.path == before
+
+
+def test_a_file_that_exits_is_one_line(tmp_path):
+    with pytest.raises(ModelError, match="SystemExit: 3"):
+        call_factory(write_nets(tmp_path, "import sys\nsys.exit(3)"))
+
+
+def test_an_environment_below_the_folder_is_no_sibling(tmp_path, monkeypatch):
+    """Libraries must not be imported twice into one process."""
+    model = write_nets(tmp_path, "import library_of_mine\nWIDTH = 4")
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env/library_of_mine.py").write_text("made = object()")
+    monkeypatch.syspath_prepend(str(tmp_path / "env"))
+    call_factory(model)
+    made = sys.modules["library_of_mine"].made
+    call_factory(model)
+    assert sys.modules["library_of_mine"].made is made
+
+
+def test_a_factory_that_reads_values_is_never_built_on_the_meta_device(tmp_path):
+    model = write_nets(tmp_path, "import torch", "WIDTH = len([r.item() for r in torch.linspace(0, .1, 4)])")
+    teacher = Source.parse(model, INPUT).on_meta()
+    assert width(teacher.network) == 4
+    assert not any(tensor.is_meta for tensor in teacher.network.state_dict().values())
+
+
+@pytest.mark.parametrize("error", [TypeError, AssertionError, NotImplementedError, KeyError])
+def test_a_timm_network_that_reads_values_is_built_on_the_cpu(error, monkeypatch):
+    build = timm.create_model
+
+    def create_model(name, **given):
+        if torch.get_default_device().type == "meta":
+            raise error("no values on the meta device")
+        return build(name, **given)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    teacher = Source.parse("test_resnet").on_meta()
+    assert not any(tensor.is_meta for tensor in teacher.network.state_dict().values())

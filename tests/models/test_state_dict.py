@@ -1,0 +1,104 @@
+"""Files as training scripts write them, read into the very same state dict."""
+
+import argparse
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from intraq_cli.errors import ModelError
+from intraq_cli.models.state_dict import read_state_dict
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=7)
+
+
+def prefixed(network, prefix):
+    return {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+
+
+def of_a_script(network):
+    """What timm's own training script saves."""
+    args = argparse.Namespace(model="test_resnet", output=pathlib.PurePosixPath("/data"), lr=0.1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    return {
+        "epoch": 3,
+        "arch": "test_resnet",
+        "state_dict": prefixed(network, "module."),
+        "optimizer": optimizer.state_dict(),
+        "version": 2,
+        "args": args,
+        "metric": np.float64(71.5),
+    }
+
+
+FILES = {
+    "plain": lambda n: n.state_dict(),
+    "DataParallel": lambda n: nn.DataParallel(n).state_dict(),
+    "compiled": lambda n: torch.compile(n).state_dict(),
+    "compiled, then DataParallel": lambda n: nn.DataParallel(torch.compile(n)).state_dict(),
+    "DataParallel, then compiled": lambda n: torch.compile(nn.DataParallel(n)).state_dict(),
+    "a compiled part": lambda n: {k.replace("layer1.", "layer1._orig_mod."): v for k, v in n.state_dict().items()},
+    "averaged": lambda n: AveragedModel(n).state_dict(),
+    "Lightning": lambda n: {"epoch": 3, "state_dict": prefixed(n, "model."), "loops": {}},
+    "timm's script": of_a_script,
+    **{key: lambda n, key=key: {"epoch": 1, key: n.state_dict()}
+       for key in ("net", "model_state_dict", "params", "model", "state_dict", "state_dict_ema", "network")},
+    "twice": lambda n: {"model": {"state_dict": n.state_dict()}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_wrapper_is_taken_off(kind, network, tmp_path):
+    torch.save(FILES[kind](network), tmp_path / "w.pth")
+    expected = network.state_dict()
+    found = read_state_dict(tmp_path / "w.pth", expected.keys())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_moving_average_goes_first(network, tmp_path):
+    ema = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
+    torch.save({"state_dict": network.state_dict(), "state_dict_ema": ema}, tmp_path / "w.pth")
+    assert not any(value.any() for value in read_state_dict(tmp_path / "w.pth", ema.keys()).values())
+
+
+def test_a_prefix_that_is_the_networks_own_stays(tmp_path):
+    network = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    assert set(read_state_dict(tmp_path / "w.pth", network.state_dict())) == {"module.weight", "module.bias"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epoch": 3, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(a=1)},
+         "it holds epoch (int), optimizer (dict), args (argparse.Namespace), and no state dict"),
+        (nn.Linear(2, 2), "it holds a torch.nn.modules.linear.Linear, and no state dict"),
+        ([torch.zeros(2)], "it holds a list, and no state dict"),
+        ({}, "it holds nothing, and no state dict"),
+    ],
+)  # fmt: skip
+def test_what_is_no_state_dict_says_what_is_in_the_file(content, says, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(ModelError) as caught:
+        read_state_dict(tmp_path / "w.pth", ())
+    assert says in caught.value.message
+
+
+def test_nothing_that_a_file_names_is_called(tmp_path):
+    class Deed:
+        def __reduce__(self):
+            return shutil.copyfile, (str(tmp_path / "w.pth"), str(tmp_path / "copy"))
+
+    torch.save({"state_dict": {"a": torch.ones(1)}, "args": Deed()}, tmp_path / "w.pth")
+    assert read_state_dict(tmp_path / "w.pth", ())["a"] == 1
+    assert not (tmp_path / "copy").exists()
