@@ -3,10 +3,13 @@
 import csv
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from intraq_cli.errors import RecipeError
 from intraq_cli.io.untrusted import read_text
-from intraq_cli.recipe import Recipe
+
+if TYPE_CHECKING:
+    from intraq_cli.recipe import Recipe
 
 MAX_RECIPE = 2**20
 """Bytes."""
@@ -48,21 +51,31 @@ def recipe_path(name: str) -> Path:
     return zoo_root() / "recipes" / f"{name}.toml"
 
 
-def load_recipe(name: str) -> Recipe:
+def recipe_descriptions() -> dict[str, str]:
+    """What every recipe in the zoo is for, by name; without the checks of :func:`load_recipe`, which take longer."""
+    return {name: str(_read_toml(recipe_path(name)).get("description", "")) for name in recipe_names()}
+
+
+def load_recipe(name: str) -> "Recipe":
     """A recipe by name, or by the path of a TOML file.
 
     Raises:
         RecipeError: there is none, or it is not a valid recipe.
     """
-    import tomllib  # here, for a quick start
+    from intraq_cli.recipe import Recipe  # here, for a quick start
 
     path = recipe_path(name)
+    return Recipe.from_dict(_read_toml(path), path.stem)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib
+
     text = read_text(path, MAX_RECIPE, RecipeError)
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return Recipe.from_dict(data, path.stem)
 
 
 def result_tables() -> dict[str, Path]:

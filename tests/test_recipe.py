@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 
 from intraq_cli.errors import RecipeError
-from intraq_cli.recipe import Recipe
-from intraq_cli.zoo import load_recipe, recipe_names
+from intraq_cli.recipe import Recipe, choose_placement
+from intraq_cli.zoo import load_recipe, recipe_descriptions, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -11,6 +13,7 @@ def test_every_recipe_loads_and_says_what_it_is(name):
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_dict(recipe.to_dict(), name) == recipe
+    assert recipe_descriptions()[name] == recipe.description
 
 
 def test_the_promised_recipes_are_there():
@@ -77,6 +80,32 @@ def test_a_wrong_file_says_what_is_wrong(data, says):
     with pytest.raises(RecipeError) as caught:
         Recipe.from_dict(data, "x")
     assert says in caught.value.message + " " + caught.value.hint
+
+
+def test_every_wrong_value_is_named():
+    data = {"tuning": {"stepz": 1, "lr": "fast", "lr_steps": [1, -1]}, "synthesis": {"eta": 2, "compile": 1}}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(data, "x")
+    for part in ("key tuning.stepz", "tuning.lr is 'fast'", "tuning.lr_steps.1 is -1", "synthesis.eta is 2", "compile"):
+        assert part in caught.value.message
+    assert "must be less than or equal to 1" in caught.value.hint
+
+
+def test_a_section_replaced_is_checked_too():
+    tuning = Recipe().tuning
+    assert dataclasses.replace(tuning, lr=1).lr == 1
+    with pytest.raises(ValueError, match="lr"):
+        dataclasses.replace(tuning, lr=-1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tuning.lr = 1
+
+
+def test_the_option_decides_on_the_placement_then_the_recipe():
+    paper, default = load_recipe("paper-imagenet"), load_recipe("default")
+    assert [choose_placement(None, recipe) for recipe in (paper, default)] == ["activations", "inputs"]
+    assert choose_placement("inputs", paper) == "inputs"
+    assert choose_placement("activations", default) == "activations"
+    assert choose_placement(None, default.override(["quantization.act_placement=activations"])) == "activations"
 
 
 def test_a_recipe_file_by_path(tmp_path):

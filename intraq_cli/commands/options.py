@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from intraq_cli.choices import Placement
 from intraq_cli.errors import UsageError
-from intraq_cli.recipe import Placement
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
