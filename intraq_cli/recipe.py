@@ -46,13 +46,13 @@ CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
 class Synthesis:
     """Stage 1: from noise to images. Defaults are the default recipe's."""
 
-    num_images: StrictInt = Field(1024, ge=0, le=10_000_000)
+    num_images: StrictInt = Field(default=1024, ge=0, le=10_000_000)
     """0: no images; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
-    batch_size: StrictInt = Field(256, ge=2, le=65536)
-    steps: StrictInt = Field(100, ge=1, le=1_000_000)
+    batch_size: StrictInt = Field(default=256, ge=2, le=65536)
+    steps: StrictInt = Field(default=100, ge=1, le=1_000_000)
     space: Literal["spectrum", "pixels"] = "spectrum"
     """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
-    lr: StrictFloat = Field(0.1, ge=0, le=100)
+    lr: StrictFloat = Field(default=0.1, ge=0, le=100)
     """Adam's learning rate, in units of the normalised pixel, or of the noise that a spectrum begins with."""
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
@@ -60,12 +60,12 @@ class Synthesis:
     bns_weight: Weight = 3.0
     sil_weight: Weight = 1.0
     mdc_weight: Weight = 1.0
-    lor_probability: StrictFloat = Field(0.5, ge=0, le=1)
+    lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
     lor_coin: Literal["batch", "image"] = "image"
-    eta: StrictFloat = Field(0.5, ge=0.01, le=1)
-    lambda_lower: StrictFloat = Field(0.05, ge=0, le=2)
-    lambda_upper: StrictFloat = Field(0.8, ge=0, le=2)
-    epsilon: StrictFloat = Field(0.9, ge=0, le=1)
+    eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
+    lambda_lower: StrictFloat = Field(default=0.05, ge=0, le=2)
+    lambda_upper: StrictFloat = Field(default=0.8, ge=0, le=2)
+    epsilon: StrictFloat = Field(default=0.9, ge=0, le=1)
     labels: Literal["balanced", "uniform"] = "balanced"
     """``uniform``: drawn independently; ``balanced``: every class equally often, in random order."""
     clip: StrictBool = True
@@ -98,8 +98,8 @@ class Quantization:
     correction: Literal["rescue", "always", "never"] = "rescue"
     """Correct batch norms' statistics, before tuning, for what quantization does to their inputs. ``rescue``: only of a
     network that is ruined without it, or that is not tuned; tuning ends better from the true statistics."""
-    ema_beta: StrictFloat = Field(0.9, ge=0, le=0.9999)
-    ema_steps: StrictInt = Field(800, ge=1, le=LARGEST)
+    ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
+    ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
     act_placement: Placement | None = None
     """Placement of the activation quantizers where no option gives one; None: ``inputs``."""
 
@@ -117,29 +117,29 @@ class Quantization:
 class Tuning:
     """Stage 2: tuning the quantized network against its teacher."""
 
-    steps: StrictInt = Field(800, ge=0, le=10_000_000)
-    batch_size: StrictInt = Field(128, ge=1, le=65536)
+    steps: StrictInt = Field(default=800, ge=0, le=10_000_000)
+    batch_size: StrictInt = Field(default=128, ge=1, le=65536)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: StrictFloat = Field(0.005, ge=0, le=10)
+    lr: StrictFloat = Field(default=0.005, ge=0, le=10)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
     lr_steps: tuple[Annotated[StrictInt, Field(ge=0, le=LARGEST)], ...] = ()
     """``step``: the learning rate is divided by ten after each of these steps."""
-    momentum: StrictFloat = Field(0.9, ge=0, le=0.9999)
+    momentum: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     """SGD's, Nesterov."""
-    weight_decay: StrictFloat = Field(0.0, ge=0, le=1)
-    temperature: StrictFloat = Field(1.0, ge=0.01, le=1000)
+    weight_decay: StrictFloat = Field(default=0.0, ge=0, le=1)
+    temperature: StrictFloat = Field(default=1.0, ge=0.01, le=1000)
     kl_weight: Weight = 1.0
     ce_weight: Weight = 0.0
     feature_weight: Weight = 30.0
     """Of the squared error of every batch norm's output, in units of its variance."""
-    crop_eta: StrictFloat = Field(0.5, ge=0.01, le=1)
+    crop_eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
     mix: Literal["none", "mixup", "cutmix"] = "cutmix"
     """Mix each image with another one, at most half of it."""
-    jitter: StrictFloat = Field(0.3, ge=0, le=2)
+    jitter: StrictFloat = Field(default=0.3, ge=0, le=2)
     """Spread of the contrast (its logarithm) and, by two thirds, of the brightness of what is tuned on."""
-    holdout: StrictFloat = Field(0.125, ge=0, le=0.9)
+    holdout: StrictFloat = Field(default=0.125, ge=0, le=0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
     precision: Precision = "auto"
     """As in synthesis."""
@@ -153,9 +153,9 @@ class Recipe:
 
     name: StrictStr = "default"
     description: StrictStr = ""
-    synthesis: Synthesis = Field(default_factory=Synthesis)
-    quantization: Quantization = Field(default_factory=Quantization)
-    tuning: Tuning = Field(default_factory=Tuning)
+    synthesis: Synthesis = dataclasses.field(default_factory=Synthesis)
+    quantization: Quantization = dataclasses.field(default_factory=Quantization)
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], name: str) -> Self:

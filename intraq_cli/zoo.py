@@ -3,7 +3,7 @@
 import csv
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intraq_cli.errors import RecipeError
 from intraq_cli.io.untrusted import read_text
@@ -51,31 +51,23 @@ def recipe_path(name: str) -> Path:
     return zoo_root() / "recipes" / f"{name}.toml"
 
 
-def recipe_descriptions() -> dict[str, str]:
-    """What every recipe in the zoo is for, by name; without the checks of :func:`load_recipe`, which take longer."""
-    return {name: str(_read_toml(recipe_path(name)).get("description", "")) for name in recipe_names()}
-
-
 def load_recipe(name: str) -> "Recipe":
     """A recipe by name, or by the path of a TOML file.
 
     Raises:
         RecipeError: there is none, or it is not a valid recipe.
     """
-    from intraq_cli.recipe import Recipe  # here, for a quick start
+    import tomllib  # here, for a quick start
+
+    from intraq_cli.recipe import Recipe
 
     path = recipe_path(name)
-    return Recipe.from_dict(_read_toml(path), path.stem)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
     text = read_text(path, MAX_RECIPE, RecipeError)
     try:
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    return Recipe.from_dict(data, path.stem)
 
 
 def result_tables() -> dict[str, Path]:

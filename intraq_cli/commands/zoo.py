@@ -16,7 +16,7 @@ app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=T
 @app.command("list")
 def list_(as_json: options.Json = False, quiet: options.QuietNames = False) -> None:
     """What ships with the tool."""
-    recipes = zoo.recipe_descriptions()
+    recipes = {name: zoo.load_recipe(name).description for name in zoo.recipe_names()}
     tables = {name: len(zoo.read_table(path)) for name, path in zoo.result_tables().items()}
     if as_json:
         print_json({"recipes": recipes, "models": zoo.model_names(), "results": tables})
