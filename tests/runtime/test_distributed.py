@@ -127,3 +127,64 @@ def test_a_process_that_dies_ends_the_job_with_a_line(factory, tmp_path):
     assert (code, other) == (1, 9)
     assert "another process of this job is gone" in err
     assert "Traceback" not in err
+
+
+START = """
+import sys, torch
+from datetime import timedelta
+from intraq_cli.errors import IntraqError
+from intraq_cli.runtime import distributed
+distributed.START_TIMEOUT = timedelta(seconds=2)
+if "own" in sys.argv:
+    torch.distributed.init_process_group("gloo")
+try:
+    with distributed.process_group(torch.device("cpu")) as ranks:
+        if "peer" in sys.argv and ranks.rank == 1:
+            import os; os._exit(9)
+        if "error" in sys.argv:
+            with distributed._named_failure(ranks.rank):
+                raise RuntimeError(sys.argv[-1])
+        ranks.gather(1)
+        if "bug" in sys.argv:
+            ranks.all_reduce([None])
+except IntraqError as error:
+    print(error.message, "|", error.hint)
+except Exception as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        (["own"], "this process has a process group already (gloo, 2 processes)"),
+        (["bug"], "AttributeError"),
+        (["error", "CUDA error: an illegal memory access was encountered"], "the GPU of process 0 failed: CUDA error"),
+        (["error", "NCCL error: Duplicate GPU detected : rank 0 and rank 1"], "processes of this job share a GPU"),
+        (["error", "[gloo] Timed out waiting 5ms for recv operation"], "another process of this job does not answer"),
+        (["error", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"], "RuntimeError"),  # which whoever halves batches catches
+        (["error", "shapes differ"], "RuntimeError"),
+    ],
+)
+def test_every_failure_has_its_own_name(case, says):
+    (out, err, code), _ = launched_processes(2, "-c", START, *case)
+    assert code == 0, err
+    assert out.startswith(says)
+
+
+def test_a_process_that_never_comes_is_waited_for_in_vain_but_not_for_a_day():
+    env = {**os.environ, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for wrong, says in (({}, "do not find one another: Timed out"), ({"MASTER_ADDR": ""}, "do not find one another")):
+        made = subprocess.run(
+            [sys.executable, "-c", START], capture_output=True, text=True, env={**env, **wrong}, timeout=60, check=True
+        )
+        assert says in made.stdout
+        assert "torchrun" in made.stdout
+
+
+def test_a_rank_that_something_else_has_left_silences_nothing():
+    env = {**os.environ, "RANK": "1"}
+    made = subprocess.run(
+        [sys.executable, "-m", "intraq_cli", "zoo", "list"], capture_output=True, text=True, env=env, check=True
+    )
+    assert "recipes" in made.stdout
