@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli import __version__
-from intraq_cli.checkpoint.folder import Checkpoint, read_checkpoint, read_run, write_json
+from intraq_cli.checkpoint.folder import Checkpoint, read_checkpoint, write_json
+from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
