@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from intraq_cli.errors import CheckpointError
 from intraq_cli.io.untrusted import read_json, safe_path
@@ -61,6 +61,38 @@ class RunManifest(_Table):
 
     teacher: TeacherOrigin = TeacherOrigin()
     evaluations: list[Evaluation] = []
+
+
+class _Tuning(_Table):
+    steps: StrictInt
+
+
+class _Recipe(_Table):
+    name: Text
+    tuning: _Tuning
+
+
+class _Versions(_Table):
+    intraq: Text
+
+
+class _Measured(_Table):
+    bytes_float: StrictInt
+    bytes_quantized: StrictInt
+    agreement: StrictFloat | None = None
+    held_out: StrictInt | None = None
+
+
+class PublishedRun(RunManifest):
+    """``run.json`` with all that a model card tells of it."""
+
+    name: Text
+    command: StrictStr
+    seed: StrictInt
+    needs_factory: StrictBool
+    recipe: _Recipe
+    versions: _Versions
+    measured: _Measured
 
 
 def read_run(folder: Path) -> dict[str, Any]:

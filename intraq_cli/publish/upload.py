@@ -17,7 +17,7 @@ from intraq_cli.models.hub import LOGIN, _answer, _explain, _is_http, _limits, _
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
-    from huggingface_hub.hf_api import ModelInfo, RepoFile
+    from huggingface_hub.hf_api import ModelInfo, RepoFile, RepoFolder
 
 T = TypeVar("T")
 
@@ -103,9 +103,11 @@ def upload(
     with _client(report):
         head = hub.find_or_create(revision, private)
         with hub.told_when_left(created=head is None):
-            stale = hub.present(sorted(obsolete), head.sha) if head and head.sha and obsolete else []
+            there = {file.rfilename for file in (head.siblings if head else None) or ()}
             # of the parent commit, so that nothing that somebody else commits meanwhile is lost
-            commit = hub.commit(files, stale, message, revision, create_pr, head.sha if head else None)
+            commit = hub.commit(
+                files, sorted(obsolete & there), message, revision, create_pr, head.sha if head else None
+            )
         report(StepDone("upload", 2, 0, f"committed {commit.oid[:12]}"))
         hub.compare(files, commit.oid)
         report(StepDone("upload", 3, 0, "compared with what was sent"))
@@ -193,22 +195,14 @@ class _Repository:
         return made
 
     def compare(self, files: dict[str, bytes], revision: str) -> None:
-        found = {file.path: file for file in self._files(list(files), revision)}
-        wrong = [path for path, content in files.items() if path not in found or not _same(found[path], content)]
+        entries = self.ask(lambda: self.api.get_paths_info(self.repo_id, list(files), revision=revision))
+        found = {entry.path: entry for entry in entries}
+        wrong = [path for path, content in files.items() if not _same(found.get(path), content)]
         if wrong:
             raise HubError(
                 f"{self.repo_id} does not hold what was sent: {', '.join(wrong)} differ",
                 f"commit {revision[:12]} is there but damaged: push again",
             )
-
-    def present(self, paths: list[str], revision: str) -> list[str]:
-        return [file.path for file in self._files(paths, revision)]
-
-    def _files(self, paths: list[str], revision: str) -> "list[RepoFile]":
-        from huggingface_hub.hf_api import RepoFile
-
-        found = self.ask(lambda: self.api.get_paths_info(self.repo_id, paths, revision=revision))
-        return [entry for entry in found if isinstance(entry, RepoFile)]
 
     def ask(self, call: Callable[[], T]) -> T:
         """What ``call`` returns; the Hub is asked again, a few times, when it says how long to wait.
@@ -238,10 +232,11 @@ class _Repository:
         return text.replace(self.token, "***")
 
 
-def _same(file: "RepoFile", content: bytes) -> bool:
+def _same(file: "RepoFile | RepoFolder | None", content: bytes) -> bool:
+    from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils.sha import git_hash
 
-    if file.size != len(content):
+    if not isinstance(file, RepoFile) or file.size != len(content):
         return False
     return file.lfs.sha256 == hashlib.sha256(content).hexdigest() if file.lfs else file.blob_id == git_hash(content)
 
