@@ -16,6 +16,7 @@ from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.synthesize import synthesize
 from intraq_cli.errors import DeviceError, IntraqError, UsageError, interruption
+from intraq_cli.runtime.launch import launched
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -58,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     as_json = "--json" in args
-    rank = os.environ.get("RANK", "0")
-    if rank != "0":  # under torchrun the first process speaks for all
+    rank = _rank()
+    if rank:  # under torchrun the first process speaks for all
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
-        if rank != "0" and isinstance(error, DeviceError):  # which may be its alone
+        if rank and isinstance(error, DeviceError):  # which may be its alone
             print(f"process {rank}: error: {error.message}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
@@ -90,6 +91,13 @@ def main(argv: list[str] | None = None) -> int:
         if cause is None:
             raise
         return _stopped(cause)
+
+
+def _rank() -> int:
+    try:
+        return launched().rank
+    except UsageError:  # commands that several processes share say it; to the others it does not matter
+        return 0
 
 
 def _stopped(stop: BaseException) -> int:

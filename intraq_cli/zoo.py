@@ -3,10 +3,13 @@
 import csv
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from intraq_cli.errors import RecipeError
 from intraq_cli.io.untrusted import read_text
-from intraq_cli.recipe import Recipe
+
+if TYPE_CHECKING:
+    from intraq_cli.recipe import Recipe
 
 MAX_RECIPE = 2**20
 """Bytes."""
@@ -48,13 +51,15 @@ def recipe_path(name: str) -> Path:
     return zoo_root() / "recipes" / f"{name}.toml"
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str) -> "Recipe":
     """A recipe by name, or by the path of a TOML file.
 
     Raises:
         RecipeError: there is none, or it is not a valid recipe.
     """
     import tomllib  # here, for a quick start
+
+    from intraq_cli.recipe import Recipe
 
     path = recipe_path(name)
     text = read_text(path, MAX_RECIPE, RecipeError)

@@ -1,7 +1,11 @@
+import dataclasses
+import subprocess
+import sys
+
 import pytest
 
 from intraq_cli.errors import RecipeError
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import Recipe, choose_placement
 from intraq_cli.zoo import load_recipe, recipe_names
 
 
@@ -79,6 +83,32 @@ def test_a_wrong_file_says_what_is_wrong(data, says):
     assert says in caught.value.message + " " + caught.value.hint
 
 
+def test_every_wrong_value_is_named():
+    data = {"tuning": {"stepz": 1, "lr": "fast", "lr_steps": [1, -1]}, "synthesis": {"eta": 2, "compile": 1}}
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict(data, "x")
+    for part in ("key tuning.stepz", "tuning.lr is 'fast'", "tuning.lr_steps.1 is -1", "synthesis.eta is 2", "compile"):
+        assert part in caught.value.message
+    assert "must be less than or equal to 1" in caught.value.hint
+
+
+def test_a_section_replaced_is_checked_too():
+    tuning = Recipe().tuning
+    assert dataclasses.replace(tuning, lr=1).lr == 1
+    with pytest.raises(ValueError, match="lr"):
+        dataclasses.replace(tuning, lr=-1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tuning.lr = 1
+
+
+def test_the_option_decides_on_the_placement_then_the_recipe():
+    paper, default = load_recipe("paper-imagenet"), load_recipe("default")
+    assert [choose_placement(None, recipe) for recipe in (paper, default)] == ["activations", "inputs"]
+    assert choose_placement("inputs", paper) == "inputs"
+    assert choose_placement("activations", default) == "activations"
+    assert choose_placement(None, default.override(["quantization.act_placement=activations"])) == "activations"
+
+
 def test_a_recipe_file_by_path(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('description = "mine"\n[tuning]\nsteps = 3\n')
@@ -131,3 +161,8 @@ def test_the_published_range_takes_weights_as_they_are():
     others = ["quantization.weight_rounding=nearest", "quantization.correction=never"]
     assert all(other in refused.value.hint for other in others)
     assert Recipe().override(["quantization.activation_range=ema", *others]).quantization.activation_range == "ema"
+
+
+def test_help_does_not_wait_for_the_checks():
+    script = "import sys; from intraq_cli.app import main; main(['--help']); sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0

@@ -19,6 +19,7 @@ from intraq_cli.results import (
     QuantizationResult,
 )
 from intraq_cli.runtime.device import describe_device
+from intraq_cli.runtime.provenance import code_commit
 from intraq_cli.synthesis.synthesizer import Synthetic
 
 
@@ -47,6 +48,7 @@ def manifest(
         "device": describe_device(job.context.device),
         "processes": job.context.ranks.size,
         "versions": versions(),
+        "commit": code_commit(),
         "losses": result.losses,
         "measured": measured,
         "stages": result.stages,

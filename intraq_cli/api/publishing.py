@@ -7,8 +7,8 @@ from intraq_cli import __version__
 from intraq_cli.api.arguments import verb
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
-from intraq_cli.models.hub import check_repository_name, check_revision, repository_url, upload
 from intraq_cli.publish.repository import FILES, RESULTS, checkpoint_files, left_out, timm_files
+from intraq_cli.publish.upload import check_repository_name, check_revision, repository_url, upload
 from intraq_cli.results import (
     PushedFile,
     PushResult,

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
+from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
@@ -180,40 +181,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         if not fits(config.get(key)):
             raise CheckpointError(f"{folder}/config.json lacks {key}", hint)
     return config
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The manifest; of its fields, those that are used have their types.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    if not os.path.lexists(folder / "run.json"):
-        return {}
-    run = read_json(safe_path(folder, "run.json", CheckpointError), CheckpointError)
-    teacher = run.get("teacher", {})
-    texts = [teacher.get(key) for key in ("source", "sha256", "weights")] if isinstance(teacher, dict) else [0]
-    if not all(text is None or (isinstance(text, str) and len(text) <= 1000) for text in texts):
-        raise CheckpointError(f"{folder}/run.json: teacher is damaged", "load() needs no run.json; fetch it again")
-    noted = run.get("evaluations", [])
-    if not isinstance(noted, list) or not all(_is_evaluation(one) for one in noted):
-        raise CheckpointError(f"{folder}/run.json: evaluations is damaged", "load() needs no run.json; fetch it again")
-    return run
-
-
-def _is_evaluation(noted: Any) -> bool:
-    """Whether it is as ``evaluate --save`` writes it."""
-    if not isinstance(noted, dict):
-        return False
-    benchmark = noted.get("benchmark") or {"id": "", "task_id": "", "revision": ""}
-    if not isinstance(benchmark, dict):
-        return False
-    needed = [noted.get("data"), noted.get("date"), *(benchmark.get(key) for key in ("id", "task_id", "revision"))]
-    texts = [*needed, noted.get("split") or ""]
-    numbers = [noted.get(key) for key in ("n", "top1", "top5", "float_top1", "float_top5", "agreement")]
-    return all(isinstance(text, str) and len(text) <= 1000 for text in texts) and all(
-        type(number) in (int, float) for number in numbers
-    )
 
 
 def _read_plan(folder: Path, config: dict[str, Any]) -> Plan:

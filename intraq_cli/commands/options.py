@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from intraq_cli.choices import Placement
 from intraq_cli.errors import UsageError
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.preprocessing import Interpolation as _Interpolation
-from intraq_cli.recipe import Placement
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,29 @@ def unfinished_folder(path: Path) -> Path:
 def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
     """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
 
+    All is on the disk before it takes its place, so that a power cut leaves the old folder or the new one: the old one
+    under its own name, or, between the two renames, as ``old`` in the temporary neighbour.
+
     Raises:
         OutputError: it cannot be written.
     """
     with _scratch(path) as scratch:
-        made = scratch / "new"
+        made, old = scratch / "new", scratch / "old"
         made.mkdir()
         yield made
         for file in made.iterdir():
-            file.chmod(0o666 & ~_umask())
+            _finish(file)
+        sync(made)
         check_output(path, force)  # again: the work may have taken hours
-        if path.exists():
-            path.rename(scratch / "old")
-        made.rename(path)
+        try:
+            if path.exists():
+                path.rename(old)
+            made.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+        sync(path.resolve().parent)
 
 
 @contextmanager
@@ -65,9 +75,10 @@ def atomic_file(path: Path, force: bool) -> Iterator[Path]:
     with _scratch(path) as scratch:
         made = scratch / path.name
         yield made
-        made.chmod(0o666 & ~_umask())
+        _finish(made)
         check_output(path, force, file=True)
         made.replace(path)
+        sync(path.resolve().parent)
 
 
 @contextmanager
@@ -75,15 +86,42 @@ def _scratch(path: Path) -> Iterator[Path]:
     """A temporary folder on the same disk: among the job's unfinished things, where it has some, else beside it."""
     unfinished = unfinished_folder(path)
     where = unfinished if unfinished.is_dir() else path.resolve().parent
+    hint = "check the folder and the disk"
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=where))
         try:
             yield scratch
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if (scratch / "old").exists() and not path.exists():  # it could not be put back
+                hint = f"what was there is now {scratch / 'old'}"
+            else:
+                shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {path}: {reason}", "check the folder and the disk") from error
+        raise OutputError(f"cannot write {path}: {reason}", hint) from error
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir():
+        with suppress(OSError):  # Windows, and some network file systems, cannot do it for folders
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)  # Windows syncs no file that is open for reading alone
+
+
+def _fsync(path: Path, flags: int) -> None:
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _finish(file: Path) -> None:
+    """Write a new file to the disk, with the permissions that the user's files have."""
+    sync(file)
+    file.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

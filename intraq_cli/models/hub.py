@@ -1,29 +1,17 @@
-"""All that goes over the wire to and from the Hugging Face Hub, through its own client."""
+"""Downloads from the Hugging Face Hub, through its own client; and what its errors mean, of uploads too."""
 
-import hashlib
-import logging
 import os
-import re
 import socket
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
 
-from intraq_cli import __version__
-from intraq_cli.errors import HubError, IntraqError, ModelError, UsageError, first_line
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.errors import HubError, IntraqError, ModelError, first_line
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
     from huggingface_hub.errors import HfHubHTTPError, Response
-    from huggingface_hub.hf_api import ModelInfo, RepoFile
-
-T = TypeVar("T")
 
 TIMEOUT = 60.0
 """Seconds without a byte from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. The client itself waits forever."""
@@ -31,7 +19,6 @@ CONNECT_TIMEOUT = 20.0
 """Seconds for a connection to the Hub."""
 LONGEST_WAIT = 300
 """Seconds: the Hub counts requests in windows of five minutes, so that nothing longer can be meant."""
-TRIES = 3
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs write access"
 
 
@@ -127,265 +114,6 @@ def downloading(what: str) -> Iterator[None]:
         raise ModelError(f"cannot download {what}: {reason}", "check the network and the disk") from error
 
 
-# --- up ---
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """Where the files arrived."""
-
-    commit: str
-    pull_request: str | None
-
-
-def repository_url(repo_id: str) -> str:
-    """Of the page that people see."""
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{repo_id}"
-
-
-def check_revision(revision: str | None) -> None:
-    """Refuse what git cannot take as the name of a branch.
-
-    Raises:
-        UsageError: it is no such name.
-    """
-    fits = revision is None or re.fullmatch(r"[\w][\w./-]*(?<![./])", revision, re.ASCII)
-    if not fits or ".." in str(revision):
-        raise UsageError(f"{revision!r} is no name of a branch", "letters, digits, dots, dashes and slashes")
-
-
-def check_repository_name(repo_id: str) -> None:
-    """Refuse what the Hub would.
-
-    Raises:
-        UsageError: it is not ``ORG/NAME``.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-        valid = repo_id.count("/") == 1
-    except HFValidationError:
-        valid = False
-    if not valid:
-        raise UsageError(f"{repo_id!r} is no Hub repository name", "written ORG/NAME, e.g. my-name/resnet18-w4a4")
-
-
-def upload(
-    repo_id: str,
-    files: dict[str, bytes],
-    *,
-    obsolete: frozenset[str] = frozenset(),
-    private: bool = False,
-    revision: str | None = None,
-    create_pr: bool = False,
-    message: str = "Upload",
-    token: str | None = None,
-    report: Report,
-) -> Uploaded:
-    """Send files in one commit, and compare what arrived with what was sent.
-
-    Args:
-        repo_id: created if it is not there.
-        files: content by path in the repository.
-        obsolete: paths that the same commit removes, where they are there.
-        private: of a repository that is created; one that is public already is refused.
-        revision: the branch; it must be there.
-        create_pr: open a pull request instead.
-        message: of the commit.
-        token: default: what the client finds in HF_TOKEN or its login cache.
-        report: told of every step.
-
-    Raises:
-        HubError: it was not done; the message says so where a new repository was left.
-    """
-    started = time.perf_counter()
-    hub = _Hub(repo_id, _token(token), report)
-    report(StageStarted("upload", 3, f"{len(files)} files, {sum(map(len, files.values())):,} bytes, to {repo_id}"))
-    with _client(report):
-        head = hub.head(revision)
-        if head is None:
-            if revision not in (None, "main"):
-                raise HubError(
-                    f"{repo_id} is not there, so it has no branch {revision}",
-                    "push without --revision first",
-                    "hub-missing",
-                )
-            hub.create(private)
-        elif private and head.private is False:
-            raise HubError(
-                f"{repo_id} is there and public, against --private",
-                "make it private in its settings on the Hub, or push without --private",
-            )
-        report(StepDone("upload", 1, 0, "made the repository" if head is None else "found the repository"))
-        try:
-            stale = hub.present(sorted(obsolete), head.sha) if head and head.sha and obsolete else []
-            commit = hub.commit(files, stale, message, revision, create_pr, head.sha if head else None)
-        except HubError as error:
-            if head is not None:
-                raise
-            left = f"; {repo_id} was made and stays, empty unless the commit came through"
-            raise HubError(error.message + left, error.hint, error.code) from error
-        except BaseException as error:
-            if not isinstance(error, Exception):  # Ctrl-C, or a signal
-                report(Warned(f"broken off in the middle: {repository_url(repo_id)} shows what is there"))
-            raise
-        report(StepDone("upload", 2, 0, f"committed {commit.oid[:12]}"))
-        hub.compare(files, commit.oid)
-        report(StepDone("upload", 3, 0, "compared with what was sent"))
-    report(StageDone("upload", time.perf_counter() - started))
-    return Uploaded(commit.oid, commit.pr_url)
-
-
-class _Hub:
-    """One repository, as a user with a token may see and change it; every refusal is a :class:`HubError`."""
-
-    def __init__(self, repo_id: str, token: str, report: Report) -> None:
-        from huggingface_hub import HfApi
-
-        self.repo_id, self.token, self.report = repo_id, token, report
-        self.api = HfApi(token=token, library_name="intraq", library_version=__version__)
-
-    def head(self, revision: str | None) -> "ModelInfo | None":
-        """The repository as it is; None if there is none, or none that the token may see."""
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-        def look() -> "ModelInfo | None":
-            try:
-                return self.api.model_info(self.repo_id, revision=revision, timeout=_timeout())
-            except GatedRepoError:
-                raise
-            except RepositoryNotFoundError:
-                return None
-
-        return self.ask(look)
-
-    def create(self, private: bool) -> None:
-        # None: an organisation may have private as its default
-        self.ask(lambda: self.api.create_repo(self.repo_id, private=private or None))
-
-    def present(self, paths: list[str], revision: str) -> list[str]:
-        return [file.path for file in self._files(paths, revision)]
-
-    def commit(
-        self,
-        files: dict[str, bytes],
-        stale: list[str],
-        message: str,
-        revision: str | None,
-        create_pr: bool,
-        parent: str | None,
-    ) -> "CommitInfo":
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-        def send() -> "tuple[CommitInfo, list[str]]":
-            with warnings.catch_warnings(record=True) as said:  # of the Hub, on the card
-                warnings.simplefilter("always")
-                made = self.api.create_commit(
-                    self.repo_id,
-                    [
-                        *(CommitOperationAdd(path, content) for path, content in files.items()),
-                        *(CommitOperationDelete(path) for path in stale),
-                    ],
-                    commit_message=message,
-                    revision=revision,
-                    create_pr=create_pr,
-                    parent_commit=parent,  # nothing that somebody else has committed meanwhile is lost
-                )
-            return made, [str(warning.message) for warning in said if issubclass(warning.category, UserWarning)]
-
-        made, said = self.ask(send)
-        for text in said:
-            self.report(Warned(" ".join(self.scrub(text).split())))
-        return made
-
-    def compare(self, files: dict[str, bytes], revision: str) -> None:
-        found = {file.path: file for file in self._files(list(files), revision)}
-        wrong = [path for path, content in files.items() if path not in found or not _same(found[path], content)]
-        if wrong:
-            raise HubError(
-                f"{self.repo_id} does not hold what was sent: {', '.join(wrong)} differ",
-                f"commit {revision[:12]} is there but damaged: push again",
-            )
-
-    def _files(self, paths: list[str], revision: str) -> "list[RepoFile]":
-        from huggingface_hub.hf_api import RepoFile
-
-        found = self.ask(lambda: self.api.get_paths_info(self.repo_id, paths, revision=revision))
-        return [entry for entry in found if isinstance(entry, RepoFile)]
-
-    def ask(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns; the Hub is asked again, a few times, when it says how long to wait.
-
-        Nothing but calls of the client belongs in ``call``: what they raise is explained.
-        """
-        for left in reversed(range(TRIES)):
-            try:
-                with _limits():
-                    return call()
-            except Exception as error:
-                answer = _answer(error)
-                if not isinstance(answer, (OSError, RuntimeError, ValueError, IntraqError)) and not _is_http(answer):
-                    raise
-                wait = _wait(answer)
-                if wait is None or not left:
-                    raise self.explained(answer) from error
-            self.report(Warned(f"the Hub asks to wait {wait} s"))
-            time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
-
-    def explained(self, answer: BaseException) -> IntraqError:
-        if isinstance(answer, IntraqError):
-            return answer
-        reason, hint, code = _explain(answer)
-        return HubError(self.scrub(f"cannot push to {self.repo_id}: {reason}"), hint, code)
-
-    def scrub(self, text: str) -> str:
-        """``text`` without the token."""
-        return text.replace(self.token, "***")
-
-
-def _same(file: "RepoFile", content: bytes) -> bool:
-    if file.size != len(content):
-        return False
-    if file.lfs:
-        return file.lfs.sha256 == hashlib.sha256(content).hexdigest()
-    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git names it
-
-
-def _token(given: str | None) -> str:
-    from huggingface_hub.utils import get_token_to_send
-
-    token = given or get_token_to_send(None)
-    if not token:
-        raise HubError("no token for the Hub", LOGIN, "hub-token")
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise HubError("the token for the Hub holds characters that no token has", LOGIN, "hub-token")
-    return token
-
-
-@contextmanager
-def _client(report: Report) -> Iterator[None]:
-    """Within the block the client draws no bars, and tells of its waiting as we do; behind it, it is as it was."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    bars = not are_progress_bars_disabled()
-    logger = logging.getLogger("huggingface_hub")
-    handlers, propagate = logger.handlers, logger.propagate
-    logger.handlers, logger.propagate = [_Told(report)], False
-    try:
-        if bars:
-            disable_progress_bars()
-        yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        if bars:
-            enable_progress_bars()
-
-
 @contextmanager
 def _limits() -> Iterator[None]:
     """Within the block the client gives up in time. One block a call: it makes a new session when it cannot connect."""
@@ -403,19 +131,6 @@ def _limits() -> Iterator[None]:
         yield
     finally:
         session.timeout, session.event_hooks = timeout, hooks
-
-
-class _Told(logging.Handler):
-    """Of what the client logs, that it waits; what failed is told by the error, if it stays so."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(logging.WARNING)
-        self.report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if text.startswith(("Rate limited", "Retrying")):
-            self.report(Warned(f"the Hub: {text[0].lower()}{text[1:]}"))
 
 
 _reached: set[tuple[str, int]] = set()
@@ -446,16 +161,6 @@ def _refuse_to_wait_long(response: "Response") -> None:
     wait = response.headers.get("retry-after", "")
     if wait.isdigit() and int(wait) > LONGEST_WAIT:
         raise HubError(f"the Hub takes no more requests for {wait} s", "try again then", "hub-busy")
-
-
-def _wait(answer: BaseException) -> int | None:
-    """Seconds after which the Hub wants to be asked again; None if it did not say so."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not isinstance(answer, HfHubHTTPError) or answer.response.status_code != 429:
-        return None
-    after = answer.response.headers.get("retry-after", "")
-    return int(after) if after.isdigit() else None
 
 
 def _timeout() -> float:

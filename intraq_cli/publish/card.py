@@ -1,8 +1,13 @@
 """The model card: ``README.md`` of a checkpoint, ready for the Hub."""
 
 import re
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
+
+from intraq_cli.checkpoint.run_manifest import PublishedRun
+from intraq_cli.publish.privacy import local_names, without_paths
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 FOLDER = "PATH OF THIS FOLDER"
 """What the card loads until it is known where it will be published."""
@@ -18,26 +23,6 @@ cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
 DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Their names on the Hub, for the metadata."""
 
-SIMULATED = """\
-The arithmetic is simulated: the network runs on floats that hold exactly the quantized values. So the accuracy is real
-and the file is small, and the speed and the memory at run time are the float model's."""
-
-INTEGERS = """\
-Integer units for 8-bit convolutions are in nearly every processor; to use them, the grids in this file have to be
-exported to a runtime that does."""
-
-NARROW = """\
-Common processors have no arithmetic this narrow for convolutions: they would unpack the codes to 8 bits or to floats.
-What is gained today is the size, on the disk and on the wire."""
-
-WITH_IMAGES = """\
-[IntraQ](https://arxiv.org/abs/2111.09136) learned the images below from the network itself, and the quantized network
-was {use} on them.
-
-![synthetic images](samples.png)"""
-
-WITHOUT_IMAGES = "ranges, rounding and corrections come from the network's own batch-norm statistics alone."
-
 PLACEMENTS = {
     "inputs": "what enters every convolution and linear layer; the image itself at 8 bits",
     "activations": "what leaves every ReLU-like activation (the placement of the IntraQ paper)",
@@ -45,93 +30,58 @@ PLACEMENTS = {
 
 
 def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
-    """Markdown with the Hub's metadata; ``config`` and ``run`` are the checkpoint's config and manifest."""
+    """Markdown with the Hub's metadata, and no paths of this machine.
+
+    Args:
+        config: the checkpoint's config.
+        run: its manifest.
+
+    Raises:
+        KeyError, ValueError: they lack what the card tells.
+    """
     quantization = config["quantization_config"]
-    w_bits, a_bits = quantization["weights"]["bits"], quantization["activations"]["bits"]
-    measured, cfg = run["measured"], config["pretrained_cfg"]
+    w_bits = quantization["weights"]["bits"]
     other = sorted({bits for bits in quantization["modules"].values() if bits != w_bits})
-    ends = f", the first and the last at {other[0]}" if other else ", the first and the last included"
-    agreement = (
-        f"| agreement | {measured['agreement']:.2f} % of first choices equal the float model's, on "
-        f"{measured['held_out']} synthetic images held out from tuning |\n"
-        if "agreement" in measured
-        else ""
+    return _render(
+        config,
+        run,
+        run.get("evaluations", []),
+        folder=FOLDER,
+        activations=_activations(quantization),
+        ends=f"the first and the last at {other[0]}" if other else "the first and the last included",
     )
-    factory = ", model='file.py:factory'" if run["needs_factory"] else ""
-    return f"""{_front(config, run, "intraq", run.get("evaluations", []))}
-
-# {run["name"]}, W{w_bits}A{a_bits}
-
-`{run["teacher"]["source"]}`, quantized to {w_bits}-bit weights and {a_bits}-bit activations with **no training data**:
-{_images(run)}
-
-| | |
-| --- | --- |
-| weights | {w_bits} bits, per output channel, asymmetric, in {len(quantization["modules"])} layers{ends} |
-| activations | {a_bits} bits, per tensor, asymmetric: {_activations(quantization)} |
-| float | batch norm, biases, sums of residual branches, and what `config.json` does not list as quantized |
-| size | {measured["bytes_quantized"]:,} bytes; float {measured["bytes_float"]:,} |
-{agreement}| licence | {_licensed(config, run)} |
-
-## Accuracy
-
-{_accuracy(run.get("evaluations", []))}
-
-## Use
-
-```python
-from intraq_cli import load
-
-network = load("{FOLDER}"{factory})
-logits = network(images)  # (B, {", ".join(map(str, cfg["input_size"]))}), normalised
-```
-
-{_normalise(cfg)}
-
-## What this width means
-
-{_width(w_bits, a_bits)}
-
-## Made by
-
-{_made_by(run)} Every setting is in `run.json`.
-"""
 
 
 def timm_card(config: dict[str, Any], run: dict[str, Any], repo_id: str) -> str:
     """The card of the dequantized weights as a plain timm repository; the arguments as above, and its name."""
-    quantization = config["quantization_config"]
-    w_bits, cfg = quantization["weights"]["bits"], config["pretrained_cfg"]
-    # no results: they were measured with quantized activations
-    return f"""{_front(config, run, "timm", [])}
+    return _render(config, run, [], timm_repo=repo_id)  # no results: they are of quantized activations too
 
-# {run["name"]}, weights on a {w_bits}-bit grid
 
-`{run["teacher"]["source"]}`, with the weights of {len(quantization["modules"])} layers quantized to {w_bits} bits with
-**no training data**, and stored as floats under timm's own names:
-{_images(run)}
+def _render(
+    config: dict[str, Any], run: dict[str, Any], evaluations: list[Any], timm_repo: str = "", **more: Any
+) -> str:
+    from huggingface_hub import ModelCard
 
-Only the weights are quantized here: activations, batch norm and biases are float. The file is as large as the float
-model's; each output channel of a weight takes at most {2**w_bits} values.
-
-| | |
-| --- | --- |
-| licence | {_licensed(config, run)} |
-
-## Use
-
-```python
-import timm
-
-network = timm.create_model("hf-hub:{repo_id}", pretrained=True).eval()
-```
-
-{_normalise(cfg)}
-
-## Made by
-
-{_made_by(run)}
-"""
+    PublishedRun.model_validate(run)
+    quantization, public = config["quantization_config"], local_names(run)
+    evaluations = without_paths(evaluations)
+    licence = _licence(config, run)
+    card = ModelCard.from_template(
+        _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
+        template_path=str(TEMPLATE),
+        timm_repo=timm_repo,
+        run=public,
+        measured=public["measured"],
+        evaluations=evaluations,
+        quantization=quantization,
+        w_bits=quantization["weights"]["bits"],
+        a_bits=quantization["activations"]["bits"],
+        cfg=config["pretrained_cfg"],
+        numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
+        licence_row="unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}",
+        **more,
+    )
+    return f"{card}\n"
 
 
 def benchmark_results(run: dict[str, Any]) -> str | None:
@@ -167,14 +117,14 @@ def _activations(quantization: dict[str, Any]) -> str:
     return PLACEMENTS[placement] + (f", what enters the last layer at {last}" if by_itself else "")
 
 
-def _front(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> str:
+def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> Any:
     from huggingface_hub import ModelCardData
 
     quantization = config["quantization_config"]
     bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
     base, licence = base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
-    data = ModelCardData(
+    return ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base else None,
         library_name=library,
@@ -186,7 +136,6 @@ def _front(config: dict[str, Any], run: dict[str, Any], library: str, evaluation
         model_name=run["name"] if evaluations else None,
         eval_results=_results(evaluations) or None,
     )
-    return f"---\n{data.to_yaml()}\n---"
 
 
 def _results(evaluations: list[dict[str, Any]]) -> list[Any]:
@@ -198,7 +147,7 @@ def _results(evaluations: list[dict[str, Any]]) -> list[Any]:
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=_data_set(measured["data"]),
-            dataset_name=f"{_data_name(measured['data'])}, {measured['n']:,} images",
+            dataset_name=f"{measured['data']}, {measured['n']:,} images",
             dataset_split=measured["split"],
             metric_type="accuracy",
             metric_name=f"{name} accuracy, %",
@@ -213,35 +162,6 @@ def _data_set(data: str) -> str:
     if data.startswith("hfds:"):
         return data.removeprefix("hfds:")
     return DATA_SETS.get(data, "imagefolder")
-
-
-def _data_name(data: str) -> str:
-    """For others to read: an absolute path tells more of its owner than of the images, so its end alone."""
-    path = PurePath(data)
-    return "/".join(path.parts[-2:]) if path.is_absolute() else data
-
-
-def _accuracy(evaluations: list[dict[str, Any]]) -> str:
-    if not evaluations:
-        return (
-            "Not measured on real images yet: that needs labelled ones, and `quantize` uses none. "
-            "`intraq evaluate FOLDER --data DATA --save` does it."
-        )
-    figures = ("top1", "float_top1", "top5", "float_top5", "agreement")
-    rows = [
-        f"| {_data_name(one['data'])}{', ' + one['split'] if one['split'] else ''} | {one['n']:,} | "
-        f"{' | '.join(f'{one[key]:.2f}' for key in figures)} |"
-        for one in evaluations
-    ]
-    return "\n".join(
-        [
-            "In percent, this model and the float one on the same real images; agreement: equal first choices.",
-            "",
-            "| data | images | top-1 | float top-1 | top-5 | float top-5 | agreement |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *rows,
-        ]
-    )
 
 
 def base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
@@ -259,37 +179,3 @@ def _licence(config: dict[str, Any], run: dict[str, Any]) -> str:
     # beside weights of a file it is that of timm's own weights
     stated = isinstance(licence, str) and licence.strip() and not run["teacher"].get("weights")
     return licence if stated else "unknown"
-
-
-def _licensed(config: dict[str, Any], run: dict[str, Any]) -> str:
-    licence = _licence(config, run)
-    return "unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}"
-
-
-def _width(w_bits: int, a_bits: int) -> str:
-    return f"{SIMULATED}\n\n{INTEGERS if w_bits == a_bits == 8 else NARROW}"
-
-
-def _images(run: dict[str, Any]) -> str:
-    if "agreement" not in run["measured"]:
-        return WITHOUT_IMAGES
-    return WITH_IMAGES.format(use="tuned" if run["recipe"]["tuning"]["steps"] else "calibrated")
-
-
-def _normalise(cfg: dict[str, Any]) -> str:
-    return (
-        f"Normalise pixels in [0, 1] with mean {_numbers(cfg['mean'])} and standard deviation {_numbers(cfg['std'])}."
-    )
-
-
-def _made_by(run: dict[str, Any]) -> str:
-    shell = "sh" if run["command"].startswith("intraq ") else "python"
-    return f"""```{shell}
-{run["command"]}
-```
-
-with recipe `{run["recipe"]["name"]}`, seed {run["seed"]}, intraq {run["versions"]["intraq"]}."""
-
-
-def _numbers(values: Any) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

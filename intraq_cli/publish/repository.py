@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli import __version__
-from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint, read_run
+from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
+from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
-from intraq_cli.io.untrusted import parse_json, tensor_header
+from intraq_cli.io.untrusted import read_json, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
+from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 
 FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
 """All that belongs to a checkpoint; nothing else is read, whatever the folder holds."""
@@ -94,15 +96,14 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
         CheckpointError: it is none, is damaged, or holds what must not be published.
         ModelError: its network cannot be built.
     """
-    files = _read(folder)
-    config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
+    files, config, run = _read(folder, repo_id)
     if needs_code(str(config.get("architecture"))):
         _check_without_network(folder, config)
     else:
         read_checkpoint(folder)
-    _refuse_base(folder, config, run, repo_id)
     card = files["README.md"].decode() if "README.md" in files else _card(folder, config, run)
-    files["README.md"] = placed(card, repo_id, revision).encode()
+    files["README.md"] = placed(card_without_paths(card, [config, run]), repo_id, revision).encode()
+    files["config.json"], files["run.json"] = _json(without_paths(config)), _json(local_names(run))
     if results := benchmark_results(run):
         files[RESULTS] = results.encode()
     _refuse_tokens(folder, files)
@@ -118,9 +119,7 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     """
     from safetensors.torch import save
 
-    files = _read(folder)
-    config, run = json.loads(files["config.json"]), json.loads(files["run.json"])
-    _refuse_base(folder, config, run, repo_id)
+    files, config, run = _read(folder, repo_id)
     _check_timm_has(config)
     quantized = read_checkpoint(folder).network
     network = build_architecture(config["architecture"], config["num_classes"], config.get("model_args") or {})
@@ -147,7 +146,8 @@ def left_out(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name not in FILES)
 
 
-def _read(folder: Path) -> dict[str, bytes]:
+def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """Content by name, the config and the manifest; the weights are for :func:`read_checkpoint` to check."""
     hint = "a checkpoint folder is what `intraq quantize` writes"
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}", hint)
@@ -164,30 +164,24 @@ def _read(folder: Path) -> dict[str, bytes]:
             files[name] = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    _check_kinds(folder, files)
-    return files
-
-
-def _check_kinds(folder: Path, files: dict[str, bytes]) -> None:
-    """Every file is what its name says; that of the weights is for :func:`read_checkpoint` to say."""
-    for name in ("config.json", "run.json"):
-        try:
-            valid = isinstance(parse_json(files[name].decode()), dict)
-        except (ValueError, RecursionError):
-            valid = False
-        if not valid:
-            raise CheckpointError(f"{folder}/{name} is no JSON object", "make the checkpoint again")
     if not files.get("samples.png", PNG).startswith(PNG):
         raise CheckpointError(f"{folder}/samples.png is no PNG image", "remove it")
     try:
         files.get("README.md", b"").decode()
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{folder}/README.md is not UTF-8", "remove it: it will be made again") from error
+    config, run = read_json(folder / "config.json", CheckpointError), read_run(folder)
+    try:
+        base = base_model(config, run)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/run.json does not say what it was made from", "make it again") from error
+    if base == repo_id:
+        raise CheckpointError(f"{repo_id} is the float model that {folder} was made from", "choose another name")
+    return files, config, run
 
 
 def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
-    """Of a checkpoint whose architecture is a Python file: its manifest is sound, its weights are whole and packed."""
-    read_run(folder)
+    """Of a checkpoint whose architecture is a Python file: its weights are whole and packed."""
     header = tensor_header(folder / "model.safetensors", CheckpointError)
     packed = [key for key in header if key.endswith("_packed")]
     quantization = config.get("quantization_config")
@@ -196,13 +190,8 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
         raise CheckpointError(f"{folder}: model.safetensors does not fit config.json", "make it again")
 
 
-def _refuse_base(folder: Path, config: dict[str, Any], run: dict[str, Any], repo_id: str) -> None:
-    try:
-        base = base_model(config, run)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/run.json does not say what it was made from", "make it again") from error
-    if base == repo_id:
-        raise CheckpointError(f"{repo_id} is the float model that {folder} was made from", "choose another name")
+def _json(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _check_timm_has(config: dict[str, Any]) -> None:
@@ -229,7 +218,7 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
         # of timm's own weights for this architecture, which these need not be
         if key not in cfg or run["teacher"].get("weights"):
             made["pretrained_cfg"].pop(key, None)
-    return (json.dumps(made, indent=2, ensure_ascii=False) + "\n").encode()
+    return _json(made)
 
 
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:

@@ -21,7 +21,7 @@ class RunContext:
     report: Report = silent
     """Told of the steps."""
     micro_batch_size: int | None = None
-    """Images that go through the networks at once, to the same end; None: as many as fit."""
+    """Images that go through the networks at once; None: as many as fit."""
     kept: ResumeStore = NO_STORE
     """Where states are kept, to go on from."""
     ranks: ProcessGroup = SINGLE_PROCESS

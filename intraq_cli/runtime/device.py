@@ -1,7 +1,6 @@
 """Where the work is done."""
 
 import ctypes
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.errors import DeviceError, UsageError
+from intraq_cli.runtime.launch import launched
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's ``malloc.h``."""
@@ -24,23 +24,31 @@ def choose_device(name: str = "auto") -> torch.device:
     Under torchrun each process takes the GPU of its own number.
 
     Raises:
-        UsageError: the name is none of these.
+        UsageError: the name is none of these, or does not go with what torchrun has started.
         DeviceError: there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
     if name == "cpu":
         return torch.device("cpu")
     kind, _, index = name.partition(":")
-    if kind != "cuda" or (":" in name and not index.isdigit()):
+    if kind == "mps":
+        raise DeviceError("mps is not supported: it has no float64, which losses are summed in", "use --device cpu")
+    if kind != "cuda" or (":" in name and not (index.isascii() and index.isdigit())):
         raise UsageError(f"no device {name!r}", "auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise DeviceError("CUDA is not available here", "use --device cpu, or install a torch build for your driver")
+    launch = launched()
+    if index and launch.local_size > 1:
+        raise UsageError(f"{launch.local_size} processes of this job would share {name}", "--device cuda, one GPU each")
+    if launch.size > 1 and not index:
+        if launch.local_rank is None:
+            raise UsageError("LOCAL_RANK is not set, which says whose GPU is which", "start the job with torchrun")
+        index = str(launch.local_rank)
     if index and int(index) >= torch.cuda.device_count():
-        raise DeviceError(f"there is no {name}: {torch.cuda.device_count()} GPUs here", "count from cuda:0")
-    return torch.device(name)
+        hint = "start one process for each GPU" if launch.size > 1 else "count from cuda:0"
+        raise DeviceError(f"there is no cuda:{index}: {torch.cuda.device_count()} GPUs here", hint)
+    return torch.device(f"cuda:{index}" if index else "cuda")
 
 
 @contextmanager

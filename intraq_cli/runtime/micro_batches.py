@@ -1,5 +1,7 @@
-"""How many images go through a network at once: as many as fit, to the same end as all at once."""
+"""Micro-batches: as many images at once as fit; gradients are accumulated, and results equal the full batch's."""
 
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,9 +11,20 @@ from torch import Tensor, nn
 
 from intraq_cli.events import Report, Warned, silent
 from intraq_cli.runtime.device import return_freed_memory
+from intraq_cli.runtime.launch import launched
 
-SHARE = 0.5
+MEMORY_SHARE = 0.5
 """Of the free memory that one stage plans with."""
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch, on a CPU
+    "not enough memory",  # the same, on Windows
+    "CUDA error: out of memory",
+    "Cuda failure 'out of memory'",  # NCCL
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
+    "_ALLOCATION_FAILED",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, or HOST_
+    "unable to find an engine to execute",  # cuDNN: no memory is left for the workspace of any
+)
+"""What errors say that are no :class:`torch.OutOfMemoryError`."""
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 WORK = {"synthesis": 2.0, "tuning": 5.0}
 """Memory of a step, relative to what the float network keeps for its gradient."""
@@ -20,11 +33,11 @@ Result = TypeVar("Result")
 
 
 class MicroBatches:
-    """Runs work in micro_batches, and halves them where they do not fit.
+    """Runs work in micro-batches, and halves them where they do not fit.
 
     Args:
         size: images at once to begin with; None: all.
-        report: told when portions get smaller.
+        report: told when micro-batches get smaller.
     """
 
     def __init__(self, size: int | None = None, report: Report = silent) -> None:
@@ -49,16 +62,17 @@ class MicroBatches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on a GPU or, which torch says with a plain RuntimeError, on a CPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Whether memory ran out: torch and NVIDIA's libraries say so in several ways."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def largest_micro_batch(
     network: nn.Module, image_shape: tuple[int, int, int], device: torch.device, stage: str
 ) -> int | None:
-    """Images that a step of ``stage`` can take at once; None on a GPU, which says by itself when it is full.
+    """Images that a step of ``stage`` can take at once; None: all, until memory runs out.
 
-    A CPU does not: the system kills a process that takes too much.
+    So it is on a GPU, which says when it is full, and where the free memory is not known. A CPU does not say it: the
+    system kills a process that takes too much.
     """
     if device.type != "cpu":
         return None
@@ -76,12 +90,19 @@ def largest_micro_batch(
         each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
     del x, out
     return_freed_memory()
-    return max(1, int(SHARE * free_memory() / (WORK[stage] * each)))
+    share = MEMORY_SHARE * free_memory() / launched().local_size
+    return None if math.isinf(share) else max(1, int(share / (WORK[stage] * each)))
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take: of the machine, or of the control groups (version 2) it runs in."""
-    free = float("inf")
+    """Bytes that the processes here may still take: of the machine, or of the control groups (version 2) they run in.
+
+    Where the system does not say what is free (macOS), all memory of the machine; infinity where that is not known.
+    """
+    try:
+        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # Windows
+        free = math.inf
     try:
         free = 1024 * _counts(PROC / "meminfo")["MemAvailable:"]
         own = next(line[3:] for line in (PROC / "self/cgroup").read_text().splitlines() if line.startswith("0::"))

@@ -5,17 +5,19 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from intraq_cli.errors import OutputError, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
-from intraq_cli.io.atomic import unfinished_folder
+from intraq_cli.io.atomic import sync, unfinished_folder
 
+LOCK_ATTEMPTS = 10
 PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
 
@@ -48,6 +50,7 @@ class ResumeStore:
         scratch = self.folder / f"{name}.new"
         try:
             torch.save(state, scratch)
+            sync(scratch)
             scratch.replace(self.folder / f"{name}.pt")
         except (OSError, RuntimeError) as error:  # torch says "unexpected pos" of a full disk
             scratch.unlink(missing_ok=True)
@@ -89,7 +92,8 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
     """
     folder = unfinished_folder(path)
     job = json.loads(json.dumps(job))
-    with _locked(folder):
+    lock = _locked(folder)
+    try:
         try:
             going_on = _prepare(folder, job, resume)
         except OSError as error:
@@ -102,9 +106,11 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
             if any(folder.glob("*.pt")):
                 report(Noted(f"what is done is kept in {folder}: the same command goes on from there"))
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder, lock)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder, lock)
+    finally:
+        lock.release()
 
 
 def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
@@ -130,32 +136,35 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
     return False
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Within the block, ``folder`` is there, and no other process holds it; the lock dies with its process."""
-    import fcntl
+def _locked(folder: Path) -> FileLock:
+    """Make ``folder``, and hold the lock in it, which dies with its process.
 
-    while True:
+    Raises:
+        OutputError: another process holds it, or the folder cannot be made.
+    """
+    lock = FileLock(folder / "lock", blocking=False)
+    for attempt in range(LOCK_ATTEMPTS):  # the last holder may remove the folder meanwhile
         try:
             folder.mkdir(exist_ok=True)
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError as error:
-            if folder.parent.is_dir():
-                continue  # its last holder has just removed it
-            raise OutputError(f"there is no folder {folder.parent}", "make it first") from error
+            lock.acquire()
+            return lock
+        except Timeout as error:
+            if (folder / "lock").exists():
+                raise OutputError(
+                    f"another process is at work on {folder}", "wait for it, or give another --out"
+                ) from error
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and folder.parent.is_dir() and attempt < LOCK_ATTEMPTS - 1:
+                continue
             raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise OutputError(
-                f"another process is at work on {folder}", "wait for it, or give another --out"
-            ) from error
-        if os.fstat(lock).st_nlink:
-            break
-        os.close(lock)  # removed between the two calls
-    try:
-        yield
-    finally:
-        os.close(lock)
+    raise OutputError(f"{folder} is removed again and again", "give another --out")
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    """Remove the folder and the lock in it."""
+    shutil.rmtree(folder, ignore_errors=True)  # while it is locked, so that nobody has begun to use it
+    lock.release()
+    if os.name == "nt":  # which does not remove a lock that is held; nor does it now if another process holds it
+        with suppress(OSError):
+            (folder / "lock").unlink()
+            folder.rmdir()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from intraq_cli.errors import OutputError
+from intraq_cli.io import atomic
 from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
 
 
@@ -60,6 +61,65 @@ def test_what_breaks_off_leaves_what_was_there(old, tmp_path, whole, error, rais
     assert contents(tmp_path) == {"out/a": "old"}
     if raised is OutputError:
         assert "No space left on device" in caught.value.message
+
+
+def failing_renames(monkeypatch, failing):
+    """Renames whose numbers are in ``failing`` fail; returns what was renamed."""
+    rename, done = Path.rename, []
+
+    def renamed(self, target):
+        done.append(self.name)
+        if len(done) in failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    return done
+
+
+def test_a_folder_that_cannot_be_replaced_is_put_back(old, tmp_path, monkeypatch):
+    done = failing_renames(monkeypatch, {2})
+    with pytest.raises(OutputError, match="Input/output error"):
+        make(atomic_folder, old, True, lambda: None)
+    assert done == ["out", "new", "old"]
+    assert contents(tmp_path) == {"out/a": "old"}
+
+
+def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, monkeypatch):
+    failing_renames(monkeypatch, {2, 3})
+    with pytest.raises(OutputError) as caught:
+        make(atomic_folder, old, True, lambda: None)
+    kept = Path(caught.value.hint.removeprefix("what was there is now "))
+    assert contents(kept) == {"a": "old"}
+
+
+@pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
+def test_all_is_on_the_disk_before_it_takes_its_place(old, monkeypatch, whole):
+    """A power cut after the rename must not leave files that are empty."""
+    order, fsync, check = [], os.fsync, atomic.check_output
+
+    def synced(opened):
+        order.append(os.fstat(opened).st_ino)
+        fsync(opened)
+
+    def checked(*args, **options):  # the last thing before the renames
+        order.append("rename")
+        check(*args, **options)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(atomic, "check_output", checked)
+    path = old if whole is atomic_folder else old / "a"
+    make(whole, path, True, lambda: None)
+    made = [old / "a", old] if whole is atomic_folder else [path]
+    assert order == [*(file.stat().st_ino for file in made), "rename", path.parent.stat().st_ino]
+
+
+@pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
+def test_a_disk_that_does_not_take_it_leaves_what_was_there(old, tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left"):
+        make(whole, old if whole is atomic_folder else old / "a", True, lambda: None)
+    assert contents(tmp_path) == {"out/a": "old"}
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])

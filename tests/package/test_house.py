@@ -10,7 +10,19 @@ import intraq_cli
 PACKAGE = Path(intraq_cli.__file__).parent
 ROOMS = [
     *("app", "commands", "api", "publish", "tuning", "evaluation", "synthesis", "checkpoint", "models"),
-    *("quantization", "runtime", "zoo", "recipe", "io", "graph", "results", "events", "errors", "__version__"),
+    *(
+        "quantization",
+        "runtime",
+        "zoo",
+        "recipe",
+        "choices",
+        "io",
+        "graph",
+        "results",
+        "events",
+        "errors",
+        "__version__",
+    ),
 ]
 """From the top of the house to its foundations: a room imports only rooms that come later."""
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from intraq_cli import load, quantize
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
+from intraq_cli.publish.card import model_card
+from intraq_cli.publish.privacy import local_names, without_paths
+from intraq_cli.publish.repository import checkpoint_files
 from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive
 
@@ -400,8 +403,6 @@ def front(card):
 
 
 def test_the_card_of_a_real_run(made):
-    from intraq_cli.publish.card import model_card
-
     checkpoint = read_checkpoint(made / "w4")
     card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
     data = front(card)
@@ -409,7 +410,12 @@ def test_the_card_of_a_real_run(made):
     assert data["pipeline_tag"] == "image-classification"
     assert "w4a4" in data["tags"]
     assert f"{(made / 'w4/model.safetensors').stat().st_size:,} bytes" in card
-    for part in ("![synthetic images](samples.png)", "in 20 layers", "simulated", checkpoint.run["command"]):
+    for part in (
+        "![synthetic images](samples.png)",
+        "in 20 layers",
+        "simulated",
+        "quantize('resnet20_digits', out='w4', ",
+    ):
         assert part in card
     # three lines of Python that run as they stand
     code = card.split("```python")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(made / "w4"))
@@ -419,8 +425,6 @@ def test_the_card_of_a_real_run(made):
 
 
 def test_the_card_names_images_and_not_where_they_lie(made):
-    from intraq_cli.publish.card import model_card
-
     checkpoint = read_checkpoint(made / "w4")
     figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
     for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
@@ -429,6 +433,74 @@ def test_the_card_names_images_and_not_where_they_lie(made):
         assert f"| {shown} | 50 |" in card
         assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == f"{shown}, 50 images"
         assert "somebody" not in card
+
+
+def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
+    """Neither the manifest nor the config nor a card of an earlier version."""
+    folder = tmp_path / "own"
+    shutil.copytree(made / "own", folder)
+    home = "/home/some body"
+    run = json.loads((folder / "run.json").read_text())
+    run["command"] = f"intraq quantize '{home}/nets.py:net' --out={home.replace(' ', '')}/own -q"
+    run["images"] = f"{home}/images.safetensors"
+    run["teacher"] |= {"source": f"{home}/nets.py:net", "weights": "C:\\Users\\some body\\w.pth"}
+    figures = {"n": 5, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
+    run["evaluations"] = [{**figures, "data": f"{home}/imagenet/val", "split": None, "date": "2026-01-01"}]
+    (folder / "run.json").write_text(json.dumps(run))
+    card = (folder / "README.md").read_text().replace(" bits", f" bits\n\n{run['command']}\n\nhttps://x.org/home/some")
+    (folder / "README.md").write_text(card)
+    sent = checkpoint_files(folder, "me/own")
+    told = b"".join(content for name, content in sent.items() if not name.endswith((".png", ".safetensors"))).decode()
+    assert not any(path in told for path in (str(tmp_path), str(made), "some body", "somebody", "Users"))
+    published = json.loads(sent["run.json"])
+    assert published["command"] == "intraq quantize nets.py:net --out=own -q"
+    assert (published["teacher"]["source"], published["teacher"]["weights"]) == ("nets.py:net", "w.pth")
+    assert (published["images"], published["evaluations"][0]["data"]) == ("images.safetensors", "imagenet/val")
+    assert json.loads(sent["config.json"])["architecture"] == "nets.py:net"
+    assert {key: value for key, value in published.items() if key in ("seed", "recipe", "measured")} == {
+        key: run[key] for key in ("seed", "recipe", "measured")
+    }
+    assert "intraq quantize nets.py:net --out=own -q" in sent["README.md"].decode()
+    assert "https://x.org/home/some" in sent["README.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    [
+        ("/home/me/resnet18", "resnet18"),
+        ("local-dir:/home/me/resnet18", "local-dir:resnet18"),
+        (r"C:\models\net.py:make", "net.py:make"),
+        (r"\\server\share\w.pth", "w.pth"),
+        ("/data/me/train", "me/train"),
+        ("~/me/x.toml", "x.toml"),
+        ("hf-hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("models/here", "models/here"),
+        ("/", "/"),
+        ("intraq quantize /a/b --out '/c d/e' --set tuning.lr=1/2", "intraq quantize b --out e --set tuning.lr=1/2"),
+        ("intraq quantize /a/b's", "intraq quantize b's"),
+        ("quantize('/a/b', out='/c d/e', w=4)", "quantize('b', out='e', w=4)"),
+        ("quantize('timm/x', w=4)", "quantize('timm/x', w=4)"),
+    ],
+)
+def test_absolute_paths_become_names(text, published):
+    assert without_paths({"a": [text]}) == {"a": [published]}
+
+
+def test_a_teacher_from_a_folder_is_not_taken_for_a_model_of_that_name():
+    run = {"teacher": {"source": "/home/me/resnet18"}}
+    assert local_names(run)["teacher"]["source"] == "local-dir:resnet18"
+    assert run["teacher"]["source"] == "/home/me/resnet18"
+
+
+def test_a_manifest_that_lacks_what_the_card_tells_is_one_line(made, tmp_path):
+    shutil.copytree(made / "w4", tmp_path / "w4")
+    (tmp_path / "w4/README.md").unlink()
+    run = json.loads((tmp_path / "w4/run.json").read_text())
+    (tmp_path / "w4/run.json").write_text(json.dumps({**run, "measured": {}}))
+    with pytest.raises(CheckpointError, match="lacks what the card needs") as caught:
+        checkpoint_files(tmp_path / "w4", "me/w4")
+    assert "\n" not in caught.value.message
 
 
 def test_the_card_tells_other_bits_and_other_widths(tmp_path):
@@ -452,8 +524,6 @@ def test_the_card_tells_other_bits_and_other_widths(tmp_path):
     ],
 )
 def test_a_licence_is_one_that_the_hub_takes(made, licence, written, named):
-    from intraq_cli.publish.card import model_card
-
     checkpoint = read_checkpoint(made / "w4")
     cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
     card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
@@ -473,8 +543,6 @@ def test_a_licence_is_one_that_the_hub_takes(made, licence, written, named):
     ],
 )
 def test_base_model_and_licence_are_those_of_the_weights(made, source, weights, base, licence):
-    from intraq_cli.publish.card import model_card
-
     checkpoint = read_checkpoint(made / "w4")
     cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
     config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
@@ -484,8 +552,6 @@ def test_base_model_and_licence_are_those_of_the_weights(made, source, weights, 
 
 
 def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
-    from intraq_cli.publish.repository import checkpoint_files
-
     folder = tmp_path / "w4"
     shutil.copytree(made / "w4", folder)
     run = json.loads((folder / "run.json").read_text())

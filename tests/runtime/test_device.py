@@ -1,9 +1,11 @@
 """Where the work is done."""
 
+import pytest
 import torch
 from torch import nn
 
-from intraq_cli.runtime.device import place
+from intraq_cli.errors import DeviceError, UsageError
+from intraq_cli.runtime.device import choose_device, place
 
 
 def test_images_weights_take_channels_last_whatever_else_a_network_holds():
@@ -15,3 +17,53 @@ def test_images_weights_take_channels_last_whatever_else_a_network_holds():
     assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert placed[2].tied is placed[0].weight
     assert all(torch.equal(value, before[key]) for key, value in placed.state_dict().items())
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+JOB = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "device"),
+    [
+        ("auto", {}, "cuda"),
+        ("cuda:1", {}, "cuda:1"),
+        ("cuda", JOB, "cuda:1"),
+        ("auto", JOB, "cuda:1"),
+        ("cpu", JOB, "cpu"),
+        ("cuda", {"RANK": "1"}, "cuda"),  # left over from something else
+        ("cuda:0", {**JOB, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, "cuda:0"),
+    ],
+)
+def test_every_process_takes_its_own_gpu(two_gpus, monkeypatch, name, env, device):
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+    assert choose_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("name", "env", "kind", "says"),
+    [
+        ("mps", {}, DeviceError, "float64"),
+        ("mps:0", {}, DeviceError, "float64"),
+        ("tpu", {}, UsageError, "no device 'tpu'"),
+        ("cuda:2", {}, DeviceError, "there is no cuda:2: 2 GPUs here"),
+        ("cuda:0", JOB, UsageError, "2 processes of this job would share cuda:0"),
+        ("cuda", {"RANK": "1", "WORLD_SIZE": "2"}, UsageError, "LOCAL_RANK is not set"),
+        ("cuda", {**JOB, "LOCAL_RANK": "2"}, DeviceError, "there is no cuda:2: 2 GPUs here"),
+        ("cuda", {"WORLD_SIZE": "2"}, UsageError, "WORLD_SIZE is 2 and RANK is not set"),
+        ("cuda", {**JOB, "RANK": "2"}, UsageError, "WORLD_SIZE is 2 and RANK is 2"),
+        ("cuda", {**JOB, "RANK": "one"}, UsageError, "RANK='one' in the environment is no number"),
+    ],
+)
+def test_a_device_that_cannot_be_had_says_why(two_gpus, monkeypatch, name, env, kind, says):
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(kind, match=says) as refused:
+        choose_device(name)
+    assert refused.value.hint

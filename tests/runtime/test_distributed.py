@@ -5,9 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
+import torch
 
+from intraq_cli.errors import DeviceError
+from intraq_cli.runtime import distributed
+from intraq_cli.runtime.distributed import ProcessGroup
 from tests.conftest import INPUT, TINY
 
 SCRIPT = """
@@ -63,8 +68,6 @@ def launched_processes(processes, *command, **env):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    import torch
-
     found = {}
     for processes in (1, 2, 4):
         path = tmp_path_factory.mktemp("ranks") / "made.pt"
@@ -77,8 +80,6 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("processes", [2, 4])
 def test_shared_batches_are_those_of_one_process(results, processes):
     """Without MDC bit for bit; with it but for the class centres, which are those of earlier rounds."""
-    import torch
-
     (alone, _), (alone_mdc, losses), *_ = results[1]
     (shared, _), (shared_mdc, shared_losses), *_ = results[processes]
     assert torch.equal(alone, shared)
@@ -89,8 +90,6 @@ def test_shared_batches_are_those_of_one_process(results, processes):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
-    import torch
-
     *_, moved, losses = results[1]
     *_, shared, shared_losses = results[processes]
     assert shared_losses == pytest.approx(losses, rel=1e-3)
@@ -127,3 +126,62 @@ def test_a_process_that_dies_ends_the_job_with_a_line(factory, tmp_path):
     assert (code, other) == (1, 9)
     assert "another process of this job is gone" in err
     assert "Traceback" not in err
+
+
+@pytest.fixture
+def first_of_two(monkeypatch):
+    for key, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(key, value)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            "CUDA error: an illegal memory access was encountered",
+            DeviceError,
+            "the GPU of process 1 failed: CUDA error",
+        ),
+        ("NCCL error: Duplicate GPU detected : rank 0 and rank 1", DeviceError, "processes of this job share a GPU"),
+        ("[pair.cc:561] Connection closed by peer", DeviceError, "another process of this job is gone"),
+        ("[gloo] Timed out waiting 5ms for recv operation", DeviceError, "another process of this job does not answer"),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", RuntimeError, "ALLOC_FAILED"),  # whoever halves batches catches it
+        ("shapes differ", RuntimeError, "shapes differ"),
+    ],
+)
+def test_every_failure_has_its_own_name(monkeypatch, error, kind, says):
+    def fails(*_):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", fails)
+    with pytest.raises(kind, match=says):
+        ProcessGroup(1, 2).gather(None)
+
+
+def test_a_process_group_of_the_caller_is_named_and_stays(first_of_two):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(DeviceError, match=r"a process group already \(gloo, 1 processes\)"), _group():
+            pass
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_process_that_never_comes_is_not_waited_for_long(first_of_two, monkeypatch):
+    monkeypatch.setattr(distributed, "START_TIMEOUT", timedelta(seconds=1))
+    with pytest.raises(DeviceError, match="do not find one another: Timed out") as refused, _group():
+        pass
+    assert "torchrun" in refused.value.hint
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(DeviceError, match="MASTER_ADDR expected"), _group():
+        pass
+
+
+def _group():
+    return distributed.process_group(torch.device("cpu"))
+
+
+def test_a_rank_that_something_else_has_left_silences_nothing(intraq, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert "recipes" in intraq("zoo", "list").out

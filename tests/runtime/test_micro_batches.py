@@ -70,6 +70,49 @@ def test_what_is_free_is_the_tightest_of_machine_and_groups_and_cached_files_do_
     assert free_memory() == 19_000
 
 
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
+    def planned():
+        return micro_batches.largest_micro_batch(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), torch.device("cpu"), "tuning")
+
+    monkeypatch.setattr(micro_batches, "free_memory", lambda: 10_000_000)
+    alone = planned()
+    for key, value in {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(key, value)
+    assert planned() == alone // 4
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")  # then all of them may be here
+    assert planned() == alone // 8
+
+
+def test_without_proc_all_memory_counts_and_without_sysconf_nothing_is_known(monkeypatch, tmp_path):
+    monkeypatch.setattr(micro_batches, "PROC", tmp_path / "no proc")  # macOS
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(micro_batches.os, "sysconf", sizes.__getitem__)
+    assert free_memory() == 4_096_000
+    monkeypatch.delattr(micro_batches.os, "sysconf")  # Windows
+    network = torch.nn.Conv2d(3, 4, 3)
+    assert micro_batches.largest_micro_batch(network, (3, 8, 8), torch.device("cpu"), "tuning") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("FIND was unable to find an engine to execute this computation"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("shape"), False),
+    ],
+)
+def test_running_out_of_memory_is_known_by_what_the_libraries_say(error, expected):
+    assert micro_batches.is_out_of_memory(error) is expected
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("you tried: can't allocate memory")])
 def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
     told, sizes = [], []

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from intraq_cli import api
+from intraq_cli import evaluate, load, quantize
 from intraq_cli.events import silent
 from intraq_cli.quantization import calibration
 from intraq_cli.runtime.resume import ResumeStore
@@ -35,7 +35,9 @@ def gpu(monkeypatch):
     monkeypatch.setattr(calibration, "DisableTorchFunction", nullcontext)  # out of its sight otherwise
     monkeypatch.setattr("intraq_cli.api.manifest.describe_device", str)
     with pretended_gpu() as gpu:
-        monkeypatch.setattr(api, "choose_device", lambda name: GPU if name == "cuda" else torch.device(name))
+        for verb in ("evaluation", "loading", "quantization"):
+            where = f"intraq_cli.api.{verb}.choose_device"
+            monkeypatch.setattr(where, lambda name: GPU if name == "cuda" else torch.device(name))
         yield gpu
 
 
@@ -44,7 +46,7 @@ def weights(factory, tmp_path):
     """Of a checkpoint that a job on a device makes."""
 
     def run(device, recipe="default", placement="inputs", steps=3, report=silent):
-        api.quantize(
+        quantize(
             f"{factory}:net",
             recipe=recipe,
             set=[*TINY, f"tuning.steps={steps}"],
@@ -87,10 +89,10 @@ def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, g
     weights("cpu", "instant")
     x = torch.randn(4, 3, 8, 8)
     given = {"model": f"{factory}:net", "device": "cuda"}
-    expected = api.load(tmp_path / "cpu", **{**given, "device": "cpu"})(x)
-    out = api.load(tmp_path / "cpu", **given)(x.to("cuda"))
+    expected = load(tmp_path / "cpu", **{**given, "device": "cpu"})(x)
+    out = load(tmp_path / "cpu", **given)(x.to("cuda"))
     assert out in gpu
     assert torch.equal(out.cpu(), expected)
-    found = [api.evaluate(str(tmp_path / "cpu"), labelled, **{**given, "device": d}) for d in ("cuda", "cpu")]
+    found = [evaluate(str(tmp_path / "cpu"), labelled, **{**given, "device": d}) for d in ("cuda", "cpu")]
     assert found[0].top1 == found[1].top1
     assert found[0].n == 3

@@ -11,7 +11,7 @@ import torch
 
 from intraq_cli import IntraqError, quantize, synthesize
 from intraq_cli.app import main
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.resume import ResumeStore
@@ -130,6 +130,59 @@ def test_a_second_process_is_refused(factory, tmp_path):
     run(factory, tmp_path / "out")
 
 
+@pytest.mark.parametrize("parent", ["/proc", "/proc/self", "nowhere"])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, parent):
+    with (
+        pytest.raises(OutputError, match="cannot write") as refused,
+        resume.resumable(tmp_path / parent / "out", {}, resume=True),
+    ):
+        pass
+    assert refused.value.hint
+
+
+def test_a_folder_that_vanishes_again_and_again_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    with pytest.raises(OutputError, match="cannot write"), resume.resumable(tmp_path / "out", {}, resume=True):
+        pass
+
+
+WITHOUT_FCNTL = """
+import sys
+sys.modules["fcntl"] = None  # as on Windows
+from pathlib import Path
+from intraq_cli.errors import IntraqError
+from intraq_cli.runtime.resume import resumable
+out = Path(sys.argv[1])
+with resumable(out, {}, resume=True) as kept:
+    kept.save("batch-0", {"x": 1})
+    try:
+        with resumable(out, {}, resume=True):
+            pass
+    except IntraqError as error:
+        print(error.message)
+print([path.name for path in out.parent.iterdir()])
+"""
+
+
+def test_it_works_without_fcntl(tmp_path):
+    made = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines() == [f"another process is at work on {tmp_path / 'out.unfinished'}", "[]"]
+
+
+def test_a_killed_process_holds_no_lock(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path; from intraq_cli.runtime.resume import resumable\n"
+        "with resumable(Path(sys.argv[1]), {}, resume=True) as kept: kept.save('x', 1); os.kill(os.getpid(), 9)"
+    )
+    made = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False)
+    assert made.returncode == -9
+    with resume.resumable(tmp_path / "out", {}, resume=True) as kept:
+        assert kept.load("x") == 1
+
+
 def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
     told = []
     (tmp_path / "batch-0.new").symlink_to("/dev/full")
@@ -201,5 +254,6 @@ def test_images_for_another_input_are_another_job(factory, tmp_path):
 
 def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match="3 processes share a batch of 2 images"):
         run(factory, tmp_path / "out", "tuning.batch_size=2")

@@ -1,0 +1,116 @@
+"""The manifest ``run.json``: what a checkpoint says of its making, and of accuracies measured since."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from intraq_cli.errors import CheckpointError
+from intraq_cli.io.untrusted import read_json, safe_path
+
+Text = Annotated[StrictStr, Field(max_length=1000)]
+
+
+class _Table(BaseModel):
+    """Fields that are read again have their types; all others are kept as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class TeacherOrigin(_Table):
+    """Where the float weights are from."""
+
+    source: Text | None = None
+    """MODEL as it was typed."""
+    weights: Text | None = None
+    """A file in place of the source's own weights."""
+    revision: Text | None = None
+    """Commit on the Hub."""
+    sha256: Text | None = None
+
+
+class Benchmark(_Table):
+    """A task of a benchmark on the Hub."""
+
+    id: Text
+    task_id: Text
+    revision: Text
+
+
+class Evaluation(_Table):
+    """One measurement, as ``evaluate --save`` notes it; accuracies in percent."""
+
+    data: Text
+    split: Text | None = None
+    limit: StrictInt | None = None
+    seed: StrictInt | None = None
+    n: StrictInt
+    """Number of images."""
+    top1: StrictFloat
+    top5: StrictFloat
+    float_top1: StrictFloat
+    float_top5: StrictFloat
+    agreement: StrictFloat
+    date: Text
+    benchmark: Benchmark | None = None
+
+
+class RunManifest(_Table):
+    """``run.json``, as far as it is read again."""
+
+    teacher: TeacherOrigin = TeacherOrigin()
+    evaluations: list[Evaluation] = []
+
+
+class _Tuning(_Table):
+    steps: StrictInt
+
+
+class _Recipe(_Table):
+    name: Text
+    tuning: _Tuning
+
+
+class _Versions(_Table):
+    intraq: Text
+
+
+class _Measured(_Table):
+    bytes_float: StrictInt
+    bytes_quantized: StrictInt
+    agreement: StrictFloat | None = None
+    held_out: StrictInt | None = None
+
+
+class PublishedRun(RunManifest):
+    """``run.json`` with all that a model card tells of it."""
+
+    name: Text
+    command: StrictStr
+    seed: StrictInt
+    needs_factory: StrictBool
+    recipe: _Recipe
+    versions: _Versions
+    measured: _Measured
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint folder, checked against :class:`RunManifest`; empty where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not os.path.lexists(folder / "run.json"):
+        return {}
+    run = read_json(safe_path(folder, "run.json", CheckpointError), CheckpointError)
+    try:
+        RunManifest.model_validate(run)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        table, *place = map(str, first["loc"])
+        where = f"{'.'.join(place)}: " if place else ""
+        raise CheckpointError(
+            f"{folder}/run.json: {table} is damaged: {where}{first['msg']}", "load() needs no run.json; fetch it again"
+        ) from error
+    return run

@@ -1,0 +1,65 @@
+"""What is published carries names of files and folders, not where they lie on its maker's disk."""
+
+import re
+import shlex
+from pathlib import PureWindowsPath
+from typing import Any
+
+ABSOLUTE = re.compile(r"(?P<option>(?:[\w-]{2,}[:=])?)(?P<path>(?:/(?!/)|~/|[A-Za-z]:[\\/]|\\\\).*)", re.DOTALL)
+"""A whole word that is an absolute path of any system, perhaps behind ``local-dir:`` or ``--out=``; no URL."""
+QUOTED = re.compile(r"(?<=['\"])[^'\"]+(?=['\"])")
+SPLITS = ("train", "training", "val", "valid", "validation", "test")
+"""Names of folders that say nothing without that of the folder they are in."""
+
+
+def without_paths(value: Any) -> Any:
+    """JSON with the names of files and folders in place of absolute paths, in commands too."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value]
+    return _in_text(value) if isinstance(value, str) else value
+
+
+def local_names(run: dict[str, Any]) -> dict[str, Any]:
+    """The manifest without paths; a teacher from a folder stays one, and is not taken for a model of that name."""
+    made = without_paths(run)
+    teacher = run.get("teacher")
+    source = teacher.get("source") if isinstance(teacher, dict) else None
+    if isinstance(source, str) and made["teacher"]["source"] != source and ".py:" not in source:
+        made["teacher"]["source"] = "local-dir:" + made["teacher"]["source"].removeprefix("local-dir:")
+    return made
+
+
+def card_without_paths(card: str, data: Any) -> str:
+    """A card without the absolute paths that are in ``data``, the config or the manifest that it was written from."""
+    for text in sorted(_texts(data), key=len, reverse=True):
+        card = card.replace(text, _in_text(text)) if _in_text(text) != text else card
+    return card
+
+
+def _texts(data: Any) -> list[str]:
+    if isinstance(data, (dict, list)):
+        return [text for item in (data.values() if isinstance(data, dict) else data) for text in _texts(item)]
+    return [data] if isinstance(data, str) else []
+
+
+def _in_text(text: str) -> str:
+    if text.startswith("intraq "):
+        try:
+            return shlex.join(map(_name, shlex.split(text)))
+        except ValueError:  # a quotation mark too many
+            return " ".join(map(_name, text.split()))
+    if re.match(r"\w+\(", text):  # a call in Python
+        return QUOTED.sub(lambda found: _name(found[0]), text)
+    return _name(text)
+
+
+def _name(word: str) -> str:
+    """The end of an absolute path; every other word as it is."""
+    found = ABSOLUTE.fullmatch(word)
+    path = PureWindowsPath(found["path"] if found else "")  # which takes both kinds of slashes
+    if not found or not path.name:
+        return word
+    parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name else ""
+    return f"{found['option']}{parent}{path.name}"

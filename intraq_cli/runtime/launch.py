@@ -1,0 +1,41 @@
+"""What torchrun says of this process in the environment. The command line asks first, so nothing heavy is imported."""
+
+import os
+from dataclasses import dataclass
+
+from intraq_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process of a job of ``size`` processes, ``local_size`` of them on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int | None = None
+    """Among the processes on this machine; None: the launcher does not say."""
+    local_size: int = 1
+
+
+def launched() -> Launch:
+    """This process among those of its job; alone unless ``WORLD_SIZE`` says otherwise, whatever ``RANK`` says.
+
+    Raises:
+        UsageError: the variables make no sense together.
+    """
+    size = _number("WORLD_SIZE")
+    if size in (None, 1):
+        return Launch()
+    rank, local_rank = _number("RANK"), _number("LOCAL_RANK")
+    if rank is None or not rank < size:
+        said = "is not set" if rank is None else f"is {rank}"
+        raise UsageError(f"WORLD_SIZE is {size} and RANK {said}", "start the job with torchrun, or unset WORLD_SIZE")
+    # a launcher that does not count the processes of each machine may have started all of them on this one
+    return Launch(rank, size, local_rank, _number("LOCAL_WORLD_SIZE") or size)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{name}={text!r} in the environment is no number", "start the job with torchrun, or unset it")
+    return int(text) if text else None

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from intraq_cli.checkpoint.run_manifest import read_run
+from intraq_cli.errors import CheckpointError
+
+FIGURES = {"n": 10, "top1": 80, "top5": 99.5, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
+EVALUATION = {**FIGURES, "data": "digits", "date": "2026-01-01", "split": None, "more": [1]}
+
+
+def test_what_is_there_is_returned_as_it_is_and_unknown_fields_are_kept(tmp_path):
+    assert read_run(tmp_path) == {}
+    task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
+    for run in ({}, {"seed": 3, "teacher": {"source": "resnet18", "weights": None}, "evaluations": [EVALUATION]},
+                {"evaluations": [{**EVALUATION, "benchmark": task}]}):  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps(run))
+        assert read_run(tmp_path) == run
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ({"teacher": 3}, "teacher is damaged"),
+        ({"teacher": {"source": ["resnet18"]}}, "teacher is damaged: source"),
+        ({"teacher": {"sha256": "x" * 1001}}, "teacher is damaged: sha256"),
+        ({"evaluations": 5}, "evaluations is damaged"),
+        ({"evaluations": [5]}, "evaluations is damaged: 0"),
+        ({"evaluations": [{**EVALUATION, "top1": "high"}]}, "evaluations is damaged: 0.top1"),
+        ({"evaluations": [{**EVALUATION, "top1": True}]}, "evaluations is damaged: 0.top1"),
+        (
+            {"evaluations": [EVALUATION, {**EVALUATION, "benchmark": {"id": "x"}}]},
+            "evaluations is damaged: 1.benchmark",
+        ),
+        ({"evaluations": [FIGURES]}, "evaluations is damaged: 0.data"),
+    ],
+)
+def test_a_damaged_manifest_says_where(tmp_path, run, says):
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(CheckpointError) as caught:
+        read_run(tmp_path)
+    assert says in caught.value.message
