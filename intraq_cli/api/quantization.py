@@ -20,7 +20,7 @@ from intraq_cli.models.teacher import state_tensors
 from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes
 from intraq_cli.quantization.plan import plan_quantization
-from intraq_cli.recipe import Placement
+from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import (
     QuantizationResult,
 )
@@ -42,7 +42,7 @@ def quantize(
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
     images: str | Path | None = None,
-    act_placement: Placement = "inputs",
+    act_placement: Placement | None = None,
     first_last_bits: int | None = None,
     device: Text = "auto",
     seed: int = 0,
@@ -69,7 +69,8 @@ def quantize(
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each.
         images: what ``synthesize`` wrote, to leave out stage 1.
-        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
+        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's); default: the
+            recipe's, which is ``inputs`` where it names none.
         first_last_bits: other bits for the first and the last layer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
@@ -92,8 +93,10 @@ def quantize(
     command = command or call(quantize, locals())
     started = time.perf_counter()
     check_bits(w, a, first_last_bits)
-    check_placement(act_placement)
+    if act_placement is not None:
+        check_placement(act_placement)
     settings = load_recipe(recipe).override(list(set))
+    placement = choose_placement(act_placement, settings)
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:
         raise RecipeError(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
@@ -112,7 +115,7 @@ def quantize(
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_free(path, force)
     anatomy = examined(teacher, where)
-    plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
+    plan = plan_quantization(anatomy.graph, w, a, placement, first_last_bits)
     made: Synthetic | None = None
     stages: dict[str, float] = {}
     watched = timing(report, stages)
@@ -136,7 +139,7 @@ def quantize(
         stages=stages,
         seed=seed,
         device=str(where),
-        act_placement=act_placement,
+        act_placement=placement,
         held_out=0,
         dry_run=dry_run,
     )
@@ -148,7 +151,7 @@ def quantize(
         "recipe": settings.to_dict(),
         "input": asdict(teacher.spec),
         "bits": [w, a, first_last_bits],
-        "placement": act_placement,
+        "placement": placement,
         "images": digest(Path(images)) if images is not None else None,
     }
     job = Job(teacher, anatomy, settings, RunContext(seed, where, watched, batch_size))

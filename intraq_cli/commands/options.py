@@ -98,6 +98,13 @@ ActPlacement = Annotated[
     Placement,
     typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
 ]
+RecipePlacement = Annotated[
+    Placement | None,
+    _unset(
+        "--act-placement",
+        help="Quantize the input of every layer, or what leaves every ReLU (the paper's); default: the recipe's.",
+    ),
+]
 FirstLastBits = Annotated[
     int | None, _unset("--first-last-bits", help="Other bits for the first and last layer.", min=2, max=8)
 ]

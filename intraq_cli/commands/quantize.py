@@ -20,7 +20,7 @@ def quantize(
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     images: options.Images = None,
-    act_placement: options.ActPlacement = "inputs",
+    act_placement: options.RecipePlacement = None,
     first_last_bits: options.FirstLastBits = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -51,7 +51,7 @@ def quantize(
     elif quiet:
         print(result.path)
     elif dry_run:
-        where = f"{result.recipe}, {act_placement}, on {result.device}"
+        where = f"{result.recipe}, {result.act_placement}, on {result.device}"
         print(f"would write {model} at W{w}A{a} ({where}) to {result.path}: about {_sizes(result)}")
     else:
         _print(result)

@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, fx
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, Warned
@@ -17,12 +16,10 @@ from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.compilation import Compiled, is_wanted
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
-from intraq_cli.synthesis.lor import local_object_reinforcement
+from intraq_cli.synthesis.image_batch import ImageBatch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Losses, Objective, Observer
 from intraq_cli.synthesis.progress import Progress
-from intraq_cli.synthesis.sil import draw_targets
-from intraq_cli.synthesis.spectrum import SPACES
 
 ATTEMPTS = 3
 """At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
@@ -207,40 +204,18 @@ class _Maker:
         return self.objective.config.lr / 4**attempt
 
     def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, left: dict[str, Any] | None) -> _Finished:
-        """From noise to the end of the schedule, or on from where it was ``left``."""
-        objective, config = self.objective, self.objective.config
-        device, kept = self.context.device, self.context.kept
-        generator = torch.Generator().manual_seed(_seed_of(self.context.seed, k, attempt, again))
-        space = SPACES[config.space](self.shape, device)
-        point = space.draw(len(labels), generator).to(device).requires_grad_()
-        targets = draw_targets(len(labels), config.epsilon, generator).to(device)
-        low, high = (edge.to(device)[:, None, None] for edge in self.bounds)
-        adam = torch.optim.Adam([point], lr=self._lr(attempt), fused=True)
-        scheduler = _scheduler(adam, config)
-        progress = Progress(self.context.report, k, self.batches, config)
+        """From noise to the end of the schedule, or on from the state ``left`` by an interrupted run."""
+        config, context = self.objective.config, self.context
+        generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
+        batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
+        progress = Progress(context.report, k, self.batches, config)
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]
-            point.data.copy_(left["point"])
-            generator.set_state(left["generator"])
-            adam.load_state_dict(left["adam"])
-            scheduler.load_state_dict(left["scheduler"])
+            batch.load_state(left["images"])
         for step in range(first, config.steps):
-            x = space.images(point).contiguous(memory_format=torch.channels_last)
-            shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, generator)
-            losses, gradient = objective.with_gradient(shown, labels, targets)
-            (of_point,) = torch.autograd.grad(shown, [point], gradient)
-            point.grad = of_point.contiguous()  # the fused optimizer takes memory as it lies
-            adam.step()
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(losses.total.item())
-            else:
-                scheduler.step()
-            if config.clip:
-                with torch.no_grad():
-                    point.copy_(space.points(space.images(point).clamp(low, high)))
-            progress.step(step, losses, len(labels))
-            kept.save_periodically(
+            progress.step(step, batch.step(), len(labels))
+            context.kept.save_periodically(
                 "batch",
                 lambda step=step: {  # type: ignore[misc]
                     "batch": k,
@@ -248,17 +223,11 @@ class _Maker:
                     "again": again,
                     "step": step + 1,
                     "seen": progress.seen,
-                    "point": point.detach(),
-                    "generator": generator.get_state(),
-                    "adam": adam.state_dict(),
-                    "scheduler": scheduler.state_dict(),
+                    "images": batch.state(),
                 },
             )
         progress.warn_of_idle_parts()
-        with torch.no_grad():
-            x = space.images(point).contiguous(memory_format=torch.channels_last)
-            x = x.clamp(low, high) if config.clip else x  # transformed back and forth, a pixel may be off by a bit
-        return self._finished(x, labels, targets)
+        return self._finished(batch.images(), labels, batch.targets)
 
     def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
         losses, logits, features = self.objective.of_finished(images, labels, targets)
@@ -276,9 +245,3 @@ def _seed_of(seed: int, k: int, attempt: int, again: bool) -> int:
     """Of the draws of batch ``k``: the same in whichever process, and after whichever batches, it is made."""
     digest = hashlib.sha256(f"{seed} {k} {attempt} {again}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
-
-
-def _scheduler(adam: torch.optim.Optimizer, config: Synthesis) -> LRScheduler:
-    if config.schedule == "plateau":
-        return ReduceLROnPlateau(adam, factor=0.1, patience=50, min_lr=1e-4)
-    return CosineAnnealingLR(adam, config.steps)

@@ -1,0 +1,86 @@
+"""One batch of images on its way from noise: what is optimised, by which optimizer, and how far it is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+
+from intraq_cli.synthesis.lor import local_object_reinforcement
+from intraq_cli.synthesis.objective import Losses, Objective
+from intraq_cli.synthesis.sil import draw_targets
+from intraq_cli.synthesis.spectrum import SPACES
+
+
+class ImageBatch:
+    """Images as a point in the recipe's space (pixels or spectra), moved by Adam.
+
+    Args:
+        objective: the loss; its config says the rest.
+        shape: ``(C, H, W)``.
+        bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
+        labels: ``(B,)``, on the device.
+        generator: of the noise, the targets and the crops.
+        lr: of Adam.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        shape: tuple[int, int, int],
+        bounds: tuple[Tensor, Tensor],
+        labels: Tensor,
+        generator: torch.Generator,
+        lr: float,
+    ) -> None:
+        config, device = objective.config, labels.device
+        self.objective, self.config, self.labels, self.generator = objective, config, labels, generator
+        self.space = SPACES[config.space](shape, device)
+        self.point = self.space.draw(len(labels), generator).to(device).requires_grad_()
+        self.targets = draw_targets(len(labels), config.epsilon, generator).to(device)
+        self.low, self.high = (edge.to(device)[:, None, None] for edge in bounds)
+        self.adam = torch.optim.Adam([self.point], lr=lr, fused=True)
+        self.scheduler: CosineAnnealingLR | ReduceLROnPlateau = CosineAnnealingLR(self.adam, config.steps)
+        if config.schedule == "plateau":
+            self.scheduler = ReduceLROnPlateau(self.adam, factor=0.1, patience=50, min_lr=1e-4)
+
+    def step(self) -> Losses:
+        """One step; returns its losses, detached."""
+        config = self.config
+        x = self.space.images(self.point).contiguous(memory_format=torch.channels_last)
+        shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, self.generator)
+        losses, gradient = self.objective.with_gradient(shown, self.labels, self.targets)
+        (grad,) = torch.autograd.grad(shown, [self.point], gradient)
+        self.point.grad = grad.contiguous()  # the fused optimizer takes memory as it lies
+        self.adam.step()
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(losses.total.item())
+        else:
+            self.scheduler.step()
+        if config.clip:
+            with torch.no_grad():
+                self.point.copy_(self.space.points(self.images()))
+        return losses
+
+    @torch.no_grad()
+    def images(self) -> Tensor:
+        """The images ``(B, C, H, W)`` as they are, within bounds if the recipe clips them."""
+        x = self.space.images(self.point).contiguous(memory_format=torch.channels_last)
+        # transformed back and forth, a pixel may be off by a bit
+        return x.clamp(self.low, self.high) if self.config.clip else x
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`load_state` goes on from."""
+        return {
+            "point": self.point.detach(),
+            "generator": self.generator.get_state(),
+            "adam": self.adam.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a :meth:`state`."""
+        self.point.data.copy_(state["point"])
+        self.generator.set_state(state["generator"])
+        self.adam.load_state_dict(state["adam"])
+        self.scheduler.load_state_dict(state["scheduler"])
