@@ -1,6 +1,7 @@
 """What the verbs return, and ``--json`` prints."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class InspectionResult:
     model: str
     architecture: str
     weights: str
-    """``read``, or ``not read``: nothing here depends on them."""
+    """``read`` or ``not read`` (nothing here depends on them); of a checkpoint ``quantized``."""
     input_size: tuple[int, int, int]
     num_classes: int
     w_bits: int
@@ -92,7 +93,11 @@ class InspectionResult:
     """Percent of the multiply-adds of which both factors are quantized."""
     bytes_float: int
     bytes_quantized: int
-    """Expected size of ``model.safetensors``, within a few percent."""
+    """Size of ``model.safetensors``; of a float model the expected one, within a few percent."""
+    agreement: float | None = None
+    """Of a checkpoint, with its float model on held-out synthetic images, in percent."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """Accuracies noted in a checkpoint."""
 
 
 @dataclass(frozen=True)

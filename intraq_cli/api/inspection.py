@@ -1,18 +1,22 @@
-"""``inspect``: what of a model would be quantized, what stays float and why."""
+"""``inspect``: what of a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, verb
-from intraq_cli.api.quantization import check_bits, check_placement
+from intraq_cli.api.loading import find_folder
+from intraq_cli.checkpoint.run_manifest import read_run
+from intraq_cli.errors import CheckpointError
 from intraq_cli.graph.batch_norms import batch_norms
 from intraq_cli.graph.layers import activation_calls
+from intraq_cli.io.untrusted import safe_path
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import examine, state_tensors
+from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.plan import Plan, check_bits, check_placement, plan_quantization
 from intraq_cli.recipe import Placement
-from intraq_cli.results import (
-    InspectionResult,
-)
+from intraq_cli.results import InspectionResult
 
 
 @verb
@@ -31,8 +35,11 @@ def inspect(
 ) -> InspectionResult:
     """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
 
+    Of a checkpoint: how it is quantized, its size, and the accuracies noted in it.
+
     Args:
-        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
+        model: the teacher, as the README spells it, or the ``nn.Module`` itself; or a checkpoint, whose bits and input
+            are its own.
         w: bits of the weights, 2 to 8.
         a: bits of the activations, 2 to 8.
         act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
@@ -48,21 +55,29 @@ def inspect(
     """
     check_bits(w, a, first_last_bits)
     check_placement(act_placement)
+    found = _checkpoint(model)
+    if found is not None:
+        return found
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override)
     teacher = source.on_meta()
     anatomy = examine(teacher)
     plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
+    return inspected(source.spelled, teacher, anatomy, w, a, plan)
+
+
+def inspected(model: str, teacher: Teacher, anatomy: Anatomy, w: int, a: int, plan: Plan) -> InspectionResult:
+    """What a plan makes of a teacher."""
     layers = inspect_layers(anatomy.graph, plan)
     return InspectionResult(
-        model=source.spelled,
+        model=model,
         architecture=teacher.architecture,
         weights="not read" if next(teacher.network.parameters()).is_meta else "read",
         input_size=teacher.spec.input_size,
         num_classes=anatomy.num_classes,
         w_bits=w,
         a_bits=a,
-        act_placement=act_placement,
+        act_placement=plan.placement,
         batch_norms=len(batch_norms(anatomy.graph)),
         activations=len(activation_calls(anatomy.graph)),
         layers=layers,
@@ -73,3 +88,28 @@ def inspect(
         bytes_float=float_bytes(state_tensors(teacher.network).values()),
         bytes_quantized=expected_bytes(anatomy.graph, plan),
     )
+
+
+def _checkpoint(model: Model) -> InspectionResult | None:
+    """What a checkpoint says of itself; None if ``model`` names none.
+
+    Raises:
+        CheckpointError: it says nothing, or something that makes no sense.
+    """
+    folder = None if isinstance(model, nn.Module) else find_folder(str(model), None)
+    if folder is None:
+        return None
+    run = read_run(folder)
+    measured = run.get("measured")
+    found = {
+        **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),
+        "weights": "quantized",
+        "bytes_quantized": safe_path(folder, "model.safetensors", CheckpointError).stat().st_size,
+        "agreement": measured.get("agreement") if isinstance(measured, dict) else None,
+        "evaluations": run.get("evaluations", []),
+    }
+    try:
+        return TypeAdapter(InspectionResult).validate_python(found)
+    except ValidationError as error:
+        hint = "load() needs no run.json; make the checkpoint again"
+        raise CheckpointError(f"{folder}/run.json does not say what its layers are", hint) from error

@@ -55,13 +55,22 @@ def find_checkpoint(target: str, code: Source | None, device: torch.device, revi
     Raises:
         IntraqError: it is damaged, or cannot be had.
     """
+    folder = find_folder(target, revision)
+    return None if folder is None else read_checkpoint(folder, code, device)
+
+
+def find_folder(target: str, revision: str | None) -> Path | None:
+    """The folder of the checkpoint that ``target`` names, fetched from the Hub if need be; None if it names none.
+
+    Raises:
+        IntraqError: it cannot be had.
+    """
     if os.path.isdir(target):  # before a bundled model of the same name
         if revision:
             raise UsageError(f"--revision {revision}: {target} is a folder", "leave it out")
-        return read_checkpoint(Path(target), code, device) if is_checkpoint(Path(target)) else None
+        return Path(target) if is_checkpoint(Path(target)) else None
     source = Source.parse(target, revision=revision)
-    fetched = fetch_checkpoint(source.name) if source.kind == "hub" else None
-    return read_checkpoint(fetched, code, device) if fetched else None
+    return fetch_checkpoint(source.name) if source.kind == "hub" else None
 
 
 def teacher_of(

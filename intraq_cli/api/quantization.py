@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
+from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
@@ -19,7 +20,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import state_tensors
 from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes
-from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.plan import check_bits, check_placement, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import (
     QuantizationResult,
@@ -171,6 +172,7 @@ def quantize(
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)
+            run["inspection"] = asdict(inspected(source.spelled, teacher, anatomy, w, a, plan))
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
             tensors = checkpoint_tensors(quantized.student, quantized.stored)
             with atomic_folder(path, force) as folder:
@@ -183,19 +185,6 @@ def quantize(
                     contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
             result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
     return replace(result, seconds=time.perf_counter() - started)
-
-
-def check_bits(w: int, a: int, first_last_bits: int | None) -> None:
-    """Refuse widths that are not 2 to 8 bits."""
-    for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
-        if bits is not None and not 2 <= bits <= 8:
-            raise UsageError(f"{name} {bits}: bits must be 2 to 8")
-
-
-def check_placement(placement: str) -> None:
-    """Refuse an unknown activation placement."""
-    if placement not in ("inputs", "activations"):
-        raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
 
 
 def timing(report: Report, stages: dict[str, float]) -> Report:

@@ -1,16 +1,17 @@
 """``intraq inspect``."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import file_size, print_json, print_table
+from intraq_cli.errors import one_line
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
 
 
 def inspect(
-    model: options.Model,
+    model: options.Inspected,
     w: options.WBits = 4,
     a: options.ABits = 4,
     act_placement: options.ActPlacement = "inputs",
@@ -22,7 +23,9 @@ def inspect(
     interpolation: options.Interpolation = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what of a model would be quantized, what stays float and why, and what it costs; downloads no weights.
+    """Say what of a model would be quantized, what stays float and why; of a checkpoint, how it is quantized.
+
+    A model's weights are not downloaded.
 
     intraq inspect mobilenetv2_100
     """
@@ -45,11 +48,14 @@ def _print(found: "InspectionResult") -> None:
     print()
     kept = [layer for layer in found.layers if layer.float_reason]
     ratio = found.bytes_float / found.bytes_quantized
+    noted = [("agreement", f"{found.agreement:.1f} % on synthetic images")] if found.agreement is not None else []
+    noted += [(f"on {row['data']}", _accuracy(row)) for row in found.evaluations]
     print_table(
-        f"{found.model} at W{found.w_bits}A{found.a_bits}, placement {found.act_placement}; weights {found.weights}",
+        one_line(f"{found.model} at W{found.w_bits}A{found.a_bits}, placement {found.act_placement}")
+        + f"; weights {found.weights}",
         [
-            ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} layers"),
-            *[("float", f"{layer.name or 'network'}: {layer.float_reason}") for layer in kept],
+            ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} operations that multiply"),
+            *[("float", one_line(f"{layer.name or 'network'}: {layer.float_reason}")) for layer in kept],
             ("parameters", f"{found.parameters:,}, of which quantized {found.parameters_quantized:,}"),
             ("multiply-adds", f"{found.multiply_adds:,} an image, of which in low bits {found.low_bit_share:.1f} %"),
             (
@@ -57,11 +63,23 @@ def _print(found: "InspectionResult") -> None:
                 f"{file_size(found.bytes_float)} -> {file_size(found.bytes_quantized)} ({ratio:.1f} times smaller)",
             ),
             ("batch norms", f"{found.batch_norms} calls; ReLU-like activations {found.activations}"),
+            *[(one_line(name), text) for name, text in noted],
         ],
     )
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"top-1 {row['top1']:.2f} %, float {row['float_top1']:.2f} %, {row['n']} images"
 
 
 def _row(layer: "InspectedLayer") -> tuple[str, ...]:
     bits = [str(bits or "float") for bits in (layer.w_bits, layer.a_bits)]
     shape = "x".join(map(str, layer.weight_shape))
-    return (layer.name, layer.kind, shape, *bits, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
+    return (
+        one_line(layer.name),
+        one_line(layer.kind),
+        shape,
+        *bits,
+        f"{layer.parameters:,}",
+        f"{layer.multiply_adds:,}",
+    )

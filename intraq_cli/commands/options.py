@@ -64,6 +64,7 @@ def _unset(*names: str, **settings: Any) -> Any:
 
 
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
+Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, or a float model.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from intraq_cli.errors import ModelError
+from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.layers import activation_calls, quantizable, reads_image
 from intraq_cli.recipe import Placement
 
@@ -56,3 +56,24 @@ def plan_quantization(
     order = {node: k for k, node in enumerate(graph.graph.nodes)}
     sites = sorted((order[call], site) for layer in found for call, site in layer.sites.items())
     return Plan(placement, weights, {site: inputs[site] for _, site in sites})
+
+
+def check_bits(w: int, a: int, first_last_bits: int | None) -> None:
+    """Refuse widths that are not 2 to 8 bits.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
+        if bits is not None and not 2 <= bits <= 8:
+            raise UsageError(f"{name} {bits}: bits must be 2 to 8")
+
+
+def check_placement(placement: str) -> None:
+    """Refuse an unknown activation placement.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if placement not in ("inputs", "activations"):
+        raise UsageError(f"no activation placement {placement!r}", "inputs or activations")
