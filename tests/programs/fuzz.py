@@ -34,9 +34,12 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import IntraqError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Event
+from intraq_cli.graph.capture import capture
 from intraq_cli.models.source import build_architecture, load_teacher
 from intraq_cli.models.teacher import InputSpec, Teacher, examine
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Recipe
 from intraq_cli.synthesis.image_set import load_images, save_images
 from intraq_cli.synthesis.synthesizer import Synthetic
@@ -184,10 +187,12 @@ def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec
     network = _spread(build_architecture(architecture, 10, args))
     labels = [str(k) for k in range(10)]
     teacher = Teacher(network, spec, "resnet20_digits", "tiny", architecture, args, {"license": "mit"}, labels)
-    trace = examine(teacher, strict=False).trace
-    plan = plan_quantization(trace, 4, 4, placement)
-    student = QuantizedNetwork(network, plan, trace.computed)
-    student.quantize_weights(Quantization(weight_rounding="nearest", weight_range="minmax"))
+    graph = capture(network, torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0)))
+    plan = plan_quantization(graph, 4, 4, placement)
+    student = QuantizedNetwork(graph, plan)
+    config = Quantization(weight_rounding="nearest", weight_range="minmax")
+    for name, weight in student.weights.items():
+        student.set_weight(name, WeightQuantizer(weight(), 4, config))
     for site in student.sites.values():
         site.set_grid(torch.tensor(0.1), torch.tensor(3.0))
     folder.mkdir(parents=True)
