@@ -261,6 +261,6 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
             refuse(f"the scale of {prefix} is not one positive number, or its zero-point is off the grid")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
             refuse(f"{key} holds NaN or infinite values")
     quantized.graph = replace_tensors(quantized.graph, lambda key, tensor: tensors[key].to(tensor.dtype))
