@@ -222,6 +222,17 @@ def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, 
     assert allocated() - before < 300 * 2**20  # it never came to memory
 
 
+def test_another_architecture_is_refused_before_it_is_captured(digits, tmp_path, monkeypatch):
+    """That takes seconds, or minutes, and is what a stranger's config asks for."""
+    shutil.copytree(digits, tmp_path / "copy")
+    change_config(
+        tmp_path / "copy", lambda c: c.update(architecture="densenet121", model_args={"in_chans": 1, "growth_rate": 8})
+    )
+    monkeypatch.setattr("intraq_cli.checkpoint.read.capture", lambda *args: pytest.fail("captured"))
+    with pytest.raises(CheckpointError, match="the network has no layer"):
+        load(tmp_path / "copy", device="cpu")
+
+
 def test_the_manifest_may_be_missing(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "copy")
     (tmp_path / "copy/run.json").unlink()
