@@ -2,8 +2,8 @@
 
 ``python -m tests.programs.fuzz --checkpoints 10000 --images 2000 --seed 0`` prints counts;
 ``test_fuzz.py`` runs a small budget.
-A case passes if it ends well or with an IntraqError, within five seconds of computing (thirty where it inspects), without
-touching anything outside its folder.
+A case passes if it ends well or with an IntraqError, within five seconds of computing (thirty where it inspects), and
+touches nothing outside its folder.
 """
 
 import argparse
