@@ -125,6 +125,7 @@ def _quantized(
     Raises:
         CheckpointError: it does not take the input that the config speaks of, or its names or tensors are others.
     """
+    _check_names(folder, network, plan)
     size = ",".join(map(str, spec.input_size))
     like = next(network.parameters(), torch.empty(0))
     try:
@@ -161,6 +162,21 @@ def _quantized(
         expected[key] = info_of(tensor, header.get(key))
     check_tensors(header, expected, str(folder), CheckpointError)
     return quantized
+
+
+def _check_names(folder: Path, network: nn.Module, plan: Plan) -> None:
+    """Refuse most of the networks that are not those of the plan before they are captured, which takes a while.
+
+    Raises:
+        CheckpointError: a layer's name is that of no module and no tensor.
+    """
+    known = {"network"}  # see graph.layers
+    for named in (network.named_parameters, network.named_buffers, network.named_modules):
+        known |= {name for name, _ in named(remove_duplicate=False)}
+    for name in plan.weights:
+        stem = name.partition("#")[0]
+        if not known & {stem, f"{stem}.weight"}:
+            raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -228,6 +244,6 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
             refuse(f"the scale of {prefix} is not one positive number, or its zero-point is off the grid")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
             refuse(f"{key} holds NaN or infinite values")
     quantized.graph = replace_tensors(quantized.graph, lambda key, tensor: tensors[key].to(tensor.dtype))

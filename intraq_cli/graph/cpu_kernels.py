@@ -87,6 +87,8 @@ def strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pa
         stride: down and across.
         padding: down and across, less than the kernel.
     """
+    if weight.dtype != torch.float32:  # as torch.autocast leaves it
+        return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
     bias = None if bias is None else bias.bfloat16()
     if x.device.type != "cpu" or not torch.is_grad_enabled():
         return F.conv2d(x.bfloat16(), weight.bfloat16(), bias, stride, padding, groups=len(weight))

@@ -136,6 +136,7 @@ DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
 FLOATS = ("F16", "BF16", "F32", "F64")
 

@@ -46,8 +46,10 @@ def test_tuning_that_ruins_the_network_is_undone(tmp_path):
     untuned, ruined = ((tmp_path / change / "model.safetensors").read_bytes() for change in made)
     assert untuned == ruined
     assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50
-    (warning,) = (event.message for event in told if isinstance(event, Warned))
-    assert warning.startswith("tuning is undone: agreement on images held out from it was ")
+    warned = [event.message for event in told if isinstance(event, Warned)]
+    # on some CPUs the losses of such steps are not finite as well
+    undone = "tuning is undone: agreement on images held out from it was "
+    assert len([message for message in warned if message.startswith(undone)]) == 1
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from intraq_cli.evaluation.fidelity import fidelity
+from tests.conftest import graph_of
 
 
 class Noisy(nn.Module):
@@ -17,14 +18,20 @@ class Noisy(nn.Module):
         self.shift = shift
 
     def forward(self, x):
-        self.bn(x)
-        return nn.functional.one_hot((x[:, 0, 0, 0].long() + self.shift) % 8, 8).float()
+        hidden = 0 * self.bn(x).mean((1, 2, 3))[:, None]
+        return (((x[:, :1, 0, 0].long() + self.shift) % 8) == torch.arange(8)) + hidden
+
+
+def noisy(*args, shape=(1, 1, 1)):
+    """The network and its graph."""
+    network = Noisy(*args).eval().requires_grad_(False)
+    return network, graph_of(network, shape)
 
 
 @pytest.mark.parametrize("size", [8, 3])
 def test_agreement_divergence_and_signal_to_noise_by_hand(size):
     x = torch.arange(8.0).view(8, 1, 1, 1)
-    found = fidelity(Noisy(0.1, 1).eval(), Noisy().eval(), x.split(size), ["bn"])
+    found = fidelity(noisy(0.1, 1)[1], *noisy(), x.split(size))
     p, q = torch.eye(8)[0].log_softmax(0), torch.eye(8)[1].log_softmax(0)
     assert (found.n, found.agreement) == (8, 0.0)
     assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-5)
@@ -32,10 +39,19 @@ def test_agreement_divergence_and_signal_to_noise_by_hand(size):
     assert found.sqnr["bn"] == pytest.approx(10 * math.log10(signal / 0.01), abs=1e-3)
 
 
+def test_logits_are_compared_with_the_networks_own_and_values_with_the_graph_that_was_quantized():
+    x = torch.arange(8.0).view(8, 1, 1, 1)
+    network, (_, equalized) = noisy(0.5, 1)[0], noisy(0.1)
+    found = fidelity(noisy(0.1, 1)[1], network, equalized, [x])
+    assert (found.agreement, found.kl, found.sqnr["bn"]) == (100.0, 0.0, math.inf)
+
+
 def test_a_network_follows_itself():
-    found = fidelity(Noisy().eval(), Noisy().eval(), [torch.randn(4, 1, 2, 2)], ["bn"])
+    network, graph = noisy(shape=(1, 2, 2))
+    found = fidelity(graph, network, graph, [torch.randn(4, 1, 2, 2)])
     assert (found.agreement, found.kl, found.sqnr["bn"]) == (100.0, 0.0, math.inf)
 
 
 def test_no_images_no_figures():
-    assert math.isnan(fidelity(Noisy(), Noisy(), []).agreement)
+    network, graph = noisy()
+    assert math.isnan(fidelity(graph, network, graph, []).agreement)

@@ -1,5 +1,7 @@
 """The fuzzer's small budget, and that it would see what it looks for."""
 
+import time
+
 import pytest
 
 from tests.programs import fuzz
@@ -37,6 +39,10 @@ def hang(case):
         pass
 
 
+def wait(case):
+    time.sleep(60)
+
+
 def trace(case):
     raise KeyError("x")
 
@@ -49,7 +55,7 @@ def program(case):
 
 @pytest.mark.parametrize(
     ("deed", "outcome"),
-    [(outside, "outside"), (hang, "hang"), (trace, "traceback"), (program, "outside")],
+    [(outside, "outside"), (hang, "hang"), (wait, "hang"), (trace, "traceback"), (program, "outside")],
 )
 def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, deed, outcome):
     monkeypatch.setattr(fuzz, "LIMIT", 1)

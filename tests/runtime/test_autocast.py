@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.batch_norms import BatchNormStatistics
+from intraq_cli.graph.batch_norms import add_statistics
 from intraq_cli.quantization.affine import fake_quantize
-from intraq_cli.runtime.autocast import Bfloat16, autocast, multiplies_bfloat16
+from intraq_cli.runtime.autocast import Bfloat16, in_precision, multiplies_bfloat16
+from tests.conftest import graph_of
 
 
 @pytest.fixture
@@ -20,10 +21,14 @@ def rounded(x):
     return x.bfloat16().float()
 
 
+def in_bfloat16(layer, x):
+    """What a layer makes of ``x``, and of other sizes too, in bfloat16."""
+    return Bfloat16(graph_of(layer, tuple(x.shape[1:])), "cpu")(x)
+
+
 def test_operands_are_rounded_and_products_are_summed_in_full(layer):
     x = torch.randn(2, 4, 9, 9)
-    with Bfloat16("cpu"):
-        ours = layer(x)
+    ours = in_bfloat16(layer, x)
     expected = F.conv2d(rounded(x), rounded(layer.weight), rounded(layer.bias), stride=2, padding=1, groups=2)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours.float(), expected, rtol=2**-8, atol=1e-6)
@@ -33,8 +38,7 @@ def test_gradients_reach_the_image_and_the_float_weight(layer):
     x = torch.randn(8, 4, 9, 9, requires_grad=True)
     direction = torch.randn(8, 6, 5, 5)
     wanted = torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], direction)
-    with Bfloat16("cpu"):
-        out = layer(x)
+    out = in_bfloat16(layer, x)
     ours = torch.autograd.grad(out, [x, layer.weight, layer.bias], direction.bfloat16())
     for a, b in zip(ours, wanted, strict=True):
         assert a.dtype == torch.float32
@@ -52,8 +56,7 @@ def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
     wanted = layer(x)
     direction = torch.randn_like(wanted)
     inputs = [x, layer.weight, layer.bias]
-    with Bfloat16("cpu"):
-        out = layer(x)
+    out = in_bfloat16(layer, x)
     assert "StridedDepthwise" in out.grad_fn.name()
     torch.testing.assert_close(out.float(), wanted, rtol=0.02, atol=0.02)
     gradients = torch.autograd.grad(out, inputs, direction.bfloat16())
@@ -63,11 +66,19 @@ def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
 
 
 def test_a_stride_of_one_number_and_no_bias():
-    x, weight = torch.randn(2, 3, 9, 8, requires_grad=True), torch.randn(3, 1, 3, 3)
-    with Bfloat16("cpu"):
-        out = F.conv2d(x, weight, stride=(2,), padding=(1,), groups=3)
+    class Depthwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 1, 3, 3))
+
+        def forward(self, x):
+            return F.conv2d(x, self.weight, stride=(2,), padding=(1,), groups=3)
+
+    x, layer = torch.randn(2, 3, 9, 8, requires_grad=True), Depthwise()
+    out = in_bfloat16(layer, x)
+    assert "StridedDepthwise" in out.grad_fn.name()
     (ours,) = torch.autograd.grad(out.sum(), x)
-    (wanted,) = torch.autograd.grad(F.conv2d(x, weight, None, 2, 1, groups=3).sum(), x)
+    (wanted,) = torch.autograd.grad(F.conv2d(x, layer.weight, None, 2, 1, groups=3).sum(), x)
     assert (ours - wanted).norm() < 0.01 * wanted.norm()
 
 
@@ -75,42 +86,40 @@ def test_a_stride_of_one_number_and_no_bias():
 def test_other_depthwise_convolutions_are_left_to_torch(options):
     layer = nn.Conv2d(4, 4, 3, groups=4, **options)
     x = torch.randn(2, 4, 9, 9, requires_grad=True)
-    with Bfloat16("cpu"):
-        assert "StridedDepthwise" not in layer(x).grad_fn.name()
+    assert "StridedDepthwise" not in in_bfloat16(layer, x).grad_fn.name()
 
 
 def test_linear_layers_stay_in_float32_whatever_enters_them():
-    x = torch.randn(3, 5)
+    x = torch.randn(3, 1, 2, 5)
     linear = nn.Linear(5, 2)
-    with Bfloat16("cpu"):
-        assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
-        late = linear(x.bfloat16())
-    assert torch.equal(late, linear(rounded(x)))
-    assert linear(x).dtype == torch.float32
+    inside = Bfloat16(graph_of(linear, (1, 2, 5)), "cpu")
+    assert torch.equal(inside(x), F.linear(x, linear.weight, linear.bias))
+    assert torch.equal(inside(x.bfloat16()), linear(rounded(x)))
+    assert inside(x).dtype == inside(x.bfloat16()).dtype == torch.float32
 
 
-def test_float64_stays_what_it_is(layer):
+@pytest.mark.parametrize("groups", [2, 4])
+def test_float64_stays_what_it_is(groups):
+    """Depthwise with a stride too."""
     image = torch.randn(1, 4, 5, 5, dtype=torch.float64)
-    layer.double()
-    with Bfloat16("cpu"):
-        inside = layer(image)
+    layer = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=groups).double()
+    inside = in_bfloat16(layer, image)
     assert torch.equal(inside, layer(image))
 
 
 def test_statistics_of_bfloat16_are_those_of_its_values_in_full(random):
     """Far from zero, where bfloat16 has no digit left for the deviation."""
     norm = nn.BatchNorm2d(3).eval()
+    graph = add_statistics(graph_of(norm))
     norm.running_mean[:], norm.running_var[:] = torch.tensor([99.0, 0, 0]), torch.tensor([2.0, 1, 1])
     x = (torch.randn(64, 3, 8, 8, generator=random) + torch.tensor([100.0, 0.1, -0.1])[:, None, None]).bfloat16()
     x = x.contiguous(memory_format=torch.channels_last)
     made = []
     for values in (x, x.float()):
         values = values.requires_grad_()
-        with BatchNormStatistics() as statistics:
-            out = norm(values)
-        (layer,) = statistics.layers
-        loss = (layer.mean - 1).square().sum() + (layer.var - 2).square().sum() + out.float().square().mean()
-        made.append((out, layer.mean, layer.var, *torch.autograd.grad(loss, values)))
+        out, ((mean, var),) = graph(values)
+        loss = (mean - 1).square().sum() + (var - 2).square().sum() + out.float().square().mean()
+        made.append((out, mean, var, *torch.autograd.grad(loss, values)))
     assert [a.dtype for a in made[0]] == [torch.bfloat16, torch.float32, torch.float32, torch.bfloat16]
     for a, b, rtol in zip(*made, (2**-8, 1e-5, 1e-5, 2**-6), strict=True):
         torch.testing.assert_close(a.float(), b, rtol=rtol, atol=rtol * b.abs().max().item())
@@ -137,13 +146,11 @@ def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, layer):
     assert multiplies_bfloat16({"avx512_bf16": True})
     assert multiplies_bfloat16({"amx_bf16": True, "avx512_bf16": False})
     assert not multiplies_bfloat16({"avx2": True, "avx512_bf16": False})
-    x = torch.randn(1, 4, 9, 9)
+    x, graph = torch.randn(1, 4, 9, 9), graph_of(layer, (4, 9, 9))
     plain = layer(x)
     for has, same in ((False, True), (True, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
-        with autocast("auto", "cpu"):
-            assert torch.equal(layer(x), plain) == same
-        with autocast("auto", "cuda"), autocast("float32", "cpu"):
-            assert torch.equal(layer(x), plain)
-    with autocast("bfloat16", "cpu"):
-        assert not torch.equal(layer(x), plain)
+        assert torch.equal(in_precision(graph, "auto", "cpu")(x), plain) == same
+        for choice in (("auto", "cuda"), ("float32", "cpu")):
+            assert torch.equal(in_precision(graph, *choice)(x), plain)
+    assert not torch.equal(in_precision(graph, "bfloat16", "cpu")(x), plain)

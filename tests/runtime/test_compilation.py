@@ -13,38 +13,39 @@ from intraq_cli.runtime import compilation
 from intraq_cli.runtime.compilation import PAYS, Compiled, is_wanted
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.synthesizer import synthesize_images
-from tests.conftest import needs_compiler
+from tests.conftest import graph_of, needs_compiler
 
 
 def warnings_in(events):
     return [event.message for event in events if isinstance(event, Warned) and "torch.compile" in event.message]
 
 
-def test_by_itself_only_long_runs_are_compiled(network, monkeypatch):
-    image = torch.zeros(1, 3, 8, 8)
+def test_by_itself_only_long_runs_are_compiled(network, graph, monkeypatch):
     monkeypatch.setattr(compilation, "can_compile", lambda: True)
     values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
     enough = PAYS * 4 * torch.get_num_threads() / values
-    assert is_wanted("auto", network, image, int(1.001 * enough))
-    assert not is_wanted("auto", network, image, int(0.999 * enough))
-    assert not is_wanted("auto", network.to("meta"), image.to("meta"), int(10 * enough))
-    assert is_wanted(True, network, image, 1)
-    assert not is_wanted(False, network, image, int(10 * enough))
+    assert is_wanted("auto", graph, "cpu", int(1.001 * enough))
+    assert not is_wanted("auto", graph, "cpu", int(0.999 * enough))
+    for device in ("meta", "cuda", torch.device("cuda", 1)):
+        assert not is_wanted("auto", graph, device, int(10 * enough))
+    assert is_wanted("auto", graph_of(network.to("meta")), "cpu", int(1.001 * enough))  # values are not looked at
+    assert is_wanted(True, graph, "cpu", 1)
+    assert not is_wanted(False, graph, "cpu", int(10 * enough))
 
 
-def test_by_itself_nothing_is_compiled_without_a_compiler(network, monkeypatch):
+def test_by_itself_nothing_is_compiled_without_a_compiler(graph, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not is_wanted("auto", network, torch.zeros(1, 3, 8, 8), 10**15)
+    assert not is_wanted("auto", graph, "cpu", 10**15)
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_stage_1_makes_the_same_images(network):
+def test_stage_1_makes_the_same_images(graph):
     bounds = (torch.full((3,), -2.0), torch.full((3,), 2.0))
     made, told = [], []
     for wanted in (False, True):
         config = Synthesis(num_images=16, batch_size=8, steps=4, compile=wanted)
-        made.append(synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, RunContext(report=told.append)))
+        made.append(synthesize_images(graph, (3, 8, 8), 4, bounds, config, RunContext(report=told.append)))
     assert any(isinstance(event, Noted) and "torch.compile" in event.message for event in told)
     assert not warnings_in(told)
     assert made[0].losses["mdc"] > 0

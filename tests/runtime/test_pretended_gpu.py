@@ -1,20 +1,18 @@
 """There is a GPU on few machines that run these tests; that no operation mixes devices can be seen without one."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from intraq_cli import evaluate, load, quantize
 from intraq_cli.events import silent
-from intraq_cli.quantization import calibration
+from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.runtime.resume import ResumeStore
-from tests.conftest import Stop, stopping
+from tests.conftest import Stop, graph_of, stopping
 from tests.fakes.gpu import GPU, pretended_gpu
 
-TINY = ["synthesis.num_images=24", "synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2",
-        "tuning.batch_size=8", "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
+TINY = ["synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2", "tuning.batch_size=8",
+        "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
 
 
 def test_what_mixes_devices_is_seen():
@@ -32,12 +30,11 @@ def test_what_mixes_devices_is_seen():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(calibration, "DisableTorchFunction", nullcontext)  # out of its sight otherwise
     monkeypatch.setattr("intraq_cli.api.manifest.describe_device", str)
     with pretended_gpu() as gpu:
-        for verb in ("evaluation", "loading", "quantization"):
-            where = f"intraq_cli.api.{verb}.choose_device"
-            monkeypatch.setattr(where, lambda name: GPU if name == "cuda" else torch.device(name))
+        for verb in ("quantization", "loading", "evaluation"):
+            chosen = f"intraq_cli.api.{verb}.choose_device"
+            monkeypatch.setattr(chosen, lambda name: GPU if name == "cuda" else torch.device(name))
         yield gpu
 
 
@@ -46,10 +43,11 @@ def weights(factory, tmp_path):
     """Of a checkpoint that a job on a device makes."""
 
     def run(device, recipe="default", placement="inputs", steps=3, report=silent):
+        images = [] if recipe == "instant" else ["synthesis.num_images=24", f"tuning.steps={steps}"]
         quantize(
             f"{factory}:net",
             recipe=recipe,
-            set=[*TINY, f"tuning.steps={steps}"],
+            set=[*TINY, *images],
             act_placement=placement,
             input_size=(3, 8, 8),
             mean=(0.5,) * 3,
@@ -96,3 +94,23 @@ def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, g
     found = [evaluate(str(tmp_path / "cpu"), labelled, **{**given, "device": d}) for d in ("cuda", "cpu")]
     assert found[0].top1 == found[1].top1
     assert found[0].n == 3
+
+
+class Making(torch.nn.Module):
+    """Makes a tensor as it runs, where its input is."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) + torch.arange(4, dtype=x.dtype, device=x.device)
+
+
+def test_what_a_captured_network_makes_is_made_where_its_input_is(network):
+    graph, x = graph_of(Making(network)), torch.randn(3, 3, 8, 8)
+    expected = graph(x)
+    with pretended_gpu() as gpu:
+        out = replace_tensors(graph, lambda key, tensor: tensor.to("cuda"))(x.to("cuda"))
+        assert out in gpu
+        assert torch.equal(out.cpu(), expected)

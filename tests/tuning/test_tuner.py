@@ -7,18 +7,17 @@ from torch.nn import functional as F
 
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
-from intraq_cli.graph.batch_norms import Output
-from intraq_cli.graph.trace import trace_network
 from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.network import QuantizedNetwork, plan_quantization
+from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.resume import ResumeStore
-from intraq_cli.tuning.distillation import feature_distance, kl_at_temperature, squared_error
-from intraq_cli.tuning.tuner import AugmentedBatches, jitter, mix, tune
+from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
+from intraq_cli.tuning.distillation import Output, feature_distance, kl_at_temperature, squared_error
+from intraq_cli.tuning.tuner import tune
 from intraq_cli.zoo import load_recipe
-from tests.conftest import Stop, needs_compiler, stopping
+from tests.conftest import Stop, needs_compiler, stopping, student_of, watch_input
 
 
 def images_and_labels(n=48):
@@ -38,7 +37,7 @@ def min_max_quantized(weight, bits):
     return weight + ((q - zero) * scale - weight).detach()
 
 
-def test_the_paper_recipe_step_for_step(network):
+def test_the_paper_recipe_step_for_step(network, graph):
     """Warm-up and tuning as published, written out on the network's own code."""
     bits = 4
     recipe = load_recipe("paper-cifar10").override(
@@ -51,11 +50,11 @@ def test_the_paper_recipe_step_for_step(network):
         ]
     )
     images, labels = images_and_labels()
-    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, "activations")
-    student = QuantizedNetwork(copy.deepcopy(network), plan)
-    student.quantize_weights(recipe.quantization)
+    student = student_of(graph, bits, bits, "activations")
+    for name, weight in student.weights.items():
+        student.set_weight(name, WeightQuantizer(weight(), bits, recipe.quantization))
     warm_up(student, [x for x, _ in islice(AugmentedBatches(images, labels, 16, 0.5, 3), 5)], recipe.quantization)
-    tune(student, network, images, labels, recipe.tuning, RunContext(seed=3))
+    tune(student, graph, images, labels, recipe.tuning, RunContext(seed=3))
 
     plain = copy.deepcopy(network).requires_grad_(True)
     ema = [[0.0, 0.0] for _ in range(3)]
@@ -75,7 +74,7 @@ def test_the_paper_recipe_step_for_step(network):
             return torch.where(q > top, top * scale, torch.where(q < -zero, -zero * scale, through))
 
         n = plain
-        w = {name: min_max_quantized(n.get_submodule(name).weight, bits) for name in plan.weights}
+        w = {name: min_max_quantized(n.get_submodule(name).weight, bits) for name in student.weights}
         h = act(0, n.bn1(F.conv2d(x, w["conv1"], padding=1)))
         h = act(1, n.bn2(F.conv2d(h, w["conv2"], n.conv2.bias, 2, 1)))
         h = act(2, h + n.bn3(F.conv2d(h, w["conv3"], None, 1, 1, groups=2)))
@@ -100,37 +99,36 @@ def test_the_paper_recipe_step_for_step(network):
         moved = plain.get_submodule(name).weight - start
         assert moved.abs().max() > 1e-3
         assert torch.allclose(quantizer.weight - start, moved, atol=0.02 * moved.abs().max().item())
-    assert torch.allclose(student.network.bn2.bias, plain.bn2.bias, atol=1e-4)
-    assert torch.equal(student.network.bn2.running_mean, network.bn2.running_mean)
+    assert torch.allclose(student.state["bn2.bias"], plain.bn2.bias, atol=1e-4)
+    assert torch.equal(student.state["bn2.running_mean"], network.bn2.running_mean)
 
 
-def default_student(network, images, bits=3, config=None, placement="activations"):
-    plan = plan_quantization(trace_network(network, images[:2]), bits, bits, placement)
-    student = QuantizedNetwork(copy.deepcopy(network), plan)
-    calibrate(student, network, images, config or Quantization())
+def default_student(graph, images, bits=3, config=None, placement="activations"):
+    student = student_of(graph, bits, bits, placement)
+    calibrate(student, graph, images, config or Quantization())
     return student
 
 
-def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network):
+def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network, graph):
     images, labels = images_and_labels(256)
     fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
     config = Quantization(weight_rounding="nearest", correction="never")
     tuning, left = Tuning(steps=150, batch_size=32, lr=0.03, crop_eta=1.0), []
     for seed in range(3):
-        student = default_student(network, images, config=config)
+        student = default_student(graph, images, config=config)
         before = kl_at_temperature(student(fresh), network(fresh), 1.0)
-        tune(student, network, images, labels, tuning, RunContext(seed))
+        tune(student, graph, images, labels, tuning, RunContext(seed))
         left.append((kl_at_temperature(student(fresh), network(fresh), 1.0) / before).item())
     assert sum(left) / 3 < 0.6
 
 
-def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network):
+def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network, graph):
     images, labels = images_and_labels()
     before = copy.deepcopy(network.state_dict())
     made = []
     for seed in (1, 1, 2):
-        student = default_student(network, images)
-        tune(student, network, images, labels, Tuning(steps=4, batch_size=16), RunContext(seed))
+        student = default_student(graph, images)
+        tune(student, graph, images, labels, Tuning(steps=4, batch_size=16), RunContext(seed))
         made.append(student.latent["conv2"].latent.detach().clone())
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
@@ -152,13 +150,13 @@ def test_feature_distance_has_no_units(random):
     assert torch.allclose(feature_distance(1000 * a, Output(1000 * b, (1000 * b).var(correction=0))), one, rtol=1e-4)
 
 
-def test_a_batch_norm_that_puts_out_nothing_does_not_outweigh_all_others(network):
+def test_a_batch_norm_that_puts_out_nothing_does_not_outweigh_all_others(network, graph):
     network.bn3.weight.data.zero_()
     network.bn3.bias.data.zero_()
     images, labels = images_and_labels()
     tuning = Tuning(steps=30, batch_size=24)
-    before, _ = one_step(network, default_student(network, images), images, labels)
-    after = tune(default_student(network, images), network, images, labels, tuning)
+    before, _ = one_step(graph, default_student(graph, images), images, labels)
+    after = tune(default_student(graph, images), graph, images, labels, tuning)
     assert after["features"] < 2 * before["features"]
     assert after["kl"] < before["kl"]
 
@@ -197,23 +195,23 @@ def test_mixing_keeps_at_least_half_of_an_image(random):
     assert mix(images, Tuning(mix="none"), random) is images
 
 
-def test_tuning_leaves_batch_norm_statistics_alone(network):
+def test_tuning_leaves_batch_norm_statistics_alone(network, graph):
     images, labels = images_and_labels()
-    student = default_student(network, images)
-    before = student.network.bn1.running_var.clone()
-    tune(student, network, images, labels, Tuning(steps=2, batch_size=16))
-    assert not torch.equal(student.network.bn1.weight, network.bn1.weight)
-    assert torch.equal(student.network.bn1.running_var, before)
+    student = default_student(graph, images)
+    before = student.state["bn1.running_var"].clone()
+    tune(student, graph, images, labels, Tuning(steps=2, batch_size=16))
+    assert not torch.equal(student.state["bn1.weight"], network.bn1.weight)
+    assert torch.equal(student.state["bn1.running_var"], before)
 
 
-def test_adam_moves_every_channel_by_its_own_step(network):
+def test_adam_moves_every_channel_by_its_own_step(network, graph):
     """A channel whose weights are a thousand times smaller must not be swamped."""
     network.conv2.weight.data[0] *= 1e-3
     images, labels = images_and_labels()
-    student = default_student(network, images)
+    student = default_student(graph, images)
     start = student.latent["conv2"].weight.detach().clone()
     step = student.latent["conv2"].grid()[0].detach()
-    tune(student, network, images, labels, Tuning(steps=1, batch_size=48, lr=0.01))
+    tune(student, graph, images, labels, Tuning(steps=1, batch_size=48, lr=0.01))
     moved = (student.latent["conv2"].weight.detach() - start).abs().amax((1, 2, 3)) / step
     assert torch.allclose(moved, torch.full((6,), 0.01), rtol=0.1)
 
@@ -231,25 +229,31 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     assert jitter(images, 0.0, anywhere, random) is images
 
 
-def test_no_pixel_leaves_the_range_of_the_images_of_its_channel(network):
+def test_no_pixel_leaves_the_range_of_the_images_of_its_channel(graph):
     images, labels = images_and_labels()
     images = images * torch.tensor([0.5, 1.0, 2.0])[: images.shape[1], None, None]
     low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
     shown = []
-    with network.register_forward_pre_hook(lambda _, args: shown.append(args[0].clone())):
-        tune(default_student(network, images), network, images, labels, Tuning(steps=4, batch_size=48, jitter=1.0))
-    seen = torch.cat(shown[-4:])
+
+    def note(x):
+        shown.append(x.clone())
+        return x
+
+    tuning = Tuning(steps=4, batch_size=48, jitter=1.0)
+    tune(default_student(graph, images), watch_input(graph, note), images, labels, tuning)
+    assert len(shown) == 4
+    seen = torch.cat(shown)
     assert torch.equal(seen.amin((0, 2, 3)), low)
     assert torch.equal(seen.amax((0, 2, 3)), high)
 
 
-def one_step(network, student, images, labels, compiled=False, **options):
+def one_step(graph, student, images, labels, compiled=False, **options):
     """Losses of a step of plain SGD, and what it moves: the gradient itself."""
     start = copy.deepcopy(student.state_dict())
     config = Tuning(
         steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, precision="float32", compile=compiled
     )
-    losses = tune(student, network, images, labels, config, RunContext(**options))
+    losses = tune(student, graph, images, labels, config, RunContext(**options))
     return losses, {key: (value - start[key]).double() for key, value in student.state_dict().items()}
 
 
@@ -260,80 +264,67 @@ def check_same_step(one, other):
         assert (moved - other[1][key]).norm() <= 1e-3 * moved.norm(), key
 
 
-def test_portions_make_the_step_of_the_whole_batch(network):
+def test_portions_make_the_step_of_the_whole_batch(graph):
     images, labels = images_and_labels()
     check_same_step(
-        *(
-            one_step(network, default_student(network, images), images, labels, micro_batch_size=size)
-            for size in (None, 5)
-        )
+        *(one_step(graph, default_student(graph, images), images, labels, micro_batch_size=size) for size in (None, 5))
     )
 
 
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
-def test_a_compiled_step_moves_by_the_same_gradient(network, placement):
+def test_a_compiled_step_moves_by_the_same_gradient(graph, placement):
     images, labels = images_and_labels(24)
     plain = Quantization(weight_rounding="nearest", activation_range="mse")
     told, made = [], []
     for wanted in (False, True):
-        student = default_student(network, images, bits=4, config=plain, placement=placement)
-        made.append(one_step(network, student, images, labels, wanted, report=told.append))
+        student = default_student(graph, images, bits=4, config=plain, placement=placement)
+        made.append(one_step(graph, student, images, labels, wanted, report=told.append))
     check_same_step(*made)
     assert any(isinstance(event, Noted) and "torch.compile" in event.message for event in told)
     assert not any(isinstance(event, Warned) for event in told)
 
 
-class Mute(torch.nn.Module):
-    """A teacher with nothing finite to say."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x) * torch.inf
-
-
-def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(network):
+def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(graph):
+    """Of a teacher with nothing finite to say."""
     images, labels = images_and_labels()
-    student = default_student(network, images)
+    student = default_student(graph, images)
     before = copy.deepcopy(student.state_dict())
+    mute = watch_input(graph, lambda x: x * torch.inf)
     with pytest.raises(DivergedError, match="losses of tuning are not finite"):
-        tune(student, Mute(network), images, labels, Tuning(steps=30, batch_size=8))
+        tune(student, mute, images, labels, Tuning(steps=30, batch_size=8))
     for key, value in student.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
+def test_an_interrupted_gentler_attempt_goes_on_where_it_was(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PACE", 0.0)
     images, labels = images_and_labels()
     seen = []
 
-    class Stumbling(torch.nn.Module):
-        """A teacher whose first answer to a batch is not finite."""
+    def stumble(x):
+        """Lets the first answer to a batch not be finite."""
+        seen.append(x)
+        return x * (torch.inf if len(seen) == 1 else 1.0)
 
-        def forward(self, x):
-            if len(x) > 1:
-                seen.append(x)
-            return network(x) * (torch.inf if len(seen) == 1 else 1.0)
+    stumbling = watch_input(graph, stumble)
 
     def run(student, report):
-        return tune(student, Stumbling(), images, labels, config, RunContext(report=report, kept=ResumeStore(tmp_path)))
+        return tune(student, stumbling, images, labels, config, RunContext(report=report, kept=ResumeStore(tmp_path)))
 
     config = Tuning(steps=20, batch_size=8)
-    whole = default_student(network, images)
-    tune(whole, Stumbling(), images, labels, config)
+    whole = default_student(graph, images)
+    tune(whole, stumbling, images, labels, config)
     seen.clear()
-    told, student = [], default_student(network, images)
+    told, student = [], default_student(graph, images)
 
     def stop(event):
         told.append(event)
         stopping("tuning", 11)(event)
 
     with pytest.raises(Stop):
-        run(default_student(network, images), stop)
+        run(default_student(graph, images), stop)
     assert any(isinstance(event, Warned) and "tuned anew" in event.message for event in told)
     told.clear()
     run(student, told.append)

@@ -1,0 +1,175 @@
+"""What a checkpoint holds of networks that compute their weights, hold odd things, or call a layer twice."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from intraq_cli import load, quantize
+from intraq_cli.checkpoint.write import checkpoint_tensors
+from intraq_cli.errors import CheckpointError
+from tests.conftest import FACTORY
+
+SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+NETS = (
+    FACTORY
+    + """
+import torch.nn.utils as old
+from torch.nn.utils import parametrizations, prune
+
+def pruned():
+    made = net()
+    prune.l1_unstructured(made.conv, "weight", 0.5)
+    prune.random_structured(made.fc, "weight", 1, dim=0)
+    return made
+
+def weight_normed():
+    made = net()
+    parametrizations.weight_norm(made.conv)
+    parametrizations.weight_norm(made.fc, dim=1)
+    return made
+
+def spectral_normed():
+    made = net()
+    parametrizations.spectral_norm(made.conv)
+    parametrizations.spectral_norm(made.fc)
+    return made
+
+def spectral_normed_by_hooks():
+    made = net()
+    old.spectral_norm(made.conv)
+    old.spectral_norm(made.fc)
+    return made
+
+class Extra(Net):
+    def get_extra_state(self):
+        return {"steps": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"steps": 3}
+
+class Unused(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rotation", torch.randn(4, dtype=torch.complex64))
+
+class Filtered(Net):
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(8, 8, 5, dtype=torch.complex64))
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(x)))
+        x = torch.fft.irfft2(torch.fft.rfft2(x) * self.filter, s=x.shape[-2:])
+        return self.fc(x.mean((2, 3)) + x.amax((2, 3)))
+
+class Twice(Net):
+    def __init__(self):
+        super().__init__()
+        self.mid = nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(x)))
+        x = torch.relu(self.mid(x))
+        return self.fc(torch.relu(self.mid(x)).mean((2, 3)))
+
+def settled(made):
+    made.train()
+    made(torch.randn(64, 3, 8, 8))
+    return made
+
+def extra():
+    torch.manual_seed(0)
+    return settled(Extra())
+
+def unused():
+    torch.manual_seed(0)
+    return settled(Unused())
+
+def filtered():
+    torch.manual_seed(0)
+    return settled(Filtered())
+
+def twice():
+    torch.manual_seed(0)
+    return settled(Twice())
+"""
+)
+
+
+def of_weight(layer):
+    return {f"{layer}.weight_{part}" for part in ("packed", "scale", "zero_point", "shape")}
+
+
+def of_input(site):
+    return {f"{site}.input_scale", f"{site}.input_zero_point"}
+
+
+PLAIN = {
+    *(key for layer in ("conv", "fc") for key in (*of_weight(layer), *of_input(layer))),
+    *("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "fc.bias"),
+}
+"""All keys in the file of ``net``."""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Quantizes a network of ``NETS``, loads it again, and gives the file's tensors and the config.
+
+    What it loads answers bit for bit as at the end of ``quantize``.
+    """
+
+    def run(name, recipe="instant", **options):
+        (tmp_path / "nets.py").write_text(NETS)
+        model, seen = f"{tmp_path}/nets.py:{name}", []
+        x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+        def spy(student, stored):
+            seen.append(student(x))
+            return checkpoint_tensors(student, stored)
+
+        monkeypatch.setattr("intraq_cli.api.quantization.checkpoint_tensors", spy)
+        quantize(model, w=3, a=4, recipe=recipe, out=tmp_path / "out", device="cpu", **SPEC, **options)
+        loaded = load(tmp_path / "out", model=model, device="cpu")
+        (logits,) = seen
+        assert logits.std() > 0
+        assert torch.equal(loaded(x), logits)
+        return load_file(tmp_path / "out/model.safetensors"), json.loads((tmp_path / "out/config.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name", ["net", "pruned", "weight_normed", "spectral_normed", "spectral_normed_by_hooks", "extra", "unused"]
+)
+def test_weights_are_stored_as_codes_alone_however_they_come_about(written, name):
+    """No float weight, and nothing that one is computed from: the keys are those of the plain network."""
+    tensors, config = written(name)
+    assert tensors.keys() == PLAIN
+    assert config["quantization_config"]["modules"] == {"conv": 3, "fc": 3}
+    assert tensors["conv.weight_shape"].tolist() == [8, 3, 3, 3]
+
+
+def test_a_tuned_network_that_is_pruned_stores_codes_alone(written):
+    settings = ["synthesis.num_images=16", "synthesis.batch_size=8", "synthesis.steps=2"]
+    tensors, _ = written("pruned", "default", set=[*settings, "tuning.steps=3", "tuning.batch_size=8"])
+    assert tensors.keys() == PLAIN
+
+
+def test_a_complex_parameter_that_is_used_is_stored_as_it_is(written, tmp_path):
+    tensors, _ = written("filtered")
+    assert tensors.keys() == PLAIN | {"filter"}
+    assert (tensors["filter"].dtype, tuple(tensors["filter"].shape)) == (torch.complex64, (8, 8, 5))
+    tensors["filter"][0, 0, 0] = complex(0, float("nan"))
+    save_file(tensors, tmp_path / "out/model.safetensors")
+    with pytest.raises(CheckpointError, match="filter holds NaN or infinite values"):
+        load(tmp_path / "out", model=f"{tmp_path}/nets.py:filtered", device="cpu")
+
+
+def test_two_calls_share_one_weight_and_have_a_grid_each_for_their_inputs(written):
+    tensors, config = written("twice")
+    assert tensors.keys() == PLAIN | of_weight("mid") | {"mid.bias"} | of_input("mid") | of_input("mid#1")
+    assert tensors["mid.input_scale"] != tensors["mid#1.input_scale"]
+    assert config["quantization_config"]["modules"] == {"conv": 3, "mid": 3, "fc": 3}
+    assert list(config["quantization_config"]["sites"]) == ["conv", "mid", "mid#1", "fc"]
