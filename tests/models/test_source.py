@@ -9,14 +9,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models import hub_source
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, Teacher, examine, leave_inputs_alone
+from intraq_cli.models.teacher import InputSpec, Teacher, examine
 
 
 def load_teacher(model, override=None, **given):
@@ -312,28 +311,3 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path):
     assert (tmp_path / "weights.pth").stat().st_size < 10**7
     with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
         load_teacher("test_resnet", weights=tmp_path / "weights.pth")
-
-
-class _Doubled(nn.Module):
-    """Whether the sum holds what entered the activation or what left it depends on its working in place."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def forward(self, x):
-        activated = self.activation(x)
-        return (x + activated).flatten(1)
-
-
-def test_activations_work_in_place_only_where_somebody_relies_on_it():
-    example = torch.linspace(-2, 2, 12).view(1, 3, 2, 2)
-    free = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True), nn.Flatten())
-    bound = _Doubled(nn.ReLU6(inplace=True))
-    expected = bound(example.clone())
-    for network in (free, bound):
-        leave_inputs_alone(network, example)
-    assert not free[1].inplace
-    assert bound.activation.inplace
-    assert torch.equal(bound(example.clone()), expected)
-    assert example.min() == -2
