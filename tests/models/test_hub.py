@@ -156,12 +156,12 @@ def test_what_cannot_be_had_says_why(answers, name, says):
 
 @pytest.mark.parametrize("name", ["load", "load at a commit", "with a token", "by proxy", "offline"])
 def test_a_checkpoint_comes_back_bit_for_bit(answers, made, name):
-    assert answers[name].json[1] == _logits(made / "w4")
+    assert answers[name].json == _logits(made / "w4")
 
 
 @pytest.mark.parametrize("name", ["load at a branch", "load cut again"])
 def test_another_revision_and_a_download_that_broke_off(answers, made, name):
-    assert answers[name].json[1] == _logits(made / "w3") != _logits(made / "w4")
+    assert answers[name].json == _logits(made / "w3") != _logits(made / "w4")
 
 
 def test_a_benchmark_is_one_that_says_so_and_only_where_the_task_is_clear(answers, hub):

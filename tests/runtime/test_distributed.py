@@ -21,23 +21,23 @@ from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.distributed import process_group
 from intraq_cli.recipe import Synthesis, Tuning
 from intraq_cli.synthesis.synthesizer import synthesize_images
-from tests.conftest import SmallNet, trained
+from tests.conftest import SmallNet, graph_of, trained
 from tests.tuning.test_tuner import default_student
 from intraq_cli.tuning.tuner import tune
-network = trained(SmallNet())
+graph = graph_of(trained(SmallNet()))
 bounds = torch.full((3,), -2.0), torch.full((3,), 2.0)
 with process_group(torch.device("cpu")) as ranks:
     group = weakref.ref(torch.distributed.group.WORLD) if ranks.size > 1 else lambda: None
     made = {}
     for weight in (0.0, 1.0):
         config = Synthesis(num_images=40, batch_size=8, steps=5, mdc_weight=weight, lambda_lower=0.5)
-        made[weight] = synthesize_images(network, "fc", (3, 8, 8), 4, bounds, config, RunContext(ranks=ranks))
+        made[weight] = synthesize_images(graph, (3, 8, 8), 4, bounds, config, RunContext(ranks=ranks))
     images, labels = made[0.0].images.float(), made[0.0].labels
-    student = default_student(network, images)
+    student = default_student(graph, images)
     start = {key: value.clone() for key, value in student.state_dict().items()}
     # plain gradient descent: it goes by sums of gradients, where Adam makes steps of their last bits too
     config = Tuning(steps=1, batch_size=10, optimizer="sgd", lr=0.1, momentum=0.0)
-    losses = tune(student, network, images, labels, config, RunContext(ranks=ranks))
+    losses = tune(student, graph, images, labels, config, RunContext(ranks=ranks))
     moved = {key: value - start[key] for key, value in student.state_dict().items()}
     results = ranks.gather((made[1.0].images.double().sum().item(), losses))
     assert all(result == results[0] for result in results), "the processes have come to different ends"
