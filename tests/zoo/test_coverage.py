@@ -7,11 +7,11 @@ import pytest
 
 SAMPLE = [
     "tf_mobilenetv3_small_minimal_100",  # depthwise, "same" padding
-    "mobileone_s0",  # branches that re-parametrise, a strided 1x1 convolution of the image
     "ese_vovnet19b_slim_dw",  # BatchNormAct2d
-    "efficientnet_cc_b0_4e",  # weights computed from the input
 ]
 MORE = [
+    "mobileone_s0",  # branches that re-parametrise, a strided 1x1 convolution of the image
+    "efficientnet_cc_b0_4e",  # weights computed from the input
     "lambda_resnet26t",  # 3-D convolutions
     "mobilevitv2_050",  # attention by convolutions
     "levit_128s",  # attention, one input size
