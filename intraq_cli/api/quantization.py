@@ -11,20 +11,16 @@ from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.checkpoint.write import check_storable, checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import RecipeError, UsageError
-from intraq_cli.events import Report, StageDone, Warned, silent
+from intraq_cli.events import Noted, Report, StageDone, Warned, silent
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import state_tensors
 from intraq_cli.publish.card import model_card
-from intraq_cli.quantization.inspection import expected_bytes, float_bytes
 from intraq_cli.quantization.plan import check_bits, check_placement, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
-from intraq_cli.results import (
-    QuantizationResult,
-)
+from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
@@ -117,6 +113,8 @@ def quantize(
     check_free(path, force)
     anatomy = examined(teacher, where)
     plan = plan_quantization(anatomy.graph, w, a, placement, first_last_bits)
+    check_storable(anatomy.graph)
+    found = inspected(source.spelled, teacher, anatomy, w, a, plan)
     made: Synthetic | None = None
     stages: dict[str, float] = {}
     watched = timing(report, stages)
@@ -124,15 +122,14 @@ def quantize(
         made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
         if origin.get("sha256") != teacher.sha256:
             report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {source.spelled}"))
-    bytes_float = float_bytes(state_tensors(teacher.network).values())
     result = QuantizationResult(
         path=str(path),
         model=source.spelled,
         w_bits=w,
         a_bits=a,
         recipe=settings.name,
-        bytes_float=bytes_float,
-        bytes_quantized=expected_bytes(anatomy.graph, plan),
+        bytes_float=found.bytes_float,
+        bytes_quantized=found.bytes_quantized,
         agreement=math.nan,
         kl=math.nan,
         heterogeneity=math.nan,
@@ -144,6 +141,7 @@ def quantize(
         held_out=0,
         dry_run=dry_run,
     )
+    _say_what_stays_float(found, report)
     if dry_run:
         return result
     identity = {
@@ -172,7 +170,7 @@ def quantize(
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)
-            run["inspection"] = asdict(inspected(source.spelled, teacher, anatomy, w, a, plan))
+            run["inspection"] = asdict(found)
             config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
             tensors = checkpoint_tensors(quantized.student, quantized.stored)
             with atomic_folder(path, force) as folder:
@@ -185,6 +183,15 @@ def quantize(
                     contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
             result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
+    kept = [row for row in found.layers if row.float_reason]
+    if kept:
+        names = [f"{row.name or 'network'} ({row.float_reason})" for row in kept[:3]]
+        some = "; ".join(names) + ("; ..." if len(kept) > 3 else "")
+        share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
+        report(Noted(f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"))
 
 
 def timing(report: Report, stages: dict[str, float]) -> Report:

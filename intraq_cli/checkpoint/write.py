@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, fx
 
+from intraq_cli.errors import ModelError
+from intraq_cli.graph.nodes import tensors as read_tensors
 from intraq_cli.io.atomic import plain
+from intraq_cli.models.meta_build import DTYPES
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import pack
@@ -44,6 +47,18 @@ def checkpoint_tensors(
         tensors[f"{prefix}_scale"] = quantizer.scale
         tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+
+
+def check_storable(graph: fx.GraphModule) -> None:
+    """Refuse, before any work, a network with tensors that its checkpoint could not hold.
+
+    Raises:
+        ModelError: a tensor that the graph reads has a type that safetensors files do not know.
+    """
+    for key, tensor in read_tensors(graph).items():
+        if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
+            kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise ModelError(f"{key} is a tensor that no checkpoint can hold ({kind})", "give it as dense float32")
 
 
 def site_prefix(plan: Plan, site: str) -> str:

@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from intraq_cli import load, quantize
 from intraq_cli.checkpoint.write import checkpoint_tensors
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import CheckpointError, ModelError
+from intraq_cli.events import Noted
 from tests.conftest import FACTORY
 
 SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -54,6 +55,18 @@ class Unused(Net):
         super().__init__()
         self.register_buffer("rotation", torch.randn(4, dtype=torch.complex64))
 
+class Recurrent(Net):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(x))).flatten(2).transpose(1, 2)
+        return self.fc(self.lstm(x)[0][:, -1])
+
+def recurrent():
+    return Recurrent()
+
 class Filtered(Net):
     def __init__(self):
         super().__init__()
@@ -61,7 +74,7 @@ class Filtered(Net):
 
     def forward(self, x):
         x = torch.relu(self.bn(self.conv(x)))
-        x = torch.fft.irfft2(torch.fft.rfft2(x) * self.filter, s=x.shape[-2:])
+        x = torch.fft.irfft2(torch.fft.rfft2(x) * self.filter, s=x.shape[-2:]).float()
         return self.fc(x.mean((2, 3)) + x.amax((2, 3)))
 
 class Twice(Net):
@@ -86,6 +99,11 @@ def extra():
 def unused():
     torch.manual_seed(0)
     return settled(Unused())
+
+def complex128():
+    made = Filtered()
+    made.filter = nn.Parameter(made.filter.to(torch.complex128))
+    return made
 
 def filtered():
     torch.manual_seed(0)
@@ -173,3 +191,24 @@ def test_two_calls_share_one_weight_and_have_a_grid_each_for_their_inputs(writte
     assert tensors["mid.input_scale"] != tensors["mid#1.input_scale"]
     assert config["quantization_config"]["modules"] == {"conv": 3, "mid": 3, "fc": 3}
     assert list(config["quantization_config"]["sites"]) == ["conv", "mid", "mid#1", "fc"]
+
+
+@pytest.fixture
+def nets(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    return str(tmp_path / "nets.py")
+
+
+def test_what_stays_float_is_said(nets, tmp_path):
+    told = []
+    quantize(f"{nets}:recurrent", recipe="instant", out=tmp_path / "out", dry_run=True, report=told.append, **SPEC)
+    (said,) = [event.message for event in told if isinstance(event, Noted)]
+    macs = 64 * (4 * 8 * 8 + 4 * 8 * 8)
+    share = 100 * macs / (macs + 64 * 8 * 27 + 24)
+    assert said == f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: lstm (a recurrent layer)"
+
+
+def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_path):
+    with pytest.raises(ModelError, match=r"filter is a tensor that no checkpoint can hold \(complex128"):
+        quantize(f"{nets}:complex128", recipe="instant", out=tmp_path / "out", **SPEC)
+    assert not (tmp_path / "out").exists()
