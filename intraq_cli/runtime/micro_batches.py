@@ -58,7 +58,7 @@ class MicroBatches:
                     raise
                 self.size = -(-size // 2)
             torch.cuda.empty_cache()
-            self.report(Warned(f"out of memory with {size} images at once: going on with {self.size}, to the same end"))
+            self.report(Warned(f"out of memory with {size} images at once: going on with {self.size}, with the same result"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

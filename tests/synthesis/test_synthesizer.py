@@ -216,7 +216,7 @@ def test_out_of_memory_halves_the_micro_batches_and_comes_to_the_same_end(networ
     assert made.losses["bns"] == pytest.approx(whole.losses["bns"], rel=1e-2)
     smaller = [event.message for event in told if isinstance(event, Warned) and "memory" in event.message]
     assert smaller == [
-        f"out of memory with {a} images at once: going on with {b}, to the same end" for a, b in ((12, 6), (6, 3))
+        f"out of memory with {a} images at once: going on with {b}, with the same result" for a, b in ((12, 6), (6, 3))
     ]
 
 
