@@ -58,7 +58,8 @@ class MicroBatches:
                     raise
                 self.size = -(-size // 2)
             torch.cuda.empty_cache()
-            self.report(Warned(f"out of memory with {size} images at once: going on with {self.size}, with the same result"))
+            smaller = f"going on with {self.size}, with the same result"
+            self.report(Warned(f"out of memory with {size} images at once: {smaller}"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
