@@ -80,7 +80,7 @@ def downloading(what: str) -> Iterator[None]:
     from huggingface_hub import errors as hub
 
     try:
-        with _limits():
+        with request_limits():
             yield
     except IntraqError:
         raise
@@ -99,15 +99,15 @@ def downloading(what: str) -> Iterator[None]:
             f"{what} lacks a file of a model: {first_line(error)}", "it needs config.json and weights"
         ) from error
     except (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError) as error:
-        answer = _answer(error)
+        answer = underlying_error(error)
         if isinstance(answer, hub.HfHubHTTPError) or _is_timeout(answer):
-            reason, hint, _ = _explain(answer)
+            reason, hint, _ = explain_failure(answer)
         else:
             reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
             hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
     except hub.HTTPError as error:  # of the library that the client speaks HTTP with
-        reason, hint, _ = _explain(error)
+        reason, hint, _ = explain_failure(error)
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
     except OSError as error:  # a download that broke off, a name that is not resolved, a full disk
         reason = getattr(error, "reason", None) or first_line(error)  # URLError wraps another
@@ -115,14 +115,14 @@ def downloading(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _limits() -> Iterator[None]:
+def request_limits() -> Iterator[None]:
     """Within the block the client gives up in time. One block a call: it makes a new session when it cannot connect."""
     from huggingface_hub.utils import get_session
 
     session = get_session()
     timeout, hooks = session.timeout, session.event_hooks
     if timeout.read is None:
-        session.timeout = _timeout()
+        session.timeout = request_timeout()
     session.event_hooks = {
         "request": [*hooks["request"], _reach],
         "response": [*hooks["response"], _refuse_to_wait_long],
@@ -163,30 +163,32 @@ def _refuse_to_wait_long(response: "Response") -> None:
         raise HubError(f"the Hub takes no more requests for {wait} s", "try again then", "hub-busy")
 
 
-def _timeout() -> float:
+def request_timeout() -> float:
+    """Seconds without a byte from the Hub after which a request has failed."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else TIMEOUT
 
 
-def _answer(error: BaseException) -> BaseException:
+def underlying_error(error: BaseException) -> BaseException:
     """What the Hub or the wire said, behind the errors that the client wraps it in."""
-    while not _is_http(error) and not isinstance(error, IntraqError) and error.__cause__ is not None:
+    while not is_http_error(error) and not isinstance(error, IntraqError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
-def _is_http(error: BaseException) -> bool:
+def is_http_error(error: BaseException) -> bool:
+    """Whether it is of the library that the client speaks HTTP with."""
     from huggingface_hub.errors import HTTPError
 
     return isinstance(error, HTTPError)
 
 
 def _is_timeout(error: BaseException) -> bool:
-    return _is_http(error) and "Timeout" in type(error).__name__
+    return is_http_error(error) and "Timeout" in type(error).__name__
 
 
-def _explain(error: BaseException) -> tuple[str, str, str]:
+def explain_failure(error: BaseException) -> tuple[str, str, str]:
     """Reason, hint and code of what the client raised."""
     from huggingface_hub import errors as hub
 
@@ -197,7 +199,7 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
     if _is_timeout(error):
         hint = "try again; HF_HUB_DOWNLOAD_TIMEOUT sets the seconds to wait"
         return "the Hub did not answer in time", hint, "hub-unreachable"
-    if _is_http(error) or isinstance(error, hub.OfflineModeIsEnabled):
+    if is_http_error(error) or isinstance(error, hub.OfflineModeIsEnabled):
         return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
     return " ".join(str(error).split()), "check HF_ENDPOINT, and try again", "hub"
 

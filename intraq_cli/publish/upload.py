@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, TypeVar
 from intraq_cli import __version__
 from intraq_cli.errors import HubError, IntraqError, UsageError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.models.hub import LOGIN, _answer, _explain, _is_http, _limits, _timeout
+from intraq_cli.models.hub import (
+    LOGIN,
+    explain_failure,
+    is_http_error,
+    request_limits,
+    request_timeout,
+    underlying_error,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -142,7 +149,7 @@ class _Repository:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         try:
-            return self.api.model_info(self.repo_id, revision=revision, timeout=_timeout())
+            return self.api.model_info(self.repo_id, revision=revision, timeout=request_timeout())
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:  # or the token may not see it
@@ -211,17 +218,17 @@ class _Repository:
         """
         for left in reversed(range(TRIES)):
             try:
-                with _limits():
+                with request_limits():
                     return call()
             except Exception as error:
-                answer = _answer(error)
+                answer = underlying_error(error)
                 if isinstance(answer, IntraqError):
                     raise answer from error
-                if not isinstance(answer, (OSError, RuntimeError, ValueError)) and not _is_http(answer):
+                if not isinstance(answer, (OSError, RuntimeError, ValueError)) and not is_http_error(answer):
                     raise
                 wait = _wait(answer)
                 if wait is None or not left:
-                    reason, hint, code = _explain(answer)
+                    reason, hint, code = explain_failure(answer)
                     raise HubError(self.scrub(f"cannot push to {self.repo_id}: {reason}"), hint, code) from error
             self.report(Warned(f"the Hub asks to wait {wait} s"))
             time.sleep(wait)
