@@ -187,7 +187,7 @@ def quantize(
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
     kept = [row for row in found.layers if row.float_reason]
-    if kept:
+    if kept and launched_processes().rank == 0:
         names = [f"{row.name or 'network'} ({row.float_reason})" for row in kept[:3]]
         some = "; ".join(names) + ("; ..." if len(kept) > 3 else "")
         share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
