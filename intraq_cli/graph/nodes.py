@@ -91,7 +91,8 @@ def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
     constant: set[fx.Node] = set()
     for node in graph.graph.nodes:
         fixed = node.op == "get_attr" or (node.op == "call_function" and not is_random(node))
-        if fixed and all(source in constant for source in node.all_input_nodes):
+        # where the images are is no value of theirs
+        if fixed and (node.target is getattr or all(source in constant for source in node.all_input_nodes)):
             constant.add(node)
     return constant
 
@@ -100,6 +101,8 @@ def constant_value(graph: fx.GraphModule, node: fx.Node) -> Any:
     """The value of one of :func:`constant_nodes`."""
     if node.op == "get_attr":
         return tensor_of(graph, node)
+    if node.target is getattr:  # the device of the images, which is the network's
+        return next(iter(tensors(graph).values())).device
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: constant_value(graph, source))
     return node.target(*args, **kwargs)  # type: ignore[operator]
 

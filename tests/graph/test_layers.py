@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from intraq_cli.graph.layers import activation_calls, features, layers, products, quantizable, reads_image
 from intraq_cli.quantization.inspection import expected_bytes, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import plan_quantization
-from tests.conftest import graph_of, trained
+from tests.conftest import graph_of, student_of, trained
 
 
 class Standardised(nn.Conv2d):
@@ -17,6 +17,24 @@ class Standardised(nn.Conv2d):
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, 1, 1)
+
+
+class Sloped(nn.Conv2d):
+    """A weight computed from parameters and from what is made on the way, where the images are."""
+
+    def forward(self, x):
+        slope = torch.linspace(0.5, 1.5, self.weight.shape[-1], device=x.device)
+        return F.conv2d(x, self.weight * slope, self.bias, padding=1)
+
+
+def test_a_weight_made_with_a_tensor_on_the_inputs_device_is_no_function_of_the_input(random):
+    network = trained(nn.Sequential(Sloped(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)))
+    graph = graph_of(network)
+    assert [(layer.name, layer.float_reason) for layer in layers(graph)] == [("0", None), ("4", None)]
+    student = student_of(graph, 8, 8)
+    x = torch.randn(2, 3, 8, 8, generator=random)
+    assert torch.equal(student.weights["0"](), network[0].weight * torch.linspace(0.5, 1.5, 3))
+    assert torch.allclose(graph(x), network(x))
 
 
 class Mixed(nn.Module):
