@@ -99,7 +99,7 @@ def downloading(what: str) -> Iterator[None]:
             f"{what} lacks a file of a model: {first_line(error)}", "it needs config.json and weights"
         ) from error
     except (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError) as error:
-        answer = underlying_error(error)
+        answer = root_error(error)
         if isinstance(answer, hub.HfHubHTTPError) or _is_timeout(answer):
             reason, hint, _ = explain_failure(answer)
         else:
@@ -170,7 +170,7 @@ def request_timeout() -> float:
     return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else TIMEOUT
 
 
-def underlying_error(error: BaseException) -> BaseException:
+def root_error(error: BaseException) -> BaseException:
     """What the Hub or the wire said, behind the errors that the client wraps it in."""
     while not is_http_error(error) and not isinstance(error, IntraqError) and error.__cause__ is not None:
         error = error.__cause__

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from intraq_cli import __version__
 from intraq_cli.errors import HubError, IntraqError, UsageError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.models.hub import (
-    LOGIN,
-    explain_failure,
-    is_http_error,
-    request_limits,
-    request_timeout,
-    underlying_error,
-)
+from intraq_cli.models.hub import LOGIN, explain_failure, is_http_error, request_limits, request_timeout, root_error
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -221,7 +214,7 @@ class _Repository:
                 with request_limits():
                     return call()
             except Exception as error:
-                answer = underlying_error(error)
+                answer = root_error(error)
                 if isinstance(answer, IntraqError):
                     raise answer from error
                 if not isinstance(answer, (OSError, RuntimeError, ValueError)) and not is_http_error(answer):
