@@ -14,7 +14,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import Plan, check_bits, check_placement, plan_quantization
+from intraq_cli.quantization.plan import Plan, check_bits, plan_quantization
 from intraq_cli.recipe import Placement
 from intraq_cli.results import InspectionResult
 
@@ -54,7 +54,6 @@ def inspect(
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
     check_bits(w, a, first_last_bits)
-    check_placement(act_placement)
     found = _checkpoint(model)
     if found is not None:
         return found

@@ -15,9 +15,7 @@ from intraq_cli.api.pipeline import Job
 from intraq_cli.models.source import needs_code
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.recipe import Recipe
-from intraq_cli.results import (
-    QuantizationResult,
-)
+from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
 from intraq_cli.runtime.provenance import code_commit
 from intraq_cli.synthesis.synthesizer import Synthetic

@@ -53,7 +53,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages are given; ``teacher`` is on the device of the ``conditions``."""
+    """What the stages are given; ``teacher`` is on the device of the ``context``."""
 
     teacher: Teacher
     anatomy: Anatomy

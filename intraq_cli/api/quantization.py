@@ -18,7 +18,7 @@ from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
-from intraq_cli.quantization.plan import check_bits, check_placement, plan_quantization
+from intraq_cli.quantization.plan import check_bits, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
@@ -90,8 +90,6 @@ def quantize(
     command = command or call(quantize, locals())
     started = time.perf_counter()
     check_bits(w, a, first_last_bits)
-    if act_placement is not None:
-        check_placement(act_placement)
     settings = load_recipe(recipe).override(list(set))
     placement = choose_placement(act_placement, settings)
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:

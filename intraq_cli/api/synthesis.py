@@ -14,9 +14,7 @@ from intraq_cli.events import Report, silent
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.results import (
-    SynthesisResult,
-)
+from intraq_cli.results import SynthesisResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.synthesis.image_set import save_images

@@ -74,6 +74,11 @@ def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
     return found
 
 
+def parameters(graph: fx.GraphModule) -> list[Parameters]:
+    """What the batch norms of :func:`batch_norms` normalise by, as ``graph`` holds it."""
+    return [norm.tensors(graph) for norm in batch_norms(graph)]
+
+
 def _on_images(node: fx.Node) -> bool:
     given = arguments(node)
     held = [given[key] for key in ("weight", "bias", "running_mean", "running_var") if given[key] is not None]
@@ -119,9 +124,8 @@ def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModu
     return finish(graph)
 
 
-def statistics(graph: fx.GraphModule, moments: list[tuple[Tensor, Tensor]]) -> list[LayerStatistics]:
-    """``moments``, as the graph of :func:`add_statistics` returns them, beside what the batch norms expect."""
-    norms = (norm.tensors(graph) for norm in batch_norms(graph))
+def statistics(norms: list[Parameters], moments: list[tuple[Tensor, Tensor]]) -> list[LayerStatistics]:
+    """What the batch norms expect beside ``moments``, as the graph of :func:`add_statistics` returns them."""
     return [
         LayerStatistics(mean, var, norm.running_mean, norm.running_var, norm.eps)
         for (mean, var), norm in zip(moments, norms, strict=True)
@@ -153,8 +157,7 @@ def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: i
 def promised_variances(graph: fx.GraphModule) -> list[Tensor]:
     """Of every batch norm's output over all its values, ``()`` each: channels have mean beta and variance gamma^2."""
     found = []
-    for norm in batch_norms(graph):
-        held = norm.tensors(graph)
+    for held in parameters(graph):
         within = held.running_var.new_ones(()) if held.weight is None else held.weight.square().mean()
         found.append((within if held.bias is None else within + held.bias.var(correction=0)).detach())
     return found

@@ -6,15 +6,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from intraq_cli.graph.nodes import arguments, calls, copy_graph, finish, replace_call
+from intraq_cli.graph.nodes import arguments, calls, copy_graph, finish, pair, replace_call
 
 aten = torch.ops.aten
 Pair = tuple[int, int]
-
-
-def _pair(value: list[int]) -> Pair:
-    """What a setting means down and across: torch takes one or two numbers."""
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
@@ -26,7 +21,7 @@ def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
     for node in calls(graph, aten.conv2d.default):
         given = arguments(node)
         shape = _weight_shape(node)
-        if shape[1] < 8 and shape[2:] == (1, 1) and _pair(given["stride"]) == (2, 2) and not any(given["padding"]):
+        if shape[1] < 8 and shape[2:] == (1, 1) and pair(given["stride"]) == (2, 2) and not any(given["padding"]):
             args = given["input"], given["weight"], given["bias"], given["groups"]
             replace_call(graph, node, every_second_pixel, *args)
     return finish(graph)
@@ -49,7 +44,7 @@ def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
     for node in calls(graph, aten.conv2d.default):
         given = arguments(node)
         if _is_strided_depthwise(node, given):
-            settings = _pair(given["stride"]), _pair(given["padding"])
+            settings = pair(given["stride"]), pair(given["padding"])
             replace_call(graph, node, strided_depthwise, given["input"], given["weight"], given["bias"], *settings)
     return finish(graph)
 
@@ -70,7 +65,7 @@ def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:
     channels, per_group, *kernel = _weight_shape(node)
     if per_group != 1 or not channels == given["groups"] > 1:
         return False
-    fits = all(pad < size for pad, size in zip(_pair(given["padding"]), kernel, strict=True))
+    fits = all(pad < size for pad, size in zip(pair(given["padding"]), kernel, strict=True))
     return fits and max(given["stride"]) > 1 and max(given["dilation"]) == 1
 
 

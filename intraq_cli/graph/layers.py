@@ -169,8 +169,7 @@ def features(graph: fx.GraphModule) -> Features | None:
     found = [call for layer in quantizable(graph) for call in layer.calls]
     if not found:
         return None
-    order = {node: k for k, node in enumerate(graph.graph.nodes)}
-    last = max(found, key=order.__getitem__)
+    last = max(found)  # nodes are ordered as they run
     return Features(last.args[0], LAYERS[last.target] == "linear")  # type: ignore[arg-type]
 
 

@@ -74,15 +74,12 @@ def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
 def replace_tensors(graph: fx.GraphModule, made: Callable[[str, Tensor], Tensor]) -> fx.GraphModule:
     """A copy of the graph with ``made(key, tensor)`` in place of every tensor of the network."""
     graph = copy_graph(graph)
-    homes: dict[str, nn.Module] = {}
     for key, tensor in tensors(graph).items():
         path, _, name = f"{NETWORK}{key}".rpartition(".")
         new = made(key, tensor)
-        if path not in homes:  # containers of tensors only: another graph may share them
-            homes[path] = graph.get_submodule(path)
         if isinstance(tensor, nn.Parameter):
             new = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
-        setattr(homes[path], name, new)
+        setattr(graph.get_submodule(path), name, new)  # a container of the copy's own
     return graph
 
 
@@ -164,6 +161,11 @@ def finish(graph: fx.GraphModule) -> fx.GraphModule:
     """Drop what is not read any more, and make the graph run as it is now."""
     graph.graph.eliminate_dead_code()
     return fx.GraphModule(graph, graph.graph)
+
+
+def pair(value: list[int]) -> tuple[int, int]:
+    """What a convolution's setting means down and across: torch takes one or two numbers."""
+    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def numel(node: fx.Node) -> int:

@@ -21,6 +21,7 @@ from intraq_cli.graph.nodes import (
     constant_nodes,
     finish,
     input_node,
+    insert_call,
     output_node,
     replace_call,
     tensor_of,
@@ -111,8 +112,7 @@ def _views(node: fx.Node) -> Iterator[fx.Node]:
 
 def _out_of_place(graph: fx.GraphModule) -> bool:
     """Let calls that write over a tensor make a new one; False if one writes over what may be seen through a view."""
-    order = {node: k for k, node in enumerate(graph.graph.nodes)}
-    for node in calls(graph):
+    for node in calls(graph):  # nodes are ordered as they run
         if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
             continue
         written = node.args[0] if node.args else None
@@ -121,11 +121,11 @@ def _out_of_place(graph: fx.GraphModule) -> bool:
         overload = getattr(packet, node.target._overloadname, None)
         if overload is None or not isinstance(written, fx.Node) or written.op == "get_attr" or _is_view(written):
             return False
-        earlier = [view for view in _views(written) if order[view] < order[node]]
-        if any(order[reader] > order[node] for view in earlier for reader in view.users):
+        earlier = [view for view in _views(written) if view < node]
+        if any(reader > node for view in earlier for reader in view.users):
             return False
         node.target = overload
-        for user in [user for user in written.users if order[user] > order[node]]:
+        for user in [user for user in written.users if user > node]:
             user.replace_input_with(written, node)
     return True
 
@@ -195,12 +195,9 @@ def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     statistics = (given["running_mean"], given["running_var"], given.get("training", False))
     args = (given["input"], given["weight"], given["bias"], *statistics, given["momentum"], given["eps"], True)
-    made = None
     for user in list(node.users):
         if user.target is operator.getitem and user.args[1] == 0:
-            made = made or replace_call(graph, user, aten.batch_norm.default, *args)
-            if user in graph.graph.nodes:
-                user.replace_all_uses_with(made)
+            replace_call(graph, user, aten.batch_norm.default, *args)
 
 
 def _view(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -245,9 +242,7 @@ def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
         return
     if bias is not None and tuple(bias.meta["val"].shape) != (shape[1],):
         return
-    with graph.graph.inserting_before(node):
-        turned = graph.graph.call_function(aten.t.default, (weight,))
-    turned.meta = dict(node.meta)
+    turned = insert_call(graph, node, aten.t.default, weight)
     replace_call(graph, node, aten.linear.default, x, turned, bias)
 
 

@@ -17,6 +17,7 @@ from intraq_cli.graph.batch_norms import (
     add_statistics,
     batch_norms,
     moments_of,
+    parameters,
     sample_output,
     statistics,
 )
@@ -83,7 +84,7 @@ def _calibrate(
     biased = _biased_calls(teacher)
     (_, outputs), moments = add_statistics(add_outputs(teacher, list(biased)), sampled)(images)
     means = {name: _channel_mean(call, out) for (call, name), out in zip(biased.items(), outputs, strict=True)}
-    calibrator = _Calibrator(student, config, _Float(statistics(teacher, moments), means), sampled, correct)
+    calibrator = _Calibrator(student, config, _Float(statistics(parameters(teacher), moments), means), sampled, correct)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -154,13 +155,13 @@ class _Calibrator(fx.Interpreter):
     def _layer(self, call: fx.Node, name: str) -> Tensor:
         """Round the weight at the layer's first call."""
         x: Tensor = self.env[call.args[0]]  # type: ignore[index]
-        bias = self.env[call.args[2]] if len(call.args) > 2 and call.args[2] is not None else None  # type: ignore[index]
+        bias = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
         if name in self.quantizers:
             return run_layer(call, x, self.quantizers[name](), bias)
         weight = self.student.weights[name]()
         self.quantizers[name] = self._rounded(call, name, x, weight)
         out = run_layer(call, x, self.quantizers[name](), bias)
-        own = tensor_of(self.student.graph, call.args[2]) if len(call.args) > 2 else None
+        own = tensor_of(self.student.graph, call.args[2])
         wanted = self.float.means.get(call.name)
         if not self.correct or wanted is None or own is None:
             return out
@@ -193,7 +194,7 @@ class _Calibrator(fx.Interpreter):
     def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, reader: fx.Node) -> None:
         """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
         weight = self.student.weights[self.weights[reader.args[1]]]()
-        bias = tensor_of(self.student.graph, reader.args[2]) if len(reader.args) > 2 else None
+        bias = tensor_of(self.student.graph, reader.args[2])
         wanted = run_layer(reader, x, weight, bias)
         per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if reader in self.normalized else None
         variance = wanted.var(per_channel, keepdim=True).clamp(min=1e-12)

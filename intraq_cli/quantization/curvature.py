@@ -5,7 +5,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments
+from intraq_cli.graph.nodes import arguments, pair
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
@@ -33,12 +33,12 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         x, weight, stride, dilation = x[:, :, None], weight[:, :, None], [1, *stride], [1, *dilation]
         padding = padding if isinstance(padding, str) else [0, *padding]
     kernel = weight.shape[2:]
-    stride, dilation = _pair(stride), _pair(dilation)
+    stride, dilation = pair(stride), pair(dilation)
     if isinstance(padding, str):
         total = [s * (k - 1) if padding == "same" else 0 for s, k in zip(dilation, kernel, strict=True)]
         pad = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
     else:
-        rows, columns = _pair(padding)
+        rows, columns = pair(padding)
         pad = [columns, columns, rows, rows]
     x = F.pad(x, pad).permute(0, 2, 3, 1)
     height, width = (
@@ -52,10 +52,6 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
     column = column[:, None] * stride[1] + torch.arange(kernel[1], device=device) * dilation[1]
     patches = x[image[:, None, None], row[:, :, None], column[:, None, :]]  # (R, kh, kw, C)
     return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(place), *kernel).transpose(1, 2).flatten(2)
-
-
-def _pair(value: list[int]) -> tuple[int, int]:
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
 def _sample(total: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -17,10 +17,9 @@ HEADER_BYTES = 100
 
 def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
     """All that multiplies, in the order of first calls: layers, and operations that stay float."""
-    order = {node: k for k, node in enumerate(graph.graph.nodes)}
     activations = activation_calls(graph)
-    found = [(order[layer.calls[0]], _layer(layer, plan, activations)) for layer in layers(graph)]
-    found += [(order[product.node], _product(product)) for product in products(graph)]
+    found = [(layer.calls[0], _layer(layer, plan, activations)) for layer in layers(graph)]
+    found += [(product.node, _product(product)) for product in products(graph)]
     return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 

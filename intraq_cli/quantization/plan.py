@@ -53,8 +53,7 @@ def plan_quantization(
         # the first layer too where the network itself normalises or rearranges the image
         first = IMAGE_BITS if k == 0 or reads_image(graph, layer) else bits
         inputs |= {site: first if j == 0 else bits for j, site in enumerate(layer.sites.values())}
-    order = {node: k for k, node in enumerate(graph.graph.nodes)}
-    sites = sorted((order[call], site) for layer in found for call, site in layer.sites.items())
+    sites = sorted((call, site) for layer in found for call, site in layer.sites.items())
     return Plan(placement, weights, {site: inputs[site] for _, site in sites})
 
 
@@ -67,13 +66,3 @@ def check_bits(w: int, a: int, first_last_bits: int | None) -> None:
     for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
         if bits is not None and not 2 <= bits <= 8:
             raise UsageError(f"{name} {bits}: bits must be 2 to 8")
-
-
-def check_placement(placement: str) -> None:
-    """Refuse an unknown activation placement.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if placement not in ("inputs", "activations"):
-        raise UsageError(f"no activation placement {placement!r}", "inputs or activations")

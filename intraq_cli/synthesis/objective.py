@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, batch_norms
+from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, parameters, statistics
 from intraq_cli.graph.outputs import add_features
 from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.runtime.autocast import in_precision
@@ -50,15 +50,12 @@ class Observer(nn.Module):
     def __init__(self, graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> None:
         super().__init__()
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
-        self.norms = [norm.tensors(graph) for norm in batch_norms(graph)]
+        self.norms = parameters(graph)
 
     def forward(self, x: Tensor) -> Observation:
         """Of images ``(B, C, H, W)``."""
         (logits, features), moments = self.step(x)
-        layers = [
-            LayerStatistics(mean, var, norm.running_mean, norm.running_var, norm.eps)
-            for (mean, var), norm in zip(moments, self.norms, strict=True)
-        ]
+        layers = statistics(self.norms, moments)
         return Observation(layers, logits, None if features is None else features.to(logits.dtype))
 
 

@@ -41,7 +41,7 @@ def tune(
     """Tune ``student`` in place; returns the losses averaged over the last tenth of the steps.
 
     Args:
-        student: calibrated, with weight quantizers, on the device of ``conditions``.
+        student: calibrated, with weight quantizers, on the device of ``context``.
         teacher: the graph that ``student`` was made from, on the same device.
         images: ``(N, C, H, W)``, normalised.
         labels: ``(N,)``.

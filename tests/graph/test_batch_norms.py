@@ -7,6 +7,7 @@ from intraq_cli.graph.batch_norms import (
     add_statistics,
     batch_norms,
     normalize_with_moments,
+    parameters,
     promised_variances,
     sample_output,
     statistics,
@@ -36,7 +37,7 @@ def test_statistics_outputs_and_gradients_equal_the_plain_way(network, graph, ra
     x = torch.randn(8, 3, 8, 8, generator=random, requires_grad=True)
     plain_out, plain = plain_statistics(network, x)
     out, moments = add_statistics(graph)(x)
-    recorded = statistics(graph, moments)
+    recorded = statistics(parameters(graph), moments)
     assert torch.allclose(out, plain_out, atol=1e-5)
     assert len(recorded) == len(plain) == 3
     for layer, (module, mean, var) in zip(recorded, plain, strict=True):
