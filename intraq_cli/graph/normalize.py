@@ -37,6 +37,9 @@ CHECKS = (
     aten.sym_constrain_range_for_size.default,
 )
 """Of types and sizes; other precisions would fail them."""
+SETTINGS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+"""How many settings a call has, before the graph that it runs by them and that graph's inputs; autocast's are device,
+type, whether it is enabled, and whether it caches."""
 
 
 def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.GraphModule:
@@ -47,11 +50,11 @@ def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.
     """
     graph = exported.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
-    _inline_grad_modes(graph)
+    _inline_modes(graph)
     if not _out_of_place(graph):
         graph = exported.run_decompositions({}).module(check_guards=False)  # knows writing through views, and is slow
         assert isinstance(graph, fx.GraphModule)
-        _inline_grad_modes(graph)
+        _inline_modes(graph)
         if not _out_of_place(graph):
             raise ModelError("the network changes its own tensors as it runs", "its answers depend on earlier images")
     _drop_checks(graph)
@@ -69,27 +72,30 @@ def _path(node: fx.Node) -> str:
     return str(stack[-1][0]).partition("@")[0] if stack else ""
 
 
-def _inline_grad_modes(graph: fx.GraphModule) -> None:
-    """Put what runs under ``torch.no_grad()`` and its like among the other nodes; refuse branches and loops."""
+def _inline_modes(graph: fx.GraphModule) -> None:
+    """Put what runs under ``torch.no_grad()`` or without autocast among the other nodes; refuse branches and loops."""
     for node in calls(graph):
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
             raise ModelError("the network cannot be captured as a graph: it uses torch.vmap", "give it without it")
         if not isinstance(node.target, HigherOrderOperator):
             continue
-        name = node.target.name()
-        if name != "wrap_with_set_grad_enabled":
-            kinds = {"wrap_with_autocast": "it uses torch.autocast inside"}
-            reason = kinds.get(name, f"it uses torch's {name}")
+        name, settings = node.target.name(), SETTINGS.get(node.target.name())
+        if settings is None or (name == "wrap_with_autocast" and node.args[2]):
+            reason = f"it uses torch's {name}" if settings is None else "it uses torch.autocast inside"
             raise ModelError(f"the network cannot be captured as a graph: {reason}", "give the network without it")
-        inner = getattr(graph, str(node.args[1].target))  # type: ignore[union-attr]
+        held: fx.Node = node.args[settings]  # type: ignore[assignment]
+        inner = getattr(graph, str(held.target))
+        _inline_modes(inner)
         inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
         with graph.graph.inserting_before(node):
-            made = graph.graph.graph_copy(inner.graph, dict(zip(inputs, node.args[2:], strict=True)))  # type: ignore[arg-type]
+            made = graph.graph.graph_copy(inner.graph, dict(zip(inputs, node.args[settings + 1 :], strict=True)))  # type: ignore[arg-type]
         for user in list(node.users):
             assert user.target is operator.getitem
             user.replace_all_uses_with(made[user.args[1]])  # type: ignore[index, arg-type]
             graph.graph.erase_node(user)
         graph.graph.erase_node(node)
+        if not held.users:
+            graph.graph.erase_node(held)
 
 
 def _is_view(node: fx.Node) -> bool:

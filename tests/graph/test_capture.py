@@ -55,6 +55,11 @@ def without_gradient(self, x):
         return F.hardtanh_(F.relu_(x).add_(1), 0.5, 3)
 
 
+def without_autocast(self, x):
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return x.float() * 2 + x.square()
+
+
 def made_on_the_way(self, x):
     grid = torch.linspace(-1, 1, x.shape[-1], device=x.device)
     return x * grid + torch.zeros(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
@@ -74,6 +79,7 @@ def complex_filter(self, x):
         written_over,
         written_behind_a_view_of_a_view,
         without_gradient,
+        without_autocast,
         made_on_the_way,
         scaled_by_a_value,
         complex_filter,
