@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-Placement = Literal["inputs", "activations"]
-"""Which activations are quantized: the input of every layer, or the output of every ReLU-like activation."""
+Placement = Literal["inputs", "activations", "integer"]
+"""Which activations are quantized: the input of every layer, the output of every ReLU-like activation, or all that an
+integer runtime needs."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Compile = Literal["auto", True, False]

@@ -194,8 +194,19 @@ class Recipe:
 
 
 def choose_placement(option: Placement | None, recipe: Recipe) -> Placement:
-    """Placement of the activation quantizers: the option's if it was given, else the recipe's, else ``inputs``."""
-    return option or recipe.quantization.act_placement or "inputs"
+    """Placement of the activation quantizers: the option's if it was given, else the recipe's, else ``inputs``.
+
+    Raises:
+        RecipeError: the recipe does not go with the placement.
+    """
+    settings = recipe.quantization
+    placement = option or settings.act_placement or "inputs"
+    if placement == "integer" and (settings.weight_scale == "refreshed" or settings.activation_range == "ema"):
+        raise RecipeError(
+            f"placement integer does not go with recipe {recipe.name}: it has no scales yet to round biases by",
+            "set quantization.weight_scale=learned and quantization.activation_range=mse, or choose another recipe",
+        )
+    return placement
 
 
 def _parse_value(text: str) -> Any:

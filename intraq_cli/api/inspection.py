@@ -14,7 +14,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import Plan, check_bits, plan_quantization
+from intraq_cli.quantization.plan import Plan, check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement
 from intraq_cli.results import InspectionResult
 
@@ -42,7 +42,8 @@ def inspect(
             are its own.
         w: bits of the weights, 2 to 8.
         a: bits of the activations, 2 to 8.
-        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's).
+        act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer``
+            (all that an integer runtime needs).
         first_last_bits: other bits for the first and the last layer.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
@@ -61,13 +62,14 @@ def inspect(
     source = Source.parse(model, override)
     teacher = source.on_meta()
     anatomy = examine(teacher)
-    plan = plan_quantization(anatomy.graph, w, a, act_placement, first_last_bits)
+    plan = plan_quantization(form_of(anatomy.graph, act_placement), w, a, act_placement, first_last_bits)
     return inspected(source.spelled, teacher, anatomy, w, a, plan)
 
 
 def inspected(model: str, teacher: Teacher, anatomy: Anatomy, w: int, a: int, plan: Plan) -> InspectionResult:
     """What a plan makes of a teacher."""
-    layers = inspect_layers(anatomy.graph, plan)
+    graph = form_of(anatomy.graph, plan.placement)
+    layers = inspect_layers(graph, plan)
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,
@@ -85,7 +87,7 @@ def inspected(model: str, teacher: Teacher, anatomy: Anatomy, w: int, a: int, pl
         multiply_adds=sum(layer.multiply_adds for layer in layers),
         low_bit_share=low_bit_share(layers),
         bytes_float=float_bytes(state_tensors(teacher.network).values()),
-        bytes_quantized=expected_bytes(anatomy.graph, plan),
+        bytes_quantized=expected_bytes(graph, plan),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.errors import DeviceError
+from intraq_cli.errors import DeviceError, ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import replace_tensors
@@ -21,9 +21,9 @@ from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalize
 from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import Plan
+from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes, process_group
@@ -105,7 +105,7 @@ class Job:
             return self._quantize(plan, made)
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
-        graph = self._equalized()
+        graph = self._prepared(plan.placement)
         student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan).eval()
         if made is None:
             self._calibrate(student, graph, None)
@@ -125,17 +125,22 @@ class Job:
         context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
         return calibrated
 
-    def _equalized(self) -> fx.GraphModule:
-        """The teacher's graph with equalized channels, if the recipe asks for that and it computes the same."""
-        graph = self.anatomy.graph
-        if not self.recipe.quantization.equalization:
-            return graph
-        made = equalize(graph)
+    def _prepared(self, placement: Placement) -> fx.GraphModule:
+        """The teacher's graph in the form of a placement, with equalized channels if the recipe asks for that.
+
+        Raises:
+            ModelError: that form does not compute the same.
+        """
         (pixels,) = _on_device([_random_pixels(self.teacher.spec)[:2]], self.context.device)
-        if made is graph or same_answers(self.teacher.network, made, pixels):
-            return made
-        self.context.report(Warned("channels are not equalized: the network would not compute the same"))
-        return graph
+        ways = (True, False) if self.recipe.quantization.equalization else (False,)
+        for equalized in ways:
+            graph = self.anatomy.graph
+            made = form_of(equalize(graph) if equalized else graph, placement)
+            if made is graph or same_answers(self.teacher.network, made, pixels):
+                return made
+            if equalized:
+                self.context.report(Warned("channels are not equalized: the network would not compute the same"))
+        raise ModelError("the network would not compute the same with its batch norms in its convolutions")
 
     def _freeze(
         self,

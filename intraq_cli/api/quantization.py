@@ -18,7 +18,7 @@ from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
-from intraq_cli.quantization.plan import check_bits, plan_quantization
+from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
@@ -66,8 +66,8 @@ def quantize(
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each.
         images: what ``synthesize`` wrote, to leave out stage 1.
-        act_placement: ``inputs`` (of every layer) or ``activations`` (after every ReLU, the paper's); default: the
-            recipe's, which is ``inputs`` where it names none.
+        act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer`` (all
+            that an integer runtime needs); default: the recipe's, which is ``inputs`` where it names none.
         first_last_bits: other bits for the first and the last layer.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
@@ -110,8 +110,9 @@ def quantize(
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_free(path, force)
     anatomy = examined(teacher, where)
-    plan = plan_quantization(anatomy.graph, w, a, placement, first_last_bits)
-    check_storable(anatomy.graph)
+    graph = form_of(anatomy.graph, placement)
+    plan = plan_quantization(graph, w, a, placement, first_last_bits)
+    check_storable(graph)
     found = inspected(source.spelled, teacher, anatomy, w, a, plan)
     made: Synthetic | None = None
     stages: dict[str, float] = {}

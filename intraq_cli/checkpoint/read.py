@@ -15,7 +15,7 @@ from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
-from intraq_cli.graph.layers import activation_calls, quantizable
+from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
@@ -25,8 +25,9 @@ from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import packed_words, unpack
-from intraq_cli.quantization.plan import Plan
+from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import FixedWeight
+from intraq_cli.quantization.sites import sites
 from intraq_cli.runtime.device import place
 
 
@@ -140,11 +141,10 @@ def _quantized(
     logits = output_node(graph).args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", "fetch it again")
+    graph = form_of(graph, plan.placement)
     known = {layer.name: layer for layer in quantizable(graph)}
-    sites = {site for layer in known.values() for site in layer.sites.values()}
-    if plan.placement == "activations":
-        sites = set(activation_calls(graph).values())
-    for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - sites):
+    places = sites(graph, plan.placement)
+    for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - places.keys()):
         raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
     quantized = QuantizedNetwork(graph, plan)
     expected: dict[str, TensorInfo] = {}
@@ -236,7 +236,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         weight = dequantize(codes, scale[:, 0], zero_point)
         if not (scale > 0).all() or not weight.isfinite().all():
             refuse(f"the scales of {name} are not positive and finite")
-        quantized.set_weight(name, FixedWeight(weight))
+        quantized.set_weight(name, FixedWeight(weight, scale[:, 0]))
     for site, quantizer in quantized.sites.items():
         prefix = site_prefix(quantized.plan, site)
         scale, zero_point = tensors.pop(f"{prefix}_scale"), tensors.pop(f"{prefix}_zero_point")

@@ -18,8 +18,8 @@ from intraq_cli.quantization.packing import pack
 from intraq_cli.quantization.plan import Plan
 
 FORMAT_VERSION = 2
-SUFFIX = {"inputs": "input", "activations": "output"}
-"""What an activation's tensors are called behind the name of its quantizer."""
+SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
+"""What an activation's tensors are called behind the name of its site."""
 
 
 def checkpoint_tensors(
@@ -44,7 +44,7 @@ def checkpoint_tensors(
         tensors[f"{key}_shape"] = torch.tensor(codes.shape)
     for site, quantizer in network.sites.items():
         prefix = site_prefix(network.plan, site)
-        tensors[f"{prefix}_scale"] = quantizer.scale
+        tensors[f"{prefix}_scale"] = quantizer.step()
         tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
@@ -63,7 +63,7 @@ def check_storable(graph: fx.GraphModule) -> None:
 
 def site_prefix(plan: Plan, site: str) -> str:
     """What the keys of an activation quantizer's tensors begin with."""
-    return f"{site}.{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
+    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
 
 
 def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
 
 
@@ -40,7 +40,7 @@ def fidelity(
     """
     n, same, divergence = 0, 0, 0.0
     powers: list[Tensor] = []
-    names = [norm.name for norm in batch_norms(teacher)]
+    names = [output.name for output in normalized_outputs(teacher)]
     clean, compared = add_batch_norm_outputs(teacher), compare_batch_norm_outputs(student, _moments_and_noise)
     for x in batches:
         p = network(x).log_softmax(1)

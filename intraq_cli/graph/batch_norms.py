@@ -1,12 +1,13 @@
 """Batch norms of a graph, and the passes about them: statistics of their inputs, samples in place of their outputs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
     arguments,
     calls,
@@ -154,13 +155,56 @@ def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: i
     return noise if bias is None else noise + _channels(bias)
 
 
-def promised_variances(graph: fx.GraphModule) -> list[Tensor]:
-    """Of every batch norm's output over all its values, ``()`` each: channels have mean beta and variance gamma^2."""
-    found = []
-    for held in parameters(graph):
-        within = held.running_var.new_ones(()) if held.weight is None else held.weight.square().mean()
-        found.append((within if held.bias is None else within + held.bias.var(correction=0)).detach())
-    return found
+@dataclass(frozen=True)
+class NormalizedOutput:
+    """What a batch norm puts out: its own call's output, or that of a layer that has absorbed it."""
+
+    name: str
+    """Of the batch norm."""
+    node: fx.Node
+    mean: Tensor
+    """As its parameters promise it per channel, ``(C,)``."""
+    deviation: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """Promised over all values of all channels, ``()``."""
+        return (self.deviation.square().mean() + self.mean.var(correction=0)).detach()
+
+    def sample(self, x: Tensor, seed: int) -> Tensor:
+        """See :func:`sample_output`."""
+        return sample_output(x, self.deviation, self.mean, seed)
+
+
+def normalized_output(name: str, node: fx.Node, held: Parameters) -> NormalizedOutput:
+    """What leaves a batch norm with these parameters: mean beta and deviation gamma."""
+    none = torch.zeros_like(held.running_mean)
+    gamma = torch.ones_like(none) if held.weight is None else held.weight
+    return NormalizedOutput(name, node, none if held.bias is None else held.bias, gamma)
+
+
+ABSORBED = "absorbed"
+"""In the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that it has absorbed."""
+
+
+def absorbed_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
+    """Of the layers that have absorbed a batch norm, in the order of calls."""
+    return [replace(node.meta[ABSORBED], node=node) for node in calls(graph, *LAYERS) if ABSORBED in node.meta]
+
+
+def normalized_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
+    """What all batch norms put out, absorbed or not, in the order of calls."""
+    own = [normalized_output(norm.name, norm.node, norm.tensors(graph)) for norm in batch_norms(graph)]
+    return sorted([*own, *absorbed_outputs(graph)], key=lambda output: output.node)
+
+
+def sample_absorbed(graph: fx.GraphModule) -> fx.GraphModule:
+    """Pass: what reads a layer that has absorbed a batch norm reads samples instead, as of :func:`sample_output`."""
+    graph = copy_graph(graph)
+    for k, output in enumerate(absorbed_outputs(graph)):
+        made = insert_call(graph, output.node.next, output.sample, output.node, k)
+        output.node.replace_all_uses_with(made, lambda user, own=made: user is not own)  # type: ignore[misc]
+    return finish(graph)
 
 
 class _AffineWithMoments(torch.autograd.Function):

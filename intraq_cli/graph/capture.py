@@ -151,13 +151,13 @@ def _quiet() -> Iterator[None]:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph node by node and notes the shapes."""
+    """Runs a graph node by node and notes shapes and types."""
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does; ``meta["shape"]`` is that of a tensor."""
+        """As the interpreter does; ``meta["shape"]`` and ``meta["dtype"]`` are those of a tensor."""
         made = super().run_node(n)
         if isinstance(made, Tensor):
-            n.meta["shape"] = tuple(made.shape)
+            n.meta["shape"], n.meta["dtype"] = tuple(made.shape), made.dtype
         return made
 
 

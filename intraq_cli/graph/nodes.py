@@ -149,6 +149,24 @@ def insert_items(graph: fx.GraphModule, before: fx.Node, made: fx.Node, n: int) 
     return [insert_call(graph, before, operator.getitem, made, k) for k in range(n)]
 
 
+def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tensor) -> fx.Node:
+    """A new node that reads a new tensor of the network, which replaces another one of this ``key``."""
+    held: nn.Module = graph
+    *path, name = f"{NETWORK}{key}".split(".")
+    for part in path:
+        if not hasattr(held, part):
+            held.add_module(part, nn.Module())
+        held = getattr(held, part)
+    if isinstance(tensor, nn.Parameter):
+        setattr(held, name, tensor)
+    else:
+        held.register_buffer(name, tensor)
+    with graph.graph.inserting_before(before):
+        node = graph.graph.get_attr(f"{NETWORK}{key}")
+    node.meta = {"path": "", "stack_trace": None, "shape": tuple(tensor.shape), "dtype": tensor.dtype}
+    return node
+
+
 def replace_call(graph: fx.GraphModule, node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
     """Call ``function(*args)`` in place of ``node``."""
     made = insert_call(graph, node, function, *args)

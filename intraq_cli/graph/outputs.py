@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.layers import features
 from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, output_node
 
@@ -31,8 +31,8 @@ def add_features(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def add_batch_norm_outputs(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph returns ``(what it returned, outputs)``: a list of what its batch norms put out."""
-    return add_outputs(graph, [norm.node for norm in batch_norms(graph)])
+    """The graph returns ``(what it returned, outputs)``: those of :func:`normalized_outputs`, in a list."""
+    return add_outputs(graph, [output.node for output in normalized_outputs(graph)])
 
 
 def compare_batch_norm_outputs(graph: fx.GraphModule, compare: Callable[[Tensor, Any], Tensor]) -> fx.GraphModule:
@@ -42,14 +42,14 @@ def compare_batch_norm_outputs(graph: fx.GraphModule, compare: Callable[[Tensor,
     output is kept for it.
     """
     graph = copy_graph(graph)
-    norms = batch_norms(graph)
+    outputs = [output.node for output in normalized_outputs(graph)]
     with graph.graph.inserting_after(input_node(graph)):
         expected = graph.graph.placeholder("expected")
     results = []
-    for k, norm in enumerate(norms):
-        after = norm.node.next
+    for k, output in enumerate(outputs):
+        after = output.next
         wanted = insert_call(graph, after, operator.getitem, expected, k)
-        results.append(insert_call(graph, after, compare, norm.node, wanted))
+        results.append(insert_call(graph, after, compare, output, wanted))
     end = output_node(graph)
     end.args = ((end.args[0], results),)
     return finish(graph)

@@ -1,4 +1,7 @@
-"""Affine quantization, ``q = clamp(round(x / s) + z, 0, 2^b - 1)`` and back, ``(q - z) s``; where s and z come from."""
+"""Affine quantization, ``q = clamp(round(x / s) + z, 0, top)`` and back, ``(q - z) s``; where s and z come from.
+
+``top`` is ``2^b - 1`` for all codes of b bits.
+"""
 
 from typing import Any
 
@@ -12,25 +15,25 @@ SEARCH_SIZE = 2**20
 """Values looked at in one operation of that search: small enough for a cache, large enough to be worth a call."""
 DOT_PART, LEAST_PARTS = 4096, 64
 """Values of bfloat16 that are multiplied and summed in one go, and the least number of such sums."""
-BFLOAT16_BITS = 5
-"""Grids up to so many bits are coarse beside bfloat16 itself, with 8; finer ones are computed in float32."""
+BFLOAT16_TOP = 31
+"""Grids of so many steps (5 bits) are coarse beside bfloat16 itself (8 bits); finer ones are computed in float32."""
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
     """Quantize and dequantize; the gradient passes straight through the rounding.
 
     Inside the range ``x`` receives the gradient, outside of it none does; ``scale`` receives that of LSQ (Esser et al.
-    2020), the derivative of ``(clamp(round(x / s), -z, 2^b - 1 - z)) s``.
+    2020), the derivative of ``(clamp(round(x / s), -z, top - z)) s``.
 
     Args:
         x: any shape; float32, float64, or bfloat16 with a float32 ``scale`` of one element.
         scale: positive, broadcastable to ``x``.
-        zero_point: whole numbers in [0, 2^b - 1] in ``x``'s type, of ``scale``'s shape.
-        bits: b.
+        zero_point: whole numbers in [0, top] in ``x``'s type, of ``scale``'s shape.
+        top: the largest code.
     """
-    if x.dtype == torch.bfloat16 and bits > BFLOAT16_BITS:
+    if x.dtype == torch.bfloat16 and top > BFLOAT16_TOP:
         x = x.float()
-    out: Tensor = _FakeQuantize.apply(x, scale, zero_point, 2**bits - 1)
+    out: Tensor = _FakeQuantize.apply(x, scale, zero_point, top)
     return out
 
 
@@ -95,37 +98,63 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None], b[:, :, None]).sum(dtype=torch.float32)
 
 
-def grid_of_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def round_to_step(x: Tensor, step: Tensor) -> Tensor:
+    """The nearest whole multiple of ``step``, of ``x``'s shape; the gradient passes straight through to ``x``."""
+    step = step.detach()
+    out: Tensor = _Round.apply(x / step) * step
+    return out
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Scale and zero-point whose grid spans [low, high] widened to hold zero; zero is exactly on the grid."""
     low, high = low.clamp(max=0), high.clamp(min=0)
-    top = 2**bits - 1
     scale = (high - low) / top
     scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)  # a row of zeros: any scale will do
     return scale, (-low / scale).round().clamp(0, top)
 
 
-def mse_grid(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def mse_grid(rows: Tensor, top: int, symmetric: bool = False) -> tuple[Tensor, Tensor]:
     """The scale and zero-point of each row that make its squared quantization error (nearly) smallest.
 
     Shrinks the range from both ends together, then each end by itself. ``rows (R, n)``; returns ``(R,)`` twice.
+
+    Args:
+        rows: values.
+        top: the largest code.
+        symmetric: the zero-point is half of ``top``.
     """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
     together = SHRINK ** torch.arange(CANDIDATES, device=rows.device, dtype=rows.dtype)[:, None]
     # whole multiples of 2 %, 1 among them: a search never ends worse than it began
     nearby = 1 + 0.02 * torch.arange(-8, 9, device=rows.device, dtype=rows.dtype)[:, None]
-    low, high = _best_range(rows, low * together, high * together, bits)
+    if symmetric:
+        high = torch.maximum(-low, high)
+        for factors in (together, nearby):
+            high = _best_range(rows, -high * factors, high * factors, top)[1]
+        return grid_of_range(-high, high, top)
+    low, high = _best_range(rows, low * together, high * together, top)
     for _ in range(2):
-        low, high = _best_range(rows, low.expand(len(nearby), -1), high * nearby, bits)
-        low, high = _best_range(rows, low * nearby, high.expand(len(nearby), -1), bits)
-    return grid_of_range(low, high, bits)
+        low, high = _best_range(rows, low.expand(len(nearby), -1), high * nearby, top)
+        low, high = _best_range(rows, low * nearby, high.expand(len(nearby), -1), top)
+    return grid_of_range(low, high, top)
 
 
-def _best_range(rows: Tensor, low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Of the candidates ``(K, R)``, each row's with the smallest squared error: ``(R,)`` twice."""
-    scale, zero_point = grid_of_range(low, high, bits)
+    scale, zero_point = grid_of_range(low, high, top)
     at_once = max(1, SEARCH_SIZE // rows.numel())
     errors = [
-        fake_quantize(rows.expand(len(s), -1, -1), s[:, :, None], z[:, :, None], bits).sub_(rows).square_().mean(2)
+        fake_quantize(rows.expand(len(s), -1, -1), s[:, :, None], z[:, :, None], top).sub_(rows).square_().mean(2)
         for s, z in zip(scale.split(at_once), zero_point.split(at_once), strict=True)
     ]
     best = torch.cat(errors).argmin(0, keepdim=True)

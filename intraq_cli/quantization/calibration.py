@@ -5,7 +5,6 @@ of everything before it, and what is set there is in place for everything behind
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +12,18 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import (
-    LayerStatistics,
-    add_statistics,
+    absorbed_outputs,
     batch_norms,
     moments_of,
-    parameters,
     sample_output,
-    statistics,
 )
-from intraq_cli.graph.layers import LAYERS, quantizable, run_layer
-from intraq_cli.graph.nodes import arguments, tensor_of
-from intraq_cli.graph.outputs import add_outputs
+from intraq_cli.graph.layers import LAYERS, run_layer
+from intraq_cli.graph.nodes import tensor_of
+from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
 from intraq_cli.quantization.curvature import input_rows, second_moments
-from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork
+from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
+from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, WeightQuantizer
 from intraq_cli.recipe import Quantization
 
@@ -44,6 +41,10 @@ RUINED = 0.5
 """Agreement with the teacher, on the images, below which batch norms are corrected to rescue the network."""
 DAMPING = 0.03
 """Of the second moments that rounding by curvature goes by, relative to their mean."""
+LARGEST_BIAS = 2.0**24
+"""Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
+LEAST_VARIANCE = 1e-5
+"""Of a channel, relative to what its batch norm promises: as torch's batch norms have it by default."""
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def calibrate(
         for name, weight in floats.items():
             student.set_weight(name, weight)
         for site in student.sites.values():
-            site.learn_scale(False)
+            site.step.learn(False)
         _calibrate(student, teacher, images, config, sampled, True)
 
 
@@ -81,45 +82,21 @@ def _calibrate(
     sampled: bool,
     correct: bool,
 ) -> None:
-    biased = _biased_calls(teacher)
-    (_, outputs), moments = add_statistics(add_outputs(teacher, list(biased)), sampled)(images)
-    means = {name: _channel_mean(call, out) for (call, name), out in zip(biased.items(), outputs, strict=True)}
-    calibrator = _Calibrator(student, config, _Float(statistics(parameters(teacher), moments), means), sampled, correct)
+    float_ = float_statistics(teacher, images, sampled)
+    calibrator = _Calibrator(student, config, float_, sampled, correct)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
         student.set_weight(name, quantizer)
     for site in student.sites.values():
-        site.learn_scale(config.activation_scale == "learned")
-
-
-@dataclass(frozen=True)
-class _Float:
-    """What the float network does with the same images."""
-
-    statistics: list[LayerStatistics]
-    """Of the inputs of its batch norms."""
-    means: dict[str, Tensor]
-    """Per channel, of what layers with a bias put out; by the name of their first call's node."""
-
-
-def _biased_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
-    """First calls of layers with a bias and no batch norm behind, which would take a shift away again."""
-    normalized = {norm.x for norm in batch_norms(graph)}
-    first = [layer.calls[0] for layer in quantizable(graph)]
-    return {call: call.name for call in first if arguments(call)["bias"] is not None and call not in normalized}
-
-
-def _channel_mean(call: fx.Node, out: Tensor) -> Tensor:
-    linear = LAYERS[call.target] == "linear"
-    return out.flatten(0, -2).mean(0) if linear else out.transpose(0, 1).flatten(1).mean(1)
+        site.step.learn(config.activation_scale == "learned")
 
 
 class _Calibrator(fx.Interpreter):
     """Runs a student's graph node by node; what is called gets its grid, and the run goes on quantized by it."""
 
     def __init__(
-        self, student: QuantizedNetwork, config: Quantization, float_: _Float, sampled: bool, correct: bool
+        self, student: QuantizedNetwork, config: Quantization, float_: FloatStatistics, sampled: bool, correct: bool
     ) -> None:
         super().__init__(student.graph)
         self.student, self.config, self.float = student, config, float_
@@ -130,13 +107,16 @@ class _Calibrator(fx.Interpreter):
         sites = student.sites
         self.sites = {nodes[f"{ACTIVATIONS}.{k}"]: site for k, site in enumerate(sites.values())}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
-        self.normalized = {norm.x for _, norm in self.norms.values()}
+        self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
+        self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()
         self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """As the interpreter does, but for quantizers, layers and batch norms."""
         if n in self.weights:
             return None  # not before its layer's input is there
+        if n.target is bias_on_grid:  # not before the scale of the weight is there
+            return tuple(self.env[source] for source in n.args[:2])  # type: ignore[index]
         if n in self.sites:
             return self._activation(n, self.env[n.args[0]])  # type: ignore[index]
         if n.op == "call_function" and n.target in LAYERS and n.args[1] in self.weights:
@@ -155,27 +135,55 @@ class _Calibrator(fx.Interpreter):
     def _layer(self, call: fx.Node, name: str) -> Tensor:
         """Round the weight at the layer's first call."""
         x: Tensor = self.env[call.args[0]]  # type: ignore[index]
-        bias = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
-        if name in self.quantizers:
-            return run_layer(call, x, self.quantizers[name](), bias)
-        weight = self.student.weights[name]()
-        self.quantizers[name] = self._rounded(call, name, x, weight)
-        out = run_layer(call, x, self.quantizers[name](), bias)
-        own = tensor_of(self.student.graph, call.args[2])
-        wanted = self.float.means.get(call.name)
-        if not self.correct or wanted is None or own is None:
-            return out
-        own.add_(wanted - _channel_mean(call, out))
-        return run_layer(call, x, self.quantizers[name](), own)
+        first = name not in self.quantizers
+        if first:
+            self.quantizers[name] = self._rounded(call, name, x, self.student.weights[name]())
+        quantizer = self.quantizers[name]
+        out = run_layer(call, x, quantizer(), self._bias(call, quantizer))
+        if first and self.correct and self._correct_output(call, quantizer, out):
+            out = run_layer(call, x, quantizer(), self._bias(call, quantizer))
+        if self.sampled and call in self.absorbed:
+            k, output = self.absorbed[call]
+            out = output.sample(out, k)
+        return out
+
+    def _bias(self, call: fx.Node, quantizer: WeightQuantizer) -> Tensor | None:
+        bias: Any = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
+        return bias_on_grid(bias[0], bias[1], quantizer.step()) if isinstance(bias, tuple) else bias
+
+    def _correct_output(self, call: fx.Node, quantizer: WeightQuantizer, out: Tensor) -> bool:
+        """Let a layer's output have the mean of the float one's and, where it has absorbed a batch norm, the variance.
+
+        Returns whether that changed anything.
+        """
+        wanted, bias = self.float.outputs.get(call.name), tensor_of(self.student.graph, bias_of(call))
+        if wanted is None or bias is None:
+            return False
+        got = channel_moments(out, LAYERS[call.target] == "linear")
+        if call not in self.absorbed or quantizer.step.log_gain is None:
+            bias.add_(wanted[0] - got[0])
+            return True
+        least = LEAST_VARIANCE * self.absorbed[call][1].deviation.square() + torch.finfo(out.dtype).tiny
+        ratio = ((got[1] + least) / (wanted[1] + least)).clamp(1 / RATIO, RATIO)
+        quantizer.step.log_gain.sub_(0.5 * ratio.log())
+        bias.copy_((bias - got[0]) / ratio.sqrt() + wanted[0])
+        return True
 
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
-        moments = None
+        moments = least = None
         if self.config.weight_rounding == "curvature" and weight[0].numel() <= WIDEST:
             rows = input_rows(call, x, weight, torch.Generator().manual_seed(len(self.quantizers)))
             if call in self.normalized:  # what is added to every place, the batch norm takes away
                 rows = rows - rows.mean(1, keepdim=True)
             moments = second_moments(rows, DAMPING)
-        return WeightQuantizer(weight, self.student.plan.weights[name], self.config, moments)
+        held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
+        if isinstance(held, tuple):
+            bias, input_scale = held
+            least = (bias.abs() / (LARGEST_BIAS * input_scale)).clamp(min=1e-20)
+        plan = self.student.plan
+        limit, gained = plan.limits.get(name), call in self.absorbed and self.config.weight_scale == "learned"
+        bits = plan.weights[name]
+        return WeightQuantizer(weight, bits, self.config, moments, limit=limit, least_scale=least, gained=gained)
 
     def _activation(self, node: fx.Node, x: Tensor) -> Tensor:
         quantizer = self.sites[node]
@@ -183,27 +191,37 @@ class _Calibrator(fx.Interpreter):
         sample = flat[:: max(1, len(flat) // SAMPLE)]
         # the extremes stay in the sample: the search starts from the full range
         sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
-        scale, zero_point = (grid[0] for grid in mse_grid(sample[None], quantizer.bits))
+        scale, zero_point = (grid[0] for grid in mse_grid(sample[None], quantizer.top))
         quantizer.set_grid(scale, zero_point)
-        reader = next((n for n in node.users if n.target in LAYERS and n.args[1] in self.weights), None)
+        reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":
-            self._fit_to_output(quantizer, x[:IMAGES_PER_RANGE], reader)
+            self._fit_to_output(quantizer, x[:IMAGES_PER_RANGE], node, reader)
         out: Tensor = quantizer(x)
         return out
 
-    def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, reader: fx.Node) -> None:
+    def _reader(self, node: fx.Node) -> fx.Node | None:
+        """The first layer that reads an activation, padded perhaps, where only layers do."""
+        found = [self._reader(user) if user.target in PADS else user for user in node.users]
+        layers = [n for n in found if n is not None and n.target in LAYERS and n.args[1] in self.weights]
+        every = self.student.plan.placement != "integer" or len(layers) == len(found)
+        return layers[0] if layers and every else None
+
+    def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, node: fx.Node, reader: fx.Node) -> None:
         """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
         weight = self.student.weights[self.weights[reader.args[1]]]()
-        bias = tensor_of(self.student.graph, reader.args[2])
+        bias = tensor_of(self.student.graph, bias_of(reader))
+        pad: fx.Node = reader.args[0]  # type: ignore[assignment]
+        if pad is not node:
+            x = pad.target(x, *pad.args[1:])  # type: ignore[operator]
         wanted = run_layer(reader, x, weight, bias)
         per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if reader in self.normalized else None
         variance = wanted.var(per_channel, keepdim=True).clamp(min=1e-12)
-        scale, zero_point, top = quantizer.scale, quantizer.zero_point, 2**quantizer.bits - 1
+        scale, zero_point, top = quantizer.step(), quantizer.zero_point, quantizer.top
         best = torch.inf
         for factor in FACTORS:
             low, high = -zero_point * scale * factor, (top - zero_point) * scale * factor
-            grid = grid_of_range(low, high, quantizer.bits)
-            got = run_layer(reader, fake_quantize(x, *grid, quantizer.bits), weight, bias)
+            grid = grid_of_range(low, high, top)
+            got = run_layer(reader, fake_quantize(x, *grid, top), weight, bias)
             error = float(((got - wanted).square() / variance).mean())
             if error < best:
                 best = error
@@ -240,7 +258,7 @@ def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quanti
 
     The weights are quantized already, and the activations by the range so far.
     """
-    observers = [EmaObserver(quantizer.bits, config.ema_beta) for quantizer in student.sites.values()]
+    observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.sites.values()]
     try:
         for quantizer, observer in zip(student.sites.values(), observers, strict=True):
             quantizer.observer = observer
@@ -251,4 +269,4 @@ def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quanti
             quantizer.observer = None
     for quantizer, observer in zip(student.sites.values(), observers, strict=True):
         quantizer.set_grid(*observer.grid())
-        quantizer.learn_scale(config.activation_scale == "learned")
+        quantizer.step.learn(config.activation_scale == "learned")

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 
 from torch import Tensor, fx
 
-from intraq_cli.graph.layers import Layer, Product, activation_calls, layers, products, quantizable
+from intraq_cli.graph.layers import Layer, Product, layers, products, quantizable
 from intraq_cli.graph.nodes import key_of, sources, tensors
 from intraq_cli.quantization.packing import packed_words
-from intraq_cli.quantization.plan import Plan
+from intraq_cli.quantization.plan import Plan, bits_read
 from intraq_cli.results import InspectedLayer
 
 HEADER_BYTES = 100
@@ -17,17 +17,15 @@ HEADER_BYTES = 100
 
 def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
     """All that multiplies, in the order of first calls: layers, and operations that stay float."""
-    activations = activation_calls(graph)
-    found = [(layer.calls[0], _layer(layer, plan, activations)) for layer in layers(graph)]
+    a_bits = bits_read(graph, plan)
+    found = [(layer.calls[0], _layer(layer, plan, a_bits.get(layer.calls[0]))) for layer in layers(graph)]
     found += [(product.node, _product(product)) for product in products(graph)]
     return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 
-def _layer(layer: Layer, plan: Plan, activations: dict[fx.Node, str]) -> InspectedLayer:
-    first = layer.calls[0]
-    x = first.args[0]
+def _layer(layer: Layer, plan: Plan, a_bits: int | None) -> InspectedLayer:
+    x = layer.calls[0].args[0]
     w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
-    site = layer.sites[first] if plan.placement == "inputs" else activations.get(x)  # type: ignore[arg-type]
     parameters = math.prod(layer.shape)
     return InspectedLayer(
         name=layer.name,
@@ -38,7 +36,7 @@ def _layer(layer: Layer, plan: Plan, activations: dict[fx.Node, str]) -> Inspect
         parameters=parameters,
         multiply_adds=layer.multiply_adds,
         w_bits=w_bits,
-        a_bits=plan.activations.get(site) if site is not None and w_bits is not None else None,
+        a_bits=a_bits if w_bits is not None else None,
         bytes=4 * parameters if w_bits is None else weight_bytes(layer.shape, w_bits),
         float_reason=layer.float_reason,
     )

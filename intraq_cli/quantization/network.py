@@ -5,10 +5,13 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from intraq_cli.graph.layers import Layer, activation_calls, quantizable
-from intraq_cli.graph.nodes import constant_value, copy_graph, finish, tensors
+from intraq_cli.graph.layers import Layer, quantizable
+from intraq_cli.graph.nodes import constant_value, copy_graph, finish, insert_call, tensors
+from intraq_cli.graph.values import carries
+from intraq_cli.quantization.affine import round_to_step
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
+from intraq_cli.quantization.quantizers import STEP, ActivationQuantizer, FixedWeight, WeightQuantizer
+from intraq_cli.quantization.sites import Site, sites
 
 WEIGHTS, ACTIVATIONS = "weight_quantizers", "activation_quantizers"
 """Submodules of the graph that hold the quantizers, by number."""
@@ -22,7 +25,7 @@ class QuantizedNetwork(nn.Module):
     are :class:`WeightQuantizer` from calibration to :meth:`freeze`.
 
     Args:
-        graph: of the float network; its tensors are taken over, and changed by tuning.
+        graph: of the float network, in the form of the placement; its tensors are taken over, and changed by tuning.
         plan: what to quantize; its names are those of ``graph``.
     """
 
@@ -44,8 +47,10 @@ class QuantizedNetwork(nn.Module):
     @property
     def weights(self) -> dict[str, FixedWeight | WeightQuantizer]:
         """What holds the weight of each planned layer."""
-        modules = self.graph.get_submodule(WEIGHTS).children() if self.plan.weights else ()
-        return dict(zip(self.plan.weights, cast("tuple[FixedWeight | WeightQuantizer]", modules), strict=True))
+        return {
+            name: cast("FixedWeight | WeightQuantizer", self.graph.get_submodule(f"{WEIGHTS}.{k}"))
+            for k, name in enumerate(self.plan.weights)
+        }
 
     def set_weight(self, layer: str, module: FixedWeight | WeightQuantizer) -> None:
         """Put another holder of its weight into a layer."""
@@ -59,9 +64,11 @@ class QuantizedNetwork(nn.Module):
 
     @property
     def sites(self) -> dict[str, ActivationQuantizer]:
-        """Activation quantizers by name, in the order of calls."""
-        modules = self.graph.get_submodule(ACTIVATIONS).children() if self.plan.activations else ()
-        return dict(zip(self.plan.activations, cast("tuple[ActivationQuantizer]", modules), strict=True))
+        """Activation quantizers by the name of their site, in the order of the plan."""
+        return {
+            name: cast(ActivationQuantizer, self.graph.get_submodule(f"{ACTIVATIONS}.{k}"))
+            for k, name in enumerate(self.plan.activations)
+        }
 
     @property
     def float_tensors(self) -> dict[str, Tensor]:
@@ -90,9 +97,10 @@ class QuantizedNetwork(nn.Module):
             codes = (weight / scale.view(per_row)).round() + zero_point.view(per_row)
             stored[name] = (codes.to(torch.uint8), scale, zero_point)
             # in the memory layout of the float weight, which decides the kernel and the last bits of its sums
-            self.set_weight(name, FixedWeight(torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))))
+            fixed = torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))
+            self.set_weight(name, FixedWeight(fixed, scale))
         for site in self.sites.values():
-            site.learn_scale(False)
+            site.step.learn(False)
         return stored
 
 
@@ -102,10 +110,28 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (codes.to(scale.dtype) - zero_point.view(per_row)) * scale.view(per_row)
 
 
+def bias_of(call: fx.Node) -> fx.Node | None:
+    """The bias of a layer's call in a quantized graph, before it is rounded to the layer's grid."""
+    bias: fx.Node | None = call.args[2]  # type: ignore[assignment]
+    return bias.args[0] if bias is not None and bias.target is bias_on_grid else bias  # type: ignore[return-value]
+
+
+def bias_on_grid(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """A layer's bias ``(out,)`` as integer arithmetic has it: a whole multiple of the product of both scales.
+
+    Args:
+        bias: float.
+        input_scale: of the layer's input, ``()``.
+        weight_scale: of its weight, ``(out,)``.
+    """
+    return round_to_step(bias, input_scale * weight_scale)
+
+
 @torch.no_grad()
 def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer]) -> fx.GraphModule:
     """Pass: quantizers in place of the planned layers' weights, and on the planned activations."""
     planned = [found[name] for name in plan.weights]
+    places = sites(graph, plan.placement)
     made = copy_graph(graph)
     twin = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
     for k, layer in enumerate(planned):
@@ -118,20 +144,41 @@ def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer
         node.meta = dict(calls[0].meta)
         for call in calls:
             call.args = (call.args[0], node, *call.args[2:])
-    if plan.placement == "inputs":
-        where = {site: twin[call] for layer in planned for call, site in layer.sites.items()}
-    else:
-        where = {site: twin[call] for call, site in activation_calls(graph).items()}
-    for k, (site, bits) in enumerate(plan.activations.items()):
+    for k, (name, bits) in enumerate(plan.activations.items()):
         made.add_submodule(f"{ACTIVATIONS}.{k}", ActivationQuantizer(bits))
-        call = where[site]
-        before = call if plan.placement == "inputs" else call.next
-        value = call.args[0] if plan.placement == "inputs" else call
-        with made.graph.inserting_before(before):
-            node = made.graph.call_module(f"{ACTIVATIONS}.{k}", (value,))
-        node.meta = dict(value.meta)
-        if plan.placement == "inputs":
-            call.args = (node, *call.args[1:])
-        else:
-            call.replace_all_uses_with(node, lambda user, own=node: user is not own)
+        _insert_site(made, f"{ACTIVATIONS}.{k}", places[name], twin)
+    if plan.placement == "integer":
+        for call in [twin[call] for layer in planned for call in layer.calls]:
+            _round_bias(made, call)
     return finish(made)
+
+
+def _insert_site(made: fx.GraphModule, target: str, site: Site, twin: dict[fx.Node, fx.Node]) -> None:
+    reader = None if site.reader is None else twin[site.reader]
+    value: fx.Node = twin[site.value] if reader is None else reader.args[0]  # type: ignore[assignment]
+    with made.graph.inserting_before(value.next if reader is None else reader):
+        node = made.graph.call_module(target, (value,))
+    node.meta = dict(value.meta)
+    if reader is not None:
+        reader.args = (node, *reader.args[1:])
+    else:
+        value.replace_all_uses_with(node, lambda user: user is not node)
+
+
+def input_quantizer(call: fx.Node) -> fx.Node | None:
+    """Of a layer's call in a quantized graph, the node that puts its input on a grid; None where it is float."""
+    node: fx.Node = call.args[0]  # type: ignore[assignment]
+    while carries(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node if node.op == "call_module" else None
+
+
+def _round_bias(made: fx.GraphModule, call: fx.Node) -> None:
+    bias, quantizer = call.args[2], input_quantizer(call)
+    if bias is None or quantizer is None:
+        return
+    holder: fx.Node = call.args[1]  # type: ignore[assignment]
+    with made.graph.inserting_before(call):
+        scales = [made.graph.call_module(f"{node.target}.{STEP}") for node in (quantizer, holder)]
+    rounded = insert_call(made, call, bias_on_grid, bias, *scales)
+    call.args = (*call.args[:2], rounded, *call.args[3:])

@@ -1,15 +1,21 @@
 """Which weights and which activations are quantized, and at how many bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import fx
 
 from intraq_cli.errors import ModelError, UsageError
-from intraq_cli.graph.layers import activation_calls, quantizable, reads_image
+from intraq_cli.graph.integer_form import integer_form
+from intraq_cli.graph.layers import Layer, quantizable, reads_image
+from intraq_cli.quantization.sites import Site, sites
 from intraq_cli.recipe import Placement
 
 IMAGE_BITS = 8
-"""Bits of the image itself, in the placement that quantizes every layer's input."""
+"""Bits of the image itself, in the placements that quantize every layer's input."""
+VALUE_BITS = 8
+"""Bits of what goes between other operations than layers, in the placement for integer runtimes."""
+LARGEST_PAIR = 2**15 - 1
+"""CPUs without integer dot products add two products of 8 bits in as many bits, and cut off what does not fit."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,14 @@ class Plan:
     weights: dict[str, int]
     """Layer name to bits, in the order of first calls."""
     activations: dict[str, int]
-    """Name of an activation quantizer to bits, in the order of calls: of a layer's call (its input), or of an
-    activation's call (its output)."""
+    """Name of a site to bits, see :func:`intraq_cli.quantization.sites.sites`."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """Layer name to the largest code of its weight, up or down, where its grid is symmetric."""
+
+
+def form_of(graph: fx.GraphModule, placement: Placement) -> fx.GraphModule:
+    """The graph of a float network in the form in which a placement quantizes it."""
+    return integer_form(graph) if placement == "integer" else graph
 
 
 def plan_quantization(
@@ -30,10 +42,10 @@ def plan_quantization(
     """Decide what is quantized: every convolution and linear layer that the network calls, from the first to the last.
 
     Args:
-        graph: of the float network.
+        graph: of the float network, in the form of the placement.
         w_bits: of weights.
         a_bits: of activations.
-        placement: ``inputs`` of layers, or outputs of ``activations``.
+        placement: ``inputs`` of layers, outputs of ``activations``, or all that an ``integer`` runtime needs.
         first_last_bits: other bits for the first and the last layer.
 
     Raises:
@@ -42,19 +54,51 @@ def plan_quantization(
     found = quantizable(graph)
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
     weights = {layer.name: first_last_bits if layer.name in ends and first_last_bits else w_bits for layer in found}
+    places = sites(graph, placement)
     if placement == "activations":
-        named = activation_calls(graph)
-        if not named:
+        if not places:
             raise ModelError("the network calls no ReLU-like activation", "use --act-placement inputs")
-        return Plan(placement, weights, dict.fromkeys(named.values(), a_bits))
-    inputs: dict[str, int] = {}
+        return Plan(placement, weights, dict.fromkeys(places, a_bits))
+    inputs: dict[fx.Node, int] = {}
     for k, layer in enumerate(found):
         bits = first_last_bits if layer.name in ends and first_last_bits else a_bits
         # the first layer too where the network itself normalises or rearranges the image
         first = IMAGE_BITS if k == 0 or reads_image(graph, layer) else bits
-        inputs |= {site: first if j == 0 else bits for j, site in enumerate(layer.sites.values())}
-    sites = sorted((call, site) for layer in found for call, site in layer.sites.items())
-    return Plan(placement, weights, {site: inputs[site] for _, site in sites})
+        inputs |= {call: first if j == 0 else bits for j, call in enumerate(layer.calls)}
+    if placement == "inputs":
+        return Plan(placement, weights, {name: inputs[site.layer_calls[0]] for name, site in places.items()})
+    return Plan(placement, weights, _integer_bits(places, inputs), _limits(found, weights, inputs))
+
+
+def bits_read(graph: fx.GraphModule, plan: Plan) -> dict[fx.Node, int]:
+    """Bits of what layers read, by their calls; those that read floats are not in it."""
+    places = sites(graph, plan.placement)
+    return {call: bits for name, bits in plan.activations.items() for call in places[name].layer_calls}
+
+
+def _integer_bits(places: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[str, int]:
+    """Bits of values: those of the layers that read them, if only layers do; else layers round once more."""
+    bits: dict[str, int] = {}
+    known: dict[fx.Node, int] = {}
+    for name, site in places.items():
+        wanted = {inputs[call] for call in site.layer_calls}
+        if site.reader is None:
+            bits[name] = wanted.pop() if site.only_layers and len(wanted) == 1 else VALUE_BITS
+            known |= dict.fromkeys(site.layer_calls, bits[name])
+        elif inputs[site.reader] < known.get(site.reader, VALUE_BITS + 1):
+            bits[name] = inputs[site.reader]
+    return bits
+
+
+def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, int]) -> dict[str, int]:
+    """Codes minus zero-point must fit eight bits with a sign, and sums of two products sixteen."""
+    limits = {}
+    for layer in found:
+        bits, widest = weights[layer.name], max(inputs[call] for call in layer.calls)
+        largest = min(127, LARGEST_PAIR // (2 * (2**widest - 1)))
+        if 2**bits - 1 > largest:
+            limits[layer.name] = min(largest, 2 ** (bits - 1) - 1)
+    return limits
 
 
 def check_bits(w: int, a: int, first_last_bits: int | None) -> None:

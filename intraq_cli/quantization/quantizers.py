@@ -7,9 +7,43 @@ from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_gri
 from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
 from intraq_cli.recipe import Quantization
 
+STEP = "step"
+"""Submodule of every quantizer that returns its scale, for nodes of a graph that need it."""
+
+
+class Step(nn.Module):
+    """The scale of a grid: the distance between neighbouring values; fixed, or learned through its logarithm.
+
+    Args:
+        scale: ``(out,)`` or ``()``.
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.log_scale: nn.Parameter | None = None
+        self.log_gain: nn.Parameter | None = None
+
+    def learn(self, learn: bool) -> None:
+        """Make the logarithm a parameter, or fix the scale at the value that it has."""
+        if learn:
+            self.log_scale = nn.Parameter(self.scale.log())
+        elif self.log_scale is not None:
+            self.scale, self.log_scale = self.log_scale.detach().exp(), None
+
+    def without_gain(self) -> Tensor:
+        """The scale on which values are rounded."""
+        return self.scale if self.log_scale is None else self.log_scale.exp()
+
+    def forward(self) -> Tensor:
+        """The scale of the values that leave the quantizer."""
+        return self.without_gain() if self.log_gain is None else self.without_gain() * self.log_gain.exp()
+
 
 class WeightQuantizer(nn.Module):
-    """Per output channel, asymmetric: holds the latent float weight ``(out, ...)`` and yields the quantized one.
+    """Per output channel: holds the latent float weight ``(out, ...)`` and yields the quantized one.
 
     With learned scales, ``latent`` is the weight in units of each channel's first quantization step: an optimizer whose
     steps have a size of their own (Adam) then moves every channel of every layer by as much as its grid is coarse.
@@ -20,33 +54,52 @@ class WeightQuantizer(nn.Module):
         bits: 2 to 8.
         config: the recipe's quantization section.
         moments: of the layer's inputs, ``(G, d, d)``, for rounding by curvature; without them it is balanced.
+        limit: largest code minus zero-point, up or down: the grid is then symmetric; None: asymmetric, all codes.
+        least_scale: ``(out,)``: finer grids are of no use.
+        gained: learn a factor for each channel, as a batch norm's gamma is one: it does not change the codes.
     """
 
     zero_point: Tensor
     unit: Tensor
 
-    def __init__(self, weight: Tensor, bits: int, config: Quantization, moments: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bits: int,
+        config: Quantization,
+        moments: Tensor | None = None,
+        *,
+        limit: int | None = None,
+        least_scale: Tensor | None = None,
+        gained: bool = False,
+    ) -> None:
         super().__init__()
         self.bits = bits
+        self.symmetric, self.top = limit is not None, 2**bits - 1 if limit is None else 2 * limit
         self.refreshed = config.weight_scale == "refreshed"
         self.range = config.weight_range
         self.per_row = (-1,) + (1,) * (weight.dim() - 1)
-        self.log_scale: nn.Parameter | None = None
         self.register_buffer("unit", weight.new_ones(()))
         self.latent = nn.Parameter(weight.detach().clone())
+        scale, zero_point = self._grid_of_weight()
+        if least_scale is not None:  # a channel of zeros gets the finest grid
+            zero = weight.flatten(1).abs().amax(1) <= torch.finfo(weight.dtype).tiny
+            scale = torch.where(zero, least_scale, torch.maximum(scale, least_scale))
+        self.register_buffer("zero_point", zero_point)
+        self.step = Step(scale)
         if not self.refreshed:
-            scale, zero_point = self._grid_of_weight()
-            self.log_scale = nn.Parameter(scale.log())
-            self.register_buffer("zero_point", zero_point)
+            self.step.learn(True)
             self.unit = scale.view(self.per_row)
             self.latent = nn.Parameter(self._rounded(self.latent.detach() / self.unit, config, moments))
+        if gained:
+            self.step.log_gain = nn.Parameter(torch.zeros_like(scale))
 
     def _rounded(self, latent: Tensor, config: Quantization, moments: Tensor | None) -> Tensor:
         """What tuning starts from, in steps: the weight itself, or whole numbers where they were chosen with care.
 
         A weight that starts close to a border crosses it by chance, and undoes what rounding has balanced.
         """
-        low, high = -self.zero_point, 2**self.bits - 1 - self.zero_point
+        low, high = -self.zero_point, self.top - self.zero_point
         if config.weight_rounding == "nearest":
             return latent
         if moments is None:
@@ -63,19 +116,22 @@ class WeightQuantizer(nn.Module):
     def _grid_of_weight(self) -> tuple[Tensor, Tensor]:
         rows = self.weight.detach().flatten(1)
         if self.range == "mse":
-            return mse_grid(rows, self.bits)
-        return grid_of_range(rows.amin(1), rows.amax(1), self.bits)
+            return mse_grid(rows, self.top, self.symmetric)
+        low, high = rows.amin(1), rows.amax(1)
+        if self.symmetric:
+            high = torch.maximum(-low, high)
+            low = -high
+        return grid_of_range(low, high, self.top)
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero-point, ``(out,)`` each."""
-        if self.log_scale is None:
-            return self._grid_of_weight()
-        return self.log_scale.exp(), self.zero_point
+        """Scale and zero-point of the values that :meth:`forward` returns, ``(out,)`` each."""
+        return self._grid_of_weight() if self.refreshed else (self.step(), self.zero_point)
 
     def forward(self) -> Tensor:
         """The quantized weight, of the weight's shape."""
-        scale, zero_point = self.grid()
-        return fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.bits)
+        scale, zero_point = self._grid_of_weight() if self.refreshed else (self.step.without_gain(), self.zero_point)
+        out = fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.top)
+        return out if self.step.log_gain is None else out * self.step.log_gain.exp().view(self.per_row)
 
 
 class FixedWeight(nn.Module):
@@ -83,11 +139,13 @@ class FixedWeight(nn.Module):
 
     Args:
         weight: ``(out, ...)``.
+        scale: of the quantized one, ``(out,)``.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.step = Step(weight.new_zeros(len(weight)) if scale is None else scale)
 
     def forward(self) -> Tensor:
         """The weight."""
@@ -97,34 +155,24 @@ class FixedWeight(nn.Module):
 class ActivationQuantizer(nn.Module):
     """Per tensor, asymmetric; has its grid from calibration on, or from a checkpoint."""
 
-    scale: Tensor
     zero_point: Tensor
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.top = bits, 2**bits - 1
         self.observer: EmaObserver | None = None
-        self.log_scale: nn.Parameter | None = None
-        self.register_buffer("scale", torch.zeros(()))
+        self.step = Step(torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros(()))
 
     def set_grid(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale and zero-point, both ``()``."""
-        self.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
-
-    def learn_scale(self, learn: bool) -> None:
-        """Make the scale's logarithm a parameter, or fix the scale at the value that it has."""
-        if learn:
-            self.log_scale = nn.Parameter(self.scale.log())
-        elif self.log_scale is not None:
-            self.scale, self.log_scale = self.log_scale.detach().exp(), None
+        self.step.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x`` (any shape)."""
         if self.observer is not None:
-            return fake_quantize(x, *self.observer.observe(x), self.bits)
-        scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        return fake_quantize(x, scale, self.zero_point, self.bits)
+            return fake_quantize(x, *self.observer.observe(x), self.top)
+        return fake_quantize(x, self.step(), self.zero_point, self.top)
 
 
 class EmaObserver:
@@ -133,8 +181,8 @@ class EmaObserver:
     The published code divides by ``1 - beta^t`` inside the recursion, on a value already corrected; this does not.
     """
 
-    def __init__(self, bits: int, beta: float) -> None:
-        self.bits, self.beta = bits, beta
+    def __init__(self, top: int, beta: float) -> None:
+        self.top, self.beta = top, beta
         self.steps = 0
         self.low: Tensor | float = 0.0
         self.high: Tensor | float = 0.0
@@ -149,4 +197,4 @@ class EmaObserver:
     def grid(self) -> tuple[Tensor, Tensor]:
         """Scale and zero-point, ``()`` each."""
         weight = 1 - self.beta**self.steps
-        return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.bits)
+        return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.top)

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import arguments, calls, tensor_of
-from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.network import QuantizedNetwork, bias_of
 from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Tuning
 
@@ -29,8 +29,8 @@ def biases_and_norms(graph: fx.GraphModule) -> list[Tensor]:
     found: dict[int, Tensor] = {}
     for node in calls(graph, *LAYERS, *NORMS):
         given = arguments(node)
-        for name in ("bias",) if node.target in LAYERS else ("weight", "bias"):
-            tensor = tensor_of(graph, given[name])
+        read = [bias_of(node)] if node.target in LAYERS else [given["weight"], given["bias"]]
+        for tensor in (tensor_of(graph, one) for one in read):
             if isinstance(tensor, nn.Parameter):
                 found[id(tensor)] = tensor
     return list(found.values())
@@ -39,13 +39,14 @@ def biases_and_norms(graph: fx.GraphModule) -> list[Tensor]:
 def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
     """SGD as published, or Adam with steps in units of the quantization: see :class:`WeightQuantizer`.
 
-    A scale's logarithm moves by ``lr / (2^b - 1)``, which shifts the ends of its grid by ``lr`` steps; what is not
-    quantized (biases, batch norm's affine part) moves by ``AFFINE`` times as much relative to 1.
+    A scale's logarithm moves by ``lr`` through the largest code, which shifts the ends of its grid by ``lr`` steps;
+    what is not quantized (biases, batch norm's affine part, gains) moves by ``AFFINE`` times as much relative to 1.
     """
     others = biases_and_norms(student.graph)
+    others += [q.step.log_gain for q in student.latent.values() if q.step.log_gain is not None]
     weights = [quantizer.latent for quantizer in student.latent.values()]
     quantizers: list[WeightQuantizer | ActivationQuantizer] = [*student.latent.values(), *student.sites.values()]
-    scales = [(q.log_scale, q.bits) for q in quantizers if q.log_scale is not None]
+    scales = [(q.step.log_scale, q.top) for q in quantizers if q.step.log_scale is not None]
     if config.optimizer == "sgd":
         parameters = [*others, *weights, *(scale for scale, _ in scales)]
         return torch.optim.SGD(
@@ -61,9 +62,9 @@ def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Opt
         {"params": weights, "weight_decay": config.weight_decay},
         {"params": others, "lr": AFFINE * config.lr / (2**coarsest - 1)},
     ]
-    for bits in sorted({bits for _, bits in scales}):
-        same = [scale for scale, own in scales if own == bits]
-        groups.append({"params": same, "lr": config.lr / (2**bits - 1)})
+    for top in sorted({top for _, top in scales}):
+        same = [scale for scale, own in scales if own == top]
+        groups.append({"params": same, "lr": config.lr / top})
     return torch.optim.AdamW(groups, config.lr, weight_decay=0.0, fused=True)
 
 

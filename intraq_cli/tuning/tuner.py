@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
-from intraq_cli.graph.batch_norms import promised_variances
+from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.cpu_kernels import slice_strided_pointwise
 from intraq_cli.graph.fold import fold_batch_norms
 from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
@@ -194,7 +194,7 @@ class _Pair(nn.Module):
     ) -> None:
         super().__init__()
         self.compares = bool(config.feature_weight)
-        self.variances = promised_variances(teacher) if self.compares else []
+        self.variances = [output.variance for output in normalized_outputs(teacher)] if self.compares else []
         if self.compares:
             student = compare_batch_norm_outputs(student, feature_distance)
             teacher = add_batch_norm_outputs(teacher)

@@ -1,0 +1,111 @@
+"""What an integer runtime does with the values between layers: which calls compute, clamp, or only hand on."""
+
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from intraq_cli.graph.nodes import arguments, constant_nodes, output_node
+
+aten = torch.ops.aten
+
+CARRIERS = (
+    *(aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.permute.default, aten.transpose.int),
+    *(aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
+    *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes),
+    *(aten.chunk.default, aten.unbind.int, aten.expand.default, aten.repeat.default, aten.clone.default),
+    *(aten.contiguous.default, aten.movedim.int, aten.flip.default, aten.roll.default, aten.narrow.default),
+    *(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default),
+    *(aten.max_pool2d.default, aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
+    *(aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.index_select.default),
+)
+"""Calls whose values are some of those of their first argument: what was on a grid stays on it."""
+PADS = (aten.pad.default, aten.constant_pad_nd.default)
+CLAMPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
+AVERAGES = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
+
+
+def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
+    """Between which numbers a call clamps its first argument; None if it does another thing."""
+    if node.op != "call_function" or node.target not in CLAMPS:
+        return None
+    if node.target is aten.relu.default:
+        return 0.0, math.inf
+    if node.target is aten.relu6.default:
+        return 0.0, 6.0
+    given = arguments(node)
+    low, high = (given.get("min_val"), given.get("max_val")) if "min_val" in given else (given["min"], given.get("max"))
+    if any(isinstance(bound, fx.Node) for bound in (low, high)):
+        return None
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
+
+
+def carries(node: fx.Node) -> bool:
+    """Whether a call hands on values of its first argument, and zeros perhaps."""
+    if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
+        return False
+    if node.target in PADS:
+        given: dict[str, Any] = arguments(node)
+        # minus infinity is what max pooling never takes
+        value = given.get("value")
+        return given.get("mode", "constant") != "constant" or value is None or value in (0, -math.inf)
+    if node.target is operator.getitem:
+        return carries(node.args[0])
+    return node.target in CARRIERS
+
+
+def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether integer runtimes compute a call, which is no layer, on the codes of its inputs."""
+    if node.target in (aten.add.Tensor, aten.mul.Tensor):
+        activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant]
+        return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
+    if node.target is aten.mean.dim:
+        shape = node.args[0].meta.get("shape", ())  # type: ignore[union-attr]
+        dims: Any = arguments(node)["dim"]
+        return len(shape) == 4 and sorted(d % 4 for d in dims) == [2, 3]
+    return node.target in (*AVERAGES, aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
+
+
+def activations(graph: fx.GraphModule) -> list[fx.Node]:
+    """Nodes whose values are floats that depend on the images, in the order of the graph."""
+    constant = constant_nodes(graph)
+    nodes = [node for node in graph.graph.nodes if node.op in ("placeholder", "call_function")]
+    return [n for n in nodes if n not in constant and getattr(n.meta.get("dtype"), "is_floating_point", False)]
+
+
+def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Calls that compute with a value, wherever it was carried, each with the node that it reads."""
+    for user in node.users:
+        if carries(user) and user.args[0] is node:
+            yield from final_readers(user)
+        else:
+            yield user, node
+
+
+def is_answer(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a value is the logits, carried or clamped perhaps."""
+    end = output_node(graph)
+    return any(user is end for user, _ in final_readers(node)) or any(
+        clamp_bounds(user) is not None and is_answer(graph, user) for user in node.users
+    )
+
+
+def values(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """What calls compute, as opposed to carry: by the call, the node that holds it.
+
+    That is the call itself, or clamps that alone read it: they cost nothing where the value is quantized.
+    """
+    found: dict[fx.Node, fx.Node] = {}
+    absorbed: set[fx.Node] = set()
+    for node in activations(graph):
+        if carries(node) or node in absorbed:
+            continue
+        held = node
+        while len(held.users) == 1 and clamp_bounds(user := next(iter(held.users))) is not None:
+            held = user
+            absorbed.add(held)
+        found[node] = held
+    return found

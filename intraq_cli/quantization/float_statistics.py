@@ -1,0 +1,46 @@
+"""What the float network does with the images of the calibration."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+from intraq_cli.graph.batch_norms import (
+    LayerStatistics,
+    add_statistics,
+    batch_norms,
+    parameters,
+    sample_absorbed,
+    statistics,
+)
+from intraq_cli.graph.layers import LAYERS, quantizable
+from intraq_cli.graph.nodes import arguments, copy_graph, insert_call
+from intraq_cli.graph.outputs import add_outputs
+
+
+@dataclass(frozen=True)
+class FloatStatistics:
+    """What the float network does with the same images."""
+
+    statistics: list[LayerStatistics]
+    """Of the inputs of its batch norms."""
+    outputs: dict[str, tuple[Tensor, Tensor]]
+    """Mean and variance per channel of what layers with a bias put out; by the name of their first call's node."""
+
+
+def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> FloatStatistics:
+    """Run the float network once on ``images`` ``(B, C, H, W)``; ``sampled`` as in calibration."""
+    graph = sample_absorbed(teacher) if sampled else copy_graph(teacher)
+    normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm would take a shift away again
+    biased = [layer.calls[0] for layer in quantizable(graph) if arguments(layer.calls[0])["bias"] is not None]
+    biased = [call for call in biased if call not in normalized]
+    found = [insert_call(graph, call.next, channel_moments, call, LAYERS[call.target] == "linear") for call in biased]
+    (_, outputs), moments = add_statistics(add_outputs(graph, found), sampled)(images)
+    return FloatStatistics(
+        statistics(parameters(teacher), moments), dict(zip((call.name for call in biased), outputs, strict=True))
+    )
+
+
+def channel_moments(out: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of a layer's output, ``(out,)`` each."""
+    rows = out.flatten(0, -2).T if linear else out.transpose(0, 1).flatten(1)
+    return rows.mean(1), rows.var(1, correction=0)

@@ -1,0 +1,68 @@
+"""Where activations can be quantized: sites, each a value of the graph and those that read it quantized."""
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from intraq_cli.graph.layers import Layer, activation_calls, quantizable
+from intraq_cli.graph.nodes import constant_nodes, input_node, names_of_calls
+from intraq_cli.graph.values import final_readers, is_answer, is_integer_operation, values
+from intraq_cli.recipe import Placement
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for an activation quantizer."""
+
+    value: fx.Node
+    """What is quantized; of a layer's input: what the call reads, quantized once already perhaps."""
+    reader: fx.Node | None
+    """The layer's call that reads it quantized; None: all readers do."""
+    layer_calls: tuple[fx.Node, ...] = ()
+    """Calls of layers that compute with it, wherever it was carried."""
+    only_layers: bool = True
+    """Whether no other call computes with it."""
+
+
+def sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
+    """All places for activation quantizers in a placement, by name, in the order of the graph."""
+    found = quantizable(graph)
+    if placement == "activations":
+        calls = {call for layer in found for call in layer.calls}
+        named = activation_calls(graph).items()
+        return {name: Site(call, None, tuple(user for user in call.users if user in calls)) for call, name in named}
+    inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.sites.items()}  # type: ignore[arg-type]
+    if placement == "inputs":
+        return dict(sorted(inputs.items(), key=lambda item: item[1].layer_calls[0]))
+    return _of_values(graph, found) | {_named(name, "input"): site for name, site in inputs.items()}
+
+
+def _named(name: str, end: str) -> str:
+    return f"{name}.{end}".lstrip(".")  # a call in the network's own forward has an empty name
+
+
+def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
+    """Values that an integer operation puts out or reads; the logits are none."""
+    constant = constant_nodes(graph)
+    layer_calls = {call for layer in found for call in layer.calls}
+
+    def on_integers(node: fx.Node) -> bool:
+        return node in layer_calls or is_integer_operation(node, constant)
+
+    made: dict[fx.Node, Site] = {}
+    for call, value in values(graph).items():
+        readers = list(final_readers(value))
+        by_layers = tuple(dict.fromkeys(user for user, read in readers if user in layer_calls and user.args[0] is read))
+        if is_answer(graph, call) or not (on_integers(call) or any(on_integers(user) for user, _ in readers)):
+            continue
+        others = [user for user, read in readers if user not in by_layers or user.args[0] is not read]
+        made[call] = Site(value, None, by_layers, not others)
+    image = input_node(graph)
+    names = {image: "image"} if image in made else {}
+    names |= names_of_calls([call for call in made if call is not image])
+    taken: dict[str, Site] = {}
+    for call, name in names.items():
+        while _named(name, "output") in taken:
+            name += "'"
+        taken[_named(name, "output")] = made[call]
+    return taken
