@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from intraq_cli.api.evaluation import evaluate
+    from intraq_cli.api.exporting import export
     from intraq_cli.api.inspection import inspect
     from intraq_cli.api.loading import load
+    from intraq_cli.api.prediction import predict
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
     from intraq_cli.api.synthesis import synthesize
@@ -24,12 +26,25 @@ _HOMES = {
     "synthesize": "intraq_cli.api.synthesis",
     "quantize": "intraq_cli.api.quantization",
     "evaluate": "intraq_cli.api.evaluation",
+    "export": "intraq_cli.api.exporting",
+    "predict": "intraq_cli.api.prediction",
     "inspect": "intraq_cli.api.inspection",
     "load": "intraq_cli.api.loading",
     "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
 }
-__all__ = ["IntraqError", "__version__", "evaluate", "inspect", "load", "push", "quantize", "synthesize"]
+__all__ = [
+    "IntraqError",
+    "__version__",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "predict",
+    "push",
+    "quantize",
+    "synthesize",
+]
 
 
 def __getattr__(name: str) -> Any:

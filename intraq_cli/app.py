@@ -10,7 +10,9 @@ import typer
 from intraq_cli import __version__
 from intraq_cli.commands import zoo
 from intraq_cli.commands.evaluate import evaluate
+from intraq_cli.commands.export import export
 from intraq_cli.commands.inspect import inspect
+from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
@@ -28,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate, push, inspect):
+for command in (quantize, synthesize, evaluate, export, predict, push, inspect):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

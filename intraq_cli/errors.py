@@ -6,6 +6,7 @@ IntraqError                 exit 1: one line and a hint
 ├── RecipeError             no such recipe, unknown key, value out of range
 ├── DataError               images, class folders, image files
 ├── CheckpointError         a folder that is no checkpoint, or a damaged one
+├── ExportError             a package that is missing, a file that no runtime takes, layers left in float
 ├── OutputError             the output folder exists, cannot be written, disk full
 ├── HubError                the Hub refuses, fails or cannot be reached while it is written to
 ├── DeviceError             no such device, out of memory, another process of the job gone
@@ -70,6 +71,12 @@ class CheckpointError(IntraqError):
     """The folder is no checkpoint, or a damaged one."""
 
     code = "checkpoint"
+
+
+class ExportError(IntraqError):
+    """An export cannot be made, or is not what was asked for."""
+
+    code = "export"
 
 
 class OutputError(IntraqError):

@@ -119,6 +119,43 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True)
+class ExportResult:
+    """What ``export`` wrote, and what its proof found."""
+
+    path: str
+    format: str
+    opset: int
+    bytes: int
+    layers_integer: list[str]
+    """Layers that the runtime computes on integers."""
+    layers_float: list[dict[str, str]]
+    """``name`` and ``reason`` of the others."""
+    images: int
+    """That logits were compared on."""
+    first_choices_equal: bool
+    logits_difference: float
+    """The largest, from those of ``load()``, in units of their spread."""
+    ms_float: float
+    """Milliseconds a batch of the same network in float32, in the same runtime."""
+    ms_quantized: float
+    batch: int
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What ``predict`` found in one picture."""
+
+    image: str
+    classes: list[int]
+    """The first five, the most probable one first."""
+    names: list[str]
+    probabilities: list[float]
+    """Percent."""
+
+
+@dataclass(frozen=True)
 class PushedFile:
     """One file in the repository."""
 

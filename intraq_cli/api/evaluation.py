@@ -15,6 +15,7 @@ from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, silent
+from intraq_cli.export.exported import Exported, is_onnx, open_exported
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
@@ -48,7 +49,8 @@ def evaluate(
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
 
     Args:
-        target: a checkpoint folder, the Hub id of one, or a float model (an ``nn.Module`` too).
+        target: a checkpoint folder, the Hub id of one, an exported ``.onnx`` file, or a float model (an ``nn.Module``
+            too).
         data: a folder of class folders, ``cifar10``, ``cifar100``, ``digits`` or ``hfds:ORG/NAME``.
         model: the teacher again, for a checkpoint that cannot name it: ``file.py:factory``, or the ``nn.Module``.
         data_dir: where ``cifar10`` and ``cifar100`` lie.
@@ -80,15 +82,17 @@ def evaluate(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     given = None if model is None else Source.parse(model, weights=weights)
     name = "" if isinstance(target, nn.Module) else str(target)
-    checkpoint = find_checkpoint(name, given, where, revision) if name else None
-    if checkpoint is None:
+    found: Checkpoint | Exported | None = open_exported(Path(name)) if is_onnx(name) else None
+    if found is None and name:
+        found = find_checkpoint(name, given, where, revision)
+    if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
         name, pair = name or source.spelled, _float_pair(source, where)
     elif override.stated:
         raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean, --std and their like")
     else:
-        teacher = teacher_of(checkpoint, given, weights, report, from_hub=not Path(name).is_dir())
-        pair = _checkpoint_pair(checkpoint, teacher, where)
+        teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
+        pair = _quantized_pair(found, teacher, where)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split).sample(limit, seed)
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
     with out_of_memory():
@@ -96,12 +100,12 @@ def evaluate(
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
     result = EvaluationResult(name, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
-    if checkpoint is None or not save:
+    if not isinstance(found, Checkpoint) or not save:
         return result
     drawn = {"limit": limit, "seed": None if limit is None else seed}
     figures = {key: value for key, value in asdict(result).items() if key not in ("target", "saved")}
     part = (split or "test") if data.startswith("hfds:") else None
-    record(Path(name), checkpoint, {**figures, "split": part, **drawn}, report)
+    record(Path(name), found, {**figures, "split": part, **drawn}, report)
     return replace(result, saved=str(Path(name) / "run.json"))
 
 
@@ -122,12 +126,12 @@ def _float_pair(source: Source, device: torch.device) -> _Pair:
     return _Pair(teacher.network, teacher.network, teacher.spec, num_classes, teacher.label_names)
 
 
-def _checkpoint_pair(checkpoint: Checkpoint, teacher: Teacher, device: torch.device) -> _Pair:
-    theirs, ours = _num_classes(teacher, device), checkpoint.num_classes
+def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device) -> _Pair:
+    theirs, ours = _num_classes(teacher, device), found.num_classes
     if theirs != ours:
         hint = "name the float model that it was made from: --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
-    return _Pair(checkpoint.network, teacher.network, checkpoint.spec, ours, checkpoint.label_names)
+    return _Pair(found.network, teacher.network, found.spec, ours, found.label_names)
 
 
 def _check_save(target: Model) -> None:

@@ -10,6 +10,7 @@ from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
 from intraq_cli.events import Report, Warned
+from intraq_cli.export.exported import Exported
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher
@@ -74,12 +75,12 @@ def find_folder(target: str, revision: str | None) -> Path | None:
 
 
 def teacher_of(
-    checkpoint: Checkpoint, given: Source | None, weights: str | Path | None, report: Report, from_hub: bool
+    checkpoint: Checkpoint | Exported, given: Source | None, weights: str | Path | None, report: Report, from_hub: bool
 ) -> Teacher:
     """The float network that a checkpoint was made from; never runs code that the user did not name.
 
     Args:
-        checkpoint: as it was read.
+        checkpoint: as it was read, or an exported file.
         given: the teacher as the user names it; None: the one in the manifest.
         weights: a file in place of the weights that the manifest names.
         report: warned if the weights are not those that the checkpoint was made from.

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -65,7 +65,8 @@ def _unset(*names: str, **settings: Any) -> Any:
 
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
-Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, or a float model.")]
+Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, exported .onnx, or a float model.")]
+ImageFiles = Annotated[list[str], _argument("IMAGE...", "Image files, or folders of them.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
 ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, or a table of results.")]
@@ -135,6 +136,17 @@ MicroBatch = Annotated[
         parser=_micro_batch,
     ),
 ]
+
+Format = Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")]
+OnnxFile = Annotated[Path | None, _unset("--out", help="File; default FOLDER/model.onnx.")]
+StorageOption = Annotated[
+    Literal["int8", "int4"], typer.Option("--storage", help="int4: weights of up to 4 bits take 4 bits in the file.")
+]
+Pictures = Annotated[
+    Path | None, _unset("--images", help="Folder of pictures to compare on; default: the checkpoint's own.")
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time, while time is measured.")]
+AllowFloat = Annotated[bool, typer.Option("--allow-float", help="Write the file even if layers stay float.")]
 
 Data = Annotated[str, _unset("--data", help="Folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME.")]
 DataDir = Annotated[Path | None, _unset("--data-dir", help="Where cifar10 and cifar100 lie.")]

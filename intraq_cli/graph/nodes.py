@@ -149,20 +149,22 @@ def insert_items(graph: fx.GraphModule, before: fx.Node, made: fx.Node, n: int) 
     return [insert_call(graph, before, operator.getitem, made, k) for k in range(n)]
 
 
-def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tensor) -> fx.Node:
+def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tensor, prefix: str = NETWORK) -> fx.Node:
     """A new node that reads a new tensor of the network, which replaces another one of this ``key``."""
     held: nn.Module = graph
-    *path, name = f"{NETWORK}{key}".split(".")
+    *path, name = f"{prefix}{key}".split(".")
     for part in path:
         if not hasattr(held, part):
             held.add_module(part, nn.Module())
         held = getattr(held, part)
+    if hasattr(held, name):
+        delattr(held, name)
     if isinstance(tensor, nn.Parameter):
         setattr(held, name, tensor)
     else:
         held.register_buffer(name, tensor)
     with graph.graph.inserting_before(before):
-        node = graph.graph.get_attr(f"{NETWORK}{key}")
+        node = graph.graph.get_attr(f"{prefix}{key}")
     node.meta = {"path": "", "stack_trace": None, "shape": tuple(tensor.shape), "dtype": tensor.dtype}
     return node
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -84,12 +85,46 @@ def _check_about(path: Path, about: Any) -> tuple[dict[str, Any], tuple[dict[str
     return origin, (losses, accuracy, heterogeneity)
 
 
+GAP = 2
+"""Pixels between images on the contact sheet."""
+COLUMNS = 8
+
+
 def contact_sheet(images: Tensor, spec: InputSpec) -> Image.Image:
     """The first images ``(B, C, H, W)``, normalised, side by side in one picture."""
     pixels = spec.to_pixels(images[:SHEET_IMAGES].float())
-    zoom = max(1, -(-SHEET_WIDTH // pixels.shape[-1]))
+    zoom = _zoom(pixels.shape[-1])
     pixels = pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     if pixels.shape[1] not in (1, 3):
         pixels = pixels.mean(1, keepdim=True)
-    grid = make_grid(pixels, nrow=8, padding=2, pad_value=1.0)
+    grid = make_grid(pixels, nrow=COLUMNS, padding=GAP, pad_value=1.0)
     return Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
+    """The images ``(B, C, H, W)`` on a :func:`contact_sheet`, normalised; None if there is no such sheet of this model.
+
+    A last row that is not full counts as far as it shows images.
+    """
+    channels, height, width = spec.input_size
+    zoom = _zoom(width)
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            sheet = torch.from_numpy(np.array(picture.convert("L" if channels == 1 else "RGB"))).float() / 255
+    except (OSError, SyntaxError):
+        return None
+    sheet = sheet[None] if sheet.dim() == 2 else sheet.permute(2, 0, 1)
+    step = height * zoom + GAP, width * zoom + GAP
+    rows, columns = ((size - GAP) // by for size, by in zip(sheet.shape[1:], step, strict=True))
+    if channels not in (1, 3) or not rows or not columns or (sheet.shape[1] - GAP) % step[0]:
+        return None
+    places = [(GAP + r * step[0], GAP + c * step[1]) for r in range(rows) for c in range(columns)]
+    tiles = [sheet[:, y : y + step[0] - GAP : zoom, x : x + step[1] - GAP : zoom] for y, x in places]
+    shown = torch.stack([tile for tile in tiles if tile.amin() < 1 or rows * columns == 1] or tiles[:1])
+    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+    return (shown - mean) / std
+
+
+def _zoom(width: int) -> int:
+    """How many pixels of the sheet show one of the image, across and down."""
+    return max(1, -(-SHEET_WIDTH // width))

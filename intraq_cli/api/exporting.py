@@ -1,0 +1,159 @@
+"""``export``: from a checkpoint to a file that another runtime runs, with the proof that it computes the same."""
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from intraq_cli import __version__
+from intraq_cli.api.arguments import Model, Text, verb
+from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
+from intraq_cli.errors import ExportError, UsageError
+from intraq_cli.evaluation.pictures import picture_files, read_pictures
+from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.export.lower import float_twin, lower
+from intraq_cli.export.onnx_file import OPSET, Storage, onnx_model
+from intraq_cli.export.session import OnnxNetwork, integer_layers, milliseconds, open_session
+from intraq_cli.io.atomic import atomic_file, check_output
+from intraq_cli.models.source import Source
+from intraq_cli.publish.privacy import without_paths
+from intraq_cli.results import ExportResult
+from intraq_cli.synthesis.image_set import images_of_sheet
+
+FILE = "model.onnx"
+IMAGES = 64
+"""On which the file is compared with the checkpoint."""
+
+
+@verb
+def export(
+    folder: Text,
+    *,
+    to: Literal["onnx"] = "onnx",
+    out: str | Path | None = None,
+    storage: Storage = "int8",
+    images: str | Path | None = None,
+    model: Model | None = None,
+    batch: int = 1,
+    allow_float: bool = False,
+    force: bool = False,
+    report: Report = silent,
+) -> ExportResult:
+    """Write a checkpoint as a file that runs in integer arithmetic, and prove it.
+
+    The file is checked, loaded by onnxruntime, and its optimized graph read back: every layer is either an integer
+    operation there or listed with the reason. Logits are compared with those of ``load()``, and the time of a batch is
+    measured beside that of the same network in float32.
+
+    Args:
+        folder: a checkpoint.
+        to: the format.
+        out: the file; default ``model.onnx`` in the folder.
+        storage: ``int4``: weights of up to 4 bits take 4 bits in the file, too.
+        images: pictures to compare on: a folder; default: the synthetic ones that the checkpoint shows.
+        model: for a checkpoint made from code, which it does not hold: the ``file.py:factory`` or the module again.
+        batch: images at a time, while time is measured.
+        allow_float: write the file even where layers of placement ``integer`` did not become integer operations.
+        force: replace an existing file.
+        report: told of every step.
+
+    Raises:
+        IntraqError: no such checkpoint, a package is missing, or the file is not what was asked for.
+    """
+    started = time.perf_counter()
+    if batch < 1:
+        raise UsageError(f"--batch {batch}: must be at least 1")
+    if not os.path.isdir(folder):
+        raise UsageError(f"{folder} is no folder", "give what `intraq quantize` wrote")
+    path = Path(out or Path(folder, FILE))
+    check_output(path, force, file=True)
+    checkpoint = read_checkpoint(Path(folder), None if model is None else Source.parse(model))
+    report(StageStarted("export", 1, f"{len(checkpoint.network.plan.weights)} layers"))
+    size = checkpoint.spec.input_size
+    made = onnx_model(lower(checkpoint.network), size, storage, _about(checkpoint))
+    integer, left = integer_layers(made)
+    _check_fused(checkpoint, left, allow_float, report)
+    pictures = _pictures(checkpoint, Path(folder), None if images is None else Path(images), report)
+    session = open_session(made.SerializeToString())
+    same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
+    if same < 1:
+        report(Warned(f"first choices of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
+    threads = torch.get_num_threads()
+    plain = onnx_model(float_twin(checkpoint.network), size, "int8", {})
+    sessions = [open_session(one.SerializeToString(), threads) for one in (plain, made)]
+    ms_float, ms_quantized = milliseconds(sessions, pictures[:1].expand(batch, -1, -1, -1).contiguous())
+    with atomic_file(path, force) as file:
+        file.write_bytes(made.SerializeToString())
+    seconds = time.perf_counter() - started
+    report(StageDone("export", seconds))
+    return ExportResult(
+        path=str(path),
+        format=to,
+        opset=OPSET[storage],
+        bytes=path.stat().st_size,
+        layers_integer=integer,
+        layers_float=[asdict(layer) for layer in left],
+        images=len(pictures),
+        first_choices_equal=same == 1,
+        logits_difference=difference,
+        ms_float=ms_float,
+        ms_quantized=ms_quantized,
+        batch=batch,
+        threads=threads,
+        seconds=seconds,
+    )
+
+
+def _about(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the file says of itself: classes, preprocessing, and where it comes from."""
+    return {
+        "version": __version__,
+        "num_classes": checkpoint.num_classes,
+        "label_names": checkpoint.label_names,
+        "pretrained_cfg": {**checkpoint.config["pretrained_cfg"], **vars(checkpoint.spec)},
+        "quantization_config": {k: checkpoint.config["quantization_config"][k] for k in ("weights", "activations")},
+        "teacher": without_paths(checkpoint.run.get("teacher") or {}),
+    }
+
+
+def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, report: Report) -> None:
+    """Refuse float layers where none were promised, and name them elsewhere.
+
+    Raises:
+        ExportError: a layer of placement ``integer`` did not become an integer operation.
+    """
+    if not left:
+        return
+    names = "; ".join(f"{layer.name} ({layer.reason})" for layer in left[:3]) + ("; ..." if len(left) > 3 else "")
+    text = f"{len(left)} layers stay float: {names}"
+    if checkpoint.network.plan.placement == "integer" and not allow_float:
+        raise ExportError(text, "write the file all the same with --allow-float")
+    more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"
+    report(Noted(text + more))
+
+
+@torch.no_grad()
+def _compare(checkpoint: Checkpoint, network: OnnxNetwork, images: Tensor) -> tuple[float, float]:
+    """Share of first choices that are the same, and the largest difference of logits in units of their spread."""
+    wanted, got = (torch.cat([one(part) for part in images.split(16)]) for one in (checkpoint.network, network))
+    same = float((wanted.argmax(1) == got.argmax(1)).float().mean())
+    return same, float((wanted - got).abs().max() / wanted.std().clamp(min=1e-12))
+
+
+def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: Report) -> Tensor:
+    """Images ``(B, C, H, W)`` to compare on, normalised."""
+    spec = checkpoint.spec
+    if given is not None:
+        return read_pictures(picture_files(given, IMAGES), spec)
+    shown = images_of_sheet(folder / "samples.png", spec)
+    if shown is not None:
+        return shown
+    report(Noted("the checkpoint shows no images: compared on random ones"))
+    low, high = (edge[:, None, None] for edge in spec.bounds)
+    coarse = torch.rand(IMAGES, spec.input_size[0], 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, spec.input_size[1:], mode="bilinear")
+    return low + (high - low) * smooth

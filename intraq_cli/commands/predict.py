@@ -1,0 +1,37 @@
+"""``intraq predict``."""
+
+from dataclasses import asdict
+
+from intraq_cli.commands import options
+from intraq_cli.commands.printing import print_json
+
+
+def predict(
+    target: options.Target,
+    images: options.ImageFiles,
+    model: options.FloatModel = None,
+    revision: options.Revision = None,
+    device: options.Device = "auto",
+    input_size: options.InputSize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    crop_pct: options.CropPct = None,
+    interpolation: options.Interpolation = None,
+    weights: options.Weights = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print the first five classes of each image.
+
+    intraq predict resnet18-w4a4 cat.jpg
+    """
+    given = options.passed_on(locals())
+    from intraq_cli.api import prediction as api
+
+    results = api.predict(**given)
+    if as_json:
+        print_json({"target": target, "images": [asdict(result) for result in results]})
+        return
+    for result in results:
+        print(result.image)
+        for name, share in zip(result.names, result.probabilities, strict=True):
+            print(f"  {share:5.1f} %  {name}")

@@ -1,0 +1,1 @@
+"""Files that other runtimes run, with the proof that they compute what the checkpoint does."""

@@ -1,0 +1,253 @@
+"""Pass: a quantized graph as integer runtimes take it: codes, scales and zero-points, float operations between them.
+
+Each activation quantizer becomes ``QuantizeLinear``, ``Clip`` of the codes and ``DequantizeLinear``; a clamp before it
+(ReLU, ReLU6) becomes a part of that Clip, which is exact as rounding keeps order. Weights and biases are integers
+behind ``DequantizeLinear``. Runtimes then put integer kernels in place of what lies between two quantizers.
+"""
+
+import math
+
+import torch
+from torch import Tensor, fx
+
+from intraq_cli.export.operators import clip, conv, dequantize_linear, gemm, global_average_pool, quantize_linear
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import arguments, copy_graph, finish, insert_call, insert_tensor, pair, tensor_of
+from intraq_cli.graph.values import AVERAGES, PADS, carries, clamp_bounds
+from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
+from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
+
+aten = torch.ops.aten
+
+TENSORS = "onnx."
+"""Prefix of the tensors that the lowered graph has of its own."""
+CODES = 255
+"""The largest that ``QuantizeLinear`` puts out by itself, which is uint8."""
+
+
+def lower(network: QuantizedNetwork) -> fx.GraphModule:
+    """The graph of a frozen network in ONNX operators, for images ``(B, C, H, W)``; not to be run by torch."""
+    graph = copy_graph(network.graph)
+    lowering = _Lowering(graph, network)
+    for node in list(graph.graph.nodes):
+        lowering.visit(node)
+    return finish(graph)
+
+
+@torch.no_grad()
+def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
+    """The same network without quantizers, in float32: what a quantized one has to be faster than."""
+    graph = copy_graph(network.graph)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), FixedWeight):
+            made = insert_tensor(graph, node, str(node.target), module.weight.detach().cpu(), TENSORS)
+        elif (node.op == "call_module" and isinstance(module, ActivationQuantizer)) or node.target is bias_on_grid:
+            made = node.args[0]
+        else:
+            continue
+        node.replace_all_uses_with(made)
+        graph.graph.erase_node(node)
+    return finish(graph)
+
+
+class _Lowering:
+    def __init__(self, graph: fx.GraphModule, network: QuantizedNetwork) -> None:
+        self.graph = graph
+        self.layers = {f"{WEIGHTS}.{k}": name for k, name in enumerate(network.plan.weights)}
+        self.shared: dict[str, fx.Node] = {}
+        """Weights that are there already, by the target of their holder."""
+        self.grids: dict[fx.Node, tuple[fx.Node, fx.Node, str]] = {}
+        """By what is on a grid: nodes of scale and zero-point, and a name for more."""
+        self.reshaped: dict[fx.Node, tuple[fx.Node, list[int]]] = {}
+        """What is another node's output in another shape: quantizers go before the reshape."""
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "call_module" and isinstance(module := self._module(node), ActivationQuantizer):
+            self._quantizer(node, module)
+        elif node.op != "call_function":
+            return
+        elif node.target in LAYERS and node.args[1].op == "call_module":  # type: ignore[union-attr]
+            self._layer(node)
+        elif node.target in AVERAGES:
+            self._average(node)
+        elif carries(node) and node.args[0] in self.grids and not _is_padding_of_layers(node):
+            self._stay_on_grid(node)
+
+    def _module(self, node: fx.Node) -> torch.nn.Module:
+        return self.graph.get_submodule(str(node.target))
+
+    def _tensor(self, before: fx.Node, key: str, tensor: Tensor) -> fx.Node:
+        return insert_tensor(self.graph, before, key, tensor.detach().cpu().contiguous(), TENSORS)
+
+    def _replace(self, node: fx.Node, made: fx.Node) -> None:
+        node.replace_all_uses_with(made)
+        self.graph.graph.erase_node(node)
+
+    def _quantizer(self, node: fx.Node, module: ActivationQuantizer) -> None:
+        scale, zero_point = module.step().detach(), int(module.zero_point)
+        value: fx.Node = node.args[0]  # type: ignore[assignment]
+        low, high, source = -math.inf, math.inf, value
+        while (bounds := clamp_bounds(source)) is not None and len(source.users) == 1:
+            low, high = max(bounds[0], min(low, bounds[1])), min(bounds[1], max(high, bounds[0]))
+            source = source.args[0]  # type: ignore[assignment]
+        ends = (_code(low, scale, zero_point, module.top), _code(high, scale, zero_point, module.top))
+        source, shape = self.reshaped.get(source, (source, None))
+        key = str(node.target)
+        grid = (
+            self._tensor(node, f"{key}.scale", scale),
+            self._tensor(node, f"{key}.zero_point", torch.tensor(zero_point, dtype=torch.uint8)),
+            key,
+        )
+        made = insert_call(self.graph, node, quantize_linear, source, *grid[:2])
+        if ends != (0, CODES):
+            names = zip(("lowest", "highest"), ends, strict=True)
+            clipped = [self._tensor(node, f"{key}.{name}", torch.tensor(end, dtype=torch.uint8)) for name, end in names]
+            made = insert_call(self.graph, node, clip, made, *clipped)
+        made = insert_call(self.graph, node, dequantize_linear, made, *grid[:2])
+        if shape is not None:
+            made = insert_call(self.graph, node, aten.reshape.default, made, shape)
+        self.grids[made] = grid
+        self._replace(node, made)
+
+    def _stay_on_grid(self, node: fx.Node) -> None:
+        """Quantize once more what was carried: by itself nothing changes, and runtimes see an integer operation."""
+        scale, zero_point, _ = grid = self.grids[node.args[0]]  # type: ignore[index]
+        if not isinstance(node.meta.get("shape"), tuple):  # several tensors at once
+            self.grids[node] = grid
+            return
+        after = node.next
+        codes = insert_call(self.graph, after, quantize_linear, node, scale, zero_point)
+        made = insert_call(self.graph, after, dequantize_linear, codes, scale, zero_point)
+        node.replace_all_uses_with(made, lambda user: user is not codes)
+        self.grids[made] = grid
+
+    def _layer(self, call: fx.Node) -> None:
+        holder: fx.Node = call.args[1]  # type: ignore[assignment]
+        module = self._module(holder)
+        assert isinstance(module, FixedWeight)
+        name, scale = self.layers[str(holder.target)], module.step().detach()
+        key = f"{name}.weight"
+        if key not in self.shared:
+            per_row = (-1,) + (1,) * (module.weight.dim() - 1)
+            self.shared[key] = self._dequantized(call, key, (module.weight / scale.view(per_row)).round(), scale)
+        bias = self._bias(call, f"{name}.bias", scale)
+        kind = LAYERS[call.target]
+        if kind == "conv2d":
+            made = self._conv(call, self.shared[key], bias)
+        elif kind == "linear":
+            made = self._linear(call, self.shared[key], bias)
+        else:
+            call.args = (call.args[0], self.shared[key], bias, *call.args[3:])
+            return
+        self._replace(call, made)
+
+    def _dequantized(
+        self, before: fx.Node, key: str, codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.int8
+    ) -> fx.Node:
+        """A weight or bias of whole numbers, first dimension ``out``, times its scale."""
+        zero_point = torch.zeros(len(scale))
+        if (
+            dtype == torch.int8 and codes.abs().max() > 127
+        ):  # asymmetric grids of eight bits: no integer kernel has them
+            zero_point, dtype = -codes.flatten(1).amin(1).clamp(max=0), torch.uint8
+            codes = codes + zero_point.view((-1,) + (1,) * (codes.dim() - 1))
+        held = [
+            self._tensor(before, key, codes.to(dtype)),
+            self._tensor(before, f"{key}_scale", scale),
+            self._tensor(before, f"{key}_zero_point", zero_point.to(dtype)),
+        ]
+        node = insert_call(self.graph, before, dequantize_linear, *held)
+        node.meta = {**node.meta, "shape": tuple(codes.shape)}
+        return node
+
+    def _bias(self, call: fx.Node, key: str, scale: Tensor) -> fx.Node | None:
+        held = tensor_of(self.graph, bias_of(call))
+        bias: fx.Node | None = call.args[2]  # type: ignore[assignment]
+        if bias is None or bias.target is not bias_on_grid or held is None:
+            return bias
+        step = self._module(bias.args[1])()  # type: ignore[arg-type]
+        step = step.detach() * scale  # type: ignore[operator]
+        codes = (held.detach() / step).round()
+        number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
+        unique = f"{key}_{number}" if number else key
+        self.shared[unique] = self._dequantized(call, unique, codes, step, torch.int32)
+        return self.shared[unique]
+
+    def _conv(self, call: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+        given = arguments(call)
+        stride, dilation = pair(given["stride"]), pair(given["dilation"])
+        kernel = weight.meta["shape"][2:]
+        if isinstance(given["padding"], str):
+            total = [d * (k - 1) if given["padding"] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+            pads = (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
+        else:
+            pads = pair(given["padding"]) * 2
+        x: fx.Node = given["input"]
+        while (more := _zeros_around(x)) is not None:
+            pads = tuple(a + b for a, b in zip(pads, more, strict=True))  # type: ignore[assignment]
+            x = x.args[0]  # type: ignore[assignment]
+        return insert_call(self.graph, call, conv, x, weight, bias, stride, pads, dilation, given["groups"])
+
+    def _linear(self, call: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+        x: fx.Node = call.args[0]  # type: ignore[assignment]
+        shape = call.meta["shape"]
+        if len(shape) == 2:
+            return insert_call(self.graph, call, gemm, x, weight, bias)
+        flat = insert_call(self.graph, call, aten.reshape.default, x, [-1, x.meta["shape"][-1]])
+        if x in self.grids:
+            scale, zero_point, _ = self.grids[x]
+            codes = insert_call(self.graph, call, quantize_linear, flat, scale, zero_point)
+            flat = insert_call(self.graph, call, dequantize_linear, codes, scale, zero_point)
+        out = insert_call(self.graph, call, gemm, flat, weight, bias)
+        return self._reshape(call, out, [-1, *shape[1:]])
+
+    def _reshape(self, before: fx.Node, out: fx.Node, shape: list[int]) -> fx.Node:
+        made = insert_call(self.graph, before, aten.reshape.default, out, shape)
+        self.reshaped[made] = (out, shape)
+        return made
+
+    def _average(self, node: fx.Node) -> None:
+        """Means over all places as the one operation that runtimes have for them."""
+        given, x = arguments(node), node.args[0]
+        shape = x.meta["shape"]  # type: ignore[union-attr]
+        if len(shape) != 4:
+            return
+        if node.target is aten.mean.dim:
+            whole, keep = sorted(d % 4 for d in given["dim"]) == [2, 3], bool(given["keepdim"])
+        elif node.target is aten.adaptive_avg_pool2d.default:
+            whole, keep = set(given["output_size"]) == {1}, True
+        else:
+            whole = pair(given["kernel_size"]) == tuple(shape[2:]) and not any(given["padding"])
+            keep = True
+        if not whole:
+            return
+        made = insert_call(self.graph, node, global_average_pool, x)
+        self._replace(node, made if keep else self._reshape(node, made, [-1, shape[1]]))
+
+
+def _code(value: float, scale: Tensor, zero_point: int, top: int) -> int:
+    """The code of a value."""
+    if math.isinf(value):
+        return 0 if value < 0 else top
+    return int((torch.tensor(value) / scale.cpu()).round().clamp(-zero_point, top - zero_point)) + zero_point
+
+
+def _is_padding_of_layers(node: fx.Node) -> bool:
+    """Whether a node pads what convolutions read, which then do that themselves, or by what no grid holds."""
+    if node.target not in PADS:
+        return False
+    return arguments(node).get("value") == -math.inf or (
+        _zeros_around(node) is not None and all(LAYERS.get(user.target) == "conv2d" for user in node.users)
+    )
+
+
+def _zeros_around(x: fx.Node) -> tuple[int, int, int, int] | None:
+    """Top, left, bottom and right, if a node pads images with zeros."""
+    if x.target not in PADS:
+        return None
+    given = arguments(x)
+    pad = list(given["pad"])
+    if given.get("mode", "constant") != "constant" or given.get("value") or len(pad) > 4 or min(pad) < 0:
+        return None
+    left, right, top, bottom = [*pad, 0, 0][:4]
+    return top, left, bottom, right

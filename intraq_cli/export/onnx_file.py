@@ -1,0 +1,128 @@
+"""From a quantized network to an ONNX model."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import fx
+
+from intraq_cli.export.libraries import library
+from intraq_cli.export.lower import TENSORS
+from intraq_cli.graph.nodes import NETWORK
+
+Storage = Literal["int8", "int4"]
+OPSET = {"int8": 20, "int4": 21}
+"""Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
+PRODUCER = "intraq"
+
+
+def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage: Storage, about: dict[str, Any]) -> Any:
+    """The ``onnx.ModelProto`` of a graph: images ``(B, C, H, W)``, normalised, to logits ``(B, K)``; any B.
+
+    Args:
+        graph: in operators that ``torch.onnx`` knows, see :func:`intraq_cli.export.lower.lower`.
+        input_size: (C, H, W).
+        storage: ``int4``: weights that fit take four bits in the file; runtimes widen them as they load it.
+        about: metadata, as JSON values.
+    """
+    onnx = library("onnx")
+    library("onnxscript")
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            (torch.zeros(2, *input_size),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            opset_version=OPSET["int8"],
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _tidy(model)
+    if storage == "int4":
+        _store_four_bits(model)
+    model.producer_name, model.producer_version = PRODUCER, str(about.get("version", ""))
+    onnx.helper.set_model_props(model, {PRODUCER: json.dumps(about)})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, ``torch.onnx`` prints nothing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tidy(model: Any) -> None:
+    """Names as the network has them; no traces of Python in every node."""
+    shapes = list(model.graph.value_info)
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for k, name in enumerate(node.input):
+            node.input[k] = _plain(name)
+    for tensor in model.graph.initializer:
+        tensor.name = _plain(tensor.name)
+        tensor.doc_string = ""
+    for value in shapes:
+        value.name = _plain(value.name)
+        del value.metadata_props[:]
+    del shapes, model.metadata_props[:]
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(TENSORS).removeprefix(NETWORK)
+
+
+def _store_four_bits(model: Any) -> None:
+    """Let weights that have at most 16 values in a channel take four bits, behind operations that give them back.
+
+    Codes are counted from each channel's least; ``Cast``, ``Sub`` and ``Cast`` make the same int8 numbers of them, which
+    runtimes do once, when they load the file, as nothing in it depends on the images.
+    """
+    onnx = library("onnx")
+    types, helper, arrays = onnx.TensorProto, onnx.helper, onnx.numpy_helper
+    model.opset_import[0].version = OPSET["int4"]
+    weights = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    added = []
+    for tensor in list(model.graph.initializer):
+        if tensor.name not in weights or tensor.data_type != types.INT8 or len(tensor.dims) < 2:
+            continue
+        values = arrays.to_array(tensor).astype(np.int32)
+        rows = values.reshape(len(values), -1)
+        least = rows.min(1)
+        if (rows.max(1) - least).max() > 15:
+            continue
+        name, per_row = tensor.name, (-1,) + (1,) * (values.ndim - 1)
+        codes = (values - least.reshape(per_row)).astype(np.uint8).ravel()
+        codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
+        packed = types(name=f"{name}_codes", data_type=types.UINT4, dims=values.shape)
+        packed.raw_data = (codes[0::2] | codes[1::2] << 4).tobytes()
+        offset = arrays.from_array(least.astype(np.int32).reshape(per_row), f"{name}_least")
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.extend([packed, offset])
+        added += [
+            helper.make_node("Cast", [packed.name], [f"{name}_wide"], to=types.INT32),
+            helper.make_node("Add", [f"{name}_wide", offset.name], [f"{name}_values"]),
+            helper.make_node("Cast", [f"{name}_values"], [name], to=types.INT8),
+        ]
+    nodes = added + list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -1,0 +1,75 @@
+"""ONNX operators as functions that a graph calls: ``torch.onnx`` writes each as the node of its name.
+
+They compute nothing in torch: what a file with them does is seen by running it (:mod:`intraq_cli.export.session`).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.onnx.ops import symbolic
+
+
+def quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Codes of ``x`` (any shape), in the type of ``zero_point``; both ``()``."""
+    made: Tensor = symbolic("QuantizeLinear", (x, scale, zero_point), dtype=zero_point.dtype, shape=x.shape)
+    return made
+
+
+def clip(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Codes between two others, ``()`` each."""
+    made: Tensor = symbolic("Clip", (codes, low, high), dtype=codes.dtype, shape=codes.shape)
+    return made
+
+
+def dequantize_linear(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Values of codes; ``scale`` and ``zero_point`` are ``()``, or ``(out,)`` along the first dimension of ``codes``."""
+    axis: dict[str, Any] = {"axis": 0} if scale.dim() else {}
+    made: Tensor = symbolic(
+        "DequantizeLinear", (codes, scale, zero_point), attrs=axis, dtype=torch.float32, shape=codes.shape
+    )
+    return made
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """A convolution of ``x`` ``(B, C, H, W)``; ``pads`` are top, left, bottom, right."""
+    kernel = weight.shape[2:]
+    size = [
+        (x.shape[2 + k] + pads[k] + pads[2 + k] - dilation[k] * (kernel[k] - 1) - 1) // stride[k] + 1 for k in (0, 1)
+    ]
+    made: Tensor = symbolic(
+        "Conv",
+        (x, weight) if bias is None else (x, weight, bias),
+        attrs={
+            "kernel_shape": list(kernel),
+            "strides": list(stride),
+            "pads": list(pads),
+            "dilations": list(dilation),
+            "group": groups,
+        },
+        dtype=x.dtype,
+        shape=(x.shape[0], weight.shape[0], *size),
+    )
+    return made
+
+
+def gemm(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer on ``x`` ``(N, in)``."""
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    shape = (x.shape[0], weight.shape[0])
+    made: Tensor = symbolic("Gemm", inputs, attrs={"transB": 1}, dtype=x.dtype, shape=shape)
+    return made
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    """Means over places of ``x`` ``(B, C, H, W)``: ``(B, C, 1, 1)``."""
+    made: Tensor = symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=(*x.shape[:2], 1, 1))
+    return made

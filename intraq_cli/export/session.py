@@ -1,0 +1,144 @@
+"""ONNX files in onnxruntime: what it makes of their layers, what they compute, and how fast."""
+
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from intraq_cli.errors import ExportError, first_line
+from intraq_cli.export.libraries import library
+from intraq_cli.export.onnx_file import PRODUCER
+
+INTEGER_WEIGHTS = {
+    **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul"), 3),
+    **dict.fromkeys(("MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"), 1),
+}
+"""Operations on integers, and which of their inputs is the weight."""
+RUNS = 20
+SECONDS = 2.0
+"""Of timing, at the least and at the most."""
+
+
+def open_session(file: Path | bytes, threads: int | None = None, optimized: Path | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU.
+
+    Args:
+        file: path, or the model itself.
+        threads: of its operations; None: as many as cores.
+        optimized: where to write the graph that it really runs.
+
+    Raises:
+        ExportError: the runtime does not take the file.
+    """
+    ort = library("onnxruntime")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    try:
+        return ort.InferenceSession(file if isinstance(file, bytes) else str(file), options, ["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors have no common class
+        where = "the model" if isinstance(file, bytes) else file
+        raise ExportError(f"onnxruntime does not take {where}: {first_line(error)}", "make it again") from error
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network: images ``(B, C, H, W)`` to logits ``(B, K)``, on the CPU."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+        self.input = session.get_inputs()[0].name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        (logits,) = self.session.run(None, {self.input: np.ascontiguousarray(x.detach().cpu().numpy())})
+        return torch.from_numpy(logits).to(x.device)
+
+
+def metadata(session: Any, name: str) -> dict[str, Any]:
+    """What a file of ours says of itself.
+
+    Raises:
+        ExportError: it was not made by ``intraq export``.
+    """
+    try:
+        about = json.loads(session.get_modelmeta().custom_metadata_map[PRODUCER])
+    except (KeyError, ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise ExportError(f"{name} was not made by `intraq export`", "its metadata say nothing of images and classes")
+    return about
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """A layer that does not run on integers."""
+
+    name: str
+    reason: str
+
+
+def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
+    """Which layers of an ``onnx.ModelProto`` the runtime runs on integers, and why not the others.
+
+    The session's own optimized graph is read back: what counts is what runs.
+    """
+    onnx = library("onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "optimized.onnx")
+        open_session(model.SerializeToString(), 1, file)
+        nodes = onnx.load(file).graph.node
+    fused = {node.input[k] for node in nodes if (k := INTEGER_WEIGHTS.get(node.op_type)) is not None}
+    integer, left = [], []
+    makers = {output: node for node in model.graph.node for output in node.output}
+    for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        weight = makers.get(node.input[1])
+        held = node.input[1] if weight is None else weight.input[0]
+        name = held.removesuffix(".weight")
+        if held in fused:
+            integer.append(name)
+        else:
+            left.append(FloatLayer(name, _reason(model, makers, node, weight)))
+    return list(dict.fromkeys(integer)), list({layer.name: layer for layer in left}.values())
+
+
+def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:
+    types = library("onnx").TensorProto
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    if weight is None or weight.op_type != "DequantizeLinear":
+        return "a product of activations" if weight is not None else "its weight is not quantized"
+    if kinds.get(weight.input[0]) == types.UINT8:
+        return "its weight's channels have zero-points of their own"
+    source = makers.get(node.input[0])
+    if source is None or source.op_type != "DequantizeLinear":
+        return "its input is not quantized"
+    readers = [other for other in model.graph.node if node.output[0] in other.input]
+    if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
+        return "what it puts out is not quantized"
+    return "the runtime has no integer kernel for it"
+
+
+def milliseconds(sessions: list[Any], images: Tensor) -> list[float]:
+    """Median time of each session for one batch, taken in turns."""
+    networks = [OnnxNetwork(session) for session in sessions]
+    times: list[list[float]] = [[] for _ in networks]
+    began = time.perf_counter()
+    for k in range(RUNS + 1):
+        for network, own in zip(networks, times, strict=True):
+            started = time.perf_counter()
+            network(images)
+            own.append(1000 * (time.perf_counter() - started))
+        if k and time.perf_counter() - began > SECONDS:
+            break
+    return [statistics.median(own[1:]) for own in times]
