@@ -11,11 +11,11 @@ from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_checkpoint, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
+from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, silent
-from intraq_cli.export.exported import Exported, is_onnx, open_exported
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier

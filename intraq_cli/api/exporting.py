@@ -12,12 +12,12 @@ from torch import Tensor
 from intraq_cli import __version__
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
+from intraq_cli.deploy.lower import float_twin, lower
+from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
+from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
 from intraq_cli.errors import ExportError, UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
-from intraq_cli.export.lower import float_twin, lower
-from intraq_cli.export.onnx_file import OPSET, Storage, onnx_model
-from intraq_cli.export.session import OnnxNetwork, integer_layers, milliseconds, open_session
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.publish.privacy import without_paths

@@ -8,9 +8,9 @@ import torch
 
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
+from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
 from intraq_cli.events import Report, Warned
-from intraq_cli.export.exported import Exported
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher

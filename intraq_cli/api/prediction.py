@@ -9,9 +9,9 @@ from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_checkpoint
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.checkpoint.read import Checkpoint
+from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
-from intraq_cli.export.exported import Exported, is_onnx, open_exported
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.results import PredictionResult

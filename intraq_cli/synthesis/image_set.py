@@ -115,6 +115,8 @@ def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
         return None
     sheet = sheet[None] if sheet.dim() == 2 else sheet.permute(2, 0, 1)
     step = height * zoom + GAP, width * zoom + GAP
+    if sheet.shape[1:] == (step[0] - GAP, step[1] - GAP):  # of a single image, without a border
+        sheet = torch.nn.functional.pad(sheet, (GAP, GAP, GAP, GAP), value=1.0)
     rows, columns = ((size - GAP) // by for size, by in zip(sheet.shape[1:], step, strict=True))
     if channels not in (1, 3) or not rows or not columns or (sheet.shape[1] - GAP) % step[0]:
         return None

@@ -25,7 +25,7 @@ def digits(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("placement", ["inputs", "activations"])
+@pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
 @pytest.mark.parametrize("w", [2, 5, 8])
 def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp_path, placement, w, monkeypatch):
     seen = {}

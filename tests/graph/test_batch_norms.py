@@ -7,8 +7,8 @@ from intraq_cli.graph.batch_norms import (
     add_statistics,
     batch_norms,
     normalize_with_moments,
+    normalized_outputs,
     parameters,
-    promised_variances,
     sample_output,
     statistics,
 )
@@ -109,8 +109,8 @@ def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_tra
     norm.weight.data, norm.bias.data = torch.rand(2, 5, generator=random)
     norm(x)
     network = nn.Sequential(norm, nn.Flatten(), nn.Linear(5 * 81, 2)).eval().requires_grad_(False)
-    (found,) = promised_variances(graph_of(network, (5, 9, 9)))
-    assert torch.allclose(found, norm(x).var(correction=0), rtol=1e-3)
+    (found,) = normalized_outputs(graph_of(network, (5, 9, 9)))
+    assert torch.allclose(found.variance, norm(x).var(correction=0), rtol=1e-3)
 
 
 def test_samples_have_the_moments_that_the_affine_part_promises():

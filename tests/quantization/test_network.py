@@ -33,7 +33,7 @@ def test_paper_placement_equals_the_network_written_out(network, graph, random):
 
     def q(tensor, site):
         grid = sites[site]
-        return fake_quantize(tensor, grid.log_scale.exp(), grid.zero_point, 4)
+        return fake_quantize(tensor, grid.step(), grid.zero_point, 15)
 
     held = made.float_tensors
     h = q(F.relu(norm(made, "bn1", F.conv2d(x, weights["conv1"], padding=1))), "")
@@ -51,7 +51,7 @@ def test_input_placement_equals_the_network_written_out(network, graph, random):
 
     def q(tensor, site):
         grid = made.sites[site]
-        return fake_quantize(tensor, grid.log_scale.exp(), grid.zero_point, grid.bits)
+        return fake_quantize(tensor, grid.step(), grid.zero_point, grid.top)
 
     held = made.float_tensors
     h = F.relu(norm(made, "bn1", F.conv2d(q(x, "conv1"), weights["conv1"], padding=1)))
@@ -122,7 +122,7 @@ def test_gradients_reach_weights_scales_and_batch_norm(graph):
     made = quantized(graph).requires_grad_(True)
     made(torch.randn(8, 3, 8, 8)).square().sum().backward()
     for quantizer in [*made.latent.values(), *made.sites.values()]:
-        assert quantizer.log_scale.grad.abs().sum() > 0
+        assert quantizer.step.log_scale.grad.abs().sum() > 0
     assert made.latent["conv1"].latent.grad.abs().sum() > 0
     assert made.float_tensors["bn1.weight"].grad.abs().sum() > 0
 
@@ -136,7 +136,7 @@ def test_a_network_without_activations_says_which_placement_works():
 
 def test_moving_average_is_free_of_its_start(random):
     """Equals the weighted mean written out: weights 0.9^(t - i), normalised."""
-    observer = EmaObserver(4, 0.9)
+    observer = EmaObserver(15, 0.9)
     lows, highs = [], []
     for step in range(1, 20):
         x = torch.randn(50, generator=random) * step
@@ -145,7 +145,7 @@ def test_moving_average_is_free_of_its_start(random):
         scale, zero_point = observer.observe(x)
         weights = [0.9 ** (step - i) for i in range(1, step + 1)]
         low, high = (sum(w * v for w, v in zip(weights, vs, strict=True)) / sum(weights) for vs in (lows, highs))
-        expected = grid_of_range(torch.tensor(low), torch.tensor(high), 4)
+        expected = grid_of_range(torch.tensor(low), torch.tensor(high), 15)
         assert torch.allclose(scale, expected[0], rtol=1e-4)
         assert torch.equal(zero_point, expected[1])
 

@@ -42,9 +42,10 @@ def test_a_weight_comes_back_from_its_codes_as_it_was(bits, shape, weight_range,
 @settings(deadline=None, max_examples=100)
 def test_what_is_on_a_grid_stays_there(bits, rows, n, magnitude, seed):
     x = 10**magnitude * torch.randn(rows, n, generator=torch.Generator().manual_seed(seed))
-    for scale, zero_point in (mse_grid(x, bits), grid_of_range(x.amin(1), x.amax(1), bits)):
+    top = 2**bits - 1
+    for scale, zero_point in (mse_grid(x, top), grid_of_range(x.amin(1), x.amax(1), top)):
         assert (scale > 0).all()
         assert scale.isfinite().all()
-        once = fake_quantize(x, scale[:, None], zero_point[:, None], bits)
-        assert torch.equal(fake_quantize(once, scale[:, None], zero_point[:, None], bits), once)
+        once = fake_quantize(x, scale[:, None], zero_point[:, None], top)
+        assert torch.equal(fake_quantize(once, scale[:, None], zero_point[:, None], top), once)
         assert all(len(row.unique()) <= 2**bits for row in once)

@@ -133,7 +133,7 @@ def test_quantizing_bfloat16_is_quantizing_its_values(random, bits):
     for values in (x, x.float()):
         values = values.requires_grad_()
         scale = torch.tensor(4.0 / 2**bits).requires_grad_()  # some are clipped
-        out = fake_quantize(values, scale, torch.tensor(2.0 ** (bits - 1)), bits)
+        out = fake_quantize(values, scale, torch.tensor(2.0 ** (bits - 1)), 2**bits - 1)
         made.append((out, *torch.autograd.grad(out, [values, scale], direction.to(out.dtype))))
     (out, grad, on_scale), (wanted, wanted_grad, wanted_on_scale) = made
     assert (out != wanted).float().mean() < 0.01  # a value between two grid points may go either way

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from intraq_cli.export.libraries import library
-from intraq_cli.export.lower import TENSORS
+from intraq_cli.deploy.libraries import library
+from intraq_cli.deploy.lower import TENSORS
 from intraq_cli.graph.nodes import NETWORK
 
 Storage = Literal["int8", "int4"]
@@ -26,7 +26,7 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     """The ``onnx.ModelProto`` of a graph: images ``(B, C, H, W)``, normalised, to logits ``(B, K)``; any B.
 
     Args:
-        graph: in operators that ``torch.onnx`` knows, see :func:`intraq_cli.export.lower.lower`.
+        graph: in operators that ``torch.onnx`` knows, see :func:`intraq_cli.deploy.lower.lower`.
         input_size: (C, H, W).
         storage: ``int4``: weights that fit take four bits in the file; runtimes widen them as they load it.
         about: metadata, as JSON values.
@@ -94,8 +94,8 @@ def _plain(name: str) -> str:
 def _store_four_bits(model: Any) -> None:
     """Let weights that have at most 16 values in a channel take four bits, behind operations that give them back.
 
-    Codes are counted from each channel's least; ``Cast``, ``Sub`` and ``Cast`` make the same int8 numbers of them, which
-    runtimes do once, when they load the file, as nothing in it depends on the images.
+    Codes are counted from each channel's least; ``Cast``, ``Add`` and ``Cast`` make the same int8 numbers of them when a
+    runtime loads the file, as nothing in it depends on the images.
     """
     onnx = library("onnx")
     types, helper, arrays = onnx.TensorProto, onnx.helper, onnx.numpy_helper

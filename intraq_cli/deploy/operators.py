@@ -1,6 +1,6 @@
 """ONNX operators as functions that a graph calls: ``torch.onnx`` writes each as the node of its name.
 
-They compute nothing in torch: what a file with them does is seen by running it (:mod:`intraq_cli.export.session`).
+They compute nothing in torch: what a file with them does is seen by running it (:mod:`intraq_cli.deploy.session`).
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def clip(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def dequantize_linear(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Values of codes; ``scale`` and ``zero_point`` are ``()``, or ``(out,)`` along the first dimension of ``codes``."""
+    """Values of codes; ``scale`` and ``zero_point`` are ``()``, or ``(out,)`` along the first dimension."""
     axis: dict[str, Any] = {"axis": 0} if scale.dim() else {}
     made: Tensor = symbolic(
         "DequantizeLinear", (codes, scale, zero_point), attrs=axis, dtype=torch.float32, shape=codes.shape

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.export.operators import clip, conv, dequantize_linear, gemm, global_average_pool, quantize_linear
+from intraq_cli.deploy.operators import clip, conv, dequantize_linear, gemm, global_average_pool, quantize_linear
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import arguments, copy_graph, finish, insert_call, insert_tensor, pair, tensor_of
 from intraq_cli.graph.values import AVERAGES, PADS, carries, clamp_bounds
@@ -166,7 +166,7 @@ class _Lowering:
         if bias is None or bias.target is not bias_on_grid or held is None:
             return bias
         step = self._module(bias.args[1])()  # type: ignore[arg-type]
-        step = step.detach() * scale  # type: ignore[operator]
+        step = step.detach() * scale
         codes = (held.detach() / step).round()
         number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
         unique = f"{key}_{number}" if number else key

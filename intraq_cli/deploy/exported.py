@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from intraq_cli.deploy.session import OnnxNetwork, metadata, open_session
 from intraq_cli.errors import ExportError
-from intraq_cli.export.session import OnnxNetwork, metadata, open_session
 from intraq_cli.models.config import is_class_count, spec_of_config
 from intraq_cli.models.teacher import InputSpec
 

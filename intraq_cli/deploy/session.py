@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intraq_cli.deploy.libraries import library
+from intraq_cli.deploy.onnx_file import PRODUCER
 from intraq_cli.errors import ExportError, first_line
-from intraq_cli.export.libraries import library
-from intraq_cli.export.onnx_file import PRODUCER
 
 INTEGER_WEIGHTS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul"), 3),

@@ -1,0 +1,233 @@
+"""What the file computes in onnxruntime is what the checkpoint computes in torch."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli import evaluate, export, load, predict, quantize
+from intraq_cli.deploy.lower import float_twin, lower
+from intraq_cli.deploy.onnx_file import onnx_model
+from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
+from intraq_cli.models.teacher import InputSpec
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.plan import form_of
+from intraq_cli.recipe import Quantization
+from intraq_cli.synthesis.image_set import contact_sheet, images_of_sheet
+from tests.conftest import INPUT, SmallNet, graph_of, student_of, trained
+
+SHAPE = (3, 16, 16)
+
+
+class Everything(nn.Module):
+    """What classifiers do between their convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.depthwise = nn.Conv2d(8, 8, 3, 2, groups=8, bias=False)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.left, self.right, self.join = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(16, 8, 1, bias=False)
+        self.tokens, self.fc = nn.Linear(8, 8), nn.Linear(8, 5)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(4))
+
+    def forward(self, x):
+        x = F.silu(self.norms[0](self.stem(F.pad(x, (0, 1, 0, 1)))))
+        x = x + self.twice(F.leaky_relu(self.twice(x), 0.1))
+        x = F.relu6(self.norms[1](self.depthwise(F.pad(x, (0, 1, 0, 1)))))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        a, b = x.chunk(2, 1)
+        x = torch.cat([self.left(a), F.hardswish(self.right(b)), F.max_pool2d(x, 3, 1, 1)], 1)
+        x = F.hardtanh(self.norms[2](self.join(x)), -0.5, 2.0)
+        x = self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(-1, 8, 4, 4)
+        return self.fc(F.adaptive_avg_pool2d(self.norms[3](x), 1).flatten(1))
+
+
+def frozen(network, w, a, placement="integer", shape=SHAPE):
+    graph = graph_of(network, shape)
+    student = student_of(graph, w, a, placement)
+    images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(5))
+    calibrate(student, form_of(graph, placement), images, Quantization())
+    student.freeze()
+    return student.eval()
+
+
+def model_of(student, storage="int8", shape=SHAPE):
+    return onnx_model(lower(student), shape, storage, {"version": "0"})
+
+
+def run(model, x):
+    return OnnxNetwork(open_session(model.SerializeToString(), 1))(x)
+
+
+@pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (4, 8), (8, 8), (7, 3)])
+def test_logits_are_those_of_the_checkpoint_for_any_batch(w, a, random):
+    student = frozen(trained(SmallNet(), (3, 8, 8)), w, a, shape=(3, 8, 8))
+    model = model_of(student, shape=(3, 8, 8))
+    assert integer_layers(model) == (["conv1", "conv2", "conv3", "fc"], [])
+    same = total = 0
+    for batch in (1, 5, 64):
+        x = torch.randn(batch, 3, 8, 8, generator=random)
+        wanted, got = student(x), run(model, x)
+        close = (wanted - got).abs().max(1).values <= 1e-4 * wanted.abs().max()
+        same, total = same + int(close.sum()), total + batch
+    assert same >= 0.95 * total  # torch's sums are in float32, and may round the other way between two codes
+
+
+@pytest.mark.parametrize(("w", "a"), [(4, 4), (8, 8)])
+def test_all_layers_of_a_network_with_everything_are_integer(w, a, random):
+    student = frozen(trained(Everything(), SHAPE), w, a)
+    model = model_of(student)
+    integer, left = integer_layers(model)
+    assert not left
+    assert set(integer) == set(student.plan.weights)
+    x = torch.randn(64, *SHAPE, generator=random)
+    wanted, got = student(x), run(model, x)
+    spread = wanted.std()
+    assert ((wanted - got).abs().max(1).values < 0.02 * spread).float().mean() > 0.7
+    assert (wanted - got).abs().mean() < 0.02 * spread
+
+
+def test_the_float_twin_computes_what_no_quantizer_disturbs(random):
+    student = frozen(trained(Everything(), SHAPE), 8, 8)
+    x = torch.randn(8, *SHAPE, generator=random)
+    twin = onnx_model(float_twin(student), SHAPE, "int8", {})
+    assert "QuantizeLinear" not in {node.op_type for node in twin.graph.node}
+    assert torch.allclose(run(twin, x), float_twin(student)(x), atol=1e-4)
+
+
+def test_four_bits_in_the_file_give_the_same_numbers(random):
+    student = frozen(trained(SmallNet(64), (3, 8, 8)), 4, 4, shape=(3, 8, 8))
+    wide, narrow = (model_of(student, storage, (3, 8, 8)) for storage in ("int8", "int4"))
+    x = torch.randn(16, 3, 8, 8, generator=random)
+    assert torch.equal(run(wide, x), run(narrow, x))
+    assert integer_layers(narrow) == integer_layers(wide)
+    weights = sum(tensor.numel() for tensor in (w() for w in student.weights.values()))
+    saved = len(wide.SerializeToString()) - len(narrow.SerializeToString())
+    assert 0.45 * weights - 2500 < saved < 0.5 * weights
+
+
+def test_other_placements_say_why_layers_stay_float(random):
+    student = frozen(trained(SmallNet(), (3, 8, 8)), 8, 8, "inputs", (3, 8, 8))
+    model = model_of(student, shape=(3, 8, 8))
+    _integer, left = integer_layers(model)
+    assert {layer.name for layer in left} >= {"conv1", "conv2", "conv3"}
+    assert all("zero-points" in layer.reason or "not quantized" in layer.reason for layer in left)
+    x = torch.randn(16, 3, 8, 8, generator=random)
+    wanted, got = student(x), run(model, x)
+    assert torch.allclose(wanted, got, atol=1e-3 * wanted.std().item())
+
+
+def test_a_clamp_is_exactly_a_clip_of_the_codes():
+    """The bounds of a hardtanh are on no grid point: rounding keeps order, so clipping may come after it."""
+    student = frozen(trained(Everything(), SHAPE), 4, 4)
+    graph = lower(student)
+    targets = {str(node.target) for node in graph.graph.nodes}
+    assert not any(name in target for target in targets for name in ("relu6", "hardtanh", "aten.relu."))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkpoint of code, in placement integer, and the factory."""
+    from tests.conftest import FACTORY, TINY
+
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "nets.py").write_text(FACTORY)
+    model = f"{folder / 'nets.py'}:net"
+    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    quantize(model, w=4, a=4, out=folder / "out", set=list(TINY[1::2]), act_placement="integer", device="cpu", **spec)
+    return folder / "out", model
+
+
+def test_export_writes_a_proven_file(made, tmp_path):
+    folder, model = made
+    result = export(folder, out=tmp_path / "a.onnx", model=model, storage="int4")
+    assert (result.layers_integer, result.layers_float) == (["conv", "fc"], [])
+    assert result.first_choices_equal
+    assert result.logits_difference < 1e-3
+    assert result.images == 32  # the synthetic ones, read back from the contact sheet
+    assert result.bytes == (tmp_path / "a.onnx").stat().st_size
+    assert min(result.ms_float, result.ms_quantized) > 0
+    import onnx
+
+    file = onnx.load(tmp_path / "a.onnx")
+    assert (file.ir_version, file.opset_import[0].version) == (10, 21)
+    about = json.loads({p.key: p.value for p in file.metadata_props}["intraq"])
+    assert about["num_classes"] == 3
+    assert about["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
+    assert str(folder.parent) not in json.dumps(about)  # no paths of this machine
+
+
+def test_evaluate_and_predict_take_the_file(made, tmp_path, labelled):
+    folder, model = made
+    export(folder, out=tmp_path / "a.onnx", model=model)
+    file, own = (evaluate(target, labelled, model=model) for target in (tmp_path / "a.onnx", folder))
+    assert (file.top1, file.float_top1, file.agreement) == (own.top1, own.float_top1, own.agreement)
+    ours, theirs = (predict(target, [labelled], model=model) for target in (folder, str(tmp_path / "a.onnx")))
+    assert [r.classes for r in ours] == [r.classes for r in theirs]
+    assert all(math.isclose(sum(r.probabilities), 100, abs_tol=1e-3) for r in ours)  # three classes in all
+    logits = load(folder, model=model)(torch.full((1, 3, 8, 8), -2.0))  # the black picture
+    assert ours[0].classes == logits[0].argsort(descending=True).tolist()
+
+
+def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
+    folder, model = made
+    for arguments, code, text in (
+        ((tmp_path / "none",), 2, "is no folder"),
+        ((folder, "--model", model, "--storage", "int3"), 2, "int3"),
+        ((folder, "--model", model, "--out", tmp_path / "no" / "where.onnx"), 1, "no folder"),
+        ((folder,), 1, "holds no code"),
+    ):
+        ran = intraq("export", *arguments)
+        assert (ran.code, text in ran.err.replace("\n", " ")) == (code, True), ran.err
+    (tmp_path / "b.onnx").write_bytes(b"nothing")
+    assert intraq("evaluate", tmp_path / "b.onnx", "--data", tmp_path, "--model", model).code == 1
+    assert intraq("evaluate", tmp_path / "c.onnx", "--data", tmp_path, "--model", model).code == 1
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr("intraq_cli.deploy.libraries.import_module", missing)
+    ran = intraq("export", folder, "--model", model, "--out", tmp_path / "d.onnx")
+    assert ran.code == 1
+    assert "pip install 'intraq[onnx]'" in ran.err
+    assert not (tmp_path / "d.onnx").exists()
+
+
+def test_a_layer_that_stays_float_is_refused_unless_allowed(tmp_path, factory, intraq):
+    """One-dimensional convolutions have no place among the integer operations that the file uses."""
+    code = (tmp_path / "nets.py").read_text().replace(
+        "return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))",
+        "return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)) * self.scale(x))",
+    ).replace("self.fc = nn.Linear(8, 3)", "self.fc = nn.Linear(8, 3); self.odd = nn.Conv1d(3, 8, 64)")  # fmt: skip
+    method = "    def scale(self, x):\n        return self.odd(x.flatten(2))[..., 0]\n\n    def forward"
+    code = code.replace("    def forward", method, 1)
+    (tmp_path / "nets.py").write_text(code)
+    model = f"{factory}:net"
+    made = intraq("quantize", model, *INPUT, "--w", 8, "--a", 8, "--recipe", "instant", "--act-placement", "integer",
+                  "--out", tmp_path / "out")  # fmt: skip
+    assert made.code == 0, made.err
+    ran = intraq("export", tmp_path / "out", "--model", model)
+    if ran.code == 0:  # a runtime that has a kernel for it
+        return
+    assert "odd" in ran.err
+    assert "--allow-float" in ran.err
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    allowed = intraq("export", tmp_path / "out", "--model", model, "--allow-float", "--json")
+    assert json.loads(allowed.out)["layers_float"][0]["name"] == "odd"
+
+
+@pytest.mark.parametrize("shape", [(3, 70, 70), (1, 8, 8), (3, 8, 8)])
+@pytest.mark.parametrize("count", [1, 8, 11, 64, 70])
+def test_images_come_back_from_the_contact_sheet(tmp_path, shape, count, random):
+    spec = InputSpec(shape, (0.5,) * shape[0], (0.25,) * shape[0])
+    images = 4 * torch.rand(count, *shape, generator=random) - 2
+    contact_sheet(images, spec).save(tmp_path / "samples.png")
+    found = images_of_sheet(tmp_path / "samples.png", spec)
+    assert len(found) == min(count, 64)
+    assert (found - images[:64]).abs().max() <= 0.51 / 255 / 0.25
+    assert images_of_sheet(tmp_path / "none.png", spec) is None
+    assert images_of_sheet(tmp_path / "samples.png", InputSpec((3, 200, 200), (0.5,) * 3, (0.25,) * 3)) is None
