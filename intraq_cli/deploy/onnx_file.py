@@ -94,8 +94,8 @@ def _plain(name: str) -> str:
 def _store_four_bits(model: Any) -> None:
     """Let weights that have at most 16 values in a channel take four bits, behind operations that give them back.
 
-    Codes are counted from each channel's least; ``Cast``, ``Add`` and ``Cast`` make the same int8 numbers of them when a
-    runtime loads the file, as nothing in it depends on the images.
+    Codes are counted from each channel's least; ``Cast``, ``Add`` and ``Cast`` make the same int8 numbers of them,
+    which depends on no image: a runtime does it once.
     """
     onnx = library("onnx")
     types, helper, arrays = onnx.TensorProto, onnx.helper, onnx.numpy_helper
