@@ -47,6 +47,8 @@ class QuantizationResult:
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
     dry_run: bool = False
+    export: "ExportResult | None" = None
+    """The proof of ``model.onnx``, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class ExportResult:
     ms_quantized: float
     batch: int
     threads: int
+    processor: str
+    """That time was measured on."""
     seconds: float
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from intraq_cli import __version__
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
+from intraq_cli.deploy.libraries import library
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
@@ -21,7 +22,9 @@ from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, si
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.publish.privacy import without_paths
+from intraq_cli.publish.repository import record_export
 from intraq_cli.results import ExportResult
+from intraq_cli.runtime.device import describe_processor
 from intraq_cli.synthesis.image_set import images_of_sheet
 
 FILE = "model.onnx"
@@ -69,6 +72,7 @@ def export(
         raise UsageError(f"--batch {batch}: must be at least 1")
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is no folder", "give what `intraq quantize` wrote")
+    check_packages()
     path = Path(out or Path(folder, FILE))
     check_output(path, force, file=True)
     checkpoint = read_checkpoint(Path(folder), None if model is None else Source.parse(model))
@@ -90,7 +94,7 @@ def export(
         file.write_bytes(made.SerializeToString())
     seconds = time.perf_counter() - started
     report(StageDone("export", seconds))
-    return ExportResult(
+    result = ExportResult(
         path=str(path),
         format=to,
         opset=OPSET[storage],
@@ -104,8 +108,23 @@ def export(
         ms_quantized=ms_quantized,
         batch=batch,
         threads=threads,
+        processor=describe_processor(),
         seconds=seconds,
     )
+    if checkpoint.run and path.resolve() == Path(folder, FILE).resolve():
+        proof = {key: value for key, value in asdict(result).items() if key != "path"}
+        record_export(Path(folder), checkpoint, proof, report)
+    return result
+
+
+def check_packages() -> None:
+    """See that what an export needs is installed, before hours of work.
+
+    Raises:
+        ExportError: it is not.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        library(name)
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:

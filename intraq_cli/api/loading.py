@@ -10,6 +10,7 @@ from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
+from intraq_cli.evaluation.data import preprocessing
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.source import Source, needs_code
@@ -22,9 +23,11 @@ AGAIN = "name the float model that it was made from: --model, and --weights if i
 
 @verb
 def load(
-    target: Text, *, model: Model | None = None, device: Text = "auto", revision: str | None = None
+    target: Text, *, model: Model | None = None, device: Text = "cpu", revision: str | None = None
 ) -> QuantizedNetwork:
     """The network of a checkpoint folder, or of one on the Hub: the very logits that it had when ``quantize`` ended.
+
+    Its ``transform`` turns a PIL image into what it takes, ``(C, H, W)``; ``label_names`` are its classes, if known.
 
     Args:
         target: a folder, or ``ORG/NAME``.
@@ -41,7 +44,9 @@ def load(
         raise CheckpointError(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
-    return checkpoint.network
+    network = checkpoint.network
+    network.transform, network.label_names = preprocessing(checkpoint.spec), checkpoint.label_names
+    return network
 
 
 def find_checkpoint(target: str, code: Source | None, device: torch.device, revision: str | None) -> Checkpoint | None:

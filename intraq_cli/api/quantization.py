@@ -4,8 +4,11 @@ import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from torch import nn
+
+from intraq_cli.api import exporting
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
@@ -16,7 +19,7 @@ from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Noted, Report, StageDone, Warned, silent
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
-from intraq_cli.models.source import Source
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
@@ -53,6 +56,7 @@ def quantize(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     weights: str | Path | None = None,
+    export: Literal["onnx"] | None = None,
     command: str | None = None,
     report: Report = silent,
 ) -> QuantizationResult:
@@ -81,6 +85,7 @@ def quantize(
         crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
         interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
+        export: write ``model.onnx`` into the folder as well, with its proof; see :func:`intraq_cli.export`.
         command: what to record as the command; default: how this was called.
         report: told of every step.
 
@@ -103,6 +108,8 @@ def quantize(
             "start fewer, or set tuning.batch_size",
         )
     where = choose_device(device)
+    if export is not None:
+        exporting.check_packages()
     check_free(out, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
@@ -181,6 +188,9 @@ def quantize(
                 if made:
                     contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
             result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
+            if export is not None:
+                code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
+                result = replace(result, export=exporting.export(str(path), to=export, model=code, report=report))
     return replace(result, seconds=time.perf_counter() - started)
 
 

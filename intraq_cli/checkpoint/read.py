@@ -246,4 +246,4 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
     for key, tensor in tensors.items():
         if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
             refuse(f"{key} holds NaN or infinite values")
-    quantized.graph = replace_tensors(quantized.graph, lambda key, tensor: tensors[key].to(tensor.dtype))
+    quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[key].to(tensor.dtype))

@@ -56,11 +56,29 @@ class Evaluation(_Table):
     benchmark: Benchmark | None = None
 
 
+class Export(_Table):
+    """What the proof of ``model.onnx`` found."""
+
+    opset: StrictInt
+    bytes: StrictInt
+    layers_integer: list[Text]
+    layers_float: list[dict[str, Text]]
+    images: StrictInt
+    first_choices_equal: StrictBool
+    logits_difference: StrictFloat
+    ms_float: StrictFloat
+    ms_quantized: StrictFloat
+    batch: StrictInt
+    threads: StrictInt
+    processor: Text
+
+
 class RunManifest(_Table):
     """``run.json``, as far as it is read again."""
 
     teacher: TeacherOrigin = TeacherOrigin()
     evaluations: list[Evaluation] = []
+    export: Export | None = None
 
 
 class _Tuning(_Table):

@@ -80,7 +80,7 @@ def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: in
     config["quantization_config"] = {
         "quant_method": "intraq",
         "format_version": FORMAT_VERSION,
-        "weights": {"bits": w_bits, "granularity": "channel", "symmetric": False},
+        "weights": {"bits": w_bits, "granularity": "channel", "symmetric": plan.limits.keys() == plan.weights.keys()},
         "activations": {"bits": a_bits, "granularity": "tensor", "symmetric": False, "placement": plan.placement},
         "modules": plan.weights,
         "sites": plan.activations,

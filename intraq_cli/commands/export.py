@@ -1,8 +1,16 @@
 """``intraq export``."""
 
+from typing import TYPE_CHECKING
+
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import duration, file_size, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
+
+if TYPE_CHECKING:
+    from intraq_cli.results import ExportResult
+
+SHOWN = 5
+"""Float layers."""
 
 
 def export(
@@ -32,19 +40,23 @@ def export(
     elif quiet:
         print(result.path)
     else:
-        count = len(result.layers_integer) + len(result.layers_float)
-        same = "equal" if result.first_choices_equal else "not all equal"
-        times = f"{result.ms_quantized:.2f} ms, float32 {result.ms_float:.2f} ms"
-        ratio = f"{result.ms_float / result.ms_quantized:.2f} times as fast"
-        print_table(
-            result.path,
-            [
-                ("layers", f"{len(result.layers_integer)} of {count} run on integers in onnxruntime"),
-                *(("float", f"{layer['name']}: {layer['reason']}") for layer in result.layers_float[:10]),
-                ("logits", f"first choices {same} on {result.images} images, largest difference "
-                           f"{result.logits_difference:.2g} of their spread"),
-                ("speed", f"{times} a batch of {result.batch} on {result.threads} threads: {ratio}"),
-                ("size", f"{file_size(result.bytes)}, opset {result.opset}, in {duration(result.seconds)}"),
-            ],
-        )  # fmt: skip
+        size = f"{file_size(result.bytes)}, opset {result.opset}, in {duration(result.seconds)}"
+        print_table(result.path, [*export_rows(result), ("size", size)])
         print_hint(f"measure it: intraq evaluate {result.path} --data FOLDER")
+
+
+def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
+    """What the proof found, for people."""
+    integer, left = result.layers_integer, result.layers_float
+    same = "equal" if result.first_choices_equal else "NOT all equal"
+    ratio = result.ms_float / result.ms_quantized
+    times = f"{result.ms_quantized:.2f} ms a batch of {result.batch}, float32 {result.ms_float:.2f} ms"
+    more = [(".", f"and {len(left) - SHOWN} more: --json has them all")] if len(left) > SHOWN else []
+    return [
+        ("integer", f"{len(integer)} of {len(integer) + len(left)} layers in onnxruntime"),
+        *(("float", f"{layer['name']}: {layer['reason']}") for layer in left[:SHOWN]),
+        *more,
+        ("first choices", f"{same} to load()'s on {result.images} images"),
+        ("logits", f"differ by at most {result.logits_difference:.2g} of their spread"),
+        ("speed", f"{times}: {ratio:.2f} times as fast, on {result.threads} threads"),
+    ]

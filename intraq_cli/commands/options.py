@@ -63,6 +63,8 @@ def _unset(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, show_default=False, **settings)
 
 
+PLACEMENTS = "the input of every layer, what leaves every ReLU (the paper's), or all that an integer runtime needs"
+
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, exported .onnx, or a float model.")]
@@ -98,13 +100,13 @@ WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", 
 ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
 ActPlacement = Annotated[
     Placement,
-    typer.Option("--act-placement", help="Quantize the input of every layer, or what leaves every ReLU (the paper's)."),
+    typer.Option("--act-placement", help=f"Quantize {PLACEMENTS}."),
 ]
 RecipePlacement = Annotated[
     Placement | None,
     _unset(
         "--act-placement",
-        help="Quantize the input of every layer, or what leaves every ReLU (the paper's); default: the recipe's.",
+        help=f"Quantize {PLACEMENTS}; default: the recipe's.",
     ),
 ]
 FirstLastBits = Annotated[
@@ -138,6 +140,7 @@ MicroBatch = Annotated[
 ]
 
 Format = Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")]
+Export = Annotated[Literal["onnx"] | None, _unset("--export", help="Write model.onnx as well, see `intraq export`.")]
 OnnxFile = Annotated[Path | None, _unset("--out", help="File; default FOLDER/model.onnx.")]
 StorageOption = Annotated[
     Literal["int8", "int4"], typer.Option("--storage", help="int4: weights of up to 4 bits take 4 bits in the file.")

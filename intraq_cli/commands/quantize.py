@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
+from intraq_cli.commands.export import export_rows
 from intraq_cli.commands.printing import duration, file_size, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
@@ -30,6 +31,7 @@ def quantize(
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
     weights: options.Weights = None,
+    export: options.Export = None,
     force: options.Force = False,
     resume: options.Resume = True,
     batch_size: options.MicroBatch = "auto",
@@ -62,7 +64,8 @@ def _print(result: "QuantizationResult") -> None:
 
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
     time = f"{duration(result.seconds)} on {result.device}: {stages}"
-    print_table(result.path, [("size", _sizes(result)), *_on_images(result), ("time", time)])
+    exported = export_rows(result.export) if result.export else []
+    print_table(result.path, [("size", _sizes(result)), *_on_images(result), *exported, ("time", time)])
     given = options.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
     print_hint(f"next: intraq evaluate {given} --data {options.data_for(result.model)}")
 

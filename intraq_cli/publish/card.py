@@ -75,6 +75,7 @@ def _render(
         measured=public["measured"],
         evaluations=evaluations,
         quantization=quantization,
+        placement=quantization["activations"]["placement"],
         w_bits=quantization["weights"]["bits"],
         a_bits=quantization["activations"]["bits"],
         cfg=config["pretrained_cfg"],

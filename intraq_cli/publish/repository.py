@@ -23,11 +23,11 @@ from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 
-FILES = ("README.md", "config.json", "model.safetensors", "run.json", "samples.png")
+FILES = ("README.md", "config.json", "model.onnx", "model.safetensors", "run.json", "samples.png")
 """All that belongs to a checkpoint; nothing else is read, whatever the folder holds."""
 RESULTS = ".eval_results/intraq.yaml"
 """Sent beside them: figures in the form in which the Hub's benchmarks collect them."""
-OPTIONAL = ("README.md", "samples.png")
+OPTIONAL = ("README.md", "model.onnx", "samples.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
@@ -62,7 +62,27 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
     others = [one for one in run.get("evaluations", []) if any(one.get(key) != measured[key] for key in same)]
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     entry = {**measured, "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
-    noted = {**run, "evaluations": [*others, entry]}
+    _note(folder, checkpoint, {**run, "evaluations": [*others, entry]}, report)
+
+
+def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], report: Report) -> None:
+    """Note in ``run.json`` what the proof of the folder's ``model.onnx`` found, and render the card anew.
+
+    Args:
+        folder: of the checkpoint.
+        checkpoint: as it was read from there.
+        proof: the fields of :class:`intraq_cli.results.ExportResult`, but for the path.
+        report: told if the card was edited by hand, which leaves it as it is.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    _note(folder, checkpoint, {**checkpoint.run, "export": {**proof, "intraq": __version__}}, report)
+
+
+def _note(folder: Path, checkpoint: Checkpoint, noted: dict[str, Any], report: Report) -> None:
+    """Write another ``run.json``, and its card where that is ours."""
+    run = checkpoint.run
     card = folder / "README.md"
     ours = not card.is_file() or card.read_text(encoding="utf-8") == _card(folder, checkpoint.config, run)
     with atomic_file(folder / "run.json", force=True) as scratch:

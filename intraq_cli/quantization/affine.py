@@ -26,12 +26,14 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Ten
     2020), the derivative of ``(clamp(round(x / s), -z, top - z)) s``.
 
     Args:
-        x: any shape; float32, float64, or bfloat16 with a float32 ``scale`` of one element.
+        x: any shape; float32, float64, or bfloat16, with a ``scale`` of one element that may be float32.
         scale: positive, broadcastable to ``x``.
         zero_point: whole numbers in [0, top] in ``x``'s type, of ``scale``'s shape.
         top: the largest code.
     """
     if x.dtype == torch.bfloat16 and top > BFLOAT16_TOP:
+        if scale.dtype == torch.bfloat16:  # the whole network is
+            return fake_quantize(x.float(), scale.float(), zero_point.float(), top).bfloat16()
         x = x.float()
     out: Tensor = _FakeQuantize.apply(x, scale, zero_point, top)
     return out

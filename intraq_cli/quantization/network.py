@@ -1,6 +1,6 @@
 """A network whose weights and activations are quantized: its graph, with a quantizer wherever the plan has one."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,17 +32,26 @@ class QuantizedNetwork(nn.Module):
     def __init__(self, graph: fx.GraphModule, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
+        self.transform: Any = None
+        """From a PIL image to what the network takes, ``(C, H, W)``; of networks that were loaded."""
+        self.label_names: list[str] | None = None
+        """A name for every class, where the float network had them; of networks that were loaded."""
         found = {layer.name: layer for layer in quantizable(graph)}
         self.weight_keys = {name: found[name].key for name in plan.weights}
         """By layer, the key of its weight in a checkpoint."""
         self.computed = {name for name in plan.weights if found[name].computed}
         """Layers whose weight the float network computes as it runs."""
-        self.graph = _insert_quantizers(graph, plan, found)
+        self.body = _insert_quantizers(graph, plan, found)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
         out: Tensor = self.graph(x)
         return out
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """What runs. No submodule may have this name: exported by torch, it would stand for the nodes."""
+        return self.body
 
     @property
     def weights(self) -> dict[str, FixedWeight | WeightQuantizer]:

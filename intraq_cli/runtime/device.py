@@ -1,6 +1,7 @@
 """Where the work is done."""
 
 import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -112,3 +113,12 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def describe_processor() -> str:
+    """The CPU's name, and whether it has dot products of 8-bit integers (VNNI), which integer networks live on."""
+    has = torch.cpu.get_capabilities()
+    name = str(has.get("cpu_name") or platform.processor() or platform.machine())
+    if has.get("architecture") != "x86_64":
+        return name
+    return f"{name}, {'with' if has.get('avx512_vnni') or has.get('avx_vnni') else 'without'} VNNI"

@@ -1,9 +1,11 @@
+import copy
 import json
 import resource
 import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -288,3 +290,35 @@ def test_whatever_can_be_quantized_is_rebuilt(tmp_path, architecture):
     network = load(tmp_path / "made", device="cpu")
     assert not any(tensor.is_meta for tensor in network.state_dict().values())
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.fixture(scope="module")
+def integer_digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "digits"
+    quantize("resnet20_digits", w=4, a=4, out=folder, set=SET, device="cpu", act_placement="integer")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of bounds that it makes constants
+@pytest.mark.parametrize("which", ["digits", "integer_digits"])
+def test_a_loaded_network_goes_where_networks_of_torch_go(which, request, random):
+    network = load(request.getfixturevalue(which))
+    x = torch.randn(4, 1, 8, 8, generator=random)
+    with torch.no_grad():
+        logits = network(x)
+        assert torch.equal(torch.jit.trace(network, x)(x), logits)
+        dynamic = ({0: torch.export.Dim.DYNAMIC},)
+        exported = torch.export.export(network, (x,), dynamic_shapes=dynamic).module()
+        assert torch.equal(exported(x[:3]), network(x[:3]))
+        compiled = torch.compile(network, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(x), logits)
+        half = copy.deepcopy(network).bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - logits).abs().mean() < 0.3 * logits.std()
+
+
+def test_a_loaded_network_knows_its_images_and_classes(digits):
+    network = load(digits)
+    assert network.transform(Image.new("L", (20, 30), 255)).shape == (1, 8, 8)
+    assert network.label_names == [str(digit) for digit in range(10)]
+    assert next(network.parameters()).device.type == "cpu"
