@@ -15,7 +15,7 @@ from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
-from intraq_cli.events import Report, StageDone, StageStarted, silent
+from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
@@ -94,6 +94,8 @@ def evaluate(
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split).sample(limit, seed)
+    for note in images.notes:
+        report(Warned(note))
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
     with out_of_memory():
         accuracy = compare(pair.network, pair.teacher, images.batches(batch_size, report), where, report)

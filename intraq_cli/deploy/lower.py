@@ -88,7 +88,7 @@ class _Lowering:
         value: fx.Node = node.args[0]  # type: ignore[assignment]
         low, high, source = -math.inf, math.inf, value
         while (bounds := clamp_bounds(source)) is not None and len(source.users) == 1:
-            low, high = max(bounds[0], min(low, bounds[1])), min(bounds[1], max(high, bounds[0]))
+            low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp has the last word
             source = source.args[0]  # type: ignore[assignment]
         ends = (_code(low, scale, zero_point, module.top), _code(high, scale, zero_point, module.top))
         source, shape = self.reshaped.get(source, (source, None))
@@ -146,9 +146,7 @@ class _Lowering:
     ) -> fx.Node:
         """A weight or bias of whole numbers, first dimension ``out``, times its scale."""
         zero_point = torch.zeros(len(scale))
-        if (
-            dtype == torch.int8 and codes.abs().max() > 127
-        ):  # asymmetric grids of eight bits: no integer kernel has them
+        if dtype == torch.int8 and codes.abs().max() > 127:  # asymmetric, eight bits: no integer kernel has such grids
             zero_point, dtype = -codes.flatten(1).amin(1).clamp(max=0), torch.uint8
             codes = codes + zero_point.view((-1,) + (1,) * (codes.dim() - 1))
         held = [
@@ -167,7 +165,7 @@ class _Lowering:
             return bias
         step = self._module(bias.args[1])()  # type: ignore[arg-type]
         step = step.detach() * scale
-        codes = (held.detach() / step).round()
+        codes = (held.detach() / step).round().clamp(-(2**30), 2**30)
         number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
         unique = f"{key}_{number}" if number else key
         self.shared[unique] = self._dequantized(call, unique, codes, step, torch.int32)
@@ -213,12 +211,12 @@ class _Lowering:
         if len(shape) != 4:
             return
         if node.target is aten.mean.dim:
-            whole, keep = sorted(d % 4 for d in given["dim"]) == [2, 3], bool(given["keepdim"])
+            whole, keep = sorted(d % 4 for d in given["dim"] or ()) == [2, 3], bool(given["keepdim"])
         elif node.target is aten.adaptive_avg_pool2d.default:
             whole, keep = set(given["output_size"]) == {1}, True
         else:
             whole = pair(given["kernel_size"]) == tuple(shape[2:]) and not any(given["padding"])
-            keep = True
+            whole, keep = whole and given["divisor_override"] is None, True
         if not whole:
             return
         made = insert_call(self.graph, node, global_average_pool, x)

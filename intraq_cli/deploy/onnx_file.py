@@ -14,6 +14,7 @@ from torch import fx
 
 from intraq_cli.deploy.libraries import library
 from intraq_cli.deploy.lower import TENSORS
+from intraq_cli.errors import ExportError, first_line, interruption
 from intraq_cli.graph.nodes import NETWORK
 
 Storage = Literal["int8", "int4"]
@@ -30,21 +31,20 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
         input_size: (C, H, W).
         storage: ``int4``: weights that fit take four bits in the file; runtimes widen them as they load it.
         about: metadata, as JSON values.
+
+    Raises:
+        ExportError: ``torch.onnx`` has no operators for it, or a package is missing.
     """
     onnx = library("onnx")
     library("onnxscript")
-    with _quiet():
-        program = torch.onnx.export(
-            graph.eval(),
-            (torch.zeros(2, *input_size),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            opset_version=OPSET["int8"],
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    assert program is not None
+    try:
+        program = _export(graph.eval(), input_size)
+    except Exception as error:  # those of torch.onnx have no common class
+        if interruption(error):
+            raise
+        raise ExportError(
+            f"torch.onnx cannot write this network: {first_line(error)}", "use load() in torch"
+        ) from error
     model = program.model_proto
     _tidy(model)
     if storage == "int4":
@@ -53,6 +53,20 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     onnx.helper.set_model_props(model, {PRODUCER: json.dumps(about)})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:
+    with _quiet():
+        return torch.onnx.export(
+            graph,
+            (torch.zeros(2, *input_size),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            opset_version=OPSET["int8"],
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
 
 
 @contextmanager
@@ -71,24 +85,17 @@ def _quiet() -> Iterator[None]:
 
 def _tidy(model: Any) -> None:
     """Names as the network has them; no traces of Python in every node."""
-    shapes = list(model.graph.value_info)
-    del model.graph.value_info[:]
+    del model.graph.value_info[:], model.metadata_props[:]
+    named: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        plain = tensor.name.removeprefix(TENSORS).removeprefix(NETWORK)
+        named[tensor.name] = tensor.name if plain in named.values() else plain
+        tensor.name, tensor.doc_string = named[tensor.name], ""
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
         for k, name in enumerate(node.input):
-            node.input[k] = _plain(name)
-    for tensor in model.graph.initializer:
-        tensor.name = _plain(tensor.name)
-        tensor.doc_string = ""
-    for value in shapes:
-        value.name = _plain(value.name)
-        del value.metadata_props[:]
-    del shapes, model.metadata_props[:]
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix(TENSORS).removeprefix(NETWORK)
+            node.input[k] = named.get(name, name)
 
 
 def _store_four_bits(model: Any) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class LabelledImages:
     name: str
     dataset: Dataset[Item]
     count: int
+    notes: tuple[str, ...] = ()
+    """What the user should know about how they were read."""
 
     def batches(self, batch_size: int, report: Report = silent) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches ``(B, C, H, W)`` and ``(B,)``, in order; images that cannot be read are left out, and reported.
@@ -57,7 +59,7 @@ class LabelledImages:
         if limit is None or limit >= self.count:
             return self
         chosen = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-        return LabelledImages(self.name, Subset(self.dataset, chosen.tolist()), limit)
+        return replace(self, dataset=Subset(self.dataset, chosen.tolist()), count=limit)
 
 
 def open_data(
@@ -139,13 +141,18 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
         raise DataError(
             f"{folder} holds one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
         )
-    indices = class_indices(classes, num_classes, label_names)
-    files = [(path, indices[name]) for name in classes for path in _image_paths(folder / name)]
+    found = {name: _image_paths(folder / name) for name in classes}
+    files = [path for paths in found.values() for path in paths]
     if not files:
         raise DataError(
             f"no image files in the class folders of {folder}", f"known endings: {' '.join(sorted(EXTENSIONS))}"
         )
-    return LabelledImages(str(folder), _Files(folder, files, spec), len(files))
+    indices, notes = class_indices(classes, num_classes, label_names)
+    bare = [name for name, paths in found.items() if not paths]
+    if bare:
+        notes.append(f"{len(bare)} class folders hold no image files, e.g. {bare[0]}")
+    labelled = [(path, indices[name]) for name, paths in found.items() for path in paths]
+    return LabelledImages(str(folder), _Files(folder, labelled, spec), len(labelled), tuple(notes))
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
 """What is decoded, whatever the file's name; PIL has others, of which one (EPS) runs a program."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
@@ -90,7 +90,7 @@ def decoding(name: str) -> Iterator[None]:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Images of 16 bits a pixel in 8 bits; PIL itself would clip them, to white mostly.
+    """Images of 16 bits a pixel in 8 bits, where PIL itself would clip; of 32 bits as bright as they are.
 
     Raises:
         ValueError: floating-point pixels, whose range is not known, or whole numbers beyond 16 bits.
@@ -102,4 +102,5 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("pixels of more than 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    eight = image.mode == "I" and values.max() <= 255  # whole numbers of 32 bits that hold pixels of 8
+    return Image.fromarray((values if eight else values >> 8).astype(np.uint8))

@@ -60,12 +60,12 @@ def carries(node: fx.Node) -> bool:
 def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether integer runtimes compute a call, which is no layer, on the codes of its inputs."""
     if node.target in (aten.add.Tensor, aten.mul.Tensor):
-        activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant]
+        activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and _is_float(x)]
         return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
     if node.target is aten.mean.dim:
         shape = node.args[0].meta.get("shape", ())  # type: ignore[union-attr]
         dims: Any = arguments(node)["dim"]
-        return len(shape) == 4 and sorted(d % 4 for d in dims) == [2, 3]
+        return len(shape) == 4 and sorted(d % 4 for d in dims or ()) == [2, 3]
     return node.target in (*AVERAGES, aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
 
 
@@ -73,7 +73,11 @@ def activations(graph: fx.GraphModule) -> list[fx.Node]:
     """Nodes whose values are floats that depend on the images, in the order of the graph."""
     constant = constant_nodes(graph)
     nodes = [node for node in graph.graph.nodes if node.op in ("placeholder", "call_function")]
-    return [n for n in nodes if n not in constant and getattr(n.meta.get("dtype"), "is_floating_point", False)]
+    return [n for n in nodes if n not in constant and _is_float(n)]
+
+
+def _is_float(node: fx.Node) -> bool:
+    return bool(getattr(node.meta.get("dtype"), "is_floating_point", False))
 
 
 def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:

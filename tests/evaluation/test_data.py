@@ -17,19 +17,48 @@ SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 
 
 def test_names_that_are_labels_come_first():
-    assert class_indices(["dog", "cat"], 3, ["cat", "dog", "eel"]) == {"dog": 1, "cat": 0}
+    assert class_indices(["dog", "cat"], 3, ["cat", "dog", "eel"]) == (
+        {"dog": 1, "cat": 0},
+        ["1 of the model's 3 classes have no folder"],
+    )
+
+
+def test_labels_are_known_without_case_and_plural():
+    labels = ["dog", "Sea_Eel", "dog house"]
+    for folders in (["Dogs", "sea-eels", "DOG HOUSES"], ["dogs", "sea eel", "Dog-House"]):
+        assert class_indices(folders, 3, labels) == ({name: k for k, name in enumerate(folders)}, [])
+    assert class_indices(["dog", "dogs"], 2, ["dogs", "dog"])[0] == {
+        "dogs": 0,
+        "dog": 1,
+    }  # as it is spelled, if it can be
+    with pytest.raises(DataError, match="the same class"):
+        class_indices(["Dog", "dogs"], 3, labels)
+
+
+def test_parts_of_a_data_set_are_no_classes():
+    for folders, classes in ((["train", "val"], 2), (["Test", "Train", "Validation"], 3)):
+        with pytest.raises(DataError, match="is a part of a data set"):
+            class_indices(folders, classes, None)
+    assert class_indices(["test", "train"], 2, ["train", "test"])[0] == {"train": 0, "test": 1}
+
+
+def test_one_name_that_is_no_label_is_no_reason_to_guess_all():
+    with pytest.raises(DataError, match="hund is none of the model's labels"):
+        class_indices(["cat", "hund"], 2, ["cat", "dog"])
 
 
 def test_numbers_are_indices_not_positions():
-    assert class_indices(["0003", "0990", "1"], 1000, None) == {"0003": 3, "0990": 990, "1": 1}
+    assert class_indices(["0003", "0990", "1"], 1000, None)[0] == {"0003": 3, "0990": 990, "1": 1}
 
 
 def test_wordnet_ids_are_known_for_imagenet():
-    assert class_indices(["n01440764", "n15075141"], 1000, None) == {"n01440764": 0, "n15075141": 999}
+    assert class_indices(["n01440764", "n15075141"], 1000, None)[0] == {"n01440764": 0, "n15075141": 999}
 
 
 def test_sorted_order_only_for_a_full_set():
-    assert class_indices(["b", "a", "c"], 3, None) == {"a": 0, "b": 1, "c": 2}
+    found, (note,) = class_indices(["b", "a", "c"], 3, None)
+    assert found == {"a": 0, "b": 1, "c": 2}
+    assert "sorted order" in note
     for folders in (["a", "b"], ["a", "b", "c", "d"]):
         with pytest.raises(DataError, match="do not fit a model of 3 classes"):
             class_indices(folders, 3, None)
@@ -53,7 +82,7 @@ NAMES = st.lists(st.text("abc01é", min_size=1, max_size=3), min_size=1, max_siz
 @settings(deadline=None)
 def test_folders_named_by_labels_mean_their_classes(labels, data):
     folders = data.draw(st.lists(st.sampled_from(labels), min_size=1, unique=True))
-    found = class_indices(sorted(folders), len(labels), labels)
+    found, _ = class_indices(sorted(folders), len(labels), labels)
     assert {name: labels[index] for name, index in found.items()} == {name: name for name in folders}
 
 
@@ -61,7 +90,7 @@ def test_folders_named_by_labels_mean_their_classes(labels, data):
 @settings(deadline=None, max_examples=300)
 def test_any_names_mean_distinct_classes_in_range_or_are_refused(folders, num_classes, labels):
     try:
-        found = class_indices(sorted(folders), num_classes, labels)
+        found, _ = class_indices(sorted(folders), num_classes, labels)
     except DataError:
         return
     assert set(found) == set(folders)
@@ -74,7 +103,7 @@ def test_a_label_of_two_classes_is_refused():
     with pytest.raises(DataError, match="two classes of the model are called crane") as caught:
         class_indices(["crane", "dog"], 3, labels)
     assert "class index" in caught.value.hint
-    assert class_indices(["dog"], 3, labels) == {"dog": 1}
+    assert class_indices(["dog"], 3, labels)[0] == {"dog": 1}
 
 
 def write(folder, name, colour, mode="RGB"):
@@ -184,3 +213,17 @@ def test_classes_of_a_data_set_on_the_hub_are_the_models(monkeypatch, names, exp
     images = open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
     labels = [int(label) for _, batch in images.batches(2, lambda event: None) for label in batch]
     assert labels == expected
+
+
+def test_folders_without_images_and_classes_without_folders_are_told(tmp_path):
+    for name in ("dog", "cat", "empty"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "dog/a.jfif", "JPEG")
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat/b.png")
+    data = open_data(str(tmp_path), SPEC, 4, ["cat", "dog", "eel", "empty"])
+    assert data.count == 2
+    assert data.notes == (
+        "1 of the model's 4 classes have no folder",
+        "1 class folders hold no image files, e.g. empty",
+    )
+    assert data.sample(1, 0).notes == data.notes

@@ -143,3 +143,12 @@ def test_what_would_be_huge_once_resized_is_refused(tmp_path):
     ImageReader("RGB", 8).read(tmp_path / "ribbon.png", tmp_path)
     with pytest.raises(UnreadableImageError, match="too long and narrow"):
         ImageReader("RGB", 224).read(tmp_path / "ribbon.png", tmp_path)
+
+
+def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
+    pixels = np.arange(64, dtype=np.int32).reshape(8, 8)
+    for top, wanted in ((255, pixels * 4), (65535, pixels * 4)):
+        values = pixels * 4 if top == 255 else pixels * 1024 + 512
+        Image.fromarray(values).save(tmp_path / "a.tif")
+        read = ImageReader("L", 8.0).read(tmp_path / "a.tif", tmp_path)
+        assert np.array_equal(np.asarray(read), wanted.astype(np.uint8) if top == 255 else (values >> 8))
