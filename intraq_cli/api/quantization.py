@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from intraq_cli.api import exporting
@@ -14,13 +15,17 @@ from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.teachers import check_free, examined, learnable
+from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import check_storable, checkpoint_config, checkpoint_tensors, write_json, write_weights
-from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
 from intraq_cli.events import Noted, Report, StageDone, Warned, silent
+from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
+from intraq_cli.models.teacher import InputSpec
 from intraq_cli.publish.card import model_card
+from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import InspectionResult, QuantizationResult
@@ -116,7 +121,7 @@ def quantize(
     teacher = learnable(source)
     path = Path(out or f"{teacher.name}-w{w}a{a}")
     check_free(path, force)
-    anatomy = examined(teacher, where)
+    anatomy = examined(teacher, where, report)
     graph = form_of(anatomy.graph, placement)
     plan = plan_quantization(graph, w, a, placement, first_last_bits)
     check_storable(graph)
@@ -187,11 +192,30 @@ def quantize(
                 (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
                 if made:
                     contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
+                _load_once(folder, source, quantized.student, teacher.spec, where)
             result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
             if export is not None:
                 code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
                 result = replace(result, export=exporting.export(str(path), to=export, model=code, report=report))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def _load_once(folder: Path, source: Source, student: QuantizedNetwork, spec: InputSpec, device: torch.device) -> None:
+    """See that what was written gives the network back, before anybody relies on it.
+
+    Raises:
+        ModelError: it cannot be loaded, or gives other logits.
+    """
+    what = f"{source.spelled} cannot be had back from its checkpoint"
+    try:
+        loaded = read_checkpoint(folder, source if source.needs_code else None, device).network
+    except IntraqError as error:
+        raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
+    low, high = (edge.to(device)[:, None, None] for edge in spec.bounds)
+    images = low + (high - low) * torch.rand(2, *spec.input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
+    if not same_answers(student, loaded, images, tolerance):
+        raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")
 
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:

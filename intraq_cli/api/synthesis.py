@@ -79,7 +79,7 @@ def synthesize(
     teacher = learnable(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_free(path, force, file=True)
-    anatomy = examined(teacher, where)
+    anatomy = examined(teacher, where, report)
     result = SynthesisResult(
         path=str(path),
         model=source.spelled,

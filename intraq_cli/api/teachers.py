@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
+from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import check_output
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, examine
+from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine
 from intraq_cli.runtime.device import place
 from intraq_cli.runtime.distributed import launched_processes
 
@@ -18,10 +19,14 @@ def learnable(source: Source) -> Teacher:
     return source.load()
 
 
-def examined(teacher: Teacher, device: torch.device) -> Anatomy:
-    """Place the teacher on ``device``, and see that it can be quantized."""
+def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
+    """Place the teacher on ``device``, and see that it can be quantized; what is odd about it is reported."""
     place(teacher.network, device)
-    return examine(teacher)
+    anatomy = examine(teacher)
+    if launched_processes().rank == 0:
+        for doubt in doubts(anatomy):
+            report(Warned(f"{teacher.source}: {doubt}"))
+    return anatomy
 
 
 def check_free(path: str | Path | None, force: bool, file: bool = False) -> None:

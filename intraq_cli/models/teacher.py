@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.errors import ModelError, first_line
-from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.batch_norms import batch_norms, parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, is_random
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
 aten = torch.ops.aten
@@ -186,3 +186,20 @@ def examine(teacher: Teacher) -> Anatomy:
     if not quantizable(graph):
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
     return Anatomy(graph, num_classes)
+
+
+def doubts(anatomy: Anatomy) -> list[str]:
+    """What makes a network's answers or statistics worth less than they look; it can be quantized all the same."""
+    found = []
+    if any(map(is_random, calls(anatomy.graph))):
+        found.append(
+            "the network draws random numbers as it runs (dropout that is always on?): no two answers are equal"
+        )
+    norms = parameters(anatomy.graph)
+    fresh = [norm for norm in norms if not norm.running_mean.any() and (norm.running_var == 1).all()]
+    if fresh:
+        which = (
+            "no batch norm has" if len(fresh) == len(norms) else f"{len(fresh)} of {len(norms)} batch norms have not"
+        )
+        found.append(f"{which} statistics of data (means 0, variances 1): images are learned from nothing else")
+    return found

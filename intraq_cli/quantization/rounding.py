@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+DAMPINGS = (0.1, 1.0, 10.0)
+"""Of the moments' mean diagonal, one after the other, where they are not definite."""
 BLOCK = 128
 """Columns whose errors are passed on to all others at once."""
 
@@ -70,8 +72,7 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
     weight = weight.gather(2, order[:, None].expand_as(weight)).clone()
     moments = moments.gather(1, order[:, :, None].expand_as(moments))
     moments = moments.gather(2, order[:, None].expand_as(moments))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    upper = torch.linalg.cholesky(inverse, upper=True)
+    upper = _inverse_factor(moments)
     rounded = torch.empty_like(weight)
     d = weight.shape[2]
     for start in range(0, d, BLOCK):
@@ -84,3 +85,19 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
             errors[:, :, i - start] = error
         weight[:, :, end:] -= errors @ upper[:, start:end, end:]
     return rounded.gather(2, order.argsort(1)[:, None].expand_as(rounded))
+
+
+def _inverse_factor(moments: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse of ``(G, d, d)``; damped more where it is not definite in float32."""
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(1, keepdim=True).clamp(min=torch.finfo(moments.dtype).tiny)
+    for damping in (0.0, *DAMPINGS):
+        damped = moments + torch.diag_embed(damping * mean.expand_as(diagonal)) if damping else moments
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if failed.any() or not (lower.diagonal(dim1=1, dim2=2) > 0).all():
+            continue
+        upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed.any() and upper.isfinite().all():
+            return upper
+    # inputs that are no numbers, or all zero: every error counts the same
+    return torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device).expand_as(moments)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from intraq_cli import evaluate, inspect, load, push, quantize, synthesize
 from intraq_cli.errors import IntraqError, ModelError, UsageError
+from intraq_cli.events import Warned
 from tests.conftest import SmallNet, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -144,3 +146,22 @@ def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():
     bound.cache = (bound.fc.weight * 2,)
     with pytest.raises(ModelError, match="module:SmallNet cannot be copied"):
         quantize(bound, **INPUT)
+
+
+def test_what_is_odd_about_a_network_is_said(network):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.fresh = network, nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return F.dropout(self.net(self.fresh(x)), 0.1, training=True)
+
+    said = []
+    arguments = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant", "dry_run": True}
+    quantize(network, **arguments, report=said.append)
+    assert not [event for event in said if isinstance(event, Warned)]
+    quantize(Odd().eval(), **arguments, report=said.append)
+    texts = [event.message for event in said if isinstance(event, Warned)]
+    assert any("draws random numbers" in text for text in texts)
+    assert any("1 of 4 batch norms have not statistics of data" in text for text in texts)

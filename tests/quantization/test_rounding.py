@@ -113,3 +113,18 @@ def test_uncorrelated_inputs_are_rounded_to_the_nearest(random):
     weight = torch.randn(1, 4, 8, generator=random) * 2
     rounded = round_by_curvature(weight, torch.eye(8)[None], torch.full((1, 4), -20.0), torch.full((1, 4), 20.0))
     assert torch.equal(rounded, weight.round())
+
+
+def test_moments_that_are_not_definite_are_damped(random):
+    """Two inputs that are always equal, and one that is always zero: a factor exists only with damping."""
+    rows = torch.randn(1, 500, 1, generator=random) * torch.tensor([1.0, 1.0, 0.0])
+    weight = 3 * torch.randn(1, 4, 3, generator=random)
+    low, high = torch.full((1, 4), -8.0), torch.full((1, 4), 7.0)
+    for moments in (second_moments(rows, 0.0), torch.zeros(1, 3, 3), torch.full((1, 3, 3), float("nan"))):
+        rounded = round_by_curvature(weight, moments, low, high)
+        assert torch.equal(rounded, rounded.round())
+        assert ((rounded >= -8) & (rounded <= 7)).all()
+    error = (rounded - weight).abs()
+    assert (error <= 0.5001).all()  # of NaN: to the nearest
+    together = round_by_curvature(weight, second_moments(rows, 0.0), low, high) - weight
+    assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second makes up for the first
