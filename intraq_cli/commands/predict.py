@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json
+from intraq_cli.errors import one_line
 
 
 def predict(
@@ -32,6 +33,6 @@ def predict(
         print_json({"target": target, "images": [asdict(result) for result in results]})
         return
     for result in results:
-        print(result.image)
+        print(one_line(result.image))
         for name, share in zip(result.names, result.probabilities, strict=True):
-            print(f"  {share:5.1f} %  {name}")
+            print(f"  {share:5.1f} %  {one_line(name)}")

@@ -41,8 +41,12 @@ def open_exported(path: Path) -> Exported:
     spec = spec_of_config(about.get("pretrained_cfg") or {}, str(path), ExportError)
     classes: Any = about.get("num_classes")
     names = about.get("label_names")
-    if not is_class_count(classes) or not (names is None or (isinstance(names, list) and len(names) == classes)):
+    if not is_class_count(classes) or not (names is None or _are_names(names, classes)):
         raise ExportError(f"{path} does not say its classes", "export it again")
     teacher = about.get("teacher")
     run = {"teacher": teacher} if isinstance(teacher, dict) else {}
     return Exported(OnnxNetwork(session), spec, classes, names, run)
+
+
+def _are_names(names: Any, count: int) -> bool:
+    return isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
