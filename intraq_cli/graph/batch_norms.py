@@ -113,10 +113,11 @@ def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModu
     moments = []
     for k, norm in enumerate(batch_norms(graph)):
         tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-        made = insert_call(graph, norm.node, normalize_with_moments, norm.x, *tensors)
+        x = norm.node.args[0]  # as it is now: what another batch norm put out may have been replaced
+        made = insert_call(graph, norm.node, normalize_with_moments, x, *tensors)
         out, mean, var = insert_items(graph, norm.node, made, 3)
         if sampled:
-            out = insert_call(graph, norm.node, sample_output, norm.x, norm.weight, norm.bias, k)
+            out = insert_call(graph, norm.node, sample_output, x, norm.weight, norm.bias, k)
         norm.node.replace_all_uses_with(out)
         graph.graph.erase_node(norm.node)
         moments.append((mean, var))

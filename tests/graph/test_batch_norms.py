@@ -158,3 +158,15 @@ def test_a_batch_norm_without_affine_part_is_normalised_alike(affine, random):
     x = torch.randn(4, 3, 5, 5, generator=random)
     out, _, _ = normalize_with_moments(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     assert torch.allclose(out, norm(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_batch_norm_may_read_another_ones_output(sampled, random):
+    network = trained(nn.Sequential(nn.Conv2d(3, 4, 3), *(nn.BatchNorm2d(4) for _ in range(3)), nn.Flatten(),
+                                    nn.Linear(144, 2)))  # fmt: skip
+    x = torch.randn(5, 3, 8, 8, generator=random)
+    out, moments = add_statistics(graph_of(network), sampled)(x)
+    assert sampled or torch.allclose(out, network(x), atol=1e-5)
+    inputs = [network[:1](x), network[:2](x), network[:3](x)]
+    for k, (mean, _) in enumerate(moments[:1] if sampled else moments):
+        assert torch.allclose(mean, inputs[k].mean((0, 2, 3)), atol=1e-5)
