@@ -140,16 +140,17 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, report: Report) -> None:
-    """Refuse float layers where none were promised, and name them elsewhere.
+    """Refuse float layers where none were promised, and name them elsewhere; products of activations never are.
 
     Raises:
         ExportError: a layer of placement ``integer`` did not become an integer operation.
     """
     if not left:
         return
+    planned = [layer for layer in left if layer.name in checkpoint.network.plan.weights]
     names = "; ".join(f"{layer.name} ({layer.reason})" for layer in left[:3]) + ("; ..." if len(left) > 3 else "")
     text = f"{len(left)} layers stay float: {names}"
-    if checkpoint.network.plan.placement == "integer" and not allow_float:
+    if planned and checkpoint.network.plan.placement == "integer" and not allow_float:
         raise ExportError(text, "write the file all the same with --allow-float")
     more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"
     report(Noted(text + more))

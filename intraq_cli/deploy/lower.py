@@ -118,6 +118,7 @@ class _Lowering:
         after = node.next
         codes = insert_call(self.graph, after, quantize_linear, node, scale, zero_point)
         made = insert_call(self.graph, after, dequantize_linear, codes, scale, zero_point)
+        codes.meta, made.meta = dict(node.meta), dict(node.meta)
         node.replace_all_uses_with(made, lambda user: user is not codes)
         self.grids[made] = grid
 
@@ -191,7 +192,7 @@ class _Lowering:
         shape = call.meta["shape"]
         if len(shape) == 2:
             return insert_call(self.graph, call, gemm, x, weight, bias)
-        flat = insert_call(self.graph, call, aten.reshape.default, x, [-1, x.meta["shape"][-1]])
+        flat = insert_call(self.graph, call, aten.reshape.default, x, [-1, weight.meta["shape"][1]])
         if x in self.grids:
             scale, zero_point, _ = self.grids[x]
             codes = insert_call(self.graph, call, quantize_linear, flat, scale, zero_point)

@@ -21,6 +21,8 @@ Storage = Literal["int8", "int4"]
 OPSET = {"int8": 20, "int4": 21}
 """Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
 PRODUCER = "intraq"
+CODES = "_codes"
+"""What is behind the name of a weight whose codes take four bits."""
 
 
 def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage: Storage, about: dict[str, Any]) -> Any:
@@ -120,7 +122,7 @@ def _store_four_bits(model: Any) -> None:
         name, per_row = tensor.name, (-1,) + (1,) * (values.ndim - 1)
         codes = (values - least.reshape(per_row)).astype(np.uint8).ravel()
         codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
-        packed = types(name=f"{name}_codes", data_type=types.UINT4, dims=values.shape)
+        packed = types(name=f"{name}{CODES}", data_type=types.UINT4, dims=values.shape)
         packed.raw_data = (codes[0::2] | codes[1::2] << 4).tobytes()
         offset = arrays.from_array(least.astype(np.int32).reshape(per_row), f"{name}_least")
         model.graph.initializer.remove(tensor)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.deploy.libraries import library
-from intraq_cli.deploy.onnx_file import PRODUCER
+from intraq_cli.deploy.onnx_file import CODES, PRODUCER
 from intraq_cli.errors import ExportError, first_line
 
 INTEGER_WEIGHTS = {
@@ -99,17 +99,19 @@ def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
         nodes = onnx.load(file).graph.node
     fused = {node.input[k] for node in nodes if (k := INTEGER_WEIGHTS.get(node.op_type)) is not None}
     integer, left = [], []
+    held = {tensor.name.removesuffix(CODES) for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
-        weight = makers.get(node.input[1])
-        held = node.input[1] if weight is None else weight.input[0]
-        name = held.removesuffix(".weight")
-        if held in fused:
-            integer.append(name)
+        maker = makers.get(node.input[1])
+        weight = node.input[1] if maker is None else maker.input[0]
+        if weight not in held:
+            left.append(FloatLayer(node.name, "a product of activations"))
+        elif weight in fused:
+            integer.append(weight.removesuffix(".weight"))
         else:
-            left.append(FloatLayer(name, _reason(model, makers, node, weight)))
+            left.append(FloatLayer(weight.removesuffix(".weight"), _reason(model, makers, node, maker)))
     return list(dict.fromkeys(integer)), list({layer.name: layer for layer in left}.values())
 
 
@@ -117,7 +119,7 @@ def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:
     types = library("onnx").TensorProto
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     if weight is None or weight.op_type != "DequantizeLinear":
-        return "a product of activations" if weight is not None else "its weight is not quantized"
+        return "its weight is not quantized"
     if kinds.get(weight.input[0]) == types.UINT8:
         return "its weight's channels have zero-points of their own"
     source = makers.get(node.input[0])

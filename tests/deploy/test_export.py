@@ -31,8 +31,8 @@ class Everything(nn.Module):
         self.depthwise = nn.Conv2d(8, 8, 3, 2, groups=8, bias=False)
         self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
         self.left, self.right, self.join = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(16, 8, 1, bias=False)
-        self.tokens, self.fc = nn.Linear(8, 8), nn.Linear(8, 5)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(4))
+        self.tokens, self.fc = nn.Linear(8, 12), nn.Linear(12, 5)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in (8, 8, 8, 12))
 
     def forward(self, x):
         x = F.silu(self.norms[0](self.stem(F.pad(x, (0, 1, 0, 1)))))
@@ -42,7 +42,7 @@ class Everything(nn.Module):
         a, b = x.chunk(2, 1)
         x = torch.cat([self.left(a), F.hardswish(self.right(b)), F.max_pool2d(x, 3, 1, 1)], 1)
         x = F.hardtanh(self.norms[2](self.join(x)), -0.5, 2.0)
-        x = self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(-1, 8, 4, 4)
+        x = self.tokens(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(-1, 12, 4, 4)
         return self.fc(F.adaptive_avg_pool2d(self.norms[3](x), 1).flatten(1))
 
 
@@ -127,6 +127,27 @@ def test_a_clamp_is_exactly_a_clip_of_the_codes():
     graph = lower(student)
     targets = {str(node.target) for node in graph.graph.nodes}
     assert not any(name in target for target in targets for name in ("relu6", "hardtanh", "aten.relu."))
+
+
+@pytest.mark.parametrize("clamps", [((0.3, 2), (-1, 1.2)), ((-1, 0.25), (0.5, 3)), ((0, math.inf), (-math.inf, 0.7))])
+def test_of_several_clamps_the_last_one_has_the_last_word(clamps, random):
+    class Clamped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = self.norm(self.conv(x))
+            for low, high in clamps:
+                x = x.clamp(low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+            return self.fc(x.mean((2, 3)))
+
+    student = frozen(trained(Clamped(), (3, 8, 8)), 8, 8, shape=(3, 8, 8))
+    model = model_of(student, shape=(3, 8, 8))
+    assert integer_layers(model)[1] == []
+    x = torch.randn(16, 3, 8, 8, generator=random)
+    wanted, got = student(x), run(model, x)
+    assert ((wanted - got).abs().max(1).values <= 1e-3 * wanted.abs().max()).float().mean() >= 0.9
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +252,24 @@ def test_images_come_back_from_the_contact_sheet(tmp_path, shape, count, random)
     assert (found - images[:64]).abs().max() <= 0.51 / 255 / 0.25
     assert images_of_sheet(tmp_path / "none.png", spec) is None
     assert images_of_sheet(tmp_path / "samples.png", InputSpec((3, 200, 200), (0.5,) * 3, (0.25,) * 3)) is None
+
+
+def test_products_of_activations_are_listed_and_no_reason_to_refuse(tmp_path):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.qkv = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Linear(8, 24)
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = F.relu(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.fc(((q @ k.transpose(1, 2)).softmax(-1) @ v).mean(1))
+
+    network = trained(Attention())
+    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant"}
+    quantize(network, w=8, a=8, out=tmp_path / "out", act_placement="integer", **given)
+    result = export(tmp_path / "out", model=network)
+    assert set(result.layers_integer) >= {"conv", "qkv"}
+    assert {layer["reason"] for layer in result.layers_float} >= {"a product of activations"}
+    assert not {layer["name"] for layer in result.layers_float} & {"conv", "qkv", "fc"}
