@@ -200,11 +200,11 @@ class _Calibrator(fx.Interpreter):
         return out
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
-        """The first layer that reads an activation, padded perhaps, where only layers do."""
-        found = [self._reader(user) if user.target in PADS else user for user in node.users]
+        """The first layer that reads an activation; in placement ``integer``, where only layers do, padded perhaps."""
+        integer = self.student.plan.placement == "integer"
+        found = [self._reader(user) if integer and user.target in PADS else user for user in node.users]
         layers = [n for n in found if n is not None and n.target in LAYERS and n.args[1] in self.weights]
-        every = self.student.plan.placement != "integer" or len(layers) == len(found)
-        return layers[0] if layers and every else None
+        return layers[0] if layers and (not integer or len(layers) == len(found)) else None
 
     def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, node: fx.Node, reader: fx.Node) -> None:
         """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
