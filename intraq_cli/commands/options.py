@@ -173,6 +173,10 @@ QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the 
 QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
 
 
+TYPED: list[str] = []
+"""The words behind ``intraq`` of the command that runs."""
+
+
 def passed_on(given: dict[str, Any]) -> dict[str, Any]:
     """A command's options as the function of its name takes them.
 

@@ -1,7 +1,6 @@
 """``intraq quantize``."""
 
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
@@ -47,7 +46,7 @@ def quantize(
     from intraq_cli.api import quantization as api
 
     with progress(quiet, recipe) as report:
-        result = api.quantize(**given, command=shlex.join(["intraq", *sys.argv[1:]]), report=report)
+        result = api.quantize(**given, command=shlex.join(["intraq", *options.TYPED]), report=report)
     if as_json:
         print_json(result)
     elif quiet:

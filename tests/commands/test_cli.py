@@ -398,3 +398,10 @@ def test_nothing_is_asked_without_a_terminal(tmp_path):
         )  # fmt: skip
         assert made.returncode == 1
         assert made.stderr.startswith("error: ")
+
+
+def test_the_recorded_command_is_the_one_that_was_given(intraq, factory, tmp_path):
+    out = tmp_path / "the out"
+    words = ["quantize", f"{factory}:net", *INPUT, "--recipe", "instant", "--out", str(out), "-q"]
+    assert intraq(*words).code == 0
+    assert shlex.split(json.loads((out / "run.json").read_text())["command"]) == ["intraq", *words]
