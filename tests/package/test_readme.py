@@ -56,6 +56,7 @@ def run(tmp_path):
 needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not on this machine")
 
 
+@pytest.mark.slow
 @needs_jq
 def test_the_loop_over_models_and_widths_and_its_twin(run):
     rows = run("sh", "-c", block("sh", "for model in", "jq")).splitlines()
@@ -68,6 +69,7 @@ def test_the_loop_over_models_and_widths_and_its_twin(run):
         assert [float(x) for x in row.split("\t")[3:]] == pytest.approx([float(x) for x in twin.split("\t")[3:]])
 
 
+@pytest.mark.slow
 @needs_jq
 def test_publishing_what_loses_little_and_its_twin(run, tmp_path):
     hub = Hub({TOKEN: {"my-name"}})
