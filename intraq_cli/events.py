@@ -53,3 +53,8 @@ Report = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Report nothing."""
+
+
+def some_of(texts: list[str], most: int = 3) -> str:
+    """The first of many, for a line."""
+    return "; ".join(texts[:most]) + ("; ..." if len(texts) > most else "")

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
-from intraq_cli.api.loading import find_checkpoint, teacher_of
+from intraq_cli.api.loading import find_quantized, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
-from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
+from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.data import open_data
@@ -82,14 +82,10 @@ def evaluate(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     given = None if model is None else Source.parse(model, weights=weights)
     name = "" if isinstance(target, nn.Module) else str(target)
-    found: Checkpoint | Exported | None = open_exported(Path(name)) if is_onnx(name) else None
-    if found is None and name:
-        found = find_checkpoint(name, given, where, revision)
+    found = find_quantized(name, given, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
         name, pair = name or source.spelled, _float_pair(source, where)
-    elif override.stated:
-        raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean, --std and their like")
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)

@@ -12,13 +12,13 @@ from torch import Tensor
 from intraq_cli import __version__
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
-from intraq_cli.deploy.libraries import library
+from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
 from intraq_cli.errors import ExportError, UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
-from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent, some_of
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.publish.privacy import without_paths
@@ -82,16 +82,15 @@ def export(
     integer, left = integer_layers(made)
     _check_fused(checkpoint, left, allow_float, report)
     pictures = _pictures(checkpoint, Path(folder), None if images is None else Path(images), report)
-    session = open_session(made.SerializeToString())
+    threads, content = torch.get_num_threads(), made.SerializeToString()
+    session = open_session(content, threads)
     same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
     if same < 1:
         report(Warned(f"first choices of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
-    threads = torch.get_num_threads()
-    plain = onnx_model(float_twin(checkpoint.network), size, "int8", {})
-    sessions = [open_session(one.SerializeToString(), threads) for one in (plain, made)]
-    ms_float, ms_quantized = milliseconds(sessions, pictures[:1].expand(batch, -1, -1, -1).contiguous())
+    plain = open_session(onnx_model(float_twin(checkpoint.network), size, "int8", {}).SerializeToString(), threads)
+    ms_float, ms_quantized = milliseconds([plain, session], pictures[:1].expand(batch, -1, -1, -1).contiguous())
     with atomic_file(path, force) as file:
-        file.write_bytes(made.SerializeToString())
+        file.write_bytes(content)
     seconds = time.perf_counter() - started
     report(StageDone("export", seconds))
     result = ExportResult(
@@ -117,16 +116,6 @@ def export(
     return result
 
 
-def check_packages() -> None:
-    """See that what an export needs is installed, before hours of work.
-
-    Raises:
-        ExportError: it is not.
-    """
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        library(name)
-
-
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the file says of itself: classes, preprocessing, and where it comes from."""
     return {
@@ -148,8 +137,7 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
     if not left:
         return
     planned = [layer for layer in left if layer.name in checkpoint.network.plan.weights]
-    names = "; ".join(f"{layer.name} ({layer.reason})" for layer in left[:3]) + ("; ..." if len(left) > 3 else "")
-    text = f"{len(left)} layers stay float: {names}"
+    text = f"{len(left)} layers stay float: {some_of([f'{layer.name} ({layer.reason})' for layer in left])}"
     if planned and checkpoint.network.plan.placement == "integer" and not allow_float:
         raise ExportError(text, "write the file all the same with --allow-float")
     more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"
@@ -173,7 +161,5 @@ def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: 
     if shown is not None:
         return shown
     report(Noted("the checkpoint shows no images: compared on random ones"))
-    low, high = (edge[:, None, None] for edge in spec.bounds)
     coarse = torch.rand(IMAGES, spec.input_size[0], 8, 8, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(coarse, spec.input_size[1:], mode="bilinear")
-    return low + (high - low) * smooth
+    return spec.from_pixels(torch.nn.functional.interpolate(coarse, spec.input_size[1:], mode="bilinear"))

@@ -1,7 +1,7 @@
 """``inspect``: what of a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
 
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import fx, nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.api.loading import find_folder
@@ -62,13 +62,15 @@ def inspect(
     source = Source.parse(model, override)
     teacher = source.on_meta()
     anatomy = examine(teacher)
-    plan = plan_quantization(form_of(anatomy.graph, act_placement), w, a, act_placement, first_last_bits)
-    return inspected(source.spelled, teacher, anatomy, w, a, plan)
+    graph = form_of(anatomy.graph, act_placement)
+    plan = plan_quantization(graph, w, a, act_placement, first_last_bits)
+    return inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
 
 
-def inspected(model: str, teacher: Teacher, anatomy: Anatomy, w: int, a: int, plan: Plan) -> InspectionResult:
-    """What a plan makes of a teacher."""
-    graph = form_of(anatomy.graph, plan.placement)
+def inspected(
+    model: str, teacher: Teacher, anatomy: Anatomy, graph: fx.GraphModule, w: int, a: int, plan: Plan
+) -> InspectionResult:
+    """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
     layers = inspect_layers(graph, plan)
     return InspectionResult(
         model=model,

@@ -1,6 +1,7 @@
 """``load``: the network of a checkpoint; and the float teacher that it was made from."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import torch
 
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
-from intraq_cli.deploy.exported import Exported
+from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
 from intraq_cli.evaluation.data import preprocessing
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.hub_source import fetch_checkpoint
+from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -45,7 +47,7 @@ def load(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
     network = checkpoint.network
-    network.transform, network.label_names = preprocessing(checkpoint.spec), checkpoint.label_names
+    network.make_transform, network.label_names = partial(preprocessing, checkpoint.spec), checkpoint.label_names
     return network
 
 
@@ -63,6 +65,30 @@ def find_checkpoint(target: str, code: Source | None, device: torch.device, revi
     """
     folder = find_folder(target, revision)
     return None if folder is None else read_checkpoint(folder, code, device)
+
+
+def find_quantized(
+    target: str, code: Source | None, device: torch.device, revision: str | None, override: InputOverride
+) -> Checkpoint | Exported | None:
+    """What ``target`` names, a checkpoint or an exported file; None if it names neither.
+
+    Args:
+        target: as the user spelled it; empty for a module.
+        code: as for :func:`find_checkpoint`.
+        device: as for :func:`find_checkpoint`.
+        revision: as for :func:`find_checkpoint`.
+        override: what the user says of the input, which a quantized network knows by itself.
+
+    Raises:
+        IntraqError: it is damaged, or cannot be had.
+    """
+    if is_onnx(target):
+        found: Checkpoint | Exported | None = open_exported(Path(target))
+    else:
+        found = find_checkpoint(target, code, device, revision) if target else None
+    if found is not None and override.stated:
+        raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean, --std and their like")
+    return found
 
 
 def find_folder(target: str, revision: str | None) -> Path | None:

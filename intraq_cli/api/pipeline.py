@@ -131,7 +131,7 @@ class Job:
         Raises:
             ModelError: that form does not compute the same.
         """
-        (pixels,) = _on_device([_random_pixels(self.teacher.spec)[:2]], self.context.device)
+        (pixels,) = _on_device([random_pixels(self.teacher.spec)[:2]], self.context.device)
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
         for equalized in ways:
             graph = self.anatomy.graph
@@ -174,7 +174,7 @@ class Job:
             batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
             warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
-            images = used.images[:CALIBRATION_IMAGES] if used else _random_pixels(self.teacher.spec)
+            images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
             (images,) = _on_device([images], device)
             calibrate(student, teacher, images, config, sampled=used is None)
         place(student, device)
@@ -213,7 +213,7 @@ def _hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
     return replace(made, images=made.images[:keep], labels=made.labels[:keep]), made.images[keep:]
 
 
-def _random_pixels(spec: InputSpec) -> Tensor:
+def random_pixels(spec: InputSpec) -> Tensor:
     """For the layers before the first batch norm, where there are no synthetic images."""
     low, high = (edge[:, None, None] for edge in spec.bounds)
     return low + (high - low) * torch.rand(SAMPLED_IMAGES, *spec.input_size, generator=torch.Generator().manual_seed(0))

@@ -6,10 +6,8 @@ from pathlib import Path
 import torch
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
-from intraq_cli.api.loading import find_checkpoint
+from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
-from intraq_cli.checkpoint.read import Checkpoint
-from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.models.preprocessing import InputOverride
@@ -59,14 +57,10 @@ def predict(
     if not given:
         raise UsageError("no images", "give files, or folders of them")
     where = choose_device(device)
-    name = target if isinstance(target, (str, Path)) else ""
+    name = str(target) if isinstance(target, (str, Path)) else ""
     code = None if model is None else Source.parse(model)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
-    found: Checkpoint | Exported | None = open_exported(Path(name)) if is_onnx(str(name)) else None
-    if found is None and name:
-        found = find_checkpoint(str(name), code, where, revision)
-    if found is not None and override.stated:
-        raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean, --std and their like")
+    found = find_quantized(name, code, where, revision, override)
     if found is None:
         teacher = Source.parse(target, override, weights=weights, revision=revision).load()
         place(teacher.network, where)

@@ -13,12 +13,13 @@ from intraq_cli.api import exporting
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest, manifest, origin_of
-from intraq_cli.api.pipeline import Job
+from intraq_cli.api.pipeline import Job, random_pixels
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import check_storable, checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
-from intraq_cli.events import Noted, Report, StageDone, Warned, silent
+from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
 from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.preprocessing import InputOverride
@@ -114,7 +115,7 @@ def quantize(
         )
     where = choose_device(device)
     if export is not None:
-        exporting.check_packages()
+        check_packages()
     check_free(out, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
@@ -125,7 +126,7 @@ def quantize(
     graph = form_of(anatomy.graph, placement)
     plan = plan_quantization(graph, w, a, placement, first_last_bits)
     check_storable(graph)
-    found = inspected(source.spelled, teacher, anatomy, w, a, plan)
+    found = inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
     made: Synthetic | None = None
     stages: dict[str, float] = {}
     watched = timing(report, stages)
@@ -211,8 +212,7 @@ def _load_once(folder: Path, source: Source, student: QuantizedNetwork, spec: In
         loaded = read_checkpoint(folder, source if source.needs_code else None, device).network
     except IntraqError as error:
         raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
-    low, high = (edge.to(device)[:, None, None] for edge in spec.bounds)
-    images = low + (high - low) * torch.rand(2, *spec.input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    images = random_pixels(spec)[:2].to(device)
     tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
     if not same_answers(student, loaded, images, tolerance):
         raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")
@@ -221,8 +221,7 @@ def _load_once(folder: Path, source: Source, student: QuantizedNetwork, spec: In
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
     kept = [row for row in found.layers if row.float_reason]
     if kept and launched_processes().rank == 0:
-        names = [f"{row.name or 'network'} ({row.float_reason})" for row in kept[:3]]
-        some = "; ".join(names) + ("; ..." if len(kept) > 3 else "")
+        some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
         share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
         report(Noted(f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"))
 

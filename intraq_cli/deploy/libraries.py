@@ -5,9 +5,22 @@ from typing import Any
 
 from intraq_cli.errors import ExportError
 
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+"""By an export; the second one by ``torch.onnx``."""
+
+
+def check_packages() -> None:
+    """See that what an export needs is installed, before hours of work.
+
+    Raises:
+        ExportError: it is not.
+    """
+    for name in NEEDED:
+        library(name)
+
 
 def library(name: str) -> Any:
-    """The module ``onnx``, ``onnxscript`` or ``onnxruntime``.
+    """The module of one of :data:`NEEDED`.
 
     Raises:
         ExportError: it is not installed.

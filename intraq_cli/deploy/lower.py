@@ -12,7 +12,16 @@ from torch import Tensor, fx
 
 from intraq_cli.deploy.operators import clip, conv, dequantize_linear, gemm, global_average_pool, quantize_linear
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, copy_graph, finish, insert_call, insert_tensor, pair, tensor_of
+from intraq_cli.graph.nodes import (
+    arguments,
+    copy_graph,
+    finish,
+    insert_call,
+    insert_tensor,
+    padding_around,
+    pair,
+    tensor_of,
+)
 from intraq_cli.graph.values import AVERAGES, PADS, carries, clamp_bounds
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
@@ -56,8 +65,8 @@ class _Lowering:
         self.layers = {f"{WEIGHTS}.{k}": name for k, name in enumerate(network.plan.weights)}
         self.shared: dict[str, fx.Node] = {}
         """Weights that are there already, by the target of their holder."""
-        self.grids: dict[fx.Node, tuple[fx.Node, fx.Node, str]] = {}
-        """By what is on a grid: nodes of scale and zero-point, and a name for more."""
+        self.grids: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
+        """By what is on a grid: nodes of scale and zero-point."""
         self.reshaped: dict[fx.Node, tuple[fx.Node, list[int]]] = {}
         """What is another node's output in another shape: quantizers go before the reshape."""
 
@@ -96,14 +105,13 @@ class _Lowering:
         grid = (
             self._tensor(node, f"{key}.scale", scale),
             self._tensor(node, f"{key}.zero_point", torch.tensor(zero_point, dtype=torch.uint8)),
-            key,
         )
-        made = insert_call(self.graph, node, quantize_linear, source, *grid[:2])
+        made = insert_call(self.graph, node, quantize_linear, source, *grid)
         if ends != (0, CODES):
             names = zip(("lowest", "highest"), ends, strict=True)
             clipped = [self._tensor(node, f"{key}.{name}", torch.tensor(end, dtype=torch.uint8)) for name, end in names]
             made = insert_call(self.graph, node, clip, made, *clipped)
-        made = insert_call(self.graph, node, dequantize_linear, made, *grid[:2])
+        made = insert_call(self.graph, node, dequantize_linear, made, *grid)
         if shape is not None:
             made = insert_call(self.graph, node, aten.reshape.default, made, shape)
         self.grids[made] = grid
@@ -111,16 +119,20 @@ class _Lowering:
 
     def _stay_on_grid(self, node: fx.Node) -> None:
         """Quantize once more what was carried: by itself nothing changes, and runtimes see an integer operation."""
-        scale, zero_point, _ = grid = self.grids[node.args[0]]  # type: ignore[index]
+        grid = self.grids[node.args[0]]  # type: ignore[index]
         if not isinstance(node.meta.get("shape"), tuple):  # several tensors at once
             self.grids[node] = grid
             return
-        after = node.next
-        codes = insert_call(self.graph, after, quantize_linear, node, scale, zero_point)
-        made = insert_call(self.graph, after, dequantize_linear, codes, scale, zero_point)
-        codes.meta, made.meta = dict(node.meta), dict(node.meta)
+        codes, made = self._once_more(node.next, node, grid)
         node.replace_all_uses_with(made, lambda user: user is not codes)
+
+    def _once_more(self, before: fx.Node, x: fx.Node, grid: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, fx.Node]:
+        """Codes and values of what is on a grid already."""
+        codes = insert_call(self.graph, before, quantize_linear, x, *grid)
+        made = insert_call(self.graph, before, dequantize_linear, codes, *grid)
+        codes.meta, made.meta = dict(x.meta), dict(x.meta)
         self.grids[made] = grid
+        return codes, made
 
     def _layer(self, call: fx.Node) -> None:
         holder: fx.Node = call.args[1]  # type: ignore[assignment]
@@ -175,12 +187,7 @@ class _Lowering:
     def _conv(self, call: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
         given = arguments(call)
         stride, dilation = pair(given["stride"]), pair(given["dilation"])
-        kernel = weight.meta["shape"][2:]
-        if isinstance(given["padding"], str):
-            total = [d * (k - 1) if given["padding"] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-            pads = (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
-        else:
-            pads = pair(given["padding"]) * 2
+        pads = padding_around(given["padding"], dilation, weight.meta["shape"][2:])
         x: fx.Node = given["input"]
         while (more := _zeros_around(x)) is not None:
             pads = tuple(a + b for a, b in zip(pads, more, strict=True))  # type: ignore[assignment]
@@ -194,9 +201,7 @@ class _Lowering:
             return insert_call(self.graph, call, gemm, x, weight, bias)
         flat = insert_call(self.graph, call, aten.reshape.default, x, [-1, weight.meta["shape"][1]])
         if x in self.grids:
-            scale, zero_point, _ = self.grids[x]
-            codes = insert_call(self.graph, call, quantize_linear, flat, scale, zero_point)
-            flat = insert_call(self.graph, call, dequantize_linear, codes, scale, zero_point)
+            _, flat = self._once_more(call, flat, self.grids[x])
         out = insert_call(self.graph, call, gemm, flat, weight, bias)
         return self._reshape(call, out, [-1, *shape[1:]])
 

@@ -1,11 +1,6 @@
 """From a quantized network to an ONNX model."""
 
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +10,7 @@ from torch import fx
 from intraq_cli.deploy.libraries import library
 from intraq_cli.deploy.lower import TENSORS
 from intraq_cli.errors import ExportError, first_line, interruption
+from intraq_cli.graph.capture import quiet
 from intraq_cli.graph.nodes import NETWORK
 
 Storage = Literal["int8", "int4"]
@@ -38,7 +34,6 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
         ExportError: ``torch.onnx`` has no operators for it, or a package is missing.
     """
     onnx = library("onnx")
-    library("onnxscript")
     try:
         program = _export(graph.eval(), input_size)
     except Exception as error:  # those of torch.onnx have no common class
@@ -58,7 +53,7 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
 
 
 def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:
-    with _quiet():
+    with quiet("torch.onnx"):
         return torch.onnx.export(
             graph,
             (torch.zeros(2, *input_size),),
@@ -69,20 +64,6 @@ def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:
             output_names=["logits"],
             verbose=False,
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, ``torch.onnx`` prints nothing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _tidy(model: Any) -> None:

@@ -141,7 +141,7 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
         raise DataError(
             f"{folder} holds one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
         )
-    found = {name: _image_paths(folder / name) for name in classes}
+    found = {name: image_paths(folder / name) for name in classes}
     files = [path for paths in found.values() for path in paths]
     if not files:
         raise DataError(
@@ -172,7 +172,7 @@ def _class_names(folder: Path) -> list[str]:
     return found
 
 
-def _image_paths(folder: Path) -> list[Path]:
+def image_paths(folder: Path) -> list[Path]:
     """Everything below ``folder`` that has the name of an image; links to folders are not followed.
 
     Raises:
@@ -208,8 +208,7 @@ def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
             "use --data with images of your own",
         )
     held_out = load_file(model_folder("resnet20_digits") / "held_out.safetensors")
-    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
-    images = (held_out["images"].float()[:, None] / 16 - mean) / std
+    images = spec.from_pixels(held_out["images"].float()[:, None] / 16)
     return LabelledImages("digits", _Tensors(images, held_out["labels"].long()), len(images))
 
 

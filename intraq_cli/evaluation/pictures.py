@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.data import image_reader, preprocessing
+from intraq_cli.evaluation.data import image_paths, image_reader, preprocessing
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
 from intraq_cli.models.teacher import InputSpec
 
@@ -20,7 +20,7 @@ def picture_files(path: Path, most: int) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+    found = image_paths(path)
     if not found:
         raise DataError(f"{path} holds no images", f"known endings: {' '.join(sorted(EXTENSIONS))}")
     return found[:most]

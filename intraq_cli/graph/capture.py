@@ -71,7 +71,7 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
     try:
         for strict in (False, True):
             try:
-                with _quiet():
+                with quiet("torch"):
                     return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=strict)
             except Exception as error:  # torch.export's errors have no common class, and a network raises its own
                 if interruption(error):
@@ -137,9 +137,9 @@ def _check_reads(network: nn.Module, example: Tensor) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, torch does not print the graphs that it could not finish."""
-    logger = logging.getLogger("torch")
+def quiet(name: str) -> Iterator[None]:
+    """Within the block, torch does not print the graphs that it could not finish; ``name`` is its logger's."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:

@@ -188,6 +188,16 @@ def pair(value: list[int]) -> tuple[int, int]:
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
+def padding_around(
+    padding: str | list[int], dilation: tuple[int, int], kernel: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """What a convolution's padding means, as numbers: top, left, bottom and right."""
+    if isinstance(padding, str):
+        down, across = (d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True))
+        return down // 2, across // 2, down - down // 2, across - across // 2
+    return pair(padding) * 2
+
+
 def numel(node: fx.Node) -> int:
     """Values that a node puts out for one image."""
     shape: tuple[int, ...] = node.meta["shape"]

@@ -57,6 +57,11 @@ class InputSpec:
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return (0 - mean) / std, (1 - mean) / std
 
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1], ``(..., C, H, W)``, normalised."""
+        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
+        return (pixels - mean) / std
+
     def to_pixels(self, images: Tensor) -> Tensor:
         """Normalised images ``(B, C, H, W)`` back to [0, 1], clipped."""
         mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]

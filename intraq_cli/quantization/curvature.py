@@ -5,7 +5,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, pair
+from intraq_cli.graph.nodes import arguments, padding_around, pair
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
@@ -34,13 +34,8 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         padding = padding if isinstance(padding, str) else [0, *padding]
     kernel = weight.shape[2:]
     stride, dilation = pair(stride), pair(dilation)
-    if isinstance(padding, str):
-        total = [s * (k - 1) if padding == "same" else 0 for s, k in zip(dilation, kernel, strict=True)]
-        pad = [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
-    else:
-        rows, columns = pair(padding)
-        pad = [columns, columns, rows, rows]
-    x = F.pad(x, pad).permute(0, 2, 3, 1)
+    top, left, bottom, right = padding_around(padding, dilation, kernel)
+    x = F.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
     height, width = (
         (size - step * (k - 1) - 1) // by + 1
         for size, step, k, by in zip(x.shape[1:3], dilation, kernel, stride, strict=True)

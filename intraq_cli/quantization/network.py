@@ -1,5 +1,7 @@
 """A network whose weights and activations are quantized: its graph, with a quantizer wherever the plan has one."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -32,8 +34,8 @@ class QuantizedNetwork(nn.Module):
     def __init__(self, graph: fx.GraphModule, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        self.transform: Any = None
-        """From a PIL image to what the network takes, ``(C, H, W)``; of networks that were loaded."""
+        self.make_transform: Callable[[], Any] | None = None
+        """Of networks that were loaded."""
         self.label_names: list[str] | None = None
         """A name for every class, where the float network had them; of networks that were loaded."""
         found = {layer.name: layer for layer in quantizable(graph)}
@@ -47,6 +49,14 @@ class QuantizedNetwork(nn.Module):
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
         out: Tensor = self.graph(x)
         return out
+
+    @cached_property
+    def transform(self) -> Any:
+        """From a PIL image to what the network takes, ``(C, H, W)``; None of a network that was not loaded.
+
+        Made when it is first asked for: it needs a library that takes seconds to import.
+        """
+        return None if self.make_transform is None else self.make_transform()
 
     @property
     def graph(self) -> fx.GraphModule:

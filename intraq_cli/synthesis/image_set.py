@@ -123,8 +123,7 @@ def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
     places = [(GAP + r * step[0], GAP + c * step[1]) for r in range(rows) for c in range(columns)]
     tiles = [sheet[:, y : y + step[0] - GAP : zoom, x : x + step[1] - GAP : zoom] for y, x in places]
     shown = torch.stack([tile for tile in tiles if tile.amin() < 1 or rows * columns == 1] or tiles[:1])
-    mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
-    return (shown - mean) / std
+    return spec.from_pixels(shown)
 
 
 def _zoom(width: int) -> int:
