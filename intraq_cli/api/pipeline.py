@@ -19,11 +19,11 @@ from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, warm_up
-from intraq_cli.quantization.equalization import equalize
+from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.recipe import Placement, Recipe
+from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes, process_group
@@ -73,7 +73,8 @@ class Job:
         first = launched_processes().rank == 0
         report = self.context.report if first else silent
         with (
-            tuned_allocator(self.context.device),
+            tuned_allocator(self.context.device, self.context.deterministic),
+            deterministic_or_refused(),
             process_group(self.context.device) as ranks,
             resumable(path, identity, resume, report) if first else nullcontext(NO_STORE) as kept,
         ):
@@ -105,8 +106,9 @@ class Job:
             return self._quantize(plan, made)
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
-        graph = self._prepared(plan.placement)
-        student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan).eval()
+        graph = self._prepared(plan)
+        own = replace_tensors(uncapped(graph), lambda key, tensor: tensor.detach().clone())
+        student = QuantizedNetwork(own, plan).eval()
         if made is None:
             self._calibrate(student, graph, None)
             return Made(student, student.freeze(), Fidelity(), {})
@@ -125,8 +127,8 @@ class Job:
         context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
         return calibrated
 
-    def _prepared(self, placement: Placement) -> fx.GraphModule:
-        """The teacher's graph in the form of a placement, with equalized channels if the recipe asks for that.
+    def _prepared(self, plan: Plan) -> fx.GraphModule:
+        """The teacher's graph in the form of the plan's placement, with equalized channels if the recipe asks for that.
 
         Raises:
             ModelError: that form does not compute the same.
@@ -135,7 +137,9 @@ class Job:
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
         for equalized in ways:
             graph = self.anatomy.graph
-            made = form_of(equalize(graph) if equalized else graph, placement)
+            if equalized:
+                graph = equalize(graph, min(plan.weights.values()), min(plan.activations.values()))
+            made = form_of(graph, plan.placement)
             if made is graph or same_answers(self.teacher.network, made, pixels):
                 return made
             if equalized:
@@ -202,6 +206,24 @@ def out_of_memory() -> Iterator[None]:
             raise
         hint = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
         raise DeviceError("out of memory", hint) from error
+
+
+@contextmanager
+def deterministic_or_refused() -> Iterator[None]:
+    """Within the block, what torch cannot do deterministically is an error with a hint.
+
+    Raises:
+        DeviceError: in place of what torch raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not have a deterministic implementation" not in str(error):
+            raise
+        operation = str(error).split(" does not have")[0]
+        raise DeviceError(
+            f"{operation} sums in any order on a GPU", "leave out --deterministic, or use --device cpu"
+        ) from error
 
 
 def _hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:

@@ -55,6 +55,7 @@ def quantize(
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
+    deterministic: bool = False,
     dry_run: bool = False,
     input_size: Size | None = None,
     mean: Numbers | None = None,
@@ -84,6 +85,7 @@ def quantize(
         force: replace an existing folder.
         resume: go on from what an interrupted run of the same job has kept.
         batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
+        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
@@ -113,7 +115,7 @@ def quantize(
             f"{launched_processes().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
             "start fewer, or set tuning.batch_size",
         )
-    where = choose_device(device)
+    where = choose_device(device, deterministic)
     if export is not None:
         check_packages()
     check_free(out, force)
@@ -165,7 +167,7 @@ def quantize(
         "placement": placement,
         "images": digest(Path(images)) if images is not None else None,
     }
-    job = Job(teacher, anatomy, settings, RunContext(seed, where, watched, batch_size))
+    job = Job(teacher, anatomy, settings, RunContext(seed, where, watched, batch_size, deterministic=deterministic))
     with job.started(path, identity, resume) as job:
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()

@@ -34,6 +34,7 @@ def synthesize(
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
+    deterministic: bool = False,
     dry_run: bool = False,
     input_size: Size | None = None,
     mean: Numbers | None = None,
@@ -56,6 +57,7 @@ def synthesize(
         force: replace an existing file.
         resume: go on from what an interrupted run of the same job has kept.
         batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
+        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
         dry_run: check everything, do nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
@@ -72,7 +74,7 @@ def synthesize(
     settings = load_recipe(recipe).override([*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
-    where = choose_device(device)
+    where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
@@ -96,7 +98,7 @@ def synthesize(
     if dry_run:
         return result
     origin = origin_of(teacher, settings, seed)
-    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size))
+    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         made = job.synthesize()
         if job.context.ranks.rank == 0:

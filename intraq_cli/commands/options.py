@@ -155,6 +155,10 @@ Data = Annotated[str, _unset("--data", help="Folder of class folders, digits, ci
 DataDir = Annotated[Path | None, _unset("--data-dir", help="Where cifar10 and cifar100 lie.")]
 Split = Annotated[str | None, _unset("--split", help="Split of a data set on the Hub.")]
 Limit = Annotated[int | None, _unset("--limit", min=1, help="Measure on so many images, drawn by --seed.")]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="The same bits at every run on a GPU too; slower. A CPU always gives them."),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
 Save = Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")]
 

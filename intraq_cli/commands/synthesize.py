@@ -27,6 +27,7 @@ def synthesize(
     force: options.Force = False,
     resume: options.Resume = True,
     batch_size: options.MicroBatch = "auto",
+    deterministic: options.Deterministic = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

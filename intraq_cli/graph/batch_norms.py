@@ -184,6 +184,9 @@ def normalized_output(name: str, node: fx.Node, held: Parameters) -> NormalizedO
     return NormalizedOutput(name, node, none if held.bias is None else held.bias, gamma)
 
 
+EPS = 2.0**-20
+"""Of a batch norm that divides by 1: a power of two, so that float32 adds up to exactly that."""
+
 ABSORBED = "absorbed"
 """In the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that it has absorbed."""
 
@@ -241,7 +244,8 @@ def _affine(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
     """``slope * x + offset`` per channel, in ``x``'s type; of bfloat16 computed in ``slope``'s and rounded once."""
     if x.dtype == slope.dtype:
         return torch.addcmul(_channels(offset), x, _channels(slope))
-    return F.batch_norm(x, torch.zeros_like(slope), torch.ones_like(slope), slope, offset, eps=0.0)
+    none = torch.zeros_like(slope)
+    return F.batch_norm(x, none, none + (1 - EPS), slope, offset, eps=EPS)  # CUDA takes no 0
 
 
 def _channels(values: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Ten
         zero_point: whole numbers in [0, top] in ``x``'s type, of ``scale``'s shape.
         top: the largest code.
     """
-    if x.dtype == torch.bfloat16 and top > BFLOAT16_TOP:
+    # CUDA rounds a scale of one element to bfloat16 where it meets such values, and with it the grid
+    if x.dtype == torch.bfloat16 and (top > BFLOAT16_TOP or x.is_cuda):
         if scale.dtype == torch.bfloat16:  # the whole network is
             return fake_quantize(x.float(), scale.float(), zero_point.float(), top).bfloat16()
         x = x.float()

@@ -3,73 +3,141 @@
 Where a batch norm's output goes through a ReLU into one convolution, a channel can be scaled up by the affine part and
 down by the convolution's weight: that changes nothing in what the network computes, and much in how many steps of the
 activation's grid the channel can use (Nagel et al., ICCV 2019). Ranges come from the affine part alone: a channel
-leaves batch norm with mean beta and deviation gamma. A ReLU6 is left alone: what it cuts off would be another part of a
-scaled channel, and real images reach far beyond five deviations (logits of EfficientNet-Lite0 moved by 0.3 of their
-spread).
+leaves batch norm with mean beta and deviation gamma.
+
+What a ReLU6 cuts off would be another part of a scaled channel: it gets a bound for each channel here, and keeps its
+own in the quantized network, where the grid ends below it anyway, see :func:`uncapped`.
 """
+
+import math
 
 import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.graph.batch_norms import BatchNorm, batch_norms
 from intraq_cli.graph.fold import CONVOLUTIONS
-from intraq_cli.graph.nodes import arguments, key_of, replace_tensors, tensor_of
+from intraq_cli.graph.layers import ACTIVATIONS
+from intraq_cli.graph.nodes import (
+    arguments,
+    calls,
+    copy_graph,
+    finish,
+    insert_tensor,
+    key_of,
+    replace_call,
+    replace_tensors,
+    tensor_of,
+)
+from intraq_cli.graph.values import clamp_bounds
 
 aten = torch.ops.aten
 
-DEVIATIONS = 5.0
-"""The top of a channel is its mean and so many deviations."""
+DEVIATIONS = 1.25
+"""The top of a channel is its mean and so many deviations for each bit: a finer grid is worth reaching further."""
 LARGEST = 16.0
 """By how much a channel is scaled up at the most."""
-DENSE_POWER = 0.75
-"""Of the factor, where inputs of the convolution share grids; a depthwise one has a grid for each, and takes it all."""
+DENSE_POWER = 0.5
+"""Of the factor, where weights of several channels share a grid and have as many bits as the activations: what makes
+channels alike makes weights unlike. A depthwise convolution has a grid for each channel, and takes the whole factor."""
+CAPS = "equalization."
+"""Prefix of the bounds in place of those of a ReLU6."""
+
+CAPPED = "capped"
+"""In the ``meta`` of a call of :func:`clamp_channels`: the node of the ReLU6 that it stands for."""
 
 RELUS = (aten.relu.default, aten.leaky_relu.default)
 
 
 @torch.no_grad()
-def equalize(graph: fx.GraphModule) -> fx.GraphModule:
+def equalize(graph: fx.GraphModule, w_bits: int, a_bits: int) -> fx.GraphModule:
     """Pass: the same function, with channels more alike in range where that can be had.
 
     What is changed is a copy; the tensors of ``graph`` stay as they are. ``graph`` itself, where nothing is to be had.
+
+    Args:
+        graph: of the float network.
+        w_bits: of the weights.
+        a_bits: of the activations.
     """
     changed: dict[str, Tensor] = {}
+    bounds: dict[fx.Node, Tensor] = {}
     for norm in batch_norms(graph):
-        convolution = _reader(norm)
-        if convolution is None:
+        way = _way(norm)
+        if not way:
             continue
-        used = [norm.weight, norm.bias, arguments(convolution)["weight"]]
+        used = [norm.weight, norm.bias, arguments(way[-1])["weight"]]
         gamma, beta, weight = (tensor_of(graph, node) for node in used)
         if gamma is None or beta is None or not isinstance(weight, nn.Parameter) or any(len(n.users) > 1 for n in used):
             continue
-        up = _factors(gamma, beta)
+        caps = [node for node in way if _caps(node)]
+        up = _factors(gamma, beta, DEVIATIONS * a_bits, min((_top(cap) for cap in caps), default=math.inf))
         if weight.shape[1] > 1:
-            up = up**DENSE_POWER
+            up = up ** min(1, DENSE_POWER * w_bits / a_bits)
         groups = len(up) // weight.shape[1]
         down = (weight.unflatten(0, (groups, -1)) / up.view(groups, 1, -1, 1, 1)).flatten(0, 1)
         changed |= zip(map(key_of, used), (gamma * up, beta * up, down), strict=True)
-    return replace_tensors(graph, lambda key, tensor: changed.get(key, tensor)) if changed else graph
+        bounds |= {cap: _top(cap) * up for cap in caps}
+    if not changed:
+        return graph
+    made = replace_tensors(graph, lambda key, tensor: changed.get(key, tensor))
+    twin = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
+    for k, (cap, bound) in enumerate(bounds.items()):
+        tensor = insert_tensor(made, twin[cap], f"{k}", bound[:, None, None], prefix=CAPS)
+        call = replace_call(made, twin[cap], clamp_channels, twin[cap].args[0], tensor)
+        call.meta = {**call.meta, CAPPED: cap}
+    return finish(made)
 
 
-def _factors(gamma: Tensor, beta: Tensor) -> Tensor:
+def uncapped(graph: fx.GraphModule) -> fx.GraphModule:
+    """Pass: the bounds of :func:`clamp_channels` are the network's own again, the same for all channels.
+
+    That cuts off more of what was scaled up, and is for a network whose activations are quantized: no factor is so
+    large that the top of a channel leaves the bound, and what lies above the top is beyond the grid.
+    """
+    graph = copy_graph(graph)
+    for node in calls(graph, clamp_channels):
+        own: fx.Node = node.meta[CAPPED]
+        replace_call(graph, node, own.target, node.args[0], *own.args[1:])  # type: ignore[arg-type]
+    return finish(graph)
+
+
+def clamp_channels(x: Tensor, tops: Tensor) -> Tensor:
+    """``x`` ``(B, C, H, W)`` between 0 and ``tops`` ``(C, 1, 1)``."""
+    return torch.minimum(x.clamp(min=0), tops)
+
+
+def _factors(gamma: Tensor, beta: Tensor, deviations: float, cap: float) -> Tensor:
     """By what each channel is scaled up, ``(C,)``: to the largest of them."""
-    top = beta + DEVIATIONS * gamma.abs()
+    top = (beta + deviations * gamma.abs()).clamp(max=cap)
     return torch.where(top > 0, (top.max() / top).clamp(1, LARGEST), 1.0)
 
 
-def _reader(norm: BatchNorm) -> fx.Node | None:
-    """The convolution that its output goes into, on its only way, through a ReLU."""
-    made, rectified = norm.node, False
+def _way(norm: BatchNorm) -> list[fx.Node]:
+    """From a batch norm's output on its only way through a ReLU to the convolution it goes into; empty if to none."""
+    made, way, rectified = norm.node, [], False
     while len(made.users) == 1:
         reader = next(iter(made.users))
+        way.append(reader)
         if reader.target in CONVOLUTIONS:
-            return reader if rectified and reader.args[0] is made else None
-        if reader.target in RELUS:
+            return way if rectified and reader.args[0] is made else []
+        if reader.target in RELUS or _caps(reader):
             rectified = True
         elif not _pads_with_zeros(reader):
-            return None
+            return []
         made = reader
-    return None
+    return []
+
+
+def _caps(node: fx.Node) -> bool:
+    """Whether a call is a ReLU with an upper bound, and an activation: every placement quantizes what it puts out."""
+    bounds = clamp_bounds(node)
+    return bounds is not None and node.target in ACTIVATIONS and bounds[0] == 0 < bounds[1] < math.inf
+
+
+def _top(cap: fx.Node) -> float:
+    bounds = clamp_bounds(cap)
+    assert bounds is not None
+    return bounds[1]
 
 
 def _pads_with_zeros(node: fx.Node) -> bool:

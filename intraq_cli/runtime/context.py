@@ -24,6 +24,8 @@ class RunContext:
     """Images that go through the networks at once; None: as many as fit."""
     kept: ResumeStore = NO_STORE
     """Where states are kept, to go on from."""
+    deterministic: bool = False
+    """On a GPU: only what gives the same bits at every run."""
     ranks: ProcessGroup = SINGLE_PROCESS
     """The processes that share the work."""
 

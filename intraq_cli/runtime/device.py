@@ -1,6 +1,7 @@
 """Where the work is done."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +20,21 @@ TRIM_THRESHOLD, MMAP_MAX = 128 * 1024, 65536
 """What they are at the start of a process."""
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
     """``auto``: CUDA where there is one, else the CPU; ``cpu``, ``cuda``, ``cuda:N``.
 
     Under torchrun each process takes the GPU of its own number.
+
+    Args:
+        name: the device.
+        deterministic: what is done there must give the same bits at every run, see :func:`tuned_allocator`.
 
     Raises:
         UsageError: the name is none of these, or does not go with what torchrun has started.
         DeviceError: there is no such device here.
     """
+    if deterministic:  # cuBLAS reads it when it first works
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
@@ -53,15 +60,19 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def tuned_allocator(device: torch.device) -> Iterator[None]:
+def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterator[None]:
     """Within the block, the whole process is set up for many steps alike.
 
-    On a GPU, cuDNN finds its fastest convolutions by trying them. On a CPU, the C library keeps what tensors free for
-    the next ones, rather than give it back to the system at once: a training step allocates the same large tensors
-    again and again; new pages for each cost a tenth to a quarter of its time. Only glibc has this switch.
+    On a GPU, cuDNN finds its fastest convolutions by trying them, unless all has to be ``deterministic``: then it takes
+    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so. On a CPU, the C
+    library keeps what tensors free for the next ones, rather than give it back to the system at once: a training step
+    allocates the same large tensors again and again; new pages for each cost a tenth to a quarter of its time. Only
+    glibc has this switch.
     """
-    benchmark, libc = torch.backends.cudnn.benchmark, _glibc() if device.type == "cpu" else None
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    cuda, libc = device.type == "cuda", _glibc() if device.type == "cpu" else None
+    benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.benchmark = cuda and not deterministic
+    torch.use_deterministic_algorithms(strict or (cuda and deterministic))
     if libc:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_MMAP_MAX, 0)
@@ -69,6 +80,7 @@ def tuned_allocator(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(strict)
         if libc:
             libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
             libc.mallopt(M_MMAP_MAX, MMAP_MAX)
@@ -106,6 +118,14 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fits(tensor: Tensor, device: torch.device | str) -> bool:
+    """Whether a GPU can keep ``tensor`` for good: it takes at most half of the memory that is free there."""
+    if torch.device(device).type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return tensor.nbytes <= free // 2
 
 
 def describe_device(device: torch.device) -> str:

@@ -55,10 +55,25 @@ def crop_resize_flip(images: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
     ys = _source_positions(height, top, h)  # (B, H)
     xs = _source_positions(width, left, w)  # (B, W)
     xs = torch.where(sent(flips, images.device)[:, None], xs.flip(1), xs)
+    # on CUDA, grid_sample's gradients are summed in any order
+    return _by_products(images, ys, xs) if images.is_cuda else _by_sampling(images, ys, xs)
+
+
+def _by_sampling(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+    """Bilinear interpolation: where rows and columns read, ``(B, H)`` and ``(B, W)`` pixel indices."""
+    height, width = images.shape[-2:]
     # pixel index i sits at (2 i + 1) / size - 1 in grid_sample's coordinates
     ys, xs = (2 * ys + 1) / height - 1, (2 * xs + 1) / width - 1
     grid = torch.stack([xs[:, None, :].expand(-1, height, -1), ys[:, :, None].expand(-1, -1, width)], -1)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _by_products(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+    """The same, as two matrix products."""
+    rows, columns = (
+        (1 - (at[:, :, None] - torch.arange(at.shape[1], device=at.device)).abs()).clamp(min=0) for at in (ys, xs)
+    )
+    return rows[:, None] @ images @ columns[:, None].mT
 
 
 def _source_positions(size: int, start: Tensor, length: Tensor) -> Tensor:

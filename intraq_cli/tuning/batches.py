@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from intraq_cli.recipe import Tuning
-from intraq_cli.runtime.device import sent
+from intraq_cli.runtime.device import fits, sent
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 
 
 class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
     """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped.
 
-    The images stay where they are; a batch is on ``device``, and the same on all.
+    The images lie on ``device`` where they take at most half of its free memory, else where they are; a batch is on
+    ``device``, and the same on all.
     """
 
     def __init__(
@@ -25,7 +26,8 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.images, self.labels, self.batch_size, self.eta = images, labels, batch_size, eta
+        kept = device if fits(images, device) else images.device
+        self.images, self.labels, self.batch_size, self.eta = images.to(kept), labels.to(kept), batch_size, eta
         self.device = device
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
@@ -37,7 +39,11 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         height, width = self.images.shape[-2:]
         crops = draw_crops(len(index), height, width, self.eta, self.generator)
         flips = torch.rand(len(index), generator=self.generator) < 0.5
-        images, labels = sent(self.images[index], self.device), sent(self.labels[index], self.device)
+        if self.images.is_cuda:
+            index = sent(index, self.device)
+            images, labels = self.images[index], self.labels[index]
+        else:
+            images, labels = sent(self.images[index], self.device), sent(self.labels[index], self.device)
         return crop_resize_flip(images.float(), crops, flips), labels
 
     def state(self) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from intraq_cli.api.pipeline import deterministic_or_refused
 from intraq_cli.errors import DeviceError, UsageError
-from intraq_cli.runtime.device import choose_device, place
+from intraq_cli.runtime.device import choose_device, place, tuned_allocator
 
 
 def test_images_weights_take_channels_last_whatever_else_a_network_holds():
@@ -17,6 +18,25 @@ def test_images_weights_take_channels_last_whatever_else_a_network_holds():
     assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert placed[2].tied is placed[0].weight
     assert all(torch.equal(value, before[key]) for key, value in placed.state_dict().items())
+
+
+def test_within_a_deterministic_block_torch_refuses_what_sums_in_any_order_on_a_gpu():
+    with tuned_allocator(torch.device("cuda"), deterministic=True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+    with tuned_allocator(torch.device("cuda")):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+
+
+def test_what_cannot_be_done_deterministically_is_refused_with_a_way_out():
+    with pytest.raises(DeviceError) as caught, deterministic_or_refused():
+        raise RuntimeError("grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set")
+    assert caught.value.message.startswith("grid_sampler_2d_backward_cuda")
+    assert "--deterministic" in caught.value.hint
+    with pytest.raises(RuntimeError, match="shapes"), deterministic_or_refused():
+        raise RuntimeError("shapes differ")
 
 
 @pytest.fixture

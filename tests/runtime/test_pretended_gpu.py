@@ -8,6 +8,7 @@ from intraq_cli import evaluate, load, quantize
 from intraq_cli.events import silent
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.runtime.resume import ResumeStore
+from intraq_cli.synthesis import lor
 from tests.conftest import Stop, graph_of, stopping
 from tests.fakes.gpu import GPU, pretended_gpu
 
@@ -31,10 +32,12 @@ def test_what_mixes_devices_is_seen():
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr("intraq_cli.api.manifest.describe_device", str)
+    monkeypatch.setattr(lor, "_by_products", lor._by_sampling)  # to be the same to the bit
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     with pretended_gpu() as gpu:
         for verb in ("quantization", "loading", "evaluation"):
             chosen = f"intraq_cli.api.{verb}.choose_device"
-            monkeypatch.setattr(chosen, lambda name: GPU if name == "cuda" else torch.device(name))
+            monkeypatch.setattr(chosen, lambda name, deterministic=False: GPU if name == "cuda" else torch.device(name))
         yield gpu
 
 

@@ -3,6 +3,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from intraq_cli.synthesis import lor
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops, local_object_reinforcement
 
 
@@ -14,8 +15,10 @@ def slow_loop(images, crops, flips):
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("way", ["_by_sampling", "_by_products"])
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 8)])
-def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, random):
+def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, way, random, monkeypatch):
+    monkeypatch.setattr(lor, "_by_sampling", getattr(lor, way))  # a GPU's way too
     images = torch.randn(16, 3, *size, generator=random, requires_grad=True)
     crops = draw_crops(16, *size, 0.5, random)
     flips = torch.rand(16, generator=random) < 0.5

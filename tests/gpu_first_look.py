@@ -1,0 +1,369 @@
+"""What must be right on a GPU, tried on one: a verdict a line, then what a step costs.
+
+    python -m tests.gpu_first_look [--device cuda] [--compile] [--network mobilenetv2_100 ...] [--batch 128]
+
+Needs no data and no network. Checks go on after one that fails; exit code 1 if any did. With ``--device cpu`` those
+that do not need a GPU run too, which tells whether the script itself is in order.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import contextlib
+import itertools
+
+import intraq_cli
+from intraq_cli.errors import DeviceError
+from intraq_cli.events import Event, StepDone, Warned
+from intraq_cli.graph.layers import layers
+from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.models.source import Source
+from intraq_cli.models.teacher import Teacher, examine
+from intraq_cli.models.timm_source import timm_teacher
+from intraq_cli.quantization.affine import fake_quantize, mse_grid
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from intraq_cli.recipe import Quantization
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.runtime.device import choose_device, place, tuned_allocator
+from intraq_cli.synthesis import progress
+from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
+from intraq_cli.synthesis.synthesizer import synthesize_images
+from intraq_cli.tuning import tuner
+from intraq_cli.zoo import load_recipe
+
+BUNDLED = "resnet20_digits"
+FEW = ("synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=30", "tuning.batch_size=32")
+WARM_UP = 4
+"""Steps that are not timed."""
+
+Check = Callable[[torch.device], str]
+CHECKS: list[Check] = []
+
+
+def check(function: Check) -> Check:
+    """Register a check: it returns what it found, and raises where that is wrong."""
+    CHECKS.append(function)
+    return function
+
+
+def seeded(*shape: int) -> Tensor:
+    """Normal noise, the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@check
+def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
+    """Rounding at .5 may go either way after a division that differs in its last bit: a few in a million.
+
+    A CPU rounds what it puts out to bfloat16 where the grid is coarse, by a thirtieth of a step at the most.
+    """
+    worst = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        for top in (3, 15, 255):
+            x = seeded(64, 16, 9, 9).to(dtype)
+            scale, zero = (one[0] for one in mse_grid(x.float().reshape(1, -1)[:, : 2**14], top))
+            zero = zero.to(dtype)
+            here = fake_quantize(x, scale, zero, top)
+            there = fake_quantize(x.to(device), scale.to(device), zero.to(device), top).cpu()
+            worst = max(worst, ((here.float() - there.float()).abs() > scale / 4).float().mean().item())
+    assert worst < 1e-4, f"{worst:.2%} of the values differ by more than a quarter of a step"
+    return f"{worst:.1e} of the values differ"
+
+
+@check
+def rounding_is_that_of_a_cpu(device: torch.device) -> str:
+    """Balanced, and by curvature."""
+    rows, low, high = 5 * seeded(32, 144), torch.full((32,), -8.0), torch.full((32,), 7.0)
+    balanced = [round_balanced(rows.view(32, 16, 3, 3).to(d), low.to(d), high.to(d)).cpu() for d in ("cpu", device)]
+    x = seeded(1, 500, 144)
+    moments = x.transpose(1, 2) @ x / 500 + 0.01 * torch.eye(144)
+    args = rows[None], moments, low[None], high[None]
+    curved = [round_by_curvature(*(one.to(d) for one in args)).cpu() for d in ("cpu", device)]
+    differ = [(a != b).float().mean().item() for a, b in (balanced, curved)]
+    assert max(differ) < 0.01, f"{differ[0]:.2%} and {differ[1]:.2%} of the codes differ"
+    return f"{differ[0]:.2%} (balanced) and {differ[1]:.2%} (curvature) of the codes differ"
+
+
+@check
+def crops_are_those_of_a_cpu(device: torch.device) -> str:
+    """Resized bilinearly."""
+    images, flips = seeded(32, 3, 40, 40), torch.arange(32) % 2 == 0
+    crops = draw_crops(32, 40, 40, 0.5, torch.Generator().manual_seed(0))
+    here, there = crop_resize_flip(images, crops, flips), crop_resize_flip(images.to(device), crops, flips).cpu()
+    assert torch.allclose(here, there, atol=1e-4), f"off by {(here - there).abs().max():.2g}"
+    return f"off by at most {(here - there).abs().max():.1e}"
+
+
+def quantized(device: torch.device, folder: Path, *settings: str, report: Any = None, **options: Any) -> Any:
+    """The bundled network."""
+    told = {} if report is None else {"report": report}
+    return intraq_cli.quantize(BUNDLED, device=str(device), out=folder, set=[*FEW, *settings], **told, **options)
+
+
+@check
+def instant_follows(device: torch.device) -> str:
+    """Quantize without images on the device, and evaluate there and on a CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        for placement in ("inputs", "activations", "integer"):
+            quantized(device, out, recipe="instant", w=8, a=8, act_placement=placement, force=True)
+            found = [intraq_cli.evaluate(out, data="digits", device=str(d)) for d in (device, "cpu")]
+            assert min(one.agreement for one in found) > 97, f"{placement}: agreement {found[0].agreement:.1f} %"
+            assert abs(found[0].top1 - found[1].top1) < 0.5, f"{placement}: {found[0].top1} there, {found[1].top1} here"
+    return f"agreement {found[0].agreement:.1f} % there, {found[1].agreement:.1f} % on the CPU"
+
+
+@check
+def both_stages_work(device: torch.device) -> str:
+    """W4A4, few steps."""
+    warned: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
+        made = quantized(device, out, "tuning.steps=60", w=4, a=4, report=told)
+        found = intraq_cli.evaluate(out, data="digits", device=str(device))
+    assert found.float_top1 - found.top1 < 8, f"{found.top1:.1f} % of {found.float_top1:.1f} %"
+    return f"{found.top1:.1f} % of {found.float_top1:.1f} %, agreement {made.agreement:.1f} %; warned: {warned or 'no'}"
+
+
+@check
+def the_same_seed_gives_the_same_bits(device: torch.device) -> str:
+    """With ``--deterministic``."""
+    files = []
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(2):
+            out = Path(folder) / str(k)
+            quantized(device, out, "tuning.steps=20", w=4, a=4, deterministic=True)
+            files.append((out / "model.safetensors").read_bytes())
+    same = sum(a == b for a, b in zip(*files, strict=True)) / len(files[0])
+    assert files[0] == files[1], f"{same:.1%} of the bytes are the same"
+    return "bit for bit"
+
+
+@check
+def an_interrupted_run_goes_on(device: torch.device) -> str:
+    """From a state in the midst of tuning."""
+    from intraq_cli.runtime import resume
+
+    before, resume.PACE = resume.PACE, 0.0
+
+    def stop(event: Event) -> None:
+        if isinstance(event, StepDone) and event.stage == "tuning" and event.step > 20:
+            raise KeyboardInterrupt
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            with contextlib.suppress(KeyboardInterrupt):
+                quantized(device, out, "tuning.steps=40", w=4, a=4, report=stop)
+            first: list[int] = []
+            note = lambda event: (  # noqa: E731
+                first.append(event.step) if isinstance(event, StepDone) and event.stage == "tuning" else None
+            )
+            made = quantized(device, out, "tuning.steps=40", w=4, a=4, report=note)
+    finally:
+        resume.PACE = before
+    assert first, "no step was reported"
+    assert first[0] > 1, "it began again at the first step"
+    return f"from step {first[0]} on, agreement {made.agreement:.1f} %"
+
+
+@check
+def memory_that_runs_out_makes_smaller_batches(device: torch.device) -> str:
+    """Half of what a step needs is left to it."""
+    if device.type != "cuda":
+        return "needs a GPU"
+    with tempfile.TemporaryDirectory() as folder:
+        torch.cuda.reset_peak_memory_stats(device)
+        quantized(device, Path(folder) / "a", "tuning.steps=3", w=4, a=4)
+        needed = torch.cuda.max_memory_allocated(device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.empty_cache()
+        warned: list[str] = []
+        told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
+        torch.cuda.set_per_process_memory_fraction(0.6 * needed / total, device)
+        try:
+            quantized(device, Path(folder) / "b", "tuning.steps=3", w=4, a=4, report=told)
+        except DeviceError as error:
+            return f"needs {needed / 2**20:.0f} MiB; too little even for one image: {error}"
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+    assert any("out of memory" in one for one in warned), f"no word of it; {warned}"
+    return f"needs {needed / 2**20:.0f} MiB: {warned[0]}"
+
+
+@check
+def steps_do_not_wait_for_the_device(device: torch.device) -> str:
+    """Synchronisations within steps that report nothing."""
+    if device.type != "cuda":
+        return "needs a GPU"
+    import warnings
+
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for _ in timed(Source.parse(BUNDLED).load(), device, 64, 12, {}):
+                pass
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        found = [f"{Path(one.filename).name}:{one.lineno}" for one in seen if "synchroniz" in str(one.message)]
+    places = {place: found.count(place) for place in found}
+    return f"{len(found)} in all of 2 x {12 + WARM_UP} steps, their reports, setting up and calibration: {places}"
+
+
+def timed(
+    teacher: Teacher, device: torch.device, batch: int, steps: int, settings: dict[str, Any], synthesis: bool = True
+) -> Iterator[tuple[str, float, float]]:
+    """Stage, median seconds of a step, and the first step's; with all there is between two reports."""
+    place(teacher.network, device)
+    anatomy = examine(teacher)
+    recipe = load_recipe("default")
+    times: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Warned):
+            print(f"      {event.message}")
+        if isinstance(event, StepDone):
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times.append(time.perf_counter())
+
+    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1
+    context = RunContext(device=device, report=note)
+    images = seeded(2 * batch, *teacher.spec.input_size).clamp(-1, 1).half()
+    labels = torch.arange(2 * batch) % anatomy.num_classes
+    total = steps + WARM_UP
+    if synthesis:
+        begun = time.perf_counter()
+        config = replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=total, **settings)
+        bounds = teacher.spec.bounds
+        synthesize_images(anatomy.graph, teacher.spec.input_size, anatomy.num_classes, bounds, config, context)
+        yield "synthesis", _median(times), times[0] - begun
+    student = student_of(anatomy.graph, device, images[:8])
+    times.clear()
+    begun = time.perf_counter()
+    tuning = replace(recipe.tuning, batch_size=batch, steps=total, **settings)
+    tuner.tune(student, anatomy.graph, images, labels, tuning, context)
+    yield "tuning", _median(times), times[0] - begun
+
+
+def student_of(graph: torch.fx.GraphModule, device: torch.device, few: Tensor) -> QuantizedNetwork:
+    """Calibrated in little time."""
+    own = replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+    student = QuantizedNetwork(own, plan_quantization(graph, 4, 4, "inputs"))
+    few = few.to(device, torch.float32, memory_format=torch.channels_last)
+    calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
+    place(student, device)
+    return student
+
+
+def _median(times: list[float]) -> float:
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    return statistics.median(gaps[WARM_UP - 1 :])
+
+
+def roof(device: torch.device) -> dict[str, float]:
+    """What the device reaches: TFLOP/s of a large product in TF32 and bfloat16, GB/s of a copy."""
+    found = {}
+    for name, dtype in (("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
+        size = 4096 if device.type == "cuda" else 512
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = True
+        found[name] = 2 * size**3 / _seconds(lambda a=a: a @ a, device) / 1e12
+        torch.backends.cuda.matmul.allow_tf32 = before
+    values = torch.empty(2**28 if device.type == "cuda" else 2**22, device=device)
+    found["copy"] = 2 * 4 * values.numel() / _seconds(values.clone, device) / 1e9
+    return found
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
+    for _ in range(3):
+        work()
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    wait()
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    wait()
+    return (time.perf_counter() - begun) / repeats
+
+
+def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
+    """Print what a step costs in each precision, plain and compiled, and its share of the roof."""
+    import timm
+
+    known = roof(device)
+    print(
+        f"roof: {known['tf32']:.0f} TFLOP/s TF32, {known['bfloat16']:.0f} bfloat16, copies at {known['copy']:.0f} GB/s"
+    )
+    torch.manual_seed(0)
+    loaded = Source.parse(name).load() if name == BUNDLED else None
+    network = timm.create_model(name, pretrained=False).eval() if loaded is None else None
+    teacher = loaded or timm_teacher(network, name, name)
+    multiply_adds = sum(layer.multiply_adds for layer in layers(examine(teacher).graph))
+    for precision in ("float32", "bfloat16"):
+        for compiled in (False, True) if compile_ else (False,):
+            settings = {"precision": precision, "compile": compiled}
+            how = f"{precision}{' compiled' if compiled else ''}"
+            for stage, seconds, first in timed(teacher, device, batch, 10, settings):
+                # forward, and twice that backward (stage 1 needs no gradient of weights); tuning runs the teacher too
+                passes = 2 if stage == "synthesis" else 4
+                reached = 2 * multiply_adds * batch * passes / seconds / 1e12
+                share = reached / known["bfloat16" if precision == "bfloat16" else "tf32"]
+                print(
+                    f"{name} batch {batch} {stage} {how}: {1000 * seconds:.1f} ms,"
+                    f" {batch / seconds:.0f} images/s, {share:.1%} of the roof; first step {first:.1f} s",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    """All checks, then the speed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--network", nargs="*", default=["mobilenetv2_100"])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--compile", action="store_true", help="time compiled steps too: minutes")
+    parser.add_argument("--no-checks", action="store_true")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+    failed = 0
+    with tuned_allocator(device):
+        for one in [] if args.no_checks else CHECKS:
+            begun = time.perf_counter()
+            try:
+                verdict, told = "ok  ", one(device)
+            except Exception as error:
+                failed += 1
+                verdict, told = "FAIL", f"{type(error).__name__}: {error}"
+                traceback.print_exc()
+            print(
+                f"{verdict} {one.__name__.replace('_', ' ')} ({time.perf_counter() - begun:.1f} s): {told}", flush=True
+            )
+        for name in args.network:
+            speed(name, device, args.batch, args.compile)
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
