@@ -23,7 +23,7 @@ from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import Quantization, Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes, process_group
@@ -167,9 +167,7 @@ class Job:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
         started = time.perf_counter()
         seed, device, report = self.context.seed, self.context.device, self.context.report
-        config, tuning = self.recipe.quantization, self.recipe.tuning
-        if config.correction == "rescue" and not tuning.steps:
-            config = replace(config, correction="always")
+        config, tuning = self._quantization, self.recipe.tuning
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
             # published: the warm-up runs on what tuning runs on, the weights already quantized
@@ -179,10 +177,35 @@ class Job:
             warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            (images,) = _on_device([images], device)
-            calibrate(student, teacher, images, config, sampled=used is None)
+            self._calibrate_on(student, teacher, images, used is None)
         place(student, device)
         report(StageDone("calibration", time.perf_counter() - started))
+
+    def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
+        """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
+        weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
+        spec, device = self.teacher.spec, self.context.device
+        size = largest_micro_batch(self.teacher.network, spec.input_size, device, "calibration")
+        if size is not None and size < len(images):
+            self.context.report(Warned(f"calibrated on {size} of {len(images)} images: memory holds no more"))
+
+        def on_first(count: int) -> None:
+            for name, weight in weights.items():
+                student.set_weight(name, weight)
+            for site in student.sites.values():
+                site.step.learn(False)
+            student.load_state_dict(before)
+            (first,) = _on_device([images[:count]], device)
+            calibrate(student, teacher, first, self._quantization, sampled=sampled)
+
+        MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
+
+    @property
+    def _quantization(self) -> Quantization:
+        """The recipe's settings; what rescues a network is always done where it is not tuned."""
+        config = self.recipe.quantization
+        rescued = config.correction == "rescue" and not self.recipe.tuning.steps
+        return replace(config, correction="always") if rescued else config
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""
@@ -236,9 +259,21 @@ def _hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
 
 
 def random_pixels(spec: InputSpec) -> Tensor:
-    """For the layers before the first batch norm, where there are no synthetic images."""
+    """For the layers before the first batch norm, where there are no synthetic images: ``(N, C, H, W)``, normalised.
+
+    Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast: of white noise
+    little but the mean is left where a convolution adds up neighbours.
+    """
+    generator = torch.Generator().manual_seed(0)
+    channels, height, width = spec.input_size
+    grey = torch.randn(SAMPLED_IMAGES, 1, height, width, generator=generator)
+    noise = grey + 0.5 * torch.randn(SAMPLED_IMAGES, channels, height, width, generator=generator)
+    frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
+    noise = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency.clamp(min=1 / max(height, width)), s=(height, width))
+    noise = noise / noise.std((1, 2, 3), keepdim=True)
+    contrast, brightness = torch.rand(2, SAMPLED_IMAGES, 1, 1, 1, generator=generator)
     low, high = (edge[:, None, None] for edge in spec.bounds)
-    return low + (high - low) * torch.rand(SAMPLED_IMAGES, *spec.input_size, generator=torch.Generator().manual_seed(0))
+    return low + (high - low) * (brightness + 0.5 * contrast * noise).clamp(0, 1)
 
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -43,6 +43,9 @@ DAMPING = 0.03
 """Of the second moments that rounding by curvature goes by, relative to their mean."""
 LARGEST_BIAS = 2.0**24
 """Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
+WIDER = 1.1
+"""Factor of the range of sampled values for each bit above 4: real values reach further than samples from a normal
+distribution, and a fine grid can bear it."""
 LEAST_VARIANCE = 1e-5
 """Of a channel, relative to what its batch norm promises: as torch's batch norms have it by default."""
 
@@ -192,6 +195,8 @@ class _Calibrator(fx.Interpreter):
         # the extremes stay in the sample: the search starts from the full range
         sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
         scale, zero_point = (grid[0] for grid in mse_grid(sample[None], quantizer.top))
+        if self.sampled:
+            scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
         quantizer.set_grid(scale, zero_point)
         reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":

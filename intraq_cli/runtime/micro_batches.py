@@ -26,8 +26,9 @@ OUT_OF_MEMORY = (
 )
 """What errors say that are no :class:`torch.OutOfMemoryError`."""
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-WORK = {"synthesis": 2.0, "tuning": 5.0}
+WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.0}
 """Memory of a step, relative to what the float network keeps for its gradient."""
+SAME_RESULT = "with the same result"
 
 Result = TypeVar("Result")
 
@@ -38,10 +39,11 @@ class MicroBatches:
     Args:
         size: images at once to begin with; None: all.
         report: told when micro-batches get smaller.
+        outcome: what that means.
     """
 
-    def __init__(self, size: int | None = None, report: Report = silent) -> None:
-        self.size, self.report = size, report
+    def __init__(self, size: int | None = None, report: Report = silent, outcome: str = SAME_RESULT) -> None:
+        self.size, self.report, self.outcome = size, report, outcome
 
     def run(self, work: Callable[[int], Result], images: int) -> Result:
         """``work(size)``, again with half the size where it runs out of memory; it must start over each time.
@@ -58,7 +60,7 @@ class MicroBatches:
                     raise
                 self.size = -(-size // 2)
             torch.cuda.empty_cache()
-            smaller = f"going on with {self.size}, with the same result"
+            smaller = f"going on with {self.size}, {self.outcome}"
             self.report(Warned(f"out of memory with {size} images at once: {smaller}"))
 
 

@@ -1,0 +1,81 @@
+"""The stages, each given what it needs."""
+
+import pytest
+import torch
+
+from intraq_cli.api import pipeline
+from intraq_cli.api.pipeline import Job, random_pixels
+from intraq_cli.events import Warned
+from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.source import Source
+from intraq_cli.models.teacher import InputSpec, examine
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.recipe import Recipe
+from intraq_cli.runtime.context import RunContext
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+
+@pytest.fixture
+def job(network):
+    def of(*settings, report=lambda event: None):
+        teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)).load()
+        recipe = Recipe().override(["tuning.steps=0", *settings])
+        return Job(teacher, examine(teacher), recipe, RunContext(report=report))
+
+    return of
+
+
+@pytest.mark.parametrize("correction", ["rescue", "always"])
+def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images(job, correction, monkeypatch):
+    images = torch.randn(17, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    told, full = [], []
+
+    def out_of_memory(student, teacher, images, config, sampled):
+        calibrate(student, teacher, images, config, sampled)
+        if len(images) > 4:
+            full.append(len(images))
+            raise torch.OutOfMemoryError("no more")
+
+    def run(count):
+        made = Synthetic(images[:count], torch.zeros(count, dtype=torch.long), {}, 1.0, 1.0)
+        one = job(f"quantization.correction={correction}", report=told.append)
+        return one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), made)
+
+    expected = run(5)  # one of them is held out
+    monkeypatch.setattr(pipeline, "calibrate", out_of_memory)
+    got = run(17)
+    assert full == [15, 8]
+    assert [event.message for event in told if isinstance(event, Warned)] == [
+        "out of memory with 15 images at once: going on with 8, calibrated on them alone",
+        "out of memory with 8 images at once: going on with 4, calibrated on them alone",
+    ]
+    assert all(
+        torch.equal(a, b) for a, b in zip(got.student.state.values(), expected.student.state.values(), strict=True)
+    )
+
+
+def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monkeypatch):
+    told, seen = [], []
+    monkeypatch.setattr(pipeline, "largest_micro_batch", lambda network, shape, device, stage: 3)
+    monkeypatch.setattr(
+        pipeline,
+        "calibrate",
+        lambda s, t, images, c, sampled: seen.append(len(images)) or calibrate(s, t, images, c, sampled),
+    )
+    one = job("quantization.weight_rounding=nearest", report=told.append)
+    one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), None)
+    assert seen == [3]
+    assert "calibrated on 3 of 64 images" in next(event.message for event in told if isinstance(event, Warned))
+
+
+def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
+    spec = InputSpec((3, 64, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear", 1.0)
+    images = random_pixels(spec)
+    low, high = spec.bounds
+    assert (images.amin((0, 2, 3)) >= low - 1e-5).all()
+    assert (images.amax((0, 2, 3)) <= high + 1e-5).all()
+    power = torch.fft.rfft2(images - images.mean((2, 3), keepdim=True)).abs().mean((0, 1))
+    coarse, fine = power[2, 2] + power[3, 1], power[20, 20] + power[25, 15]
+    assert coarse > 5 * fine
+    assert images.mean((1, 2, 3)).std() > 0.5
