@@ -142,8 +142,8 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
     file = noted.get("weights") if weights is None else None
     try:
         source = Source.parse(name, weights=weights or file)
-        if source.kind == "hub" and "@" not in source.name and noted.get("revision"):
-            source = Source.parse(name, revision=noted["revision"])  # the very weights, whatever came after
+        if source.kind == "hub" and noted.get("revision"):  # the very weights, whatever came after, on a branch too
+            source = Source.parse(name.partition("@")[0], revision=noted["revision"])
     except IntraqError as error:
         raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
     if from_hub and (file or source.kind == "folder"):

@@ -6,6 +6,7 @@ import json
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from intraq_cli import load, quantize
 from tests.conftest import TINY
@@ -181,3 +182,28 @@ def _logits(folder):
     with torch.no_grad():
         made = load(folder, device="cpu")(torch.linspace(-1, 1, 2 * 64).view(2, 1, 8, 8))
     return json.loads(json.dumps(made.tolist()))
+
+
+def test_the_teacher_of_a_checkpoint_is_the_commit_that_it_was_made_from(made, tmp_path):
+    hub = Hub({})
+    repository = hub.add("org/moves", made / "tiny")
+    first = repository.refs["main"]
+    torch.manual_seed(1)
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=7), tmp_path / "new", safe_serialization=True)
+    for k in range(7):
+        (tmp_path / f"data/{k}").mkdir(parents=True)
+        Image.effect_noise((40, 40), 80).convert("RGB").save(tmp_path / f"data/{k}/0.png")
+    out, data = str(tmp_path / "out"), str(tmp_path / "data")
+    with hub.serve() as endpoint:
+        quantize_it = ["quantize", "org/moves@main", "--recipe", "instant", "--out", out, "--quiet"]
+        drive([quantize_it], endpoint, tmp_path / "home")
+        repository.commit("main", {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}, "retrained")
+        wanted = {"do": "teacher", "name": f"org/moves@{first}"}, {"do": "teacher", "name": "org/moves"}
+        *teachers, evaluated = drive(
+            [*wanted, ["evaluate", out, "--data", data, "--json"]], endpoint, tmp_path / "new home"
+        )
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    sha256 = [one.json[-1] for one in teachers]
+    assert run["teacher"]["sha256"] == sha256[0] != sha256[1]
+    assert "float weights" not in evaluated.err
+    assert evaluated.json["n"] == 7

@@ -225,7 +225,7 @@ class Chooser:
                 ),
                 "none": nn.Identity,
                 "large eps": lambda: nn.BatchNorm2d(c, eps=0.1),
-                "synchronised": lambda: nn.SyncBatchNorm(c),
+                "synchronised": lambda: synchronised(nn.BatchNorm2d(c)),
                 "batch norm, negative gamma": lambda: negated(nn.BatchNorm2d(c)),
                 "batch norm with dead channels": lambda: dead(nn.BatchNorm2d(c)),
             }
@@ -368,6 +368,12 @@ def divisors(i: int, o: int) -> list[int]:
     return [g for g in range(1, min(i, o) + 1) if i % g == o % g == 0]
 
 
+def synchronised(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Becomes a SyncBatchNorm, which trains on GPUs alone, when its statistics are there."""
+    norm.synchronised = True
+    return norm
+
+
 def negated(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     """Every second gamma below zero."""
     norm.negated = True
@@ -458,13 +464,13 @@ def network_of(seed: int) -> Network:
                 if getattr(module, "dead", False):
                     module.weight.data[::3], module.bias.data[::3] = 1e-6, 0.0
     network.train()
-    for module in network.modules():
-        if isinstance(module, nn.SyncBatchNorm):  # trains on GPUs alone
-            module.running_var.fill_(1.0)
-            module.eval()
     with torch.no_grad():
         for k in range(4):
             network(pictures(64, k))
+    for parent in list(network.modules()):
+        for name, module in parent.named_children():
+            if getattr(module, "synchronised", False):
+                setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
     return network.eval().requires_grad_(False)
 
 
