@@ -16,7 +16,7 @@ from intraq_cli.errors import DeviceError, ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import replace_tensors
-from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.proof import relative_error, same_answers
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
@@ -37,6 +37,8 @@ CALIBRATION_IMAGES = 128
 SAMPLED_IMAGES = 64
 """Random images that the first layers see where there are no synthetic ones."""
 EVALUATION_BATCH = 100
+RUINED = 1.0
+"""Relative error of logits from which on a constant would be as good an answer."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ class Job:
         student = QuantizedNetwork(own, plan).eval()
         if made is None:
             self._calibrate(student, graph, None)
-            return Made(student, student.freeze(), Fidelity(), {})
+            stored = student.freeze()
+            self._warn_of_ruin(student)
+            return Made(student, stored, Fidelity(), {})
         used, held_out = _hold_out(made, self.recipe.tuning.holdout)
         self._calibrate(student, graph, used)
         context = self._context_of("tuning")
@@ -206,6 +210,18 @@ class Job:
         config = self.recipe.quantization
         rescued = config.correction == "rescue" and not self.recipe.tuning.steps
         return replace(config, correction="always") if rescued else config
+
+    @torch.no_grad()
+    def _warn_of_ruin(self, student: QuantizedNetwork) -> None:
+        """Where there are no synthetic images to see it on: noise tells no more than whether a network is ruined."""
+        (images,) = _on_device([random_pixels(self.teacher.spec)], self.context.device)
+        error = relative_error(self.teacher.network(images), student(images))
+        if not error <= RUINED:
+            self.context.report(
+                Warned(
+                    f"on random images the logits are off by {error:.1f} times their spread: this network may be ruined"
+                )
+            )
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""

@@ -76,13 +76,24 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
             except Exception as error:  # torch.export's errors have no common class, and a network raises its own
                 if interruption(error):
                     raise
-                refusal = _refusal(error)
+                refusal = _frozen_code(network) or _refusal(error)
                 # len(x) makes the batch a number; the slower way, by Python's bytecode, follows it
                 if strict or refusal.message != ONE_SIZE:
                     raise refusal from error
         raise AssertionError("unreachable")
     finally:
         mha.set_fastpath_enabled(fast)
+
+
+def _frozen_code(network: nn.Module) -> ModelError | None:
+    """What is to be said where part of a network that cannot be captured is no Python code any more."""
+    names = [name or "it" for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if not names:
+        return None
+    return ModelError(
+        f"the network cannot be captured as a graph: {names[0]} was traced or scripted (torch.jit)",
+        "build the network with the module that it was made from",
+    )
 
 
 def _refusal(error: Exception) -> ModelError:

@@ -19,3 +19,8 @@ def same_answers(
         return True
     spread = wanted.std().clamp(min=1e-12) if wanted.numel() > 1 else wanted.abs().max()
     return bool((got - wanted).abs().max() <= tolerance * spread)
+
+
+def relative_error(wanted: Tensor, got: Tensor) -> float:
+    """Root mean square of how far logits ``(B, K)`` are off, relative to how the wanted ones differ between images."""
+    return float((got - wanted).square().sum().div((wanted - wanted.mean(0)).square().sum()).sqrt())

@@ -79,3 +79,17 @@ def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
     coarse, fine = power[2, 2] + power[3, 1], power[20, 20] + power[25, 15]
     assert coarse > 5 * fine
     assert images.mean((1, 2, 3)).std() > 0.5
+
+
+def test_a_network_that_is_ruined_without_images_is_told(job):
+    told = []
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
+    one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    assert not [event for event in told if isinstance(event, Warned)]
+    with torch.no_grad():
+        one.teacher.network.fc.weight.mul_(1e-3)  # what is left of the logits is less than a step of the last grid
+        one.teacher.network.fc.weight[0].add_(torch.randn(6, generator=torch.Generator().manual_seed(0)))
+        one.teacher.network.fc.weight[1:].sub_(one.teacher.network.fc.weight[0])
+    one.quantize(plan_quantization(one.anatomy.graph, 2, 2, "inputs"), None)
+    (warning,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "ruined" in warning
