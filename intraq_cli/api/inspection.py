@@ -1,5 +1,7 @@
 """``inspect``: what of a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
 
+from pathlib import Path
+
 from pydantic import TypeAdapter, ValidationError
 from torch import fx, nn
 
@@ -13,6 +15,7 @@ from intraq_cli.io.untrusted import safe_path
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
+from intraq_cli.quantization.bit_rules import NO_RULES, read_bit_rules, template
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import Plan, check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement
@@ -27,6 +30,7 @@ def inspect(
     a: int = 4,
     act_placement: Placement = "inputs",
     first_last_bits: int | None = None,
+    bits: str | Path | None = None,
     input_size: Size | None = None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
@@ -45,6 +49,7 @@ def inspect(
         act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer``
             (all that an integer runtime needs).
         first_last_bits: other bits for the first and the last layer.
+        bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
@@ -55,6 +60,7 @@ def inspect(
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
     check_bits(w, a, first_last_bits)
+    rules = NO_RULES if bits is None else read_bit_rules(Path(bits))
     found = _checkpoint(model)
     if found is not None:
         return found
@@ -63,8 +69,15 @@ def inspect(
     teacher = source.on_meta()
     anatomy = examine(teacher)
     graph = form_of(anatomy.graph, act_placement)
-    plan = plan_quantization(graph, w, a, act_placement, first_last_bits)
+    plan = plan_quantization(graph, w, a, act_placement, first_last_bits, rules)
     return inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
+
+
+def bits_template(found: InspectionResult) -> str:
+    """A file for ``--bits`` that gives every layer the bits that it has: to be edited."""
+    planned = [layer for layer in found.layers if layer.w_bits is not None]
+    weights = {layer.name: layer.w_bits for layer in planned if layer.w_bits is not None}
+    return template(weights, {layer.name: layer.a_bits for layer in planned if layer.a_bits is not None})
 
 
 def inspected(

@@ -21,7 +21,7 @@ from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import Plan, form_of
+from intraq_cli.quantization.plan import Plan, form_of, layer_bits
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Recipe
 from intraq_cli.runtime.context import RunContext
@@ -142,7 +142,7 @@ class Job:
         for equalized in ways:
             graph = self.anatomy.graph
             if equalized:
-                graph = equalize(graph, min(plan.weights.values()), min(plan.activations.values()))
+                graph = equalize(graph, layer_bits(form_of(graph, plan.placement), plan))
             made = form_of(graph, plan.placement)
             if made is graph or same_answers(self.teacher.network, made, pixels):
                 return made

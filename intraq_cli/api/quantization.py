@@ -26,6 +26,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.publish.card import model_card
+from intraq_cli.quantization.bit_rules import NO_RULES, read_bit_rules
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
@@ -50,6 +51,7 @@ def quantize(
     images: str | Path | None = None,
     act_placement: Placement | None = None,
     first_last_bits: int | None = None,
+    bits: str | Path | None = None,
     device: Text = "auto",
     seed: int = 0,
     force: bool = False,
@@ -80,6 +82,7 @@ def quantize(
         act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer`` (all
             that an integer runtime needs); default: the recipe's, which is ``inputs`` where it names none.
         first_last_bits: other bits for the first and the last layer.
+        bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing folder.
@@ -103,6 +106,7 @@ def quantize(
     command = command or call(quantize, locals())
     started = time.perf_counter()
     check_bits(w, a, first_last_bits)
+    rules = NO_RULES if bits is None else read_bit_rules(Path(bits))
     settings = load_recipe(recipe).override(list(set))
     placement = choose_placement(act_placement, settings)
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:
@@ -126,7 +130,7 @@ def quantize(
     check_free(path, force)
     anatomy = examined(teacher, where, report)
     graph = form_of(anatomy.graph, placement)
-    plan = plan_quantization(graph, w, a, placement, first_last_bits)
+    plan = plan_quantization(graph, w, a, placement, first_last_bits, rules)
     check_storable(graph)
     found = inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
     made: Synthetic | None = None
@@ -163,7 +167,7 @@ def quantize(
         **origin_of(teacher, settings, seed),
         "recipe": settings.to_dict(),
         "input": asdict(teacher.spec),
-        "bits": [w, a, first_last_bits],
+        "bits": [w, a, first_last_bits, asdict(rules)],
         "placement": placement,
         "images": digest(Path(images)) if images is not None else None,
     }

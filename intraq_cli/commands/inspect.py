@@ -16,11 +16,13 @@ def inspect(
     a: options.ABits = 4,
     act_placement: options.ActPlacement = "inputs",
     first_last_bits: options.FirstLastBits = None,
+    bits: options.Bits = None,
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
+    bits_template: options.BitsTemplate = False,
     as_json: options.Json = False,
 ) -> None:
     """Say what of a model would be quantized, what stays float and why; of a checkpoint, how it is quantized.
@@ -33,7 +35,9 @@ def inspect(
     from intraq_cli.api import inspection as api
 
     found = api.inspect(**given)
-    if as_json:
+    if bits_template:
+        print(api.bits_template(found), end="")
+    elif as_json:
         print_json(found)
     else:
         _print(found)
@@ -51,7 +55,7 @@ def _print(found: "InspectionResult") -> None:
     noted = [("agreement", f"{found.agreement:.1f} % on synthetic images")] if found.agreement is not None else []
     noted += [(f"on {row['data']}", _accuracy(row)) for row in found.evaluations]
     print_table(
-        one_line(f"{found.model} at W{found.w_bits}A{found.a_bits}, placement {found.act_placement}")
+        one_line(f"{found.model} at W{found.w_bits}A{found.a_bits}{_others(found)}, placement {found.act_placement}")
         + f"; weights {found.weights}",
         [
             ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} operations that multiply"),
@@ -70,6 +74,12 @@ def _print(found: "InspectionResult") -> None:
 
 def _accuracy(row: dict[str, Any]) -> str:
     return f"top-1 {row['top1']:.2f} %, float {row['float_top1']:.2f} %, {row['n']} images"
+
+
+def _others(found: "InspectionResult") -> str:
+    """Weights that have other bits than most."""
+    count = sum(layer.w_bits not in (None, found.w_bits) for layer in found.layers)
+    return f", other weights in {count} layers" if count else ""
 
 
 def _row(layer: "InspectedLayer") -> tuple[str, ...]:

@@ -112,6 +112,13 @@ RecipePlacement = Annotated[
 FirstLastBits = Annotated[
     int | None, _unset("--first-last-bits", help="Other bits for the first and last layer.", min=2, max=8)
 ]
+Bits = Annotated[
+    Path | None,
+    _unset("--bits", metavar="FILE", help="Other bits for single layers: TOML, see `inspect --bits-template`."),
+]
+BitsTemplate = Annotated[
+    bool, typer.Option("--bits-template", help="Print the bits of all layers as a file for --bits.")
+]
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
 Set = Annotated[
     list[str] | None,
@@ -181,6 +188,10 @@ TYPED: list[str] = []
 """The words behind ``intraq`` of the command that runs."""
 
 
+PRINTED = ("as_json", "quiet", "bits_template")
+"""Parameters of commands that only say how to print."""
+
+
 def passed_on(given: dict[str, Any]) -> dict[str, Any]:
     """A command's options as the function of its name takes them.
 
@@ -190,7 +201,7 @@ def passed_on(given: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What was given, or has a default, but for the options that only say how to print.
     """
-    options = {name.rstrip("_"): value for name, value in given.items() if name not in ("as_json", "quiet")}
+    options = {name.rstrip("_"): value for name, value in given.items() if name not in PRINTED}
     return {name: value for name, value in options.items() if value is not None}
 
 

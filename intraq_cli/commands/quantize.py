@@ -22,6 +22,7 @@ def quantize(
     images: options.Images = None,
     act_placement: options.RecipePlacement = None,
     first_last_bits: options.FirstLastBits = None,
+    bits: options.Bits = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     input_size: options.InputSize = None,

@@ -1,6 +1,7 @@
 """The model card: ``README.md`` of a checkpoint, ready for the Hub."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,25 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
         KeyError, ValueError: they lack what the card tells.
     """
     quantization = config["quantization_config"]
-    w_bits = quantization["weights"]["bits"]
-    other = sorted({bits for bits in quantization["modules"].values() if bits != w_bits})
     return _render(
         config,
         run,
         run.get("evaluations", []),
         folder=FOLDER,
         activations=_activations(quantization),
-        ends=f"the first and the last at {other[0]}" if other else "the first and the last included",
+        ends=_exceptions(quantization["modules"], quantization["weights"]["bits"]),
     )
+
+
+def _exceptions(modules: dict[str, int], w_bits: int) -> str:
+    """Which layers have other bits than most."""
+    counts = Counter(bits for bits in modules.values() if bits != w_bits)
+    if not counts:
+        return "the first and the last included"
+    first, *_, last = modules
+    if len(counts) == 1 and counts.total() == 2 and w_bits not in (modules[first], modules[last]):
+        return f"the first and the last at {modules[first]}"
+    return "of which " + ", ".join(f"{count} at {bits}" for bits, count in sorted(counts.items()))
 
 
 def timm_card(config: dict[str, Any], run: dict[str, Any], repo_id: str) -> str:
@@ -77,6 +87,7 @@ def _render(
         quantization=quantization,
         placement=quantization["activations"]["placement"],
         w_bits=quantization["weights"]["bits"],
+        widest=max(quantization["modules"].values()),
         a_bits=quantization["activations"]["bits"],
         cfg=config["pretrained_cfg"],
         numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
@@ -114,9 +125,13 @@ def placed(card: str, repo_id: str, revision: str | None = None) -> str:
 
 def _activations(quantization: dict[str, Any]) -> str:
     placement, sites = quantization["activations"]["placement"], quantization["sites"]
-    last = list(sites.values())[-1]
-    by_itself = placement == "inputs" and last != quantization["activations"]["bits"]
-    return PLACEMENTS[placement] + (f", what enters the last layer at {last}" if by_itself else "")
+    if placement == "integer":
+        return PLACEMENTS[placement]
+    _, *others = sites.values()  # the image, or what leaves the first layer
+    counts = Counter(bits for bits in others if bits != quantization["activations"]["bits"])
+    if counts.total() == 1 and counts[others[-1]]:
+        return f"{PLACEMENTS[placement]}, what enters the last layer at {others[-1]}"
+    return PLACEMENTS[placement] + "".join(f", {count} of them at {bits}" for bits, count in sorted(counts.items()))
 
 
 def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> Any:

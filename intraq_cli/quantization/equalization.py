@@ -10,13 +10,14 @@ own in the quantized network, where the grid ends below it anyway, see :func:`un
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.graph.batch_norms import BatchNorm, batch_norms
 from intraq_cli.graph.fold import CONVOLUTIONS
-from intraq_cli.graph.layers import ACTIVATIONS
+from intraq_cli.graph.layers import ACTIVATIONS, quantizable
 from intraq_cli.graph.nodes import (
     arguments,
     calls,
@@ -49,22 +50,23 @@ RELUS = (aten.relu.default, aten.leaky_relu.default)
 
 
 @torch.no_grad()
-def equalize(graph: fx.GraphModule, w_bits: int, a_bits: int) -> fx.GraphModule:
+def equalize(graph: fx.GraphModule, bits: Mapping[str, tuple[int, int]]) -> fx.GraphModule:
     """Pass: the same function, with channels more alike in range where that can be had.
 
     What is changed is a copy; the tensors of ``graph`` stay as they are. ``graph`` itself, where nothing is to be had.
 
     Args:
         graph: of the float network.
-        w_bits: of the weights.
-        a_bits: of the activations.
+        bits: of weights and of what layers read, by their names; in front of others nothing is changed.
     """
     changed: dict[str, Tensor] = {}
     bounds: dict[fx.Node, Tensor] = {}
+    names = {call: layer.name for layer in quantizable(graph) for call in layer.calls}
     for norm in batch_norms(graph):
         way = _way(norm)
-        if not way:
+        if not way or names.get(way[-1]) not in bits:
             continue
+        w_bits, a_bits = bits[names[way[-1]]]
         used = [norm.weight, norm.bias, arguments(way[-1])["weight"]]
         gamma, beta, weight = (tensor_of(graph, node) for node in used)
         if gamma is None or beta is None or not isinstance(weight, nn.Parameter) or any(len(n.users) > 1 for n in used):

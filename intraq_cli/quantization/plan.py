@@ -7,6 +7,7 @@ from torch import fx
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import Layer, quantizable, reads_image
+from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
 from intraq_cli.quantization.sites import Site, sites
 from intraq_cli.recipe import Placement
 
@@ -37,7 +38,12 @@ def form_of(graph: fx.GraphModule, placement: Placement) -> fx.GraphModule:
 
 
 def plan_quantization(
-    graph: fx.GraphModule, w_bits: int, a_bits: int, placement: Placement, first_last_bits: int | None = None
+    graph: fx.GraphModule,
+    w_bits: int,
+    a_bits: int,
+    placement: Placement,
+    first_last_bits: int | None = None,
+    rules: BitRules = NO_RULES,
 ) -> Plan:
     """Decide what is quantized: every convolution and linear layer that the network calls, from the first to the last.
 
@@ -47,23 +53,31 @@ def plan_quantization(
         a_bits: of activations.
         placement: ``inputs`` of layers, outputs of ``activations``, or all that an ``integer`` runtime needs.
         first_last_bits: other bits for the first and the last layer.
+        rules: other bits for layers by their names. What leaves an activation has the most of those that the layers
+            behind it ask for; the image has 8 bits where no rule speaks of the first layer's input.
 
     Raises:
+        UsageError: a rule matches no layer.
         ModelError: the network has no ReLU-like activation, and the placement asks for them.
     """
     found = quantizable(graph)
+    rules.check(layer.name for layer in found)
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
-    weights = {layer.name: first_last_bits if layer.name in ends and first_last_bits else w_bits for layer in found}
+    own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
+    weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
     places = sites(graph, placement)
     if placement == "activations":
         if not places:
             raise ModelError("the network calls no ReLU-like activation", "use --act-placement inputs")
-        return Plan(placement, weights, dict.fromkeys(places, a_bits))
+        read = {call: rules.input_bits(layer.name, a_bits) for layer in found for call in layer.calls}
+        wanted = {name: [read[call] for call in site.layer_calls] for name, site in places.items()}
+        return Plan(placement, weights, {name: max(bits, default=a_bits) for name, bits in wanted.items()})
     inputs: dict[fx.Node, int] = {}
     for k, layer in enumerate(found):
-        bits = first_last_bits if layer.name in ends and first_last_bits else a_bits
+        bits = rules.input_bits(layer.name, own[layer.name] or a_bits)
         # the first layer too where the network itself normalises or rearranges the image
-        first = IMAGE_BITS if k == 0 or reads_image(graph, layer) else bits
+        reads = k == 0 or reads_image(graph, layer)
+        first = rules.input_bits(layer.name, IMAGE_BITS) if reads else bits
         inputs |= {call: first if j == 0 else bits for j, call in enumerate(layer.calls)}
     if placement == "inputs":
         return Plan(placement, weights, {name: inputs[site.layer_calls[0]] for name, site in places.items()})
@@ -74,6 +88,16 @@ def bits_read(graph: fx.GraphModule, plan: Plan) -> dict[fx.Node, int]:
     """Bits of what layers read, by their calls; those that read floats are not in it."""
     places = sites(graph, plan.placement)
     return {call: bits for name, bits in plan.activations.items() for call in places[name].layer_calls}
+
+
+def layer_bits(graph: fx.GraphModule, plan: Plan) -> dict[str, tuple[int, int]]:
+    """Bits of each layer's weight and of what its first call reads, by its name; those that read floats are left out.
+
+    ``graph`` is in the form of the plan's placement.
+    """
+    read = bits_read(graph, plan)
+    planned = [layer for layer in quantizable(graph) if layer.name in plan.weights and layer.calls[0] in read]
+    return {layer.name: (plan.weights[layer.name], read[layer.calls[0]]) for layer in planned}
 
 
 def _integer_bits(places: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[str, int]:

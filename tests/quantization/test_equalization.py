@@ -10,6 +10,9 @@ from intraq_cli.quantization.equalization import DENSE_POWER, DEVIATIONS, LARGES
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 from tests.conftest import graph_of, trained
 
+FOUR = dict.fromkeys(("dense", "depthwise", "grouped", "twice", "fc", "conv", "last"), (4, 4))
+"""Bits of layers."""
+
 
 class Chain(nn.Module):
     """Every kind of way from a batch norm to what comes next."""
@@ -49,18 +52,18 @@ def moved(before, after):
 def test_the_network_computes_the_same(chain):
     x = torch.randn(16, 3, 8, 8)
     before = copy.deepcopy(chain.state_dict())
-    assert torch.allclose(equalize(graph_of(chain), 4, 4)(x), chain(x), atol=1e-5)
+    assert torch.allclose(equalize(graph_of(chain), FOUR)(x), chain(x), atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in chain.state_dict().items())
 
 
 def test_only_what_goes_one_way_through_a_relu_into_a_convolution_is_touched(chain):
-    made = equalize(graph_of(chain), 4, 4)
+    made = equalize(graph_of(chain), FOUR)
     norms = {f"bn{k}.{part}" for k in (1, 2) for part in ("weight", "bias")}
     assert moved(chain, made) == norms | {"depthwise.weight", "grouped.weight"}
 
 
 def test_channels_become_alike(chain):
-    made = equalize(graph_of(chain), 4, 4)
+    made = equalize(graph_of(chain), FOUR)
     for norm, power in (("bn1", 0.0), ("bn2", 1 - DENSE_POWER)):
         both = [(state[f"{norm}.weight"], state[f"{norm}.bias"]) for state in (chain.state_dict(), tensors(made))]
         tops = [bias + 4 * DEVIATIONS * weight.abs() for weight, bias in both]
@@ -82,7 +85,7 @@ def test_shared_layers_are_left_alone():
             return self.fc(x.mean((2, 3)))
 
     network = trained(Shared())
-    assert not moved(network, equalize(graph_of(network, (3, 4, 4)), 4, 4))
+    assert not moved(network, equalize(graph_of(network, (3, 4, 4)), FOUR))
 
 
 def test_what_is_written_over_is_left_alone():
@@ -103,14 +106,14 @@ def test_what_is_written_over_is_left_alone():
 
     network = trained(Written())
     network.bn.weight.mul_(torch.tensor([0.1, 1.0, 0.3]))
-    assert not moved(network, equalize(graph_of(network, (3, 4, 4)), 4, 4))
+    assert not moved(network, equalize(graph_of(network, (3, 4, 4)), FOUR))
 
 
 @pytest.mark.parametrize("relu", [F.silu, F.hardswish, F.gelu, lambda x: x.clamp(0, 6)])
 def test_activations_that_are_not_of_one_slope_are_left_alone(relu):
     network = trained(Chain(relu))
     network.bn1.weight.mul_(torch.logspace(-1.5, -0.3, 8))
-    assert not moved(network, equalize(graph_of(network), 4, 4))
+    assert not moved(network, equalize(graph_of(network), FOUR))
 
 
 @pytest.fixture(params=[F.relu6, nn.ReLU6(inplace=True), nn.Hardtanh(0.0, 2.0)])
@@ -123,7 +126,7 @@ def capped(request):
 
 def test_a_relu6_gets_a_bound_for_each_channel_and_the_network_computes_the_same(capped):
     x = 2 * torch.randn(16, 3, 8, 8)
-    made = equalize(graph_of(capped), 4, 4)
+    made = equalize(graph_of(capped), FOUR)
     assert "depthwise.weight" in moved(capped, made)
     assert torch.allclose(made(x), capped(x), atol=1e-5)
     assert not torch.allclose(uncapped(made)(x), capped(x), atol=1e-5)
@@ -132,7 +135,7 @@ def test_a_relu6_gets_a_bound_for_each_channel_and_the_network_computes_the_same
 def test_where_an_activation_is_quantized_one_bound_for_all_channels_is_as_good_as_their_own(capped):
     """A grid that ends below the top of the widest channel cuts off all that the bounds would."""
     before = graph_of(capped)
-    graph = equalize(before, 4, 4)
+    graph = equalize(before, FOUR)
     assert [n.target for n in calls(uncapped(graph))] == [n.target for n in calls(before)]
     quantizer = ActivationQuantizer(4)
     quantizer.set_grid(torch.tensor(1.5 / 15), torch.tensor(0.0))

@@ -1,0 +1,101 @@
+"""Bits of single layers, by patterns of their names: a TOML file that people write by hand.
+
+    [weights]
+    "*" = 4
+    "blocks.0.*" = 8
+
+    [activations]        # of what a layer reads
+    "classifier" = 8
+
+Patterns are those of shells (``*``, ``?``, ``[...]``); of several that match a layer the last one counts.
+"""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from intraq_cli.errors import UsageError
+
+TABLES = ("weights", "activations")
+LARGEST_FILE = 2**20
+
+
+@dataclass(frozen=True)
+class BitRules:
+    """Pattern to bits, in the order of the file."""
+
+    weights: dict[str, int] = field(default_factory=dict)
+    activations: dict[str, int] = field(default_factory=dict)
+
+    def weight_bits(self, layer: str, otherwise: int) -> int:
+        """Of a layer's weight."""
+        return _last(self.weights, layer, otherwise)
+
+    def input_bits(self, layer: str, otherwise: int) -> int:
+        """Of what a layer reads."""
+        return _last(self.activations, layer, otherwise)
+
+    def check(self, layers: Iterable[str]) -> None:
+        """See that every pattern means something.
+
+        Raises:
+            UsageError: one matches none of the ``layers``.
+        """
+        names = list(layers)
+        for pattern in (*self.weights, *self.activations):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                some = ", ".join(names[:3])
+                raise UsageError(
+                    f"--bits: no layer is named like {pattern!r}", f"layers: {some}, ...: `intraq inspect`"
+                )
+
+
+NO_RULES = BitRules()
+
+
+def read_bit_rules(path: Path) -> BitRules:
+    """What a file says.
+
+    Raises:
+        UsageError: it cannot be read, or says something else than bits from 2 to 8.
+    """
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UsageError(f"--bits {path}: too large", f"at most {LARGEST_FILE:,} bytes")
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"--bits {path}: {error}", "`intraq inspect MODEL --bits-template` prints one to edit"
+        ) from error
+    for table, rules in found.items():
+        if table not in TABLES or not isinstance(rules, dict):
+            raise UsageError(f"--bits {path}: {table} is no table of bits", "tables: [weights] and [activations]")
+        for pattern, bits in rules.items():
+            if type(bits) is not int or not 2 <= bits <= 8:
+                raise UsageError(
+                    f"--bits {path}: {table} of {pattern!r} are {bits!r}", "bits are whole numbers from 2 to 8"
+                )
+    return BitRules(**found)
+
+
+def template(weights: dict[str, int], inputs: dict[str, int]) -> str:
+    """A file that gives every layer the bits that it has; layer name to bits."""
+    tables = zip(TABLES, (weights, inputs), strict=True)
+    lines = (
+        f"[{table}]\n" + "".join(f"{_quoted(name)} = {bits}\n" for name, bits in rules.items())
+        for table, rules in tables
+    )
+    return "\n".join(lines)
+
+
+def _quoted(name: str) -> str:
+    # a name with brackets would be a pattern that does not match itself
+    escaped = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _last(rules: dict[str, int], layer: str, otherwise: int) -> int:
+    matching = [bits for pattern, bits in rules.items() if fnmatchcase(layer, pattern)]
+    return matching[-1] if matching else otherwise

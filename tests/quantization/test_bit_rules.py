@@ -1,0 +1,106 @@
+"""Bits of single layers."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from intraq_cli import inspect, load, quantize
+from intraq_cli.api.inspection import bits_template
+from intraq_cli.errors import UsageError
+from intraq_cli.quantization.bit_rules import BitRules, read_bit_rules, template
+from intraq_cli.quantization.plan import plan_quantization
+from tests.conftest import graph_of
+
+GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+def rules_of(tmp_path, text):
+    path = tmp_path / "bits.toml"
+    path.write_text(text)
+    return read_bit_rules(path)
+
+
+def test_of_several_patterns_the_last_that_matches_counts(tmp_path):
+    rules = rules_of(tmp_path, '[weights]\n"*" = 4\n"blocks.0.*" = 8\n"blocks.0.conv2" = 3\n[activations]\nfc = 6\n')
+    assert [rules.weight_bits(name, 5) for name in ("fc", "blocks.0.conv1", "blocks.0.conv2")] == [4, 8, 3]
+    assert [rules.input_bits(name, 5) for name in ("fc", "blocks.0.conv1")] == [6, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[weights\n", "bits.toml"),
+        ('[weights]\n"*" = 9\n', "are 9"),
+        ('[weights]\n"*" = true\n', "are True"),
+        ('[weights]\n"*" = "4"\n', "are '4'"),
+        ("[biases]\n", "biases is no table"),
+        ("weights = 4\n", "weights is no table"),
+    ],
+)
+def test_what_says_something_else_is_refused(tmp_path, text, says):
+    with pytest.raises(UsageError, match="--bits") as caught:
+        rules_of(tmp_path, text)
+    assert says in caught.value.message
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.toml"):
+        read_bit_rules(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
+def test_a_plan_follows_the_rules(network, placement):
+    rules = BitRules({"conv2": 8, "fc": 2}, {"conv3": 6, "conv2": 3})
+    graph = graph_of(network)
+    plan = plan_quantization(graph, 4, 5, placement, None, rules)
+    assert plan.weights == {"conv1": 4, "conv2": 8, "conv3": 4, "fc": 2}
+    sites = {
+        "inputs": {"conv1": 8, "conv2": 3, "conv3": 6, "fc": 5},
+        "activations": {"": 3, "act": 6, "act#1": 5},
+        # what conv2 puts out goes into a sum too, and is rounded once more for conv3; the sums and their terms at 8
+        "integer": {"image.output": 8, "conv1.output": 3, "conv2.output": 8, "conv3.output": 8, "output": 8}
+        | {"#1.output": 5, "conv3.input": 6},
+    }
+    assert plan.activations == sites[placement]
+    assert plan.limits == ({"conv2": 127} if placement == "integer" else {})
+
+
+def test_a_pattern_that_matches_no_layer_is_refused(network):
+    with pytest.raises(UsageError, match="'conv9'"):
+        plan_quantization(graph_of(network), 4, 4, "inputs", None, BitRules({"conv9": 8}))
+
+
+@pytest.mark.parametrize("placement", ["inputs", "integer"])
+def test_a_checkpoint_of_mixed_bits_says_so_everywhere_and_loads(network, tmp_path, placement):
+    bits = tmp_path / "bits.toml"
+    bits.write_text("[weights]\nconv2 = 8\nconv3 = 3\n[activations]\nconv3 = 6\n")
+    out = tmp_path / "out"
+    quantize(network, w=4, a=4, recipe="instant", bits=bits, act_placement=placement, out=out, device="cpu", **GIVEN)
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert config["modules"] == {"conv1": 4, "conv2": 8, "conv3": 3, "fc": 4}
+    assert (
+        "4 bits, per output channel, asymmetric, in 4 layers, of which 1 at 3, 1 at 8"
+        in (out / "README.md").read_text()
+    )
+    stored, loaded = load_file(out / "model.safetensors"), load(out, model=network)
+    for name, width in config["modules"].items():
+        weight = loaded.weights[name]().flatten(1)
+        scale = stored[f"{name}.weight_scale"]
+        codes = (weight / scale).round()
+        assert ((codes.amax(1) - codes.amin(1)) <= 2**width - 1).all()
+        assert torch.allclose(codes * scale, weight, atol=1e-6)
+    assert [(row.w_bits, row.a_bits) for row in inspect(str(out)).layers] == [(4, 8), (8, 4), (3, 6), (4, 4)]
+
+
+def test_the_template_gives_every_layer_the_bits_that_it_has(network, tmp_path):
+    found = inspect(network, w=3, a=5, **GIVEN)
+    path = tmp_path / "bits.toml"
+    path.write_text(bits_template(found))
+    again = inspect(network, w=8, a=8, bits=path, **GIVEN)
+    assert [(row.w_bits, row.a_bits) for row in again.layers] == [(row.w_bits, row.a_bits) for row in found.layers]
+
+
+def test_names_that_look_like_patterns_match_themselves(tmp_path):
+    assert rules_of(tmp_path, template({'a[0]*"\\': 3}, {})).weight_bits('a[0]*"\\', 8) == 3
