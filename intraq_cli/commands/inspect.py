@@ -79,7 +79,7 @@ def _accuracy(row: dict[str, Any]) -> str:
 def _others(found: "InspectionResult") -> str:
     """Weights that have other bits than most."""
     count = sum(layer.w_bits not in (None, found.w_bits) for layer in found.layers)
-    return f", other weights in {count} layers" if count else ""
+    return f", other weights in {count} layer{'s' * (count > 1)}" if count else ""
 
 
 def _row(layer: "InspectedLayer") -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import ModelError, UsageError
 
 TABLES = ("weights", "activations")
 LARGEST_FILE = 2**20
@@ -41,13 +41,13 @@ class BitRules:
         """See that every pattern means something.
 
         Raises:
-            UsageError: one matches none of the ``layers``.
+            ModelError: one matches none of the ``layers``.
         """
         names = list(layers)
         for pattern in (*self.weights, *self.activations):
             if not any(fnmatchcase(name, pattern) for name in names):
                 some = ", ".join(names[:3])
-                raise UsageError(
+                raise ModelError(
                     f"--bits: no layer is named like {pattern!r}", f"layers: {some}, ...: `intraq inspect`"
                 )
 

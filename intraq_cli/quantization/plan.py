@@ -57,8 +57,7 @@ def plan_quantization(
             behind it ask for; the image has 8 bits where no rule speaks of the first layer's input.
 
     Raises:
-        UsageError: a rule matches no layer.
-        ModelError: the network has no ReLU-like activation, and the placement asks for them.
+        ModelError: a rule matches no layer; the network has no ReLU-like activation, and the placement asks for them.
     """
     found = quantizable(graph)
     rules.check(layer.name for layer in found)
