@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from intraq_cli.errors import DeviceError, ModelError
-from intraq_cli.evaluation.fidelity import Fidelity, fidelity
+from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error, same_answers
@@ -125,7 +125,7 @@ class Job:
         losses = tune(student, graph, used.images, used.labels, self.recipe.tuning, context)
         tuned = self._freeze(student, graph, held_out, losses, context)
         before, after = calibrated.fidelity, tuned.fidelity
-        if after.kl <= before.kl or after.agreement >= before.agreement:
+        if not is_clearly_worse(after, before):
             return tuned
         figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
         context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from intraq_cli.evaluation.fidelity import fidelity
+from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from tests.conftest import graph_of
 
 
@@ -55,3 +55,18 @@ def test_a_network_follows_itself():
 def test_no_images_no_figures():
     network, graph = noisy()
     assert math.isnan(fidelity(graph, network, graph, []).agreement)
+
+
+@pytest.mark.parametrize(
+    ("n", "before", "after", "expected"),
+    [
+        (32, (78.125, 0.55), (75.0, 0.7), False),  # one image
+        (1000, (78.0, 0.55), (70.0, 0.7), True),
+        (1000, (78.0, 0.55), (70.0, 0.5), False),  # closer in divergence
+        (128, (100.0, 0.01), (87.5, 0.5), True),
+        (128, (100.0, 0.01), (100.0, 0.02), False),
+        (128, (90.0, 0.1), (20.0, float("nan")), True),
+    ],
+)
+def test_a_network_is_worse_if_agreement_fell_beyond_chance(n, before, after, expected):
+    assert is_clearly_worse(Fidelity(n, *after), Fidelity(n, *before)) is expected
