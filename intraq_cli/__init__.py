@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.prediction import predict
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
+    from intraq_cli.api.sensitivity import sensitivity
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
 
@@ -29,6 +30,7 @@ _HOMES = {
     "export": "intraq_cli.api.exporting",
     "predict": "intraq_cli.api.prediction",
     "inspect": "intraq_cli.api.inspection",
+    "sensitivity": "intraq_cli.api.sensitivity",
     "load": "intraq_cli.api.loading",
     "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
@@ -43,6 +45,7 @@ __all__ = [
     "predict",
     "push",
     "quantize",
+    "sensitivity",
     "synthesize",
 ]
 

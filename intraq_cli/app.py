@@ -16,6 +16,7 @@ from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
+from intraq_cli.commands.sensitivity import sensitivity
 from intraq_cli.commands.synthesize import synthesize
 from intraq_cli.errors import DeviceError, IntraqError, UsageError, interruption
 from intraq_cli.runtime.launch import launched
@@ -30,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate, export, predict, push, inspect):
+for command in (quantize, synthesize, evaluate, export, predict, push, inspect, sensitivity):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

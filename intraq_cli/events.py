@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins: ``synthesis``, ``calibration``, ``tuning`` or ``evaluation``, with its number of steps."""
+    """A stage begins, with its number of steps.
+
+    It is ``synthesis``, ``calibration``, ``tuning``, ``sensitivity`` or ``evaluation``.
+    """
 
     stage: str
     steps: int

@@ -72,6 +72,32 @@ class InspectedLayer:
 
 
 @dataclass(frozen=True)
+class LayerSensitivity:
+    """How far the network moves when a layer alone is quantized; divergence in nats by bits."""
+
+    name: str
+    kind: str
+    weights: dict[int, float]
+    inputs: dict[int, float]
+    """Empty where the placement leaves what the layer reads float."""
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What ``sensitivity`` found."""
+
+    model: str
+    act_placement: str
+    n: int
+    """Synthetic images."""
+    widths: list[int]
+    layers: list[LayerSensitivity]
+    seed: int
+    device: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class InspectionResult:
     """What ``inspect`` found."""
 

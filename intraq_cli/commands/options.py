@@ -127,6 +127,12 @@ Set = Annotated[
 NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
 Images = Annotated[Path | None, _unset("--images", help="What `synthesize` wrote; no images are made then.")]
 
+FewImages = Annotated[int, typer.Option("-n", "--num-images", min=2, help="Images.")]
+Widths = Annotated[
+    Any,
+    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=_numbers("--widths", int)),
+]
+
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
 OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images.safetensors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
