@@ -37,6 +37,8 @@ CALIBRATION_IMAGES = 128
 SAMPLED_IMAGES = 64
 """Random images that the first layers see where there are no synthetic ones."""
 EVALUATION_BATCH = 100
+FEW = 16
+"""Images at once where time does not matter."""
 RUINED = 1.0
 """Relative error of logits from which on a constant would be as good an answer."""
 
@@ -214,14 +216,12 @@ class Job:
     @torch.no_grad()
     def _warn_of_ruin(self, student: QuantizedNetwork) -> None:
         """Where there are no synthetic images to see it on: noise tells no more than whether a network is ruined."""
-        (images,) = _on_device([random_pixels(self.teacher.spec)], self.context.device)
-        error = relative_error(self.teacher.network(images), student(images))
+        batches = _on_device(random_pixels(self.teacher.spec).split(FEW), self.context.device)
+        wanted, got = zip(*((self.teacher.network(x), student(x)) for x in batches), strict=True)
+        error = relative_error(torch.cat(wanted), torch.cat(got))
         if not error <= RUINED:
-            self.context.report(
-                Warned(
-                    f"on random images the logits are off by {error:.1f} times their spread: this network may be ruined"
-                )
-            )
+            off = f"on random images the logits are off by {error:.1f} times their spread"
+            self.context.report(Warned(f"{off}: this network may be ruined"))
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""
@@ -286,7 +286,7 @@ def random_pixels(spec: InputSpec) -> Tensor:
     noise = grey + 0.5 * torch.randn(SAMPLED_IMAGES, channels, height, width, generator=generator)
     frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
     noise = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency.clamp(min=1 / max(height, width)), s=(height, width))
-    noise = noise / noise.std((1, 2, 3), keepdim=True)
+    noise = noise / noise.std((1, 2, 3), correction=0, keepdim=True).clamp(min=1e-6)
     contrast, brightness = torch.rand(2, SAMPLED_IMAGES, 1, 1, 1, generator=generator)
     low, high = (edge[:, None, None] for edge in spec.bounds)
     return low + (high - low) * (brightness + 0.5 * contrast * noise).clamp(0, 1)

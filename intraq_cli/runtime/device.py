@@ -72,7 +72,8 @@ def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterat
     cuda, libc = device.type == "cuda", _glibc() if device.type == "cpu" else None
     benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = cuda and not deterministic
-    torch.use_deterministic_algorithms(strict or (cuda and deterministic))
+    if cuda and deterministic:
+        torch.use_deterministic_algorithms(True)
     if libc:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_MMAP_MAX, 0)
@@ -80,7 +81,8 @@ def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterat
         yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(strict)
+        if cuda and deterministic:
+            torch.use_deterministic_algorithms(strict)
         if libc:
             libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
             libc.mallopt(M_MMAP_MAX, MMAP_MAX)
