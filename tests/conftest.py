@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from intraq_cli.events import StepDone
 from intraq_cli.graph.capture import capture
-from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, replace_tensors
+from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, own_tensors
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
 
@@ -66,7 +66,7 @@ def graph_of(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8)) -> fx.
 def student_of(graph: fx.GraphModule, w=4, a=4, placement="inputs", ends=None) -> QuantizedNetwork:
     """A quantized network of a graph, with tensors of its own, before calibration."""
     graph = form_of(graph, placement)
-    own = replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+    own = own_tensors(graph)
     return QuantizedNetwork(own, plan_quantization(graph, w, a, placement, ends))
 
 

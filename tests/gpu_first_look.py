@@ -28,7 +28,7 @@ import intraq_cli
 from intraq_cli.errors import DeviceError
 from intraq_cli.events import Event, StepDone, Warned
 from intraq_cli.graph.layers import layers
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher, examine
 from intraq_cli.models.timm_source import timm_teacher
@@ -266,7 +266,7 @@ def timed(
 
 def student_of(graph: torch.fx.GraphModule, device: torch.device, few: Tensor) -> QuantizedNetwork:
     """Calibrated in little time."""
-    own = replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+    own = own_tensors(graph)
     student = QuantizedNetwork(own, plan_quantization(graph, 4, 4, "inputs"))
     few = few.to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))

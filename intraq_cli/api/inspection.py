@@ -15,7 +15,7 @@ from intraq_cli.io.untrusted import safe_path
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
-from intraq_cli.quantization.bit_rules import NO_RULES, read_bit_rules, template
+from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import Plan, check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement
@@ -60,7 +60,7 @@ def inspect(
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
     check_bits(w, a, first_last_bits)
-    rules = NO_RULES if bits is None else read_bit_rules(Path(bits))
+    rules = read_bit_rules(bits)
     found = _checkpoint(model)
     if found is not None:
         return found
@@ -75,9 +75,8 @@ def inspect(
 
 def bits_template(found: InspectionResult) -> str:
     """A file for ``--bits`` that gives every layer the bits that it has: to be edited."""
-    planned = [layer for layer in found.layers if layer.w_bits is not None]
-    weights = {layer.name: layer.w_bits for layer in planned if layer.w_bits is not None}
-    return template(weights, {layer.name: layer.a_bits for layer in planned if layer.a_bits is not None})
+    weights = {layer.name: layer.w_bits for layer in found.layers if layer.w_bits is not None}
+    return template(weights, {layer.name: layer.a_bits for layer in found.layers if layer.a_bits is not None})
 
 
 def inspected(

@@ -15,10 +15,10 @@ from torch import Tensor, fx
 from intraq_cli.errors import DeviceError, ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.graph.proof import relative_error, same_answers
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
-from intraq_cli.quantization.calibration import calibrate, warm_up
+from intraq_cli.quantization.calibration import calibrate, forget_grids, warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of, layer_bits
@@ -111,8 +111,7 @@ class Job:
 
     def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
         graph = self._prepared(plan)
-        own = replace_tensors(uncapped(graph), lambda key, tensor: tensor.detach().clone())
-        student = QuantizedNetwork(own, plan).eval()
+        student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
         if made is None:
             self._calibrate(student, graph, None)
             stored = student.freeze()
@@ -196,10 +195,7 @@ class Job:
             self.context.report(Warned(f"calibrated on {size} of {len(images)} images: memory holds no more"))
 
         def on_first(count: int) -> None:
-            for name, weight in weights.items():
-                student.set_weight(name, weight)
-            for site in student.sites.values():
-                site.step.learn(False)
+            forget_grids(student, weights)
             student.load_state_dict(before)
             (first,) = _on_device([images[:count]], device)
             calibrate(student, teacher, first, self._quantization, sampled=sampled)

@@ -26,7 +26,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.publish.card import model_card
-from intraq_cli.quantization.bit_rules import NO_RULES, read_bit_rules
+from intraq_cli.quantization.bit_rules import read_bit_rules
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
 from intraq_cli.recipe import Placement, choose_placement
@@ -106,7 +106,7 @@ def quantize(
     command = command or call(quantize, locals())
     started = time.perf_counter()
     check_bits(w, a, first_last_bits)
-    rules = NO_RULES if bits is None else read_bit_rules(Path(bits))
+    rules = read_bit_rules(bits)
     settings = load_recipe(recipe).override(list(set))
     placement = choose_placement(act_placement, settings)
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:

@@ -83,6 +83,11 @@ def replace_tensors(graph: fx.GraphModule, made: Callable[[str, Tensor], Tensor]
     return graph
 
 
+def own_tensors(graph: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the graph whose tensors are copies too: what is learned there leaves the network alone."""
+    return replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+
+
 def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose value is the same whatever the images are: they depend on the network's tensors alone."""
     constant: set[fx.Node] = set()

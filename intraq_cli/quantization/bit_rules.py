@@ -55,12 +55,15 @@ class BitRules:
 NO_RULES = BitRules()
 
 
-def read_bit_rules(path: Path) -> BitRules:
-    """What a file says.
+def read_bit_rules(file: str | Path | None) -> BitRules:
+    """What a file says; no rules without one.
 
     Raises:
         UsageError: it cannot be read, or says something else than bits from 2 to 8.
     """
+    if file is None:
+        return NO_RULES
+    path = Path(file)
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UsageError(f"--bits {path}: too large", f"at most {LARGEST_FILE:,} bytes")

@@ -4,7 +4,7 @@ One run of the network does it for all layers: where a layer or an activation is
 of everything before it, and what is set there is in place for everything behind it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_gri
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
-from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, WeightQuantizer
+from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
 from intraq_cli.recipe import Quantization
 
 RATIO = 10.0
@@ -66,11 +66,16 @@ def calibrate(
     floats = dict(student.weights)
     _calibrate(student, teacher, images, config, sampled, config.correction == "always")
     if config.correction == "rescue" and _agreement(student, teacher, images) < RUINED:
-        for name, weight in floats.items():
-            student.set_weight(name, weight)
-        for site in student.sites.values():
-            site.step.learn(False)
+        forget_grids(student, floats)
         _calibrate(student, teacher, images, config, sampled, True)
+
+
+def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | WeightQuantizer]) -> None:
+    """Put the holders of weights back that were there before calibration, by layer, and learn no scale any more."""
+    for name, weight in weights.items():
+        student.set_weight(name, weight)
+    for site in student.sites.values():
+        site.step.learn(False)
 
 
 def _agreement(student: nn.Module, teacher: nn.Module, images: Tensor) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, bits_read, plan_quantization
@@ -59,7 +59,7 @@ def layer_sensitivities(
 @torch.no_grad()
 def _divergence(graph: fx.GraphModule, plan: Plan, images: Tensor, wanted: Tensor) -> float:
     """In nats an image, from log-probabilities ``(B, K)``."""
-    student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan).eval()
+    student = QuantizedNetwork(own_tensors(graph), plan).eval()
     calibrate(student, graph, images, CALIBRATION)
     got = student(images).log_softmax(1)
     return max(0.0, float(F.kl_div(got, wanted, reduction="batchmean", log_target=True)))

@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import Event, Noted, StepDone, Warned
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -102,7 +102,7 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
     print(f"stage1 {name} batch {batch} {device}: median {clock.median:.4f} s/step", flush=True)
 
     plan = plan_quantization(graph, 4, 4, "inputs")
-    student = QuantizedNetwork(replace_tensors(graph, lambda key, tensor: tensor.detach().clone()), plan)
+    student = QuantizedNetwork(own_tensors(graph), plan)
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)

@@ -30,7 +30,7 @@ from torch.nn.utils import parametrizations, parametrize
 import intraq_cli
 from intraq_cli.errors import IntraqError
 from intraq_cli.events import Warned
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
@@ -531,7 +531,7 @@ def calibrated_on_pictures(network: nn.Module, placement: Any) -> nn.Module:
     graph = form_of(
         examine(Source.parse(network, InputOverride(SHAPE, (0.5,) * 3, (0.25,) * 3)).load()).graph, placement
     )
-    own = replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
+    own = own_tensors(graph)
     student = QuantizedNetwork(own, plan_quantization(graph, 8, 8, placement)).eval()
     plain = Quantization(weight_rounding="nearest", activation_range="mse", correction="never")
     calibrate(student, graph, pictures(128, 5), plain)
