@@ -7,6 +7,7 @@ IntraqError                 exit 1: one line and a hint
 ├── DataError               images, class folders, image files
 ├── CheckpointError         a folder that is no checkpoint, or a damaged one
 ├── ExportError             a package that is missing, a file that no runtime takes, layers left in float
+├── BudgetError             too few bytes, bits or bit operations for any choice of bits
 ├── OutputError             the output folder exists, cannot be written, disk full
 ├── HubError                the Hub refuses, fails or cannot be reached while it is written to
 ├── DeviceError             no such device, out of memory, another process of the job gone
@@ -77,6 +78,12 @@ class ExportError(IntraqError):
     """An export cannot be made, or is not what was asked for."""
 
     code = "export"
+
+
+class BudgetError(IntraqError):
+    """No choice of bits stays within the budget."""
+
+    code = "budget"
 
 
 class OutputError(IntraqError):

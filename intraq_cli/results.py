@@ -1,5 +1,6 @@
 """What the verbs return, and ``--json`` prints."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,21 @@ class SynthesisResult:
     seed: int
     device: str
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """What a budget buys."""
+
+    bytes: int
+    """Of ``model.safetensors``."""
+    avg_bits: float
+    """Of a quantized weight."""
+    bit_operations: int
+    """For one image."""
+    divergence: float
+    """Expected before tuning, in nats: the sum of what each layer does alone."""
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,10 @@ class QuantizationResult:
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
+    avg_bits: float = math.nan
+    """Of a quantized weight."""
+    frontier: list[FrontierPoint] = field(default_factory=list)
+    """Where bits were chosen under a budget: what this and other budgets buy."""
     dry_run: bool = False
     export: "ExportResult | None" = None
     """The proof of ``model.onnx``, where that was asked for."""
@@ -80,18 +100,26 @@ class LayerSensitivity:
     weights: dict[int, float]
     inputs: dict[int, float]
     """Empty where the placement leaves what the layer reads float."""
+    spared: dict[int, float] = field(default_factory=dict)
+    """The other way round: of the network with everything at so many bits but this layer, which stays float."""
 
 
 @dataclass(frozen=True)
 class SensitivityResult:
     """What ``sensitivity`` found."""
 
+    path: str | None
+    """Of the file that holds it, too."""
     model: str
     act_placement: str
     n: int
     """Synthetic images."""
     widths: list[int]
     layers: list[LayerSensitivity]
+    everything: dict[int, float]
+    """Divergence of the network with everything at so many bits."""
+    sha256: str | None
+    """Of the float weights."""
     seed: int
     device: str
     seconds: float
@@ -121,7 +149,9 @@ class InspectionResult:
     """Percent of the multiply-adds of which both factors are quantized."""
     bytes_float: int
     bytes_quantized: int
-    """Size of ``model.safetensors``; of a float model the expected one, within a few percent."""
+    """Size of ``model.safetensors``, to the byte."""
+    bit_operations: int | None = None
+    """For one image: multiply-adds times the bits of both factors, 32 of a float; None where it was not noted."""
     agreement: float | None = None
     """Of a checkpoint, with its float model on held-out synthetic images, in percent."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)

@@ -36,6 +36,8 @@ Texts = Annotated[
 ]
 Size = Annotated[tuple[int, int, int], BeforeValidator(_listed)]
 """(C, H, W)."""
+Widths = Annotated[int | tuple[int, ...] | None, BeforeValidator(_listed)]
+"""One number of bits, or several to choose from."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed)]
 """One per channel."""
 

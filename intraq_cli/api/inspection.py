@@ -7,6 +7,7 @@ from torch import fx, nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.api.loading import find_folder
+from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import CheckpointError
 from intraq_cli.graph.batch_norms import batch_norms
@@ -16,8 +17,8 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
-from intraq_cli.quantization.inspection import expected_bytes, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import Plan, check_bits, form_of, plan_quantization
+from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
+from intraq_cli.quantization.plan import Plan, check_width, form_of, plan_quantization
 from intraq_cli.recipe import Placement
 from intraq_cli.results import InspectionResult
 
@@ -59,7 +60,8 @@ def inspect(
     Raises:
         IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
     """
-    check_bits(w, a, first_last_bits)
+    for option, width in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
+        check_width(option, width)
     rules = read_bit_rules(bits)
     found = _checkpoint(model)
     if found is not None:
@@ -101,7 +103,8 @@ def inspected(
         multiply_adds=sum(layer.multiply_adds for layer in layers),
         low_bit_share=low_bit_share(layers),
         bytes_float=float_bytes(state_tensors(teacher.network).values()),
-        bytes_quantized=expected_bytes(graph, plan),
+        bytes_quantized=checkpoint_bytes(graph, plan),
+        bit_operations=bit_operations(layers),
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def manifest(
         "versions": versions(),
         "commit": code_commit(),
         "losses": result.losses,
+        "frontier": [asdict(point) for point in result.frontier],
         "measured": measured,
         "stages": result.stages,
     }
@@ -79,9 +81,11 @@ def versions() -> dict[str, str]:
     }
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+def digest_of(path: str | Path | None) -> str | None:
+    """SHA-256 of a file, in hexadecimal; None where none was given."""
+    if path is None:
+        return None
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

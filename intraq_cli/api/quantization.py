@@ -6,36 +6,32 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from intraq_cli.api import exporting
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, Widths, verb
+from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
+from intraq_cli.api.checkpoint_folder import Finished, write_folder
 from intraq_cli.api.inspection import inspected
-from intraq_cli.api.manifest import call, digest, manifest, origin_of
-from intraq_cli.api.pipeline import Job, random_pixels
-from intraq_cli.api.teachers import check_free, examined, learnable
-from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.checkpoint.write import check_storable, checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
+from intraq_cli.api.pipeline import Job
+from intraq_cli.api.sensitivity import check_origin, read_sensitivity
+from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
+from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
-from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
-from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
-from intraq_cli.graph.proof import SAME, same_answers
-from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.events import Noted, Report, StageDone, silent, some_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec
-from intraq_cli.publish.card import model_card
 from intraq_cli.quantization.bit_rules import read_bit_rules
-from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import check_bits, form_of, plan_quantization
+from intraq_cli.quantization.budget import chosen_budget
+from intraq_cli.quantization.inspection import mean_bits
+from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
-from intraq_cli.synthesis.image_set import contact_sheet, load_images
-from intraq_cli.synthesis.synthesizer import Synthetic
 from intraq_cli.zoo import load_recipe
 
 
@@ -43,8 +39,12 @@ from intraq_cli.zoo import load_recipe
 def quantize(
     model: Model,
     *,
-    w: int = 4,
-    a: int = 4,
+    w: Widths = None,
+    a: Widths = None,
+    target_size: int | str | None = None,
+    avg_bits: float | None = None,
+    bops: float | str | None = None,
+    sensitivity: str | Path | None = None,
     out: str | Path | None = None,
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
@@ -73,9 +73,14 @@ def quantize(
 
     Args:
         model: the teacher, as the README spells it, or the ``nn.Module`` itself.
-        w: bits of the weights, 2 to 8.
-        a: bits of the activations, 2 to 8.
-        out: the folder; default ``NAME-wWaA``.
+        w: bits of the weights, 2 to 8; default 4. Under a budget those to choose from for each layer; default all.
+        a: bits of the activations, 2 to 8; default 4, under a budget of the weights 8. Under one of bit operations
+            those to choose from; default all.
+        target_size: a budget: the size of ``model.safetensors``, in bytes or as ``2MB``.
+        avg_bits: a budget: mean bits of a quantized weight.
+        bops: a budget: bit operations for one image, as a number or as ``5G``.
+        sensitivity: what ``sensitivity`` wrote, so that under a budget nothing is measured.
+        out: the folder; default ``NAME-wWaA``, or with the budget in its name.
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each.
         images: what ``synthesize`` wrote, to leave out stage 1.
@@ -105,7 +110,12 @@ def quantize(
     """
     command = command or call(quantize, locals())
     started = time.perf_counter()
-    check_bits(w, a, first_last_bits)
+    check_width("--first-last-bits", first_last_bits)
+    budget = chosen_budget(target_size, avg_bits, bops)
+    if sensitivity is not None and budget is None:
+        raise UsageError("--sensitivity is for choosing bits", "give --target-size, --avg-bits or --bops")
+    known = read_sensitivity(Path(sensitivity)) if sensitivity is not None else None
+    asked = asked_bits(w if known is None or w is not None else known.widths, a, budget)
     rules = read_bit_rules(bits)
     settings = load_recipe(recipe).override(list(set))
     placement = choose_placement(act_placement, settings)
@@ -126,25 +136,26 @@ def quantize(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
-    path = Path(out or f"{teacher.name}-w{w}a{a}")
+    path = Path(out or f"{teacher.name}-{asked.label}")
     check_free(path, force)
+    if known is not None:
+        check_origin(known, teacher, placement)
     anatomy = examined(teacher, where, report)
     graph = form_of(anatomy.graph, placement)
-    plan = plan_quantization(graph, w, a, placement, first_last_bits, rules)
+    choice = BitChoice(graph, placement, asked, first_last_bits, rules)
+    choice.check(known)
     check_storable(graph)
-    found = inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
-    made: Synthetic | None = None
+    made = loaded_images(images, teacher, anatomy, source, report)
     stages: dict[str, float] = {}
-    watched = timing(report, stages)
-    if images is not None:
-        made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
-        if origin.get("sha256") != teacher.sha256:
-            report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {source.spelled}"))
+    context = RunContext(seed, where, timing(report, stages), batch_size, deterministic=deterministic)
+    job = Job(teacher, anatomy, settings, context)
+    found = inspected(source.spelled, teacher, anatomy, graph, asked.w[0], asked.a[0], choice.narrowest)
+    _say_what_stays_float(found, report)
     result = QuantizationResult(
         path=str(path),
         model=source.spelled,
-        w_bits=w,
-        a_bits=a,
+        w_bits=found.w_bits,
+        a_bits=found.a_bits,
         recipe=settings.name,
         bytes_float=found.bytes_float,
         bytes_quantized=found.bytes_quantized,
@@ -157,25 +168,32 @@ def quantize(
         device=str(where),
         act_placement=placement,
         held_out=0,
+        avg_bits=mean_bits(found.layers),
         dry_run=dry_run,
     )
-    _say_what_stays_float(found, report)
+
+    def with_bits(chosen: Chosen) -> tuple[QuantizationResult, InspectionResult]:
+        now = inspected(source.spelled, teacher, anatomy, graph, chosen.w, chosen.a, chosen.plan)
+        bits = {key: getattr(now, key) for key in ("w_bits", "a_bits", "bytes_quantized")}
+        return replace(result, **bits, avg_bits=mean_bits(now.layers), frontier=chosen.frontier), now
+
     if dry_run:
-        return result
+        return result if asked.budget is None else with_bits(chosen_bits(job, choice, made, known))[0]
     identity = {
         "job": "quantize",
         **origin_of(teacher, settings, seed),
         "recipe": settings.to_dict(),
         "input": asdict(teacher.spec),
-        "bits": [w, a, first_last_bits, asdict(rules)],
+        "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), digest_of(sensitivity)],
         "placement": placement,
-        "images": digest(Path(images)) if images is not None else None,
+        "images": digest_of(images),
     }
-    job = Job(teacher, anatomy, settings, RunContext(seed, where, watched, batch_size, deterministic=deterministic))
     with job.started(path, identity, resume) as job:
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()
-        quantized = job.quantize(plan, made)
+        chosen = chosen_bits(job, choice, made, known)
+        result, found = with_bits(chosen)
+        quantized = job.quantize(chosen.plan, made)
         follows = quantized.fidelity
         result = replace(
             result,
@@ -188,40 +206,13 @@ def quantize(
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)
-            run["inspection"] = asdict(found)
-            config = checkpoint_config(teacher, anatomy.num_classes, plan, w, a)
-            tensors = checkpoint_tensors(quantized.student, quantized.stored)
-            with atomic_folder(path, force) as folder:
-                run["measured"]["bytes_quantized"] = write_weights(folder, tensors)
-                run["seconds"] = time.perf_counter() - started
-                write_json(folder / "config.json", config)
-                write_json(folder / "run.json", run)
-                (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
-                if made:
-                    contact_sheet(made.images, teacher.spec).save(folder / "samples.png")
-                _load_once(folder, source, quantized.student, teacher.spec, where)
-            result = replace(result, bytes_quantized=run["measured"]["bytes_quantized"])
+            run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
+            end = Finished(job, source, chosen, quantized, made, run, started)
+            result = replace(result, bytes_quantized=write_folder(path, force, end))
             if export is not None:
                 code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
                 result = replace(result, export=exporting.export(str(path), to=export, model=code, report=report))
     return replace(result, seconds=time.perf_counter() - started)
-
-
-def _load_once(folder: Path, source: Source, student: QuantizedNetwork, spec: InputSpec, device: torch.device) -> None:
-    """See that what was written gives the network back, before anybody relies on it.
-
-    Raises:
-        ModelError: it cannot be loaded, or gives other logits.
-    """
-    what = f"{source.spelled} cannot be had back from its checkpoint"
-    try:
-        loaded = read_checkpoint(folder, source if source.needs_code else None, device).network
-    except IntraqError as error:
-        raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
-    images = random_pixels(spec)[:2].to(device)
-    tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
-    if not same_answers(student, loaded, images, tolerance):
-        raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")
 
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:

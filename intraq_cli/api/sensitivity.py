@@ -1,27 +1,39 @@
 """``sensitivity``: how much each layer minds few bits, without data."""
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, fx
+
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
+from intraq_cli.api.manifest import digest_of, origin_of
 from intraq_cli.api.pipeline import Job, out_of_memory
-from intraq_cli.api.teachers import examined, learnable
-from intraq_cli.errors import UsageError
+from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
+from intraq_cli.checkpoint.write import write_json
+from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
+from intraq_cli.io.atomic import atomic_file
+from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.quantization.plan import form_of, plan_quantization
-from intraq_cli.quantization.sensitivity import layer_sensitivities
+from intraq_cli.models.teacher import Teacher
+from intraq_cli.quantization.plan import check_width, form_of
+from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.synthesis.image_set import load_images
 from intraq_cli.zoo import load_recipe
 
 WIDTHS = (2, 3, 4, 6, 8)
+IMAGES = 64
+HINT = "make it with `intraq sensitivity MODEL --out FILE`"
 
 
 @verb
@@ -29,13 +41,18 @@ def sensitivity(
     model: Model,
     *,
     widths: Sequence[int] = WIDTHS,
-    n: int = 64,
+    n: int = IMAGES,
     images: str | Path | None = None,
+    out: str | Path | None = None,
     act_placement: Placement = "inputs",
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
     device: Text = "auto",
     seed: int = 0,
+    force: bool = False,
+    resume: bool = True,
+    batch_size: int | None = None,
+    deterministic: bool = False,
     input_size: Size | None = None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
@@ -46,16 +63,23 @@ def sensitivity(
 ) -> SensitivityResult:
     """Say how far the network's answers move when one layer alone goes to few bits, on synthetic images.
 
+    And the other way round: how far they are when everything is at few bits, and one layer alone stays float.
+
     Args:
         model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         widths: bits to try, 2 to 8 each.
         n: images; they are made unless ``images`` names some.
         images: what ``synthesize`` wrote; the first ``n`` of them are used.
+        out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
         act_placement: as for ``quantize``.
         recipe: of the images.
         set: overrides, ``section.key=value`` each.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
+        force: replace an existing file.
+        resume: go on from what an interrupted run of the same job has kept.
+        batch_size: micro-batch size while images are made; default: what fits.
+        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
@@ -68,29 +92,114 @@ def sensitivity(
         IntraqError: anything that the caller can mend.
     """
     started = time.perf_counter()
-    chosen = tuple(sorted({*widths}))
-    if not chosen or not all(2 <= bits <= 8 for bits in chosen):
-        raise UsageError(f"widths {', '.join(map(str, widths)) or 'none'}: bits must be 2 to 8", "e.g. --widths 2,4,8")
+    chosen = asked_widths("--widths", widths)
     if n < 2:
         raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
     settings = load_recipe(recipe).override([*set, f"synthesis.num_images={n}"])
-    where = choose_device(device)
+    where = choose_device(device, deterministic)
+    check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
     anatomy = examined(teacher, where, report)
     graph = form_of(anatomy.graph, act_placement)
-    count = 2 * len(chosen) * len(plan_quantization(graph, chosen[0], chosen[0], act_placement).weights)
-    if images is not None:
-        made, _ = load_images(Path(images), teacher.spec, anatomy.num_classes)
-    else:
-        made = Job(teacher, anatomy, settings, RunContext(seed, where, report)).synthesize()
-    shown = made.images[:n].to(where).float()
-    begun = time.perf_counter()
-    report(StageStarted("sensitivity", count, f"{len(shown)} images"))
+    made = loaded_images(images, teacher, anatomy, source, report)
+    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
+    identity = {
+        "job": "sensitivity",
+        **origin_of(teacher, settings, seed),
+        "input": asdict(teacher.spec),
+        "images": digest_of(images),
+        "bits": chosen,
+        "placement": act_placement,
+    }
+    path = Path(out) if out else None
+    with job.started(path, identity, resume) if path else nullcontext(job) as job:
+        shown = (made or job.synthesize()).images[:n]
+        found = measured(job, graph, act_placement, shown, Widths(chosen, chosen, chosen))
+        result = SensitivityResult(
+            path=str(path) if path else None,
+            model=source.spelled,
+            act_placement=act_placement,
+            n=len(shown),
+            widths=list(chosen),
+            layers=found.layers,
+            everything=found.everything,
+            sha256=teacher.sha256,
+            seed=seed,
+            device=str(where),
+            seconds=time.perf_counter() - started,
+        )
+        if path:
+            with atomic_file(path, force) as scratch:
+                write_json(scratch, asdict(result))
+    return result
+
+
+def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:
+    """A stage of a job, kept where the job keeps what is done.
+
+    Args:
+        job: whose network it is.
+        graph: of it, in the form of the placement.
+        placement: of activations.
+        images: ``(B, C, H, W)``, normalised.
+        widths: to try.
+
+    Raises:
+        DeviceError: out of memory.
+    """
+    kept = job.context.kept.load("sensitivity")
+    if kept is not None:
+        return TypeAdapter(Sensitivities).validate_json(kept)
+    begun, report = time.perf_counter(), job.context.report
+
+    def step(done: int, count: int) -> None:
+        started = StageStarted("sensitivity", count, f"{len(images)} images")
+        report(StepDone("sensitivity", done, done * len(images)) if done else started)
+
     with out_of_memory():
-        step = lambda done: report(StepDone("sensitivity", done, done * len(shown)))  # noqa: E731
-        layers = layer_sensitivities(graph, act_placement, shown, chosen, step)
+        shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
+        found = layer_sensitivities(graph, placement, shown, widths, step)
     report(StageDone("sensitivity", time.perf_counter() - begun))
-    result = SensitivityResult(source.spelled, act_placement, len(shown), list(chosen), layers, seed, str(where), 0.0)
-    return replace(result, seconds=time.perf_counter() - started)
+    job.context.kept.save("sensitivity", json.dumps(asdict(found)))
+    return found
+
+
+def read_sensitivity(path: Path) -> SensitivityResult:
+    """What ``sensitivity`` wrote or printed as JSON.
+
+    Raises:
+        DataError: it is something else.
+    """
+    text = read_text(path, MAX_JSON, DataError)
+    try:
+        return TypeAdapter(SensitivityResult).validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"{path} holds no sensitivities", HINT) from error
+
+
+def check_origin(found: SensitivityResult, teacher: Teacher, placement: Placement) -> None:
+    """See that sensitivities are of this network.
+
+    Raises:
+        DataError: they were measured on other weights or for another placement.
+    """
+    if found.act_placement != placement:
+        what = f"the sensitivities were measured for placement {found.act_placement}, this is {placement}"
+        raise DataError(what, HINT)
+    if found.sha256 != teacher.sha256:
+        raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
+
+
+def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """Bits in ascending order, each once.
+
+    Raises:
+        UsageError: there are none, or others than 2 to 8.
+    """
+    if not widths:
+        raise UsageError(f"{name}: no bits", f"e.g. {name} 2,4,8")
+    for bits in widths:
+        check_width(name, bits)
+    return tuple(sorted({*widths}))

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
+from intraq_cli.checkpoint.layout import stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
@@ -20,11 +21,11 @@ from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
-from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors, info_of
+from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
-from intraq_cli.quantization.packing import packed_words, unpack
+from intraq_cli.quantization.packing import unpack
 from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import FixedWeight
 from intraq_cli.quantization.sites import sites
@@ -147,20 +148,7 @@ def _quantized(
     for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - places.keys()):
         raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
     quantized = QuantizedNetwork(graph, plan)
-    expected: dict[str, TensorInfo] = {}
-    for name, bits in plan.weights.items():
-        key, shape = quantized.weight_keys[name], known[name].shape
-        rows, row = shape[0], math.prod(shape[1:])
-        expected[f"{key}_packed"] = TensorInfo("I32", (rows, packed_words(row, bits)))
-        expected[f"{key}_scale"] = TensorInfo("F32", (rows, 1))
-        expected[f"{key}_zero_point"] = TensorInfo("I32", (packed_words(rows, bits), 1))
-        expected[f"{key}_shape"] = TensorInfo("I64", (len(shape),))
-    for site in plan.activations:
-        expected[f"{site_prefix(plan, site)}_scale"] = TensorInfo("F32", ())
-        expected[f"{site_prefix(plan, site)}_zero_point"] = TensorInfo("U8", ())
-    for key, tensor in quantized.float_tensors.items():
-        expected[key] = info_of(tensor, header.get(key))
-    check_tensors(header, expected, str(folder), CheckpointError)
+    check_tensors(header, stored_tensors(quantized, header), str(folder), CheckpointError)
     return quantized
 
 

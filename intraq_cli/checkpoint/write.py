@@ -18,6 +18,8 @@ from intraq_cli.quantization.packing import pack
 from intraq_cli.quantization.plan import Plan
 
 FORMAT_VERSION = 2
+METADATA = {"format": "pt"}
+"""Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
 SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
 """What an activation's tensors are called behind the name of its site."""
 
@@ -90,8 +92,7 @@ def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: in
 
 def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
     """Write ``model.safetensors``; returns its bytes."""
-    # one entry of metadata: the order of several would differ from run to run
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", METADATA)
     return (folder / "model.safetensors").stat().st_size
 
 

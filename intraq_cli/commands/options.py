@@ -45,6 +45,24 @@ def _numbers(option: str, kind: type, count: int | None = None) -> Callable[[str
     return parse
 
 
+def _bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
+    """A parser of ``4``, ``2-8`` and ``2,4,8``."""
+
+    def parse(text: str) -> int | tuple[int, ...]:
+        first, dash, last = text.partition("-")
+        parts = [first, last] if dash else text.split(",")
+        if not all(part.isdecimal() and len(part) < 3 for part in parts):
+            raise UsageError(
+                f"{option} {text}: must be bits from 2 to 8", f"e.g. {option} 4; under a budget {option} 2-8"
+            )
+        numbers = [int(part) for part in parts]
+        if dash:
+            numbers = list(range(numbers[0], numbers[1] + 1))
+        return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+    return parse
+
+
 def _micro_batch(text: str) -> int | None:
     """Parse ``N`` or ``auto``."""
     if text == "auto":
@@ -98,6 +116,44 @@ FloatModel = Annotated[
 
 WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
 ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
+WWidths = Annotated[
+    Any,
+    _unset(
+        "--w",
+        metavar="BITS",
+        help="Bits of the weights, 2 to 8; default 4. With a budget those to choose from, as 2-8 or 2,4,8.",
+        parser=_bits("--w"),
+    ),
+]
+AWidths = Annotated[
+    Any,
+    _unset(
+        "--a",
+        metavar="BITS",
+        help="Bits of the activations, 2 to 8; default 4, or 8 where only weights are chosen under a budget.",
+        parser=_bits("--a"),
+    ),
+]
+TargetSize = Annotated[
+    str | None,
+    _unset("--target-size", metavar="SIZE", help="A budget: bytes of model.safetensors, e.g. 2MB. Bits by layer."),
+]
+AvgBits = Annotated[
+    float | None, _unset("--avg-bits", metavar="X", help="A budget: mean bits of a weight, e.g. 3.5. Bits by layer.")
+]
+Bops = Annotated[
+    str | None,
+    _unset(
+        "--bops",
+        metavar="N",
+        help="A budget: bit operations an image, e.g. 5G. Bits of weights and activations by layer.",
+    ),
+]
+Sensitivities = Annotated[
+    Path | None,
+    _unset("--sensitivity", metavar="FILE", help="What `sensitivity --out` wrote: nothing is measured then."),
+]
+SensitivityFile = Annotated[Path | None, _unset("--out", help="File to write too, for `quantize --sensitivity`.")]
 ActPlacement = Annotated[
     Placement,
     typer.Option("--act-placement", help=f"Quantize {PLACEMENTS}."),

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 def quantize(
     model: options.Model,
-    w: options.WBits = 4,
-    a: options.ABits = 4,
+    w: options.WWidths = None,
+    a: options.AWidths = None,
+    target_size: options.TargetSize = None,
+    avg_bits: options.AvgBits = None,
+    bops: options.Bops = None,
+    sensitivity: options.Sensitivities = None,
     out: options.OutFolder = None,
     recipe: options.Recipe = "default",
     set_: options.Set = None,
@@ -43,6 +47,8 @@ def quantize(
     """Quantize a pretrained classifier without any data, and write a checkpoint folder.
 
     intraq quantize resnet18 --w 4 --a 4
+
+    intraq quantize mobilenetv2_100 --target-size 2MB
     """
     given = options.passed_on(locals())
     from intraq_cli.api import quantization as api
@@ -55,7 +61,8 @@ def quantize(
         print(result.path)
     elif dry_run:
         where = f"{result.recipe}, {result.act_placement}, on {result.device}"
-        print(f"would write {model} at W{w}A{a} ({where}) to {result.path}: about {_sizes(result)}")
+        print(f"would write {model} at {_bits(result)} ({where}) to {result.path}: {_sizes(result)}")
+        _print_frontier(result)
     else:
         _print(result)
 
@@ -66,9 +73,30 @@ def _print(result: "QuantizationResult") -> None:
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
     time = f"{duration(result.seconds)} on {result.device}: {stages}"
     exported = export_rows(result.export) if result.export else []
-    print_table(result.path, [("size", _sizes(result)), *_on_images(result), *exported, ("time", time)])
+    chosen = [("bits", _bits(result))] if result.frontier else []
+    print_table(result.path, [("size", _sizes(result)), *chosen, *_on_images(result), *exported, ("time", time)])
     given = options.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
     print_hint(f"next: intraq evaluate {given} --data {options.data_for(result.model)}")
+
+
+def _bits(result: "QuantizationResult") -> str:
+    if not result.frontier:
+        return f"W{result.w_bits}A{result.a_bits}"
+    (point,) = (point for point in result.frontier if point.chosen)
+    return (
+        f"{point.avg_bits:.2f} bits a weight, mostly W{result.w_bits}A{result.a_bits}, "
+        f"{point.bit_operations / 1e9:.2f} G bit operations an image"
+    )
+
+
+def _print_frontier(result: "QuantizationResult") -> None:
+    """What other budgets would buy; divergences are sums over layers, before tuning."""
+    if result.frontier:
+        print(f"  {'size':>9}  bits a weight  bit operations  expected divergence")
+    for point in result.frontier:
+        mark, size = "*" if point.chosen else " ", file_size(point.bytes)
+        operations = f"{point.bit_operations / 1e9:.2f} G"
+        print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>14.2g} nats")
 
 
 def _sizes(result: "QuantizationResult") -> str:

@@ -15,11 +15,16 @@ def sensitivity(
     widths: options.Widths = None,
     n: options.FewImages = 64,
     images: options.Images = None,
+    out: options.SensitivityFile = None,
     act_placement: options.ActPlacement = "inputs",
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
+    force: options.Force = False,
+    resume: options.Resume = True,
+    batch_size: options.MicroBatch = "auto",
+    deterministic: options.Deterministic = False,
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -47,11 +52,13 @@ def sensitivity(
 def _print(result: "SensitivityResult") -> None:
     """A table, the most sensitive layers at the top."""
     widths = result.widths
-    rows = [("layer", *(f"W{bits}" for bits in widths), *(f"A{bits}" for bits in widths))]
+    rows = [("layer", *(f"{kind}{bits}" for kind in ("W", "A", "but") for bits in widths))]
     coarsest = widths[0]
     for layer in sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0))):
-        figures = [layer.weights[bits] for bits in widths] + [layer.inputs.get(bits) for bits in widths]
+        figures = [table.get(bits) for table in (layer.weights, layer.inputs, layer.spared) for bits in widths]
         rows.append((layer.name, *("float" if figure is None else f"{figure:.4f}" for figure in figures)))
+    everything = (f"{result.everything[bits]:.4f}" for bits in widths)
+    rows.append(("everything", *("" for _ in (*widths, *widths)), *everything))
     sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.rjust(size) for cell, size in zip(row[1:], sizes[1:], strict=True)]
@@ -59,5 +66,6 @@ def _print(result: "SensitivityResult") -> None:
     print(
         f"\n{result.model}, placement {result.act_placement}: divergence from the float network in nats on {result.n}"
     )
-    print(f"synthetic images, one layer's weight (W) or input (A) alone quantized; {duration(result.seconds)}")
-    print_hint("next: give sensitive layers more bits, `intraq inspect MODEL --bits-template`, `quantize --bits FILE`")
+    print("synthetic images: one layer's weight (W) or input (A) alone quantized, or everything but this layer (but);")
+    print(f"{duration(result.seconds)}")
+    print_hint("next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer; `--bits FILE` is for your own")

@@ -93,10 +93,13 @@ def template(weights: dict[str, int], inputs: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
+def pattern_of(name: str) -> str:
+    """The pattern that matches a layer of this name alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
 def _quoted(name: str) -> str:
-    # a name with brackets would be a pattern that does not match itself
-    escaped = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + pattern_of(name).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _last(rules: dict[str, int], layer: str, otherwise: int) -> int:

@@ -179,11 +179,8 @@ class _Calibrator(fx.Interpreter):
 
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
         moments = least = None
-        if self.config.weight_rounding == "curvature" and weight[0].numel() <= WIDEST:
-            rows = input_rows(call, x, weight, torch.Generator().manual_seed(len(self.quantizers)))
-            if call in self.normalized:  # what is added to every place, the batch norm takes away
-                rows = rows - rows.mean(1, keepdim=True)
-            moments = second_moments(rows, DAMPING)
+        if self.config.weight_rounding == "curvature":
+            moments = moments_read(call, x, weight, call in self.normalized, len(self.quantizers))
         held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
         if isinstance(held, tuple):
             bias, input_scale = held
@@ -195,11 +192,7 @@ class _Calibrator(fx.Interpreter):
 
     def _activation(self, node: fx.Node, x: Tensor) -> Tensor:
         quantizer = self.sites[node]
-        flat = x.flatten()
-        sample = flat[:: max(1, len(flat) // SAMPLE)]
-        # the extremes stay in the sample: the search starts from the full range
-        sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
-        scale, zero_point = (grid[0] for grid in mse_grid(sample[None], quantizer.top))
+        scale, zero_point = grid_of_values(x, quantizer.top)
         if self.sampled:
             scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
         quantizer.set_grid(scale, zero_point)
@@ -260,6 +253,34 @@ class _Calibrator(fx.Interpreter):
         if self.sampled:
             return sample_output(x, held.weight, held.bias, k)
         return F.batch_norm(x, mean, var, held.weight, held.bias, eps=norm.eps)
+
+
+def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
+    """Second moments ``(G, d, d)`` of what a layer reads, for rounding by curvature; None of one that is too wide.
+
+    Args:
+        call: of the layer.
+        x: its input.
+        weight: ``(out, ...)``.
+        normalized: whether a batch norm reads what it puts out.
+        seed: of the sample.
+    """
+    if weight[0].numel() > WIDEST:
+        return None
+    rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
+    if normalized:  # what is added to every place, the batch norm takes away
+        rows = rows - rows.mean(1, keepdim=True)
+    return second_moments(rows, DAMPING)
+
+
+def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point, ``()`` each, of the grid with codes 0 to ``top`` that errs least on a sample of ``x``."""
+    flat = x.flatten()
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    # the extremes stay in the sample: the search starts from the full range
+    sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
+    scale, zero_point = mse_grid(sample[None], top)
+    return scale[0], zero_point[0]
 
 
 @torch.no_grad()

@@ -5,14 +5,13 @@ from collections.abc import Iterable
 
 from torch import Tensor, fx
 
-from intraq_cli.graph.layers import Layer, Product, layers, products, quantizable
-from intraq_cli.graph.nodes import key_of, sources, tensors
+from intraq_cli.graph.layers import Layer, Product, layers, products
 from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan, bits_read
 from intraq_cli.results import InspectedLayer
 
-HEADER_BYTES = 100
-"""About what a tensor's entry takes in the header of a safetensors file."""
+FLOAT_BITS = 32
+"""Of a factor that stays float, where bit operations are counted."""
 
 
 def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
@@ -65,6 +64,21 @@ def low_bit_share(rows: list[InspectedLayer]) -> float:
     return 100 * low / sum(row.multiply_adds for row in rows)
 
 
+def bit_operations(rows: list[InspectedLayer]) -> int:
+    """For one image: multiply-adds times the bits of both factors."""
+    return sum(row.multiply_adds * (row.w_bits or FLOAT_BITS) * (row.a_bits or FLOAT_BITS) for row in rows)
+
+
+def weight_bits(rows: list[InspectedLayer]) -> int:
+    """Of all quantized weights together."""
+    return sum(row.parameters * row.w_bits for row in rows if row.w_bits)
+
+
+def mean_bits(rows: list[InspectedLayer]) -> float:
+    """Of a quantized weight."""
+    return weight_bits(rows) / sum(row.parameters for row in rows if row.w_bits)
+
+
 def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
     """What a quantized weight takes in a checkpoint: codes, scales, zero-points and shape."""
     out = shape[0]
@@ -74,13 +88,3 @@ def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
 def float_bytes(values: Iterable[Tensor]) -> int:
     """What tensors take as they are."""
     return sum(tensor.numel() * tensor.element_size() for tensor in values)
-
-
-def expected_bytes(graph: fx.GraphModule, plan: Plan) -> int:
-    """Size of ``model.safetensors``, within a few percent."""
-    planned = [layer for layer in quantizable(graph) if layer.name in plan.weights]
-    replaced = {key_of(source) for layer in planned for source in sources(layer.weight)}
-    kept = {key: tensor for key, tensor in tensors(graph).items() if key not in replaced}
-    packed = sum(weight_bytes(layer.shape, plan.weights[layer.name]) for layer in planned)
-    entries = len(kept) + 4 * len(planned) + 2 * len(plan.activations)
-    return float_bytes(kept.values()) + packed + 5 * len(plan.activations) + HEADER_BYTES * entries

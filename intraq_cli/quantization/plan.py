@@ -124,12 +124,11 @@ def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, i
     return limits
 
 
-def check_bits(w: int, a: int, first_last_bits: int | None) -> None:
-    """Refuse widths that are not 2 to 8 bits.
+def check_width(option: str, bits: int | None) -> None:
+    """Refuse a width that is not 2 to 8 bits.
 
     Raises:
-        UsageError: one is not.
+        UsageError: it is not.
     """
-    for name, bits in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
-        if bits is not None and not 2 <= bits <= 8:
-            raise UsageError(f"{name} {bits}: bits must be 2 to 8")
+    if bits is not None and not 2 <= bits <= 8:
+        raise UsageError(f"{option} {bits}: bits must be 2 to 8")

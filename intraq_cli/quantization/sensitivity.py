@@ -1,65 +1,240 @@
-"""Which layers suffer: how far the network moves when one weight, or one layer's input, alone goes to few bits."""
+"""Which layers suffer: how far the network moves when one weight, or one layer's input, alone goes to few bits.
+
+The network runs once, node by node; at every quantizer the rest of it runs once more for each width, with this one
+quantizer on. What lies before a quantizer is never computed twice.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from intraq_cli.graph.layers import quantizable
+from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
+from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import Plan, bits_read, plan_quantization
+from intraq_cli.quantization.affine import fake_quantize
+from intraq_cli.quantization.calibration import calibrate, grid_of_values, moments_read
+from intraq_cli.quantization.float_statistics import channel_moments
+from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
+from intraq_cli.quantization.plan import Plan, plan_quantization
+from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.quantization.sites import sites
 from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.results import LayerSensitivity
 
-CALIBRATION = Quantization(weight_rounding="balanced", activation_range="mse", correction="never")
-"""Of the one that is quantized: quick, and the same for all."""
+CALIBRATION = Quantization(activation_range="mse", correction="never")
+"""Of what is quantized."""
+TINY = 1e-12
 
 
+@dataclass(frozen=True)
+class Question:
+    """How far the network is from the float one when some quantizers are switched, together."""
+
+    nodes: frozenset[fx.Node]
+    widths: tuple[int | None, ...]
+    """Bits to switch them on at; None: as they were calibrated."""
+    answers: dict[int | None, float] = field(default_factory=dict)
+    """Divergence in nats by width."""
+
+    def by_width(self) -> dict[int, float]:
+        """Those of widths."""
+        return {bits: answer for bits, answer in self.answers.items() if bits is not None}
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What was found."""
+
+    layers: list[LayerSensitivity]
+    """Every layer that the placement quantizes, in the order of first calls."""
+    everything: dict[int, float]
+    """Divergence in nats with all of it at so many bits."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bits to try."""
+
+    weights: tuple[int, ...]
+    """For the weight of one layer, all else float."""
+    inputs: tuple[int, ...]
+    """For what one layer reads, all else float."""
+    spared: tuple[int, ...] = ()
+    """For everything but one layer, whose weight and input stay float."""
+
+
+@torch.no_grad()
 def layer_sensitivities(
     graph: fx.GraphModule,
     placement: Placement,
     images: Tensor,
-    widths: tuple[int, ...],
-    step: Callable[[int], None] = lambda done: None,
-) -> list[LayerSensitivity]:
-    """Of every layer that the placement quantizes, in the order of first calls; everything else stays float.
+    widths: Widths,
+    step: Callable[[int, int], None] = lambda done, count: None,
+) -> Sensitivities:
+    """How far the network moves by each layer that the placement quantizes.
 
     Args:
         graph: of the float network, in the form of the placement.
         placement: which activations count as a layer's input: of ``activations``, what leaves the activation before it.
         images: ``(B, C, H, W)``, normalised, on the network's device; all in one run.
-        widths: bits to try.
-        step: told of how many are done, of as many as there are layers times widths times two.
+        widths: to try.
+        step: told of how many divergences are known, of how many; first of all that none is.
     """
-    with torch.no_grad():
-        wanted = graph(images).log_softmax(1)
-    plan, places = plan_quantization(graph, max(widths), max(widths), placement), sites(graph, placement)
-    site_of = {call: name for name in plan.activations for call in places[name].layer_calls}
-    read, done, found = bits_read(graph, plan), 0, []
-    for layer in quantizable(graph):
-        weights: dict[int, float] = {}
-        inputs: dict[int, float] = {}
-        own = {site_of[call] for call in layer.calls if call in read}
-        for bits in widths:
-            weights[bits] = _divergence(graph, Plan(placement, {layer.name: bits}, {}), images, wanted)
-            done += 1
-            step(done)
-            if own:
-                inputs[bits] = _divergence(graph, Plan(placement, {}, dict.fromkeys(sorted(own), bits)), images, wanted)
-            done += 1
-            step(done)
-        found.append(LayerSensitivity(layer.name, layer.kind, weights, inputs))
-    return found
+    layers = quantizable(graph)
+    widest = max((*widths.weights, *widths.inputs, *widths.spared))
+    network = _Switched(graph, plan_quantization(graph, widest, widest, placement), images)
+    read = [network.read_by(layer) for layer in layers]
+    weights = [Question(frozenset({network.holders[layer.name]}), widths.weights) for layer in layers]
+    inputs = [Question(nodes, widths.inputs if nodes else ()) for nodes in read]
+    count = sum(len(one.widths) for one in (*weights, *inputs)) + len(layers) * len(widths.spared)
+    step(0, count)
+    wanted = network.float_answer()
+    network.answer([*weights, *inputs], frozenset(), wanted, lambda done: step(done, count))
+    before, everything = count - len(layers) * len(widths.spared), {}
+    spared: list[dict[int, float]] = [{} for _ in layers]
+    for bits in widths.spared:
+        network = _Switched(graph, plan_quantization(graph, bits, bits, placement), images)
+        calibrate(network.student, graph, images, CALIBRATION)
+        everything[bits] = divergence(network.student(images).log_softmax(1), wanted)
+        asked = [Question(network.read_by(layer) | {network.holders[layer.name]}, (None,)) for layer in layers]
+        network.answer(asked, network.quantizers, wanted, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
+        before += len(layers)
+        for answers, question in zip(spared, asked, strict=True):
+            answers[bits] = question.answers[None]
+    rows = zip(layers, weights, inputs, spared, strict=True)
+    found = [LayerSensitivity(one.name, one.kind, w.by_width(), a.by_width(), other) for one, w, a, other in rows]
+    return Sensitivities(found, everything)
 
 
-@torch.no_grad()
-def _divergence(graph: fx.GraphModule, plan: Plan, images: Tensor, wanted: Tensor) -> float:
-    """In nats an image, from log-probabilities ``(B, K)``."""
-    student = QuantizedNetwork(own_tensors(graph), plan).eval()
-    calibrate(student, graph, images, CALIBRATION)
-    got = student(images).log_softmax(1)
+class _Switched(fx.Interpreter):
+    """A quantized network, node by node, of whose quantizers some are on; the others let float values through."""
+
+    def __init__(self, graph: fx.GraphModule, plan: Plan, images: Tensor) -> None:
+        self.student = QuantizedNetwork(own_tensors(graph), plan).eval()
+        super().__init__(self.student.graph)
+        self.plan, self.images = plan, images
+        self.order = list(self.student.graph.graph.nodes)
+        nodes = {str(node.target): node for node in self.order if node.op == "call_module"}
+        self.holders = {name: nodes[f"{WEIGHTS}.{k}"] for k, name in enumerate(plan.weights)}
+        self.floats = {self.holders[name]: holder() for name, holder in self.student.weights.items()}
+        site_nodes = {name: nodes[f"{ACTIVATIONS}.{k}"] for k, name in enumerate(plan.activations)}
+        places = sites(graph, plan.placement)
+        self._read = {call: node for name, node in site_nodes.items() for call in places[name].layer_calls}
+        self.quantizers = frozenset((*self.floats, *site_nodes.values()))
+        self.normalized = {norm.x for norm in batch_norms(self.student.graph)}
+        self.normalized |= {output.node for output in absorbed_outputs(self.student.graph)}
+        self.before: dict[fx.Node, Tensor] = {}
+        """Float inputs of quantizers that are on."""
+        self.moments: dict[fx.Node, Tensor | None] = {}
+        """Of what the layer reads whose weight was rounded last, by the holder of that."""
+        self.rounded: dict[tuple[fx.Node, int], Tensor] = {}
+        self.on: frozenset[fx.Node] = frozenset()
+        self.bits: int | None = None
+        """Of those that are on; None: as they were calibrated."""
+
+    def read_by(self, layer: Layer) -> frozenset[fx.Node]:
+        """The quantizers of what a layer reads; none where that is float."""
+        return frozenset(self._read[call] for call in layer.calls if call in self._read)
+
+    def float_answer(self) -> Tensor:
+        """Log-probabilities ``(B, K)`` of the float network."""
+        self.on = frozenset()
+        return self._rest(0, {}).log_softmax(1)
+
+    def answer(
+        self, questions: list[Question], always: frozenset[fx.Node], wanted: Tensor, step: Callable[[int], None]
+    ) -> None:
+        """Answer all questions in one run of the network.
+
+        Args:
+            questions: whose quantizers are switched.
+            always: quantizers that are on, where no question is about them.
+            wanted: the float network's log-probabilities, ``(B, K)``.
+            step: told of how many answers are known.
+        """
+        place = {node: k for k, node in enumerate(self.order)}
+        at: dict[int, list[Question]] = {}
+        for question in questions:
+            if question.widths:
+                at.setdefault(min(place[node] for node in question.nodes), []).append(question)
+        known: dict[tuple[frozenset[fx.Node], int | None], float] = {}  # layers may read the same value
+        done, live = 0, dict[fx.Node, Any]()
+        for k, node in enumerate(self.order[:-1]):
+            for question in at.get(k, ()):
+                self.on = always ^ question.nodes
+                for self.bits in question.widths:
+                    key = question.nodes, self.bits
+                    if key not in known:
+                        got = self._rest(k, live).log_softmax(1)
+                        known[key] = divergence(got, wanted)
+                    question.answers[self.bits] = known[key]
+                    done += 1
+                    step(done)
+            self.on, self.bits = always, None
+            self._run([node], live)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As the interpreter does, but for quantizers, and for layers whose weight or input is quantized alone."""
+        if n.target is bias_on_grid:  # rounding it is no part of the question
+            return self.env[n.args[0]]  # type: ignore[index]
+        if n in self.quantizers and n not in self.on:
+            return self.floats[n] if n in self.floats else self.env[n.args[0]]  # type: ignore[index]
+        if self.bits is None:
+            return super().run_node(n)
+        if n in self.floats:
+            return None  # not before the layer's input is there
+        if n in self.quantizers:
+            x = self.before[n] = self.env[n.args[0]]  # type: ignore[index]
+            return fake_quantize(x, *grid_of_values(x, 2**self.bits - 1), 2**self.bits - 1)
+        if n.op == "call_function" and n.target in LAYERS and self.on & {*n.args[:2]}:
+            return self._layer(n, self.bits)
+        return super().run_node(n)
+
+    def _layer(self, call: fx.Node, bits: int) -> Tensor:
+        """What a layer puts out, with mean (and variance, before a batch norm) of every channel as the float one's."""
+        source, holding, biased = cast("tuple[fx.Node, fx.Node, fx.Node | None]", call.args[:3])
+        read: Tensor = self.env[source]
+        holder: Tensor | None = self.env[holding]
+        bias = None if biased is None else self.env[biased]
+        x, weight = self.before.get(source, read), self.floats[holding]
+        wanted, linear = run_layer(call, x, weight, bias), LAYERS[call.target] == "linear"
+        got = run_layer(call, read, self._rounded(call, x, bits) if holder is None else holder, bias)
+        (mean, var), (own_mean, own_var) = channel_moments(wanted, linear), channel_moments(got, linear)
+        gain = ((var + TINY) / (own_var + TINY)).sqrt() if call in self.normalized else torch.ones_like(mean)
+        per_channel = (-1,) if linear else (-1,) + (1,) * (got.dim() - 2)
+        return (got - own_mean.view(per_channel)) * gain.view(per_channel) + mean.view(per_channel)
+
+    def _rounded(self, call: fx.Node, x: Tensor, bits: int) -> Tensor:
+        """A layer's weight, rounded by what it reads."""
+        holder = cast(fx.Node, call.args[1])
+        if (holder, bits) not in self.rounded:
+            if holder not in self.moments:
+                self.rounded, self.moments = (
+                    {},
+                    {holder: moments_read(call, x, self.floats[holder], call in self.normalized)},
+                )
+            made = WeightQuantizer(self.floats[holder], bits, CALIBRATION, self.moments[holder])
+            self.rounded[holder, bits] = made()
+        return self.rounded[holder, bits]
+
+    def _rest(self, k: int, live: dict[fx.Node, Any]) -> Tensor:
+        """Logits from the ``k``-th node on; ``live``: what was computed before it and is still needed."""
+        out: Tensor = self._run(self.order[k:], dict(live))
+        return out
+
+    def _run(self, nodes: list[fx.Node], live: dict[fx.Node, Any]) -> Any:
+        self.env, self.args_iter = live, iter((self.images,))
+        for node in nodes:
+            self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, ()):
+                del self.env[dead]
+        return self.env[nodes[-1]]
+
+
+def divergence(got: Tensor, wanted: Tensor) -> float:
+    """Kullback-Leibler divergence of two log-probabilities ``(B, K)``, in nats an image."""
     return max(0.0, float(F.kl_div(got, wanted, reduction="batchmean", log_target=True)))

@@ -5,14 +5,21 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import sensitivity
 from intraq_cli.app import main
 from intraq_cli.errors import UsageError
-from intraq_cli.quantization.affine import fake_quantize, mse_grid
-from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.quantization.sensitivity import CALIBRATION, layer_sensitivities
+from intraq_cli.graph.layers import quantizable
+from intraq_cli.graph.nodes import own_tensors
+from intraq_cli.quantization.affine import fake_quantize
+from intraq_cli.quantization.calibration import calibrate, grid_of_values, moments_read
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
+from intraq_cli.quantization.sensitivity import CALIBRATION, Widths, layer_sensitivities
+from intraq_cli.quantization.sites import sites
 from tests.conftest import graph_of
 
 GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -30,30 +37,66 @@ def divergence(network, changed, images):
     return float((p.exp() * (p - q)).sum() / len(images))
 
 
+def sensitivities(network, images, widths):
+    """By layer."""
+    return {layer.name: layer for layer in layer_sensitivities(graph_of(network), "inputs", images, widths).layers}
+
+
+def matched(network, name, images, changed_call):
+    """The network with another function for one layer, its outputs moved to the mean and variance that they had.
+
+    To the mean alone of the classifier, behind which there is no batch norm.
+    """
+    changed = copy.deepcopy(network)
+    held = changed.get_submodule(name)
+    own = held.forward
+
+    def forward(x):
+        wanted, got = own(x), changed_call(held, x)
+        dims = [0, 2, 3] if got.dim() == 4 else [0]
+        out = got - got.mean(dims, keepdim=True)
+        if got.dim() == 4:
+            out = out * (wanted.var(dims, keepdim=True) / got.var(dims, keepdim=True)).sqrt()
+        return out + wanted.mean(dims, keepdim=True)
+
+    held.forward = forward
+    return changed
+
+
+def called(held, x, weight):
+    if isinstance(held, nn.Linear):
+        return F.linear(x, weight, held.bias)
+    return F.conv2d(x, weight, held.bias, held.stride, held.padding, held.dilation, held.groups)
+
+
 def test_a_weights_divergence_is_that_of_the_network_with_this_weight_alone_quantized(network, images):
-    found = {layer.name: layer for layer in layer_sensitivities(graph_of(network), "inputs", images, (2, 4))}
+    found = sensitivities(network, images, Widths((2, 4), ()))
     assert list(found) == ["conv1", "conv2", "conv3", "fc"]
+    calls = {layer.name: layer.calls[0] for layer in quantizable(graph_of(network))}
     for name, layer in found.items():
         for bits in (2, 4):
-            changed = copy.deepcopy(network)
-            held = changed.get_submodule(name)
-            held.weight.data = WeightQuantizer(held.weight, bits, CALIBRATION)().detach()
-            assert layer.weights[bits] == pytest.approx(divergence(network, changed, images), abs=1e-5)
+
+            def rounded(held, x, name=name, bits=bits):
+                moments = moments_read(calls[name], x, held.weight, normalized=name != "fc")
+                return called(held, x, WeightQuantizer(held.weight, bits, CALIBRATION, moments)())
+
+            changed = matched(network, name, images, rounded)
+            assert layer.weights[bits] == pytest.approx(divergence(network, changed, images), rel=1e-3, abs=1e-5)
 
 
 def test_an_inputs_divergence_is_that_of_the_network_with_this_input_alone_quantized(network, images):
-    found = {layer.name: layer for layer in layer_sensitivities(graph_of(network), "inputs", images, (3,))}
-    changed = copy.deepcopy(network)
-    with torch.no_grad():
-        x = F.relu(changed.bn1(changed.conv1(images)))
-        scale, zero = (one[0] for one in mse_grid(x.reshape(1, -1), 7))
-    own = changed.conv2.forward
-    changed.conv2.forward = lambda x: own(fake_quantize(x, scale, zero, 7))
-    assert found["conv2"].inputs[3] == pytest.approx(divergence(network, changed, images), abs=1e-4)
+    found = sensitivities(network, images, Widths((), (3,)))
+
+    def coarse(held, x):
+        return called(held, fake_quantize(x, *grid_of_values(x, 7), 7), held.weight)
+
+    for name in found:
+        changed = matched(network, name, images, coarse)
+        assert found[name].inputs[3] == pytest.approx(divergence(network, changed, images), rel=1e-3, abs=1e-5)
 
 
 def test_where_the_placement_leaves_the_image_float_its_layer_has_no_figure(network, images):
-    found = layer_sensitivities(graph_of(network), "activations", images, (2, 8))
+    found = layer_sensitivities(graph_of(network), "activations", images, Widths((2, 8), (2, 8))).layers
     assert found[0].inputs == {}
     assert all(layer.weights[8] <= layer.weights[2] for layer in found)
     assert found[1].inputs[8] <= found[1].inputs[2]
@@ -61,8 +104,23 @@ def test_where_the_placement_leaves_the_image_float_its_layer_has_no_figure(netw
 
 def test_every_step_is_told(network, images):
     told = []
-    layer_sensitivities(graph_of(network), "integer", images, (4,), told.append)
-    assert told == list(range(1, 9))
+    layer_sensitivities(graph_of(network), "integer", images, Widths((4,), (4,), (4,)), lambda *a: told.append(a))
+    assert told == [(done, 12) for done in range(13)]
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations"])
+def test_the_other_way_round_all_but_one_layer_are_quantized(network, images, placement):
+    graph = graph_of(network)
+    found = layer_sensitivities(graph, placement, images, Widths((), (), (3,)))
+    student = QuantizedNetwork(own_tensors(graph), plan_quantization(graph, 3, 3, placement))
+    calibrate(student, graph, images, CALIBRATION)
+    assert found.everything[3] == pytest.approx(divergence(network, student, images), abs=1e-5)
+    student.set_weight("conv2", FixedWeight(network.conv2.weight))
+    (call,) = next(layer for layer in quantizable(graph) if layer.name == "conv2").calls
+    (site,) = (name for name, site in sites(graph, placement).items() if call in site.layer_calls)
+    student.sites[site].forward = lambda x: x
+    spared = {layer.name: layer.spared[3] for layer in found.layers}
+    assert spared["conv2"] == pytest.approx(divergence(network, student, images), abs=1e-5)
 
 
 def test_the_function_makes_its_images_and_leaves_the_network_alone(network):
@@ -73,7 +131,7 @@ def test_the_function_makes_its_images_and_leaves_the_network_alone(network):
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [({"widths": [9]}, "2 to 8"), ({"widths": []}, "2 to 8"), ({"n": 1}, "two")]
+    ("given", "says"), [({"widths": [9]}, "2 to 8"), ({"widths": []}, "no bits"), ({"n": 1}, "two")]
 )
 def test_what_makes_no_sense_is_refused(network, given, says):
     with pytest.raises(UsageError, match=says):

@@ -1,0 +1,273 @@
+"""From a budget to a plan: which bits the layers may have, what they cost, and the choice that is best."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import fx
+
+from intraq_cli.api.pipeline import Job
+from intraq_cli.api.sensitivity import IMAGES, asked_widths, measured
+from intraq_cli.checkpoint.layout import checkpoint_bytes
+from intraq_cli.errors import BudgetError, DataError, UsageError
+from intraq_cli.quantization.bit_rules import BitRules, pattern_of
+from intraq_cli.quantization.budget import (
+    Bits,
+    Budget,
+    Candidates,
+    bits_within,
+    candidates,
+    expected_divergence,
+    tied,
+)
+from intraq_cli.quantization.inspection import bit_operations, inspect_layers, mean_bits, weight_bits
+from intraq_cli.quantization.plan import Plan, plan_quantization
+from intraq_cli.quantization.sensitivity import Widths
+from intraq_cli.recipe import Placement
+from intraq_cli.results import FrontierPoint, LayerSensitivity, SensitivityResult
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+ALL = tuple(range(2, 9))
+"""Bits that are tried where none are named."""
+ACTIVATIONS = 8
+"""Bits of activations where none are named: they take no bytes in a file."""
+POINTS = 5
+"""Of the frontier."""
+ATTEMPTS = 8
+"""To stay within a limit whose fixed part depends a little on the choice."""
+
+
+@dataclass(frozen=True)
+class AskedBits:
+    """Widths that were asked for, ascending; without a budget one of each."""
+
+    w: tuple[int, ...]
+    a: tuple[int, ...]
+    budget: Budget | None
+
+    @property
+    def label(self) -> str:
+        """For a name."""
+        if self.budget is None:
+            return f"w{self.w[0]}a{self.a[0]}"
+        unit = {"bytes": "", "bits": "bits", "bit operations": "bops"}[self.budget.kind]
+        return f"{self.budget.said}{unit}" + (f"-a{self.a[0]}" if len(self.a) == 1 else "")
+
+
+def asked_bits(
+    w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget: Budget | None, default: int = 4
+) -> AskedBits:
+    """Check widths against each other.
+
+    Args:
+        w: of weights: one, or, under a budget, several.
+        a: of activations: one, or, under a budget of bit operations, several.
+        budget: to choose under.
+        default: of both where there is no budget.
+
+    Raises:
+        UsageError: others than 2 to 8, none, or several where there is nothing to choose by.
+    """
+    given = {"--w": w, "--a": a}
+    found = {name: asked_widths(name, [x] if isinstance(x, int) else x) for name, x in given.items() if x is not None}
+    several = [name for name, widths in found.items() if len(widths) > 1]
+    if several and budget is None:
+        raise UsageError(
+            f"{several[0]}: several widths, and no budget to choose by", "give --target-size, --avg-bits or --bops"
+        )
+    if "--a" in several and budget is not None and budget.kind != "bit operations":
+        raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
+    if budget is None:
+        return AskedBits(found.get("--w", (default,)), found.get("--a", (default,)), None)
+    inputs = ALL if budget.kind == "bit operations" else (ACTIVATIONS,)
+    return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The end of the choice."""
+
+    plan: Plan
+    w: int
+    """Bits of most weights."""
+    a: int
+    """Bits of most activations."""
+    frontier: list[FrontierPoint] = field(default_factory=list)
+    """By size; empty without a budget."""
+    sensitivities: list[LayerSensitivity] = field(default_factory=list)
+    """That it was chosen by."""
+
+
+@dataclass(frozen=True)
+class BitChoice:
+    """Bits of every layer, to be chosen.
+
+    Args:
+        graph: of the float network, in the form of the placement.
+        placement: of activations.
+        asked: bits that they may have, and the budget.
+        first_last_bits: of the first and the last layer, which are fixed then.
+        rules: layers that they speak of are fixed.
+    """
+
+    graph: fx.GraphModule
+    placement: Placement
+    asked: AskedBits
+    first_last_bits: int | None
+    rules: BitRules
+
+    @cached_property
+    def layers(self) -> list[Candidates]:
+        """What every layer may have."""
+        return candidates(self.graph, self.narrowest, self._widest, self.asked.w, self.asked.a)
+
+    def check(self, known: SensitivityResult | None) -> None:
+        """See, before any work, that the budget can be met, and that what was measured before is enough.
+
+        Raises:
+            BudgetError: the narrowest choice exceeds it.
+            DataError: a layer or a width is lacking.
+        """
+        asked = self.asked
+        if asked.budget is not None and (least := self._amount(self.narrowest)) > self._limit:
+            widths = f"{asked.w[0]}-bit weights" + (f" and {asked.a[0]}-bit activations" if len(asked.a) > 1 else "")
+            what = f"{asked.budget.said} cannot be met: {widths} take {self._told(least)}"
+            raise BudgetError(what, "give more, or fix fewer layers with --bits and --first-last-bits")
+        if known is not None:
+            lacking = {*self.widths.weights, *self.widths.inputs} - {*known.widths}
+            if lacking or {one.name for one in known.layers} != {one.layer.name for one in self.layers}:
+                what = f"widths {', '.join(map(str, sorted(lacking)))}" if lacking else "some of the layers"
+                raise DataError(f"the sensitivities lack {what}", "intraq sensitivity MODEL --widths 2,3,4,5,6,7,8")
+
+    @property
+    def widths(self) -> Widths:
+        """To be measured."""
+        return Widths(self.asked.w, self.asked.a if len(self.asked.a) > 1 else ())
+
+    def chosen(self, sensitivities: Iterable[LayerSensitivity]) -> Chosen:
+        """The bits that cost least, and what other budgets would buy.
+
+        Args:
+            sensitivities: of every layer, at all widths that it may have.
+
+        Raises:
+            BudgetError: no choice stays within the budget.
+        """
+        found = {one.name: one for one in sensitivities}
+        bits = self._within(self._limit, found)
+        if bits is None:
+            raise BudgetError(f"{self._budget.said} cannot be met", "give more")
+        points = [self._point(bits, found, True)]
+        for limit in self._other_limits():
+            other = self._within(limit, found)
+            if other is not None and other != bits:
+                points.append(self._point(other, found, False))
+        plan = self._planned(bits)
+        weights, inputs = Counter[int](), Counter(plan.activations.values())
+        for one in self.layers:
+            weights[plan.weights[one.layer.name]] += one.layer.parameters
+        (w, _), *_ = weights.most_common(1)
+        a = self.asked.a[0] if len(self.asked.a) == 1 else inputs.most_common(1)[0][0]
+        points.sort(key=lambda one: (one.bytes, one.bit_operations))
+        return Chosen(plan, w, a, points, list(found.values()))
+
+    @cached_property
+    def narrowest(self) -> Plan:
+        """Fewest bits wherever they are free."""
+        return self._plan(self.asked.w[0], self.asked.a[0], self.rules)
+
+    @cached_property
+    def _widest(self) -> Plan:
+        return self._plan(self.asked.w[-1], self.asked.a[-1], self.rules)
+
+    @cached_property
+    def _groups(self) -> list[list[Candidates]]:
+        return tied(self.graph, self.narrowest, self.layers)
+
+    @property
+    def _budget(self) -> Budget:
+        assert self.asked.budget is not None
+        return self.asked.budget
+
+    @property
+    def _limit(self) -> float:
+        """In bytes, bits of all weights together, or bit operations."""
+        per_weight = sum(one.layer.parameters for one in self.layers) if self._budget.kind == "bits" else 1
+        return self._budget.limit * per_weight
+
+    def _amount(self, plan: Plan) -> float:
+        """What counts against the limit."""
+        if self._budget.kind == "bytes":
+            return checkpoint_bytes(self.graph, plan)
+        rows = inspect_layers(self.graph, plan)
+        return bit_operations(rows) if self._budget.kind == "bit operations" else weight_bits(rows)
+
+    def _told(self, amount: float) -> str:
+        if self._budget.kind == "bits":
+            return f"{amount / sum(one.layer.parameters for one in self.layers):.2f} bits a weight"
+        return f"{amount:,.0f} {self._budget.kind}"
+
+    def _within(self, limit: float, sensitivities: dict[str, LayerSensitivity]) -> dict[str, Bits] | None:
+        """The bits that cost least; None if there are none."""
+        kind = self._budget.kind
+        least = sum(one.size(kind, (one.weights[0], one.inputs[0])) for one in self.layers)
+        room = limit - (self._amount(self.narrowest) - least)
+        for _ in range(ATTEMPTS):  # the header of a file grows with the numbers in it
+            bits = bits_within(self._groups, sensitivities, kind, room)
+            over = 0.0 if bits is None else self._amount(self._planned(bits)) - limit
+            if over <= 0:
+                return bits
+            room -= over
+        return None
+
+    def _other_limits(self) -> list[float]:
+        """From the narrowest choice to the widest in like ratios, but for the one nearest to the limit."""
+        low, high = self._amount(self.narrowest), self._amount(self._widest)
+        limits = [low * (high / low) ** (k / (POINTS - 1)) for k in range(POINTS)]
+        limits.remove(min(limits, key=lambda one: abs(one - self._limit)))
+        return limits
+
+    def _planned(self, bits: dict[str, Bits]) -> Plan:
+        weights = {pattern_of(name): w for name, (w, _) in bits.items()}
+        free = {one.layer.name for one in self.layers if len(one.inputs) > 1}
+        inputs = {pattern_of(name): a for name, (_, a) in bits.items() if a is not None and name in free}
+        rules = BitRules({**self.rules.weights, **weights}, {**self.rules.activations, **inputs})
+        return self._plan(self.asked.w[0], self.asked.a[0], rules)
+
+    def _plan(self, w: int, a: int, rules: BitRules) -> Plan:
+        return plan_quantization(self.graph, w, a, self.placement, self.first_last_bits, rules)
+
+    def _point(self, bits: dict[str, Bits], sensitivities: dict[str, LayerSensitivity], chosen: bool) -> FrontierPoint:
+        plan = self._planned(bits)
+        rows = inspect_layers(self.graph, plan)
+        divergence = expected_divergence(bits, sensitivities)
+        size = checkpoint_bytes(self.graph, plan)
+        return FrontierPoint(size, mean_bits(rows), bit_operations(rows), divergence, chosen)
+
+
+def chosen_bits(job: Job, choice: BitChoice, made: Synthetic | None, known: SensitivityResult | None) -> Chosen:
+    """A stage of a job: the bits of every layer; without a budget those that were asked for.
+
+    Args:
+        job: whose network it is.
+        choice: to be made.
+        made: synthetic images; a few are made where there are none.
+        known: what was measured before.
+
+    Raises:
+        BudgetError: no choice stays within the budget.
+        DeviceError: out of memory.
+    """
+    asked = choice.asked
+    if asked.budget is None:
+        return Chosen(choice.narrowest, asked.w[0], asked.a[0])
+    if known is not None:
+        return choice.chosen(known.layers)
+    images = (made or _few_images(job)).images[:IMAGES]
+    return choice.chosen(measured(job, choice.graph, choice.placement, images, choice.widths).layers)
+
+
+def _few_images(job: Job) -> Synthetic:
+    settings = replace(job.recipe.synthesis, num_images=IMAGES, batch_size=IMAGES)
+    return replace(job, recipe=replace(job.recipe, synthesis=settings)).synthesize()

@@ -1,0 +1,73 @@
+"""The end of ``quantize``: its folder, written whole or not at all, and loaded once before anybody relies on it."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from intraq_cli.api.bit_budget import Chosen
+from intraq_cli.api.pipeline import Job, Made, random_pixels
+from intraq_cli.checkpoint.read import read_checkpoint
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.graph.proof import SAME, same_answers
+from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.models.source import Source
+from intraq_cli.publish.card import model_card
+from intraq_cli.synthesis.image_set import contact_sheet
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a folder is written from."""
+
+    job: Job
+    source: Source
+    chosen: Chosen
+    quantized: Made
+    made: Synthetic | None
+    run: dict[str, Any]
+    """The manifest, but for the size and the time."""
+    started: float
+    """Seconds of :func:`time.perf_counter`."""
+
+
+def write_folder(path: Path, force: bool, end: Finished) -> int:
+    """Write the checkpoint; returns the bytes of ``model.safetensors``.
+
+    Raises:
+        OutputError: it cannot be written.
+        ModelError: it does not give the network back.
+    """
+    teacher, student, run = end.job.teacher, end.quantized.student, end.run
+    config = checkpoint_config(teacher, end.job.anatomy.num_classes, end.chosen.plan, end.chosen.w, end.chosen.a)
+    tensors = checkpoint_tensors(student, end.quantized.stored)
+    with atomic_folder(path, force) as folder:
+        run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
+        run["seconds"] = time.perf_counter() - end.started
+        write_json(folder / "config.json", config)
+        write_json(folder / "run.json", run)
+        (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
+        if end.made:
+            contact_sheet(end.made.images, teacher.spec).save(folder / "samples.png")
+        _load_once(folder, end)
+    return size
+
+
+def _load_once(folder: Path, end: Finished) -> None:
+    """See that what was written gives the network back.
+
+    Raises:
+        ModelError: it cannot be loaded, or gives other logits.
+    """
+    device = end.job.context.device
+    what = f"{end.source.spelled} cannot be had back from its checkpoint"
+    try:
+        loaded = read_checkpoint(folder, end.source if end.source.needs_code else None, device).network
+    except IntraqError as error:
+        raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
+    images = random_pixels(end.job.teacher.spec)[:2].to(device)
+    tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
+    if not same_answers(end.quantized.student, loaded, images, tolerance):
+        raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")

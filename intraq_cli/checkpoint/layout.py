@@ -1,0 +1,71 @@
+"""What ``model.safetensors`` holds, and how large it is to the byte, before any of it is computed."""
+
+import json
+import math
+
+from torch import fx
+
+from intraq_cli.checkpoint.write import METADATA, site_prefix
+from intraq_cli.io.untrusted import TensorInfo
+from intraq_cli.models.meta_build import info_of
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.packing import packed_words
+from intraq_cli.quantization.plan import Plan
+
+ITEM_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "F32": 4,
+    "C64": 8,
+    "F64": 8,
+    "I64": 8,
+}
+"""In the order of the format's types: a file has its tensors by type, the last one first, and then by name."""
+ALIGNMENT = 8
+"""A header is filled up with spaces to a multiple of so many bytes; its length stands before it in as many."""
+
+
+def stored_tensors(network: QuantizedNetwork, header: dict[str, TensorInfo] | None = None) -> dict[str, TensorInfo]:
+    """What a checkpoint of a network holds, by name; the network may be on the meta device.
+
+    Args:
+        network: with quantizers, calibrated or not.
+        header: of a file that is there: other floats may have its width.
+    """
+    held, plan = header or {}, network.plan
+    found: dict[str, TensorInfo] = {}
+    for name, bits in plan.weights.items():
+        key, shape = network.weight_keys[name], tuple(network.weights[name].weight.shape)
+        rows, row = shape[0], math.prod(shape[1:])
+        found[f"{key}_packed"] = TensorInfo("I32", (rows, packed_words(row, bits)))
+        found[f"{key}_scale"] = TensorInfo("F32", (rows, 1))
+        found[f"{key}_zero_point"] = TensorInfo("I32", (packed_words(rows, bits), 1))
+        found[f"{key}_shape"] = TensorInfo("I64", (len(shape),))
+    for site in plan.activations:
+        found[f"{site_prefix(plan, site)}_scale"] = TensorInfo("F32", ())
+        found[f"{site_prefix(plan, site)}_zero_point"] = TensorInfo("U8", ())
+    for key, tensor in network.float_tensors.items():
+        found[key] = info_of(tensor, held.get(key))
+    return found
+
+
+def checkpoint_bytes(graph: fx.GraphModule, plan: Plan) -> int:
+    """Size of the file of a float network's ``graph``, which is in the form of the plan's placement, quantized."""
+    return file_bytes(stored_tensors(QuantizedNetwork(graph, plan)))
+
+
+def file_bytes(tensors: dict[str, TensorInfo]) -> int:
+    """Size of a safetensors file with these tensors, as :func:`intraq_cli.checkpoint.write.write_weights` makes it."""
+    order = list(ITEM_BYTES)
+    header: dict[str, object] = {"__metadata__": METADATA}
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (-order.index(item[1].dtype), item[0])):
+        start, end = end, end + ITEM_BYTES[info.dtype] * math.prod(info.shape)
+        header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [start, end]}
+    length = len(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode())
+    return ALIGNMENT + -(-length // ALIGNMENT) * ALIGNMENT + end

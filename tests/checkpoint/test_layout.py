@@ -1,0 +1,32 @@
+"""Sizes foretold, against files that are there."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from intraq_cli import inspect, quantize
+from intraq_cli.checkpoint.layout import file_bytes
+from intraq_cli.checkpoint.write import METADATA
+from intraq_cli.models.meta_build import DTYPES, info_of
+
+GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_the_size_of_a_safetensors_file_is_known_before_it_is_written(tmp_path, count):
+    shapes = [(), (1,), (3, 5), (2, 0, 7), (1000, 3)]
+    tensors = {
+        f'layer.{k}.{str(dtype)[6:]}-é"\\': torch.zeros(shapes[(k + j) % len(shapes)], dtype=dtype)
+        for k in range(count)
+        for j, dtype in enumerate(DTYPES)
+    }
+    save_file(tensors, tmp_path / "file", METADATA)
+    assert file_bytes({name: info_of(tensor) for name, tensor in tensors.items()}) == (tmp_path / "file").stat().st_size
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
+def test_inspect_foretells_a_checkpoints_size_to_the_byte(tmp_path, network, placement):
+    bits = {"w": 3, "a": 5, "first_last_bits": 8, "act_placement": placement}
+    made = quantize(network, out=tmp_path / "made", recipe="instant", device="cpu", **bits, **GIVEN)
+    expected = inspect(network, **bits, **GIVEN).bytes_quantized
+    assert expected == made.bytes_quantized == (tmp_path / "made" / "model.safetensors").stat().st_size
