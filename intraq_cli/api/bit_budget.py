@@ -132,7 +132,7 @@ class BitChoice:
         asked = self.asked
         if asked.budget is not None and (least := self._amount(self.narrowest)) > self._limit:
             widths = f"{asked.w[0]}-bit weights" + (f" and {asked.a[0]}-bit activations" if len(asked.a) > 1 else "")
-            what = f"{asked.budget.said} cannot be met: {widths} take {self._told(least)}"
+            what = f"{asked.budget} cannot be met: {widths} take {self._told(least)}"
             raise BudgetError(what, "give more, or fix fewer layers with --bits and --first-last-bits")
         if known is not None:
             lacking = {*self.widths.weights, *self.widths.inputs} - {*known.widths}
@@ -157,7 +157,7 @@ class BitChoice:
         found = {one.name: one for one in sensitivities}
         bits = self._within(self._limit, found)
         if bits is None:
-            raise BudgetError(f"{self._budget.said} cannot be met", "give more")
+            raise BudgetError(f"{self._budget} cannot be met", "give more")
         points = [self._point(bits, found, True)]
         for limit in self._other_limits():
             other = self._within(limit, found)

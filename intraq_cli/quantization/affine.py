@@ -18,6 +18,9 @@ DOT_PART, LEAST_PARTS = 4096, 64
 BFLOAT16_TOP = 31
 """Grids of so many steps (5 bits) are coarse beside bfloat16 itself (8 bits); finer ones are computed in float32."""
 
+SAMPLE = 2**18
+"""Values, evenly spread, from which an activation's range is taken."""
+
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
     """Quantize and dequantize; the gradient passes straight through the rounding.
@@ -162,3 +165,13 @@ def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int) -> tuple[Tens
     ]
     best = torch.cat(errors).argmin(0, keepdim=True)
     return low.gather(0, best)[0], high.gather(0, best)[0]
+
+
+def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero-point, ``()`` each, of the grid with codes 0 to ``top`` that errs least on a sample of ``x``."""
+    flat = x.flatten()
+    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    # the extremes stay in the sample: the search starts from the full range
+    sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
+    scale, zero_point = mse_grid(sample[None], top)
+    return scale[0], zero_point[0]

@@ -11,7 +11,7 @@ Patterns are those of shells (``*``, ``?``, ``[...]``); of several that match a 
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -37,19 +37,25 @@ class BitRules:
         """Of what a layer reads."""
         return _last(self.activations, layer, otherwise)
 
-    def check(self, layers: Iterable[str]) -> None:
+    def check(self, layers: Sequence[str], readers: Sequence[str]) -> None:
         """See that every pattern means something.
 
+        Args:
+            layers: names of all.
+            readers: of those that read quantized values.
+
         Raises:
-            ModelError: one matches none of the ``layers``.
+            ModelError: one matches none of them.
         """
-        names = list(layers)
-        for pattern in (*self.weights, *self.activations):
-            if not any(fnmatchcase(name, pattern) for name in names):
-                some = ", ".join(names[:3])
-                raise ModelError(
-                    f"--bits: no layer is named like {pattern!r}", f"layers: {some}, ...: `intraq inspect`"
-                )
+        for patterns, names, what in (
+            (self.weights, layers, "no layer is named"),
+            (self.activations, layers, "no layer is named"),
+            (self.activations, readers, "in this placement nothing quantized is read by layers named"),
+        ):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    hint = f"layers: {', '.join(names[:3])}, ...: `intraq inspect`"
+                    raise ModelError(f"--bits: {what} like {pattern!r}", hint)
 
 
 NO_RULES = BitRules()

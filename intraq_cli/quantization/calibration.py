@@ -20,8 +20,8 @@ from intraq_cli.graph.batch_norms import (
 from intraq_cli.graph.layers import LAYERS, run_layer
 from intraq_cli.graph.nodes import tensor_of
 from intraq_cli.graph.values import PADS
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
-from intraq_cli.quantization.curvature import input_rows, second_moments
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
+from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
@@ -29,18 +29,12 @@ from intraq_cli.recipe import Quantization
 
 RATIO = 10.0
 """Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
-SAMPLE = 2**18
-"""Values, evenly spread, from which an activation's range is taken."""
 IMAGES_PER_RANGE = 16
 """Images on which candidates of an activation's range are compared by what they do to the next layer's output."""
 FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
 """Those candidates, times the error-minimising range."""
-WIDEST = 8192
-"""Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
 RUINED = 0.5
 """Agreement with the teacher, on the images, below which batch norms are corrected to rescue the network."""
-DAMPING = 0.03
-"""Of the second moments that rounding by curvature goes by, relative to their mean."""
 LARGEST_BIAS = 2.0**24
 """Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
 WIDER = 1.1
@@ -253,34 +247,6 @@ class _Calibrator(fx.Interpreter):
         if self.sampled:
             return sample_output(x, held.weight, held.bias, k)
         return F.batch_norm(x, mean, var, held.weight, held.bias, eps=norm.eps)
-
-
-def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
-    """Second moments ``(G, d, d)`` of what a layer reads, for rounding by curvature; None of one that is too wide.
-
-    Args:
-        call: of the layer.
-        x: its input.
-        weight: ``(out, ...)``.
-        normalized: whether a batch norm reads what it puts out.
-        seed: of the sample.
-    """
-    if weight[0].numel() > WIDEST:
-        return None
-    rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
-    if normalized:  # what is added to every place, the batch norm takes away
-        rows = rows - rows.mean(1, keepdim=True)
-    return second_moments(rows, DAMPING)
-
-
-def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero-point, ``()`` each, of the grid with codes 0 to ``top`` that errs least on a sample of ``x``."""
-    flat = x.flatten()
-    sample = flat[:: max(1, len(flat) // SAMPLE)]
-    # the extremes stay in the sample: the search starts from the full range
-    sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
-    scale, zero_point = mse_grid(sample[None], top)
-    return scale[0], zero_point[0]
 
 
 @torch.no_grad()

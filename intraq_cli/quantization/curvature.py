@@ -9,6 +9,10 @@ from intraq_cli.graph.nodes import arguments, padding_around, pair
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
+WIDEST = 8192
+"""Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
+DAMPING = 0.03
+"""Of the second moments that rounding by curvature goes by, relative to their mean."""
 
 
 def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -61,3 +65,21 @@ def second_moments(rows: Tensor, damping: float) -> Tensor:
     diagonal = moments.diagonal(dim1=1, dim2=2)
     diagonal += damping * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
     return moments
+
+
+def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
+    """Second moments ``(G, d, d)`` of what a layer reads, for rounding by curvature; None of one that is too wide.
+
+    Args:
+        call: of the layer.
+        x: its input.
+        weight: ``(out, ...)``.
+        normalized: whether a batch norm reads what it puts out.
+        seed: of the sample.
+    """
+    if weight[0].numel() > WIDEST:
+        return None
+    rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
+    if normalized:  # what is added to every place, the batch norm takes away
+        rows = rows - rows.mean(1, keepdim=True)
+    return second_moments(rows, DAMPING)

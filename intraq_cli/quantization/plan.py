@@ -60,11 +60,12 @@ def plan_quantization(
         ModelError: a rule matches no layer; the network has no ReLU-like activation, and the placement asks for them.
     """
     found = quantizable(graph)
-    rules.check(layer.name for layer in found)
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
     places = sites(graph, placement)
+    calls = {call for site in places.values() for call in site.layer_calls}
+    rules.check([layer.name for layer in found], [layer.name for layer in found if calls & {*layer.calls}])
     if placement == "activations":
         if not places:
             raise ModelError("the network calls no ReLU-like activation", "use --act-placement inputs")

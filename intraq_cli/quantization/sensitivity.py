@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
 from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.quantization.affine import fake_quantize
-from intraq_cli.quantization.calibration import calibrate, grid_of_values, moments_read
+from intraq_cli.quantization.affine import fake_quantize, grid_of_values
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.float_statistics import channel_moments
 from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization

@@ -91,7 +91,7 @@ def test_one_seed_gives_identical_checkpoints(tmp_path, digits):
 
 def test_the_manifest_holds_the_call_as_one_can_repeat_it(tmp_path, digits, monkeypatch):
     called = json.loads((digits / "run.json").read_text())["command"]
-    assert "a=" not in called  # the default
+    assert "bits=" not in called  # the default
     monkeypatch.chdir(tmp_path)
     eval(called.replace(repr(str(digits)), "'again'"))
     assert (tmp_path / "again/model.safetensors").read_bytes() == (digits / "model.safetensors").read_bytes()

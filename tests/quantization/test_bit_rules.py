@@ -101,3 +101,10 @@ def test_the_template_gives_every_layer_the_bits_that_it_has(network, tmp_path):
 
 def test_names_that_look_like_patterns_match_themselves(tmp_path):
     assert rules_of(tmp_path, template({'a[0]*"\\': 3}, {})).weight_bits('a[0]*"\\', 8) == 3
+
+
+def test_bits_of_what_no_layer_reads_quantized_are_refused(network):
+    rules = BitRules({}, {"conv1": 4})
+    with pytest.raises(ModelError, match="nothing quantized is read by layers named like 'conv1'"):
+        plan_quantization(graph_of(network), 4, 4, "activations", None, rules)
+    assert plan_quantization(graph_of(network), 4, 4, "inputs", None, rules).activations["conv1"] == 4

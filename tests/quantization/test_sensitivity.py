@@ -13,8 +13,9 @@ from intraq_cli.app import main
 from intraq_cli.errors import UsageError
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.quantization.affine import fake_quantize
-from intraq_cli.quantization.calibration import calibrate, grid_of_values, moments_read
+from intraq_cli.quantization.affine import fake_quantize, grid_of_values
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
@@ -146,5 +147,5 @@ def test_the_command_prints_a_table_and_json(capsys):
     assert set(found["layers"][0]["weights"]) == {"4"}
     assert main(args) == 0
     first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first.split() == ["layer", "W4", "A4"]
-    assert len(second.split()) == 3
+    assert first.split() == ["layer", "W4", "A4", "but4"]
+    assert len(second.split()) == 4

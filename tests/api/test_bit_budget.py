@@ -1,0 +1,133 @@
+"""quantize under a budget."""
+
+import json
+
+import pytest
+
+from intraq_cli import inspect, load, quantize, sensitivity
+from intraq_cli.app import main
+from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
+from intraq_cli.quantization.inspection import mean_bits
+from tests.conftest import SmallNet, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+GIVEN = {**INPUT, "device": "cpu"}
+QUICK = ("synthesis.steps=2", "synthesis.batch_size=8")
+ALL = (2, 3, 4, 5, 6, 7, 8)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return trained(SmallNet(24, 6))
+
+
+@pytest.fixture(scope="module")
+def measured(wide, tmp_path_factory):
+    path = tmp_path_factory.mktemp("budget") / "sensitivity.json"
+    sensitivity(wide, widths=ALL, n=8, set=QUICK, out=path, **GIVEN)
+    return path
+
+
+def budgeted(network, measured, out, **given):
+    return quantize(network, **{"recipe": "instant", "sensitivity": measured, "out": out, **given, **GIVEN})
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_file_is_never_larger_than_asked_for_and_hardly_smaller(wide, measured, tmp_path, share):
+    low, high = (
+        inspect(wide, w=w, a=8, **{k: v for k, v in GIVEN.items() if k != "device"}).bytes_quantized for w in (2, 8)
+    )
+    limit = round(low + share * (high - low))
+    made = budgeted(wide, measured, tmp_path / "made", target_size=limit)
+    size = (tmp_path / "made" / "model.safetensors").stat().st_size
+    assert 0.97 * limit < size <= limit
+    assert made.bytes_quantized == size == next(point.bytes for point in made.frontier if point.chosen)
+    assert load(tmp_path / "made", model=wide) is not None
+
+
+def test_the_frontier_buys_more_for_more(wide, measured, tmp_path):
+    made = budgeted(wide, measured, tmp_path / "made", avg_bits=4.0, dry_run=True)
+    assert not (tmp_path / "made").exists()
+    assert len(made.frontier) == 5
+    assert [point.chosen for point in made.frontier].count(True) == 1
+    pairs = list(zip(made.frontier, made.frontier[1:], strict=False))
+    assert all(a.bytes < b.bytes and a.divergence >= b.divergence for a, b in pairs)
+    assert 3.8 < made.avg_bits <= 4.0
+
+
+def test_bit_operations_choose_activations_too(wide, measured, tmp_path):
+    limit = 0.3 * inspect(wide, w=8, a=8, **INPUT).bit_operations
+    made = budgeted(wide, measured, tmp_path / "made", bops=limit)
+    found = inspect(str(tmp_path / "made"))
+    assert found.bit_operations <= limit
+    assert found.bit_operations == next(point.bit_operations for point in made.frontier if point.chosen)
+    assert made.avg_bits == mean_bits(found.layers)
+    assert len({layer.a_bits for layer in found.layers}) > 1
+
+
+def test_rules_and_ends_stay_as_they_were_asked_for(wide, measured, tmp_path):
+    rules = tmp_path / "bits.toml"
+    rules.write_text('[weights]\n"conv2" = 7\n')
+    budgeted(wide, measured, tmp_path / "made", avg_bits=6.5, first_last_bits=8, bits=rules)
+    bits = {layer.name: layer.w_bits for layer in inspect(str(tmp_path / "made")).layers}
+    assert (bits["conv1"], bits["conv2"], bits["fc"]) == (8, 7, 8)
+
+
+def test_without_a_file_of_sensitivities_they_are_measured_on_images(wide, tmp_path):
+    made = quantize(wide, avg_bits=3.0, w=(2, 4), recipe="instant", set=QUICK, out=tmp_path / "made", **GIVEN)
+    assert set(made.stages) == {"synthesis", "sensitivity", "calibration"}
+    run = json.loads((tmp_path / "made" / "run.json").read_text())
+    assert [set(one["weights"]) for one in run["sensitivity"]] == [{"2", "4"}] * 4
+    assert {layer.w_bits for layer in inspect(str(tmp_path / "made")).layers} == {2, 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"target_size": 500}, BudgetError, "cannot be met"),
+        ({"bops": 1e4}, BudgetError, "cannot be met"),
+        ({"avg_bits": 2.5, "first_last_bits": 8, "w": (4, 8)}, BudgetError, "cannot be met"),
+        ({"target_size": "1MB", "avg_bits": 3.0}, UsageError, "one budget"),
+        ({"target_size": "1MB", "a": (4, 8)}, UsageError, "no bytes"),
+        ({"w": (2, 4), "sensitivity": None}, UsageError, "budget"),
+        ({}, UsageError, "sensitivity"),
+        ({"avg_bits": 3.0, "act_placement": "activations"}, DataError, "placement"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(wide, measured, tmp_path, given, error, says):
+    with pytest.raises(error, match=says):
+        budgeted(wide, measured, tmp_path / "made", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sensitivities_of_other_weights_or_of_too_few_widths_are_refused(wide, measured, tmp_path):
+    other = trained(SmallNet(24, 6), seed=1)
+    with pytest.raises(DataError, match="other weights"):
+        budgeted(other, measured, tmp_path / "made", avg_bits=3.0)
+    few = json.loads(measured.read_text())
+    few["widths"] = [2, 8]
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    with pytest.raises(DataError, match="lack widths 4"):
+        budgeted(wide, tmp_path / "few.json", tmp_path / "made", avg_bits=3.0, w=(2, 4))
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(IntraqError, match="no sensitivities"):
+        budgeted(wide, tmp_path / "none.json", tmp_path / "made", avg_bits=3.0)
+
+
+def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--set", "synthesis.steps=1", "--set", "synthesis.batch_size=8"]
+    command = ["quantize", "resnet20_digits", "--target-size", "120kB", "--w", "2-3", "--recipe", "instant", *few]
+    assert main([*command, "--dry-run"]) == 0
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("would write resnet20_digits at 2.")
+    assert "resnet20_digits-120kB-a8" in first
+    assert head.split()[0] == "size"
+    assert len([row for row in rows if row.startswith("*")]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bits", ["x", "2-", "1-4", "4-2", "", "2,,4"])
+def test_widths_that_are_none_are_a_usage_error(capsys, bits):
+    assert main(["quantize", "resnet20_digits", "--avg-bits", "3", "--w", bits, "--dry-run"]) == 2
+    assert "--w" in capsys.readouterr().err
