@@ -149,7 +149,8 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
     Raises:
         DeviceError: out of memory.
     """
-    kept = job.context.kept.load("sensitivity")
+    ranks = job.context.ranks
+    kept = ranks.broadcast_object(job.context.kept.load("sensitivity"))
     if kept is not None:
         return TypeAdapter(Sensitivities).validate_json(kept)
     begun, report = time.perf_counter(), job.context.report
@@ -162,8 +163,10 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
         shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
         found = layer_sensitivities(graph, placement, shown, widths, step)
     report(StageDone("sensitivity", time.perf_counter() - begun))
-    job.context.kept.save("sensitivity", json.dumps(asdict(found)))
-    return found
+    # on GPUs processes differ in the last bits, and the choice must be the same in all
+    said = ranks.broadcast_object(json.dumps(asdict(found)))
+    job.context.kept.save("sensitivity", said)
+    return TypeAdapter(Sensitivities).validate_json(said)
 
 
 def read_sensitivity(path: Path) -> SensitivityResult:

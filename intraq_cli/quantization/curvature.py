@@ -82,4 +82,5 @@ def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, see
     rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
     if normalized:  # what is added to every place, the batch norm takes away
         rows = rows - rows.mean(1, keepdim=True)
-    return second_moments(rows, DAMPING)
+    few = rows.shape[2] / rows.shape[1]  # inputs an output for each row: too few say more of themselves than of others
+    return second_moments(rows, max(DAMPING, min(1.0, few)))

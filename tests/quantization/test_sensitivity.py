@@ -34,8 +34,8 @@ def images():
 
 def divergence(network, changed, images):
     with torch.no_grad():
-        p, q = network(images).log_softmax(1), changed(images).log_softmax(1)
-    return float((p.exp() * (p - q)).sum() / len(images))
+        p, q = network(images).log_softmax(1)[12:], changed(images).log_softmax(1)[12:]
+    return float((p.exp() * (p - q)).sum() / 12)
 
 
 def sensitivities(network, images, widths):
@@ -78,7 +78,7 @@ def test_a_weights_divergence_is_that_of_the_network_with_this_weight_alone_quan
         for bits in (2, 4):
 
             def rounded(held, x, name=name, bits=bits):
-                moments = moments_read(calls[name], x, held.weight, normalized=name != "fc")
+                moments = moments_read(calls[name], x[:12], held.weight, normalized=name != "fc")
                 return called(held, x, WeightQuantizer(held.weight, bits, CALIBRATION, moments)())
 
             changed = matched(network, name, images, rounded)

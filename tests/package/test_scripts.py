@@ -1,4 +1,4 @@
-"""What the README tells people to type, typed: with a bundled model, digits and a local Hub in place of theirs."""
+"""What the page on scripts tells people to type, typed: with a bundled model, digits and a local Hub for theirs."""
 
 import os
 import re
@@ -12,13 +12,13 @@ import pytest
 from intraq_cli.zoo import model_folder
 from tests.fakes.hub import Hub
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+SCRIPTS = (Path(__file__).parents[2] / "docs/scripts.md").read_text(encoding="utf-8")
 TOKEN = "hf_" + "w" * 34
 
 
 def block(kind: str, *holding: str) -> str:
-    """The one piece of code in the README that holds these texts, on other data, for fewer models and widths."""
-    codes = re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+    """The one piece of code on the page that holds these texts, on other data, for fewer models and widths."""
+    codes = re.findall(rf"```{kind}\n(.*?)```", SCRIPTS, re.DOTALL)
     (found,) = [code for code in codes if all(text in code for text in holding)]
     for theirs, ours in (
         ("imagenet/val", "digits"),
