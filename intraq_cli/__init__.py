@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from intraq_cli.api.evaluation import evaluate
     from intraq_cli.api.exporting import export
+    from intraq_cli.api.images import images
     from intraq_cli.api.inspection import inspect
     from intraq_cli.api.loading import load
     from intraq_cli.api.prediction import predict
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from intraq_cli.api.sensitivity import sensitivity
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
+    from intraq_cli.quantization.rounding import RoundingInput
+    from intraq_cli.runtime.extensions import image_loss, weight_rounding
+    from intraq_cli.synthesis.losses import LossInput
 
 __version__ = "0.1.0"
 
@@ -29,17 +33,26 @@ _HOMES = {
     "evaluate": "intraq_cli.api.evaluation",
     "export": "intraq_cli.api.exporting",
     "predict": "intraq_cli.api.prediction",
+    "images": "intraq_cli.api.images",
     "inspect": "intraq_cli.api.inspection",
     "sensitivity": "intraq_cli.api.sensitivity",
     "load": "intraq_cli.api.loading",
     "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
+    "image_loss": "intraq_cli.runtime.extensions",
+    "weight_rounding": "intraq_cli.runtime.extensions",
+    "LossInput": "intraq_cli.synthesis.losses",
+    "RoundingInput": "intraq_cli.quantization.rounding",
 }
 __all__ = [
     "IntraqError",
+    "LossInput",
+    "RoundingInput",
     "__version__",
     "evaluate",
     "export",
+    "image_loss",
+    "images",
     "inspect",
     "load",
     "predict",
@@ -47,6 +60,7 @@ __all__ = [
     "quantize",
     "sensitivity",
     "synthesize",
+    "weight_rounding",
 ]
 
 

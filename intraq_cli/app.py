@@ -11,6 +11,7 @@ from intraq_cli import __version__
 from intraq_cli.commands import options, zoo
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
+from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import flush, print_error, stderr
@@ -31,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, evaluate, export, predict, push, inspect, sensitivity):
+for command in (quantize, synthesize, images, evaluate, export, predict, push, inspect, sensitivity):
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

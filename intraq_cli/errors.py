@@ -15,7 +15,7 @@ IntraqError                 exit 1: one line and a hint
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 LONGEST = 1000
 """Characters of a message."""
@@ -141,11 +141,12 @@ class NotFiniteError(ArithmeticError):
     """Losses that are NaN or infinite; whoever tries again more gently catches it."""
 
 
-def check_finite(losses: Iterable[float]) -> None:
+def check_finite(losses: Mapping[str, float]) -> None:
     """See that all are finite.
 
     Raises:
-        NotFiniteError: one is not.
+        NotFiniteError: one is not; it says which, and what it is.
     """
-    if not all(map(math.isfinite, losses)):
-        raise NotFiniteError
+    wrong = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        raise NotFiniteError(", ".join(wrong))

@@ -1,13 +1,16 @@
 """A recipe: every setting of the method, declared once, checked before any work.
 
 Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and ``[tuning]``; keys are the fields below.
+Some of them may name functions of the user's own, see :mod:`intraq_cli.runtime.extensions`.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -20,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from intraq_cli.choices import Compile, Placement, Precision
 from intraq_cli.errors import RecipeError
@@ -37,8 +41,23 @@ def _not_a_number(value: Any) -> Any:
     return value if isinstance(value, bool) or not isinstance(value, (int, float)) else str(value)
 
 
+def _own_function(name: str) -> str:
+    """See that a user's function is spelled ``path/to/file.py:function``, or by its name."""
+    if not re.fullmatch(r"(.+\.py:)?[^\W\d]\w*", name):
+        raise PydanticCustomError("own_function", "path/to/file.py:function, or the name of a decorated function")
+    return name
+
+
+def _rounding(name: str) -> str:
+    if ".py:" not in name and name not in ROUNDINGS and not name.isidentifier():
+        raise PydanticCustomError("own_function", f"{', '.join(ROUNDINGS)}, or path/to/file.py:function")
+    return name
+
+
 Weight = Annotated[StrictFloat, Field(ge=0, le=LARGEST)]
 """Of a term of a loss."""
+OwnFunction = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_own_function)]
+ROUNDINGS = ("nearest", "balanced", "curvature")
 CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
 
 
@@ -60,6 +79,8 @@ class Synthesis:
     bns_weight: Weight = 3.0
     sil_weight: Weight = 1.0
     mdc_weight: Weight = 1.0
+    losses: dict[OwnFunction, Weight] = dataclasses.field(default_factory=dict)
+    """Weights of losses of the user's own, by ``path/to/file.py:function``, or by the names of decorated functions."""
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
     lor_coin: Literal["batch", "image"] = "image"
     eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
@@ -83,10 +104,10 @@ class Quantization:
     """Grids and where they come from."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
-    weight_rounding: Literal["nearest", "balanced", "curvature"] = "curvature"
+    weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "curvature"
     """What tuning starts from. ``nearest``: the weights as they are; the others: whole numbers.
     ``balanced``: the errors of a kernel and of a channel cancel (SQuant); ``curvature``: each column's error is made up
-    for by those after it, by the inputs' second moments (GPTQ)."""
+    for by those after it, by the inputs' second moments (GPTQ); or a function of the user's own."""
     weight_scale: Literal["learned", "refreshed"] = "learned"
     """``refreshed``: the range is taken anew from the weights at every step (published)."""
     activation_range: Literal["output", "mse", "ema"] = "output"
@@ -105,7 +126,14 @@ class Quantization:
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.activation_range == "ema" and (self.weight_rounding == "curvature" or self.correction != "never"):
+        own = self.weight_rounding not in ROUNDINGS
+        if own and self.weight_scale == "refreshed":
+            raise RecipeError(
+                f"quantization.weight_rounding = {self.weight_rounding} needs scales that stay",
+                "set quantization.weight_scale=learned too",
+            )
+        takes_inputs = self.weight_rounding == "curvature" or own
+        if self.activation_range == "ema" and (takes_inputs or self.correction != "never"):
             raise RecipeError(
                 "quantization.activation_range = ema takes the weights as they are",
                 "set quantization.weight_rounding=nearest and quantization.correction=never too",
@@ -174,6 +202,8 @@ class Recipe:
     def override(self, assignments: list[str]) -> Self:
         """Apply ``section.key=value`` texts (``--set``); values are TOML, bare words are strings.
 
+        ``synthesis.losses.file.py:function=value`` sets a single one of that table.
+
         Raises:
             RecipeError: as :meth:`from_dict`, or a text that is no assignment.
         """
@@ -185,7 +215,11 @@ class Recipe:
                 raise RecipeError(f"--set {text}: not of the form section.key=value", "e.g. --set tuning.steps=200")
             if section not in TABLES:
                 raise RecipeError(f"unknown recipe table {section!r} in --set {text}", f"tables: {', '.join(TABLES)}")
-            data[section][name] = _parse_value(value.strip())
+            table, dot, entry = name.partition(".")
+            if dot and isinstance(data[section].get(table), dict):
+                data[section][table][entry.strip("\"'")] = _parse_value(value.strip())
+            else:
+                data[section][name] = _parse_value(value.strip())
         return type(self).from_dict(data, self.name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -225,13 +259,14 @@ KINDS = {
     "string_type": "a string",
     "tuple_type": "a list of whole numbers",
     "dataclass_type": "a table",
+    "dict_type": "a table",
 }
 """What pydantic's errors about types mean in TOML's words."""
 
 
 def _explain(error: Any) -> tuple[str, str]:
     """Message and hint for one of pydantic's errors."""
-    *tables, key = (str(part) for part in error["loc"])
+    *tables, key = (str(part) for part in error["loc"] if part != "[key]")
     name = ".".join([*tables, key])
     if error["type"] == "unexpected_keyword_argument":
         if not tables:

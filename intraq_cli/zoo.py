@@ -67,7 +67,31 @@ def load_recipe(name: str) -> "Recipe":
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path} is not valid TOML: {error}") from error
-    return Recipe.from_dict(data, path.stem)
+    return _with_code_beside(Recipe.from_dict(data, path.stem), path.parent)
+
+
+def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
+    """A recipe of a file in ``folder``: the user's functions that it names are in files beside it, or below.
+
+    Raises:
+        RecipeError: it names code that lies elsewhere, which is for the user to name.
+    """
+    import dataclasses
+
+    def placed(name: str) -> str:
+        file, _, function = name.rpartition(":")
+        hint = "name it yourself: --set synthesis.losses.FILE.py:FUNCTION=WEIGHT, quantization.weight_rounding=..."
+        if file and not (folder / file).resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(f"recipe {recipe.name} names code outside of its own folder: {name}", hint)
+        if file and (folder / "config.json").exists():  # which a stranger may have made, recipe, code and all
+            raise RecipeError(f"recipe {recipe.name}, in the folder of a model, names code: {name}", hint)
+        return f"{folder / file}:{function}" if file else name
+
+    losses = {placed(name): weight for name, weight in recipe.synthesis.losses.items()}
+    synthesis = dataclasses.replace(recipe.synthesis, losses=losses)
+    rounding = placed(recipe.quantization.weight_rounding)
+    quantization = dataclasses.replace(recipe.quantization, weight_rounding=rounding)
+    return dataclasses.replace(recipe, synthesis=synthesis, quantization=quantization)
 
 
 def result_tables() -> dict[str, Path]:

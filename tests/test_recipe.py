@@ -59,12 +59,54 @@ def test_overrides_reach_their_values():
         ("steps=7", "section.key=value"),
         ("tuning.steps", "section.key=value"),
         ("tunning.steps=7", "unknown recipe table"),
+        ("synthesis.losses.own.py=1", "path/to/file.py:function"),
+        ("synthesis.losses.own.py:f=-1", "synthesis.losses.own.py:f is -1"),
+        ("synthesis.losses.own.py:f=much", "must be a number"),
+        ("synthesis.losses=3", "must be a table"),
+        ("quantization.weight_rounding=own.py", "nearest, balanced, curvature, or path/to/file.py:function"),
+        ("quantization.weight_rounding=a b", "nearest, balanced, curvature"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(text, says):
     with pytest.raises(RecipeError) as caught:
         Recipe().override([text])
     assert says in caught.value.message + " " + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["synthesis.losses.a/own.py:f=0.5", 'synthesis.losses."a/own.py:f"=0.5', 'synthesis.losses={"a/own.py:f"=0.5}'],
+)
+def test_losses_of_ones_own_are_a_table(text):
+    first = Recipe().override(["synthesis.losses.mine=2"])
+    assert first.synthesis.losses == {"mine": 2.0}
+    both = {"a/own.py:f": 0.5} if "{" in text else {"mine": 2.0, "a/own.py:f": 0.5}
+    assert first.override([text]).synthesis.losses == both
+
+
+def test_a_rounding_of_ones_own_needs_scales_that_stay():
+    own = "quantization.weight_rounding=own.py:f"
+    assert Recipe().override([own]).quantization.weight_rounding == "own.py:f"
+    with pytest.raises(RecipeError, match="scales that stay"):
+        Recipe().override([own, "quantization.weight_scale=refreshed"])
+    with pytest.raises(RecipeError, match="takes the weights as they are"):
+        Recipe().override([own, "quantization.activation_range=ema", "quantization.correction=never"])
+
+
+def test_a_recipe_file_names_code_beside_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[quantization]\nweight_rounding = "r.py:g"\n[synthesis.losses]\n"sub/own.py:f" = 0.5\nmine = 1\n')
+    recipe = load_recipe(str(path))
+    assert recipe.synthesis.losses == {f"{tmp_path}/sub/own.py:f": 0.5, "mine": 1.0}
+    assert recipe.quantization.weight_rounding == f"{tmp_path}/r.py:g"
+    for elsewhere in ("../own.py:f", "/usr/own.py:f", "sub/../../own.py:f"):
+        path.write_text(f'[synthesis.losses]\n"{elsewhere}" = 0.5\n')
+        with pytest.raises(RecipeError, match="outside of its own folder"):
+            load_recipe(str(path))
+    path.write_text('[synthesis.losses]\n"own.py:f" = 0.5\n')
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RecipeError, match="in the folder of a model"):
+        load_recipe(str(path))
 
 
 @pytest.mark.parametrize(

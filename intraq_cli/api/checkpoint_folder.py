@@ -12,9 +12,10 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.models.class_names import class_names
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
-from intraq_cli.synthesis.image_set import contact_sheet
+from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.synthesizer import Synthetic
 
 
@@ -50,7 +51,8 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
         if end.made:
-            contact_sheet(end.made.images, teacher.spec).save(folder / "samples.png")
+            names = class_names(teacher, end.job.anatomy.num_classes)
+            write_sheet(folder / "samples.png", end.made, teacher.spec, names)
         _load_once(folder, end)
     return size
 

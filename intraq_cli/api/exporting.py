@@ -25,7 +25,7 @@ from intraq_cli.publish.privacy import without_paths
 from intraq_cli.publish.repository import record_export
 from intraq_cli.results import ExportResult
 from intraq_cli.runtime.device import describe_processor
-from intraq_cli.synthesis.image_set import images_of_sheet
+from intraq_cli.synthesis.pictures import images_of_sheet
 
 FILE = "model.onnx"
 IMAGES = 64

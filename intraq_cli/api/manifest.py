@@ -1,6 +1,5 @@
 """What ``run.json`` and image files record of a run."""
 
-import hashlib
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,11 +12,13 @@ from torch import nn
 
 from intraq_cli import __version__
 from intraq_cli.api.pipeline import Job
+from intraq_cli.api.recipes import code_of
 from intraq_cli.models.source import needs_code
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
+from intraq_cli.runtime.extensions import file_digest
 from intraq_cli.runtime.provenance import code_commit
 from intraq_cli.synthesis.synthesizer import Synthetic
 
@@ -35,6 +36,7 @@ def manifest(
         "name": teacher.name,
         "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
+        "code": code_of(settings),
         "images": str(images) if images is not None else None,
         "seed": job.context.seed,
         "teacher": {
@@ -62,6 +64,7 @@ def origin_of(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
         "revision": teacher.revision,
         "sha256": teacher.sha256,
         "recipe": recipe.to_dict()["synthesis"],
+        "code": code_of(recipe),
         "seed": seed,
         "versions": versions(),
     }
@@ -83,10 +86,7 @@ def versions() -> dict[str, str]:
 
 def digest_of(path: str | Path | None) -> str | None:
     """SHA-256 of a file, in hexadecimal; None where none was given."""
-    if path is None:
-        return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return None if path is None else file_digest(Path(path))
 
 
 def call(verb: Callable[..., Any], given: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from intraq_cli.api.checkpoint_folder import Finished, write_folder
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
 from intraq_cli.api.pipeline import Job
+from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
 from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
 from intraq_cli.checkpoint.write import check_storable
@@ -32,7 +33,6 @@ from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
-from intraq_cli.zoo import load_recipe
 
 
 @verb
@@ -117,7 +117,7 @@ def quantize(
     known = read_sensitivity(Path(sensitivity)) if sensitivity is not None else None
     asked = asked_bits(w if known is None or w is not None else known.widths, a, budget)
     rules = read_bit_rules(bits)
-    settings = load_recipe(recipe).override(list(set))
+    settings = chosen_recipe(recipe, set)
     placement = choose_placement(act_placement, settings)
     if images is None and not settings.synthesis.num_images and settings.tuning.steps:
         raise RecipeError(

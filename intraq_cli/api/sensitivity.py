@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import digest_of, origin_of
 from intraq_cli.api.pipeline import Job, out_of_memory
+from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import DataError, UsageError
@@ -29,7 +30,6 @@ from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.zoo import load_recipe
 
 WIDTHS = (2, 3, 4, 6, 8)
 IMAGES = 64
@@ -95,7 +95,7 @@ def sensitivity(
     chosen = asked_widths("--widths", widths)
     if n < 2:
         raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
-    settings = load_recipe(recipe).override([*set, f"synthesis.num_images={n}"])
+    settings = chosen_recipe(recipe, [*set, f"synthesis.num_images={n}"])
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)

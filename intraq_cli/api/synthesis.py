@@ -8,17 +8,19 @@ from pathlib import Path
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
+from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
-from intraq_cli.io.atomic import atomic_file
+from intraq_cli.io.atomic import atomic_file, atomic_folder
+from intraq_cli.models.class_names import class_names
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.results import SynthesisResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.synthesis.image_set import save_images
-from intraq_cli.zoo import load_recipe
+from intraq_cli.synthesis.image_set import ImageSet, save_images
+from intraq_cli.synthesis.pictures import write_class_folders
 
 
 @verb
@@ -27,6 +29,7 @@ def synthesize(
     *,
     n: int | None = None,
     out: str | Path | None = None,
+    png: str | Path | None = None,
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
     device: Text = "auto",
@@ -50,6 +53,7 @@ def synthesize(
         model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         n: number of images; default: the recipe's.
         out: the file; default ``NAME-images.safetensors``.
+        png: a folder to make as well, with the images as pictures; see :func:`intraq_cli.images`.
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -71,11 +75,12 @@ def synthesize(
         IntraqError: anything that the caller can mend.
     """
     started = time.perf_counter()
-    settings = load_recipe(recipe).override([*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
+    settings = chosen_recipe(recipe, [*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
+    check_free(png, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
@@ -94,6 +99,7 @@ def synthesize(
         seed=seed,
         device=str(where),
         dry_run=dry_run,
+        png=None if png is None else str(png),
     )
     if dry_run:
         return result
@@ -102,8 +108,12 @@ def synthesize(
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         made = job.synthesize()
         if job.context.ranks.rank == 0:
+            names = class_names(teacher, anatomy.num_classes)
             with atomic_file(path, force) as scratch:
-                save_images(scratch, made, origin)
+                save_images(scratch, ImageSet(made, origin, teacher.spec, names))
+            if png is not None:
+                with atomic_folder(Path(png), force) as folder:
+                    write_class_folders(folder, made, teacher.spec, names)
     return replace(
         result,
         seconds=time.perf_counter() - started,

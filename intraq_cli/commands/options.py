@@ -183,6 +183,17 @@ Set = Annotated[
 NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
 Images = Annotated[Path | None, _unset("--images", help="What `synthesize` wrote; no images are made then.")]
 
+ImagesFile = Annotated[Path, _argument("FILE", "What `synthesize` wrote.")]
+Png = Annotated[
+    Path | None, _unset("--png", metavar="FOLDER", help="Make a folder of all images as PNG files in class folders.")
+]
+Sheet = Annotated[
+    Path | None, _unset("--sheet", metavar="FILE", help="Make a PNG or JPEG of some images, with their classes.")
+]
+Classes = Annotated[
+    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=_numbers("--classes", int))
+]
+
 FewImages = Annotated[int, typer.Option("-n", "--num-images", min=2, help="Images.")]
 Widths = Annotated[
     Any,

@@ -14,6 +14,7 @@ def synthesize(
     model: options.Model,
     n: options.NumImages = None,
     out: options.OutFile = None,
+    png: options.Png = None,
     recipe: options.Recipe = "default",
     set_: options.Set = None,
     device: options.Device = "auto",
@@ -46,7 +47,8 @@ def synthesize(
     elif quiet:
         print(result.path)
     elif dry_run:
-        print(f"would write {_images(result)} from {model} to {result.path} on {result.device}")
+        also = f" and {result.png}" if result.png else ""
+        print(f"would write {_images(result)} from {model} to {result.path}{also} on {result.device}")
     else:
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")
@@ -66,6 +68,7 @@ def _print(result: "SynthesisResult") -> None:
             ("losses", "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())),
             ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
             ("heterogeneity", heterogeneity(result.heterogeneity)),
+            *([("pictures", result.png)] if result.png else []),
             ("time", f"{duration(result.seconds)} on {result.device}"),
         ],
     )

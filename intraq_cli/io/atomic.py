@@ -54,9 +54,8 @@ def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
         made, old = scratch / "new", scratch / "old"
         made.mkdir()
         yield made
-        for file in made.iterdir():
-            _finish(file)
-        sync(made)
+        for entry in (*made.rglob("*"), made):
+            sync(entry) if entry.is_dir() else _finish(entry)
         check_output(path, force)  # again: the work may have taken hours
         try:
             if path.exists():

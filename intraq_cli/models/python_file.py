@@ -1,23 +1,24 @@
-"""``path/to/file.py:factory``: a function of the user's own that builds a network."""
+"""``path/to/file.py:factory``: a function of the user's own, that builds a network or that a recipe names."""
 
 import importlib
 import importlib.util
 import os
 import re
 import sys
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from intraq_cli.errors import IntraqError, ModelError, first_line
+from intraq_cli.errors import IntraqError, ModelError, RecipeError
+from intraq_cli.runtime.extensions import explained
 from intraq_cli.zoo import did_you_mean
 
 _siblings: set[str] = set()
-"""Names of the modules that factories' files have imported from beside them."""
+"""Names of the modules that users' files have imported from beside them."""
 
 
 def call_factory(spelled: str) -> nn.Module:
@@ -28,30 +29,47 @@ def call_factory(spelled: str) -> nn.Module:
     Raises:
         ModelError: the file or the function fails, or returns no ``nn.Module``.
     """
-    text, _, function = spelled.rpartition(":")
-    path = Path(text)
-    if not os.path.isfile(path):
-        raise ModelError(f"no file {path}", "written path/to/file.py:factory")
-    if not function.isidentifier():
-        raise ModelError(f"{function!r} is no function name", "written path/to/file.py:factory")
-    try:
-        with _importable(path):
-            module = _imported(path)
-            made = getattr(module, function, None)
-            if not callable(made):
-                raise ModelError(f"{path} has no function {function}", did_you_mean(function, dir(module)))
-            network = made()
-    except IntraqError:
-        raise
-    except (Exception, SystemExit) as error:
-        files = (str(path), str(path.resolve()))
-        where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
-        line = f", line {where.lineno}" if where else ""
-        hint = "the error is in that file"
-        raise ModelError(f"{path}{line}: {type(error).__name__}: {first_line(error)}", hint) from error
+    with _named(spelled, "factory", ModelError) as function:
+        network = function()
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spelled} returned {type(network).__name__}, not an nn.Module")
     return network
+
+
+def load_function(spelled: str) -> Callable[[Any], Any]:
+    """The function that ``path/to/file.py:function`` names in a recipe; the file runs, the function does not yet.
+
+    Raises:
+        RecipeError: the file fails, or has no such function.
+    """
+    with _named(spelled, "function", RecipeError) as function:
+        return function
+
+
+@contextmanager
+def _named(spelled: str, word: str, kind: type[IntraqError]) -> Iterator[Callable[..., Any]]:
+    """Within the block, a user's function can be called, and is told where it fails.
+
+    Raises:
+        IntraqError: of ``kind``.
+    """
+    text, _, name = spelled.rpartition(":")
+    path = Path(text)
+    if not os.path.isfile(path):
+        raise kind(f"no file {path}", f"written path/to/file.py:{word}")
+    if not name.isidentifier():
+        raise kind(f"{name!r} is no function name", f"written path/to/file.py:{word}")
+    try:
+        with _importable(path):
+            module = _imported(path)
+            function = getattr(module, name, None)
+            if not callable(function):
+                raise kind(f"{path} has no function {name}", did_you_mean(name, dir(module)))
+            yield function
+    except IntraqError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(explained(error, path), "the error is in that file") from error
 
 
 @contextmanager

@@ -5,8 +5,11 @@ import shlex
 from pathlib import PureWindowsPath
 from typing import Any
 
-ABSOLUTE = re.compile(r"(?P<option>(?:[\w-]{2,}[:=])?)(?P<path>(?:/(?!/)|~/|[A-Za-z]:[\\/]|\\\\).*)", re.DOTALL)
-"""A whole word that is an absolute path of any system, perhaps behind ``local-dir:`` or ``--out=``; no URL."""
+ABSOLUTE = re.compile(
+    r"(?P<option>(?:[\w.-]{2,}[:=])*(?:synthesis\.losses\.)?)(?P<path>(?:/(?!/)|~/|[A-Za-z]:[\\/]|\\\\).*)", re.DOTALL
+)
+"""A whole word that is an absolute path of any system, perhaps behind ``local-dir:``, ``--out=`` or a recipe's key; no
+URL."""
 QUOTED = re.compile(r"(?<=['\"])[^'\"]+(?=['\"])")
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
 """Names of folders that say nothing without that of the folder they are in."""
@@ -15,7 +18,7 @@ SPLITS = ("train", "training", "val", "valid", "validation", "test")
 def without_paths(value: Any) -> Any:
     """JSON with the names of files and folders in place of absolute paths, in commands too."""
     if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
+        return {_in_text(key) if isinstance(key, str) else key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [without_paths(item) for item in value]
     return _in_text(value) if isinstance(value, str) else value
@@ -60,6 +63,7 @@ def _name(word: str) -> str:
     found = ABSOLUTE.fullmatch(word)
     path = PureWindowsPath(found["path"] if found else "")  # which takes both kinds of slashes
     if not found or not path.name:
-        return word
+        # a table of a recipe has paths between quotation marks
+        return QUOTED.sub(lambda part: _name(part[0]), word) if re.match(r"[\w.=-]*[{\[\"']", word) else word
     parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name else ""
     return f"{found['option']}{parent}{path.name}"

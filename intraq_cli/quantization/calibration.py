@@ -25,6 +25,7 @@ from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
+from intraq_cli.quantization.rounding import reads_inputs
 from intraq_cli.recipe import Quantization
 
 RATIO = 10.0
@@ -173,7 +174,7 @@ class _Calibrator(fx.Interpreter):
 
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
         moments = least = None
-        if self.config.weight_rounding == "curvature":
+        if reads_inputs(self.config.weight_rounding):
             moments = moments_read(call, x, weight, call in self.normalized, len(self.quantizers))
         held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
         if isinstance(held, tuple):

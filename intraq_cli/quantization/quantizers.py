@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
-from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from intraq_cli.quantization.rounding import RoundingInput, rounded
 from intraq_cli.recipe import Quantization
 
 STEP = "step"
@@ -53,7 +53,7 @@ class WeightQuantizer(nn.Module):
         weight: ``(out, ...)``.
         bits: 2 to 8.
         config: the recipe's quantization section.
-        moments: of the layer's inputs, ``(G, d, d)``, for rounding by curvature; without them it is balanced.
+        moments: of the layer's inputs, ``(G, d, d)``, for roundings that go by them.
         limit: largest code minus zero-point, up or down: the grid is then symmetric; None: asymmetric, all codes.
         least_scale: ``(out,)``: finer grids are of no use.
         gained: learn a factor for each channel, as a batch norm's gamma is one: it does not change the codes.
@@ -90,23 +90,12 @@ class WeightQuantizer(nn.Module):
         if not self.refreshed:
             self.step.learn(True)
             self.unit = scale.view(self.per_row)
-            self.latent = nn.Parameter(self._rounded(self.latent.detach() / self.unit, config, moments))
+            low, high = -zero_point, self.top - zero_point
+            # what starts close to a border crosses it by chance, and undoes what rounding has balanced
+            given = RoundingInput(self.latent.detach() / self.unit, low, high, moments)
+            self.latent = nn.Parameter(rounded(config.weight_rounding, given))
         if gained:
             self.step.log_gain = nn.Parameter(torch.zeros_like(scale))
-
-    def _rounded(self, latent: Tensor, config: Quantization, moments: Tensor | None) -> Tensor:
-        """What tuning starts from, in steps: the weight itself, or whole numbers where they were chosen with care.
-
-        A weight that starts close to a border crosses it by chance, and undoes what rounding has balanced.
-        """
-        low, high = -self.zero_point, self.top - self.zero_point
-        if config.weight_rounding == "nearest":
-            return latent
-        if moments is None:
-            return round_balanced(latent, low, high)
-        groups = len(moments)
-        grouped = latent.reshape(groups, -1, moments.shape[1])
-        return round_by_curvature(grouped, moments, low.view(groups, -1), high.view(groups, -1)).view_as(latent)
 
     @property
     def weight(self) -> Tensor:

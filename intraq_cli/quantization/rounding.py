@@ -1,12 +1,84 @@
 """Rounding that looks at more than the single weight: at sums of errors, or at what they do to the layer's output."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from intraq_cli.runtime.extensions import WEIGHT_ROUNDINGS
 
 DAMPINGS = (0.1, 1.0, 10.0)
 """Of the moments' mean diagonal, one after the other, where they are not definite."""
 BLOCK = 128
 """Columns whose errors are passed on to all others at once."""
+
+
+@dataclass(frozen=True)
+class RoundingInput:
+    """What the rounding of a layer's weight is a function of; tensors are float32 on the device of the run."""
+
+    weight: Tensor
+    """``(out, in, ...)`` in quantization steps of each output channel, the zero-point not added."""
+    low: Tensor
+    """``(out,)``, the smallest whole number of each channel's grid."""
+    high: Tensor
+    """``(out,)``, the largest."""
+    moments: Tensor | None
+    """``(G, d, d)``, damped second moments of what a group's ``d`` weights of an output are multiplied with; None where
+    nothing is known of the inputs, or a layer is too wide."""
+
+
+def rounded(method: str, given: RoundingInput) -> Tensor:
+    """A weight as tuning starts from it, by one of ``ROUNDINGS`` or by a function of the user's own.
+
+    Raises:
+        RecipeError: the user's function fails, or returns what is no rounded weight.
+    """
+    if method in ROUNDINGS:
+        return ROUNDINGS[method](given)
+    own = WEIGHT_ROUNDINGS[method]
+    made = own(given)
+    if not isinstance(made, Tensor) or made.shape != given.weight.shape:
+        kind = f"a tensor of {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+        raise own.refuse(f"returned {kind}, not a tensor of {tuple(given.weight.shape)}")
+    made = made.detach().to(given.weight)
+    rows = made.flatten(1)
+    if not (rows == rows.round()).all() or not ((rows >= given.low[:, None]) & (rows <= given.high[:, None])).all():
+        raise own.refuse("returned what are not all whole numbers between low and high")
+    return made
+
+
+def reads_inputs(method: str) -> bool:
+    """Whether it is worth while to measure the moments of a layer's inputs."""
+    return method not in ("nearest", "balanced")
+
+
+def _nearest(given: RoundingInput) -> Tensor:
+    """The weight as it is: the quantizer rounds it, and tuning may move it before it crosses a border."""
+    return given.weight
+
+
+def _balanced(given: RoundingInput) -> Tensor:
+    return round_balanced(given.weight, given.low, given.high)
+
+
+def _by_curvature(given: RoundingInput) -> Tensor:
+    """Balanced where the moments are not known."""
+    if given.moments is None:
+        return _balanced(given)
+    groups = len(given.moments)
+    grouped = given.weight.reshape(groups, -1, given.moments.shape[1])
+    low, high = given.low.view(groups, -1), given.high.view(groups, -1)
+    return round_by_curvature(grouped, given.moments, low, high).view_as(given.weight)
+
+
+ROUNDINGS: dict[str, Callable[[RoundingInput], Tensor]] = {
+    "nearest": _nearest,
+    "balanced": _balanced,
+    "curvature": _by_curvature,
+}
+"""By their names in recipes."""
 
 
 def round_balanced(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:

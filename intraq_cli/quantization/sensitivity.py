@@ -238,8 +238,8 @@ class _Switched(fx.Interpreter):
 def divergence(got: Tensor, wanted: Tensor) -> float:
     """Kullback-Leibler divergence of two log-probabilities ``(B, K)``, in nats an image of the second half.
 
-    Weights are rounded by the first half: on the images that it goes by, a layer that reads few rows looks better than it
-    is.
+    Weights are rounded by the first half: on images that the rounding goes by, a layer that reads few rows looks better
+    than it is.
     """
     got, wanted = got[len(got) // 2 :], wanted[len(wanted) // 2 :]
     return max(0.0, float(F.kl_div(got, wanted, reduction="batchmean", log_target=True)))

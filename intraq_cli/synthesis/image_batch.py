@@ -54,7 +54,7 @@ class ImageBatch:
         self.point.grad = grad.contiguous()  # the fused optimizer takes memory as it lies
         self.adam.step()
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(losses.total.item())
+            self.scheduler.step(losses["total"].item())
         else:
             self.scheduler.step()
         if config.clip:

@@ -1,7 +1,8 @@
-"""The whole loss of stage 1: BNS + SIL + MDC, on what local object reinforcement shows the network."""
+"""The whole loss of stage 1, on what local object reinforcement shows the network, and its gradient in the images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -13,20 +14,11 @@ from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.runtime.autocast import in_precision
 from intraq_cli.runtime.compilation import Compiled
 from intraq_cli.runtime.micro_batches import MicroBatches
-from intraq_cli.synthesis.bns import paper_bns_loss, scale_free_bns_loss
-from intraq_cli.synthesis.mdc import ClassCentres, marginal_distance_loss
-from intraq_cli.synthesis.sil import soft_inception_loss
+from intraq_cli.synthesis.losses import LossInput, Term, terms
+from intraq_cli.synthesis.mdc import ClassCentres
 
-BNS_LOSSES = {"paper": paper_bns_loss, "scale-free": scale_free_bns_loss}
-
-
-class Losses(NamedTuple):
-    """The parts and their weighted sum; scalars."""
-
-    bns: Tensor
-    sil: Tensor
-    mdc: Tensor
-    total: Tensor
+Losses = dict[str, Tensor]
+"""The parts by name, and their weighted sum as ``total``; scalars."""
 
 
 class Observation(NamedTuple):
@@ -67,13 +59,20 @@ class Objective:
         observe: the forward pass, see :class:`Observer`.
         centres: class centres of the finished batches.
         config: weights and margins.
+        bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         micro_batches: how many images go through the network at once.
     """
 
     observe: Compiled[Observation]
     centres: ClassCentres
     config: Synthesis
+    bounds: tuple[Tensor, Tensor]
     micro_batches: MicroBatches
+
+    @cached_property
+    def terms(self) -> dict[str, Term]:
+        """What is summed."""
+        return terms(self.config)
 
     def with_gradient(self, shown: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor]:
         """The losses, detached, and the gradient of their sum in ``shown``.
@@ -98,7 +97,7 @@ class Objective:
 
         def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
             observed = _merged([self.observe.function(x) for x in images.split(size)])
-            return self._losses(observed, labels, targets), observed.logits, observed.features
+            return self._losses(images, observed, labels, targets), observed.logits, observed.features
 
         return self.micro_batches.run(at_once, len(images))
 
@@ -106,20 +105,18 @@ class Objective:
         self, observe: Callable[[Tensor], Observation], shown: Tensor, labels: Tensor, targets: Tensor
     ) -> tuple[Losses, Tensor]:
         x = shown.requires_grad_()
-        losses = self._losses(observe(x), labels, targets)
-        (gradient,) = torch.autograd.grad(losses.total, [x])
-        return Losses(*(part.detach() for part in losses)), gradient
+        losses = self._losses(x, observe(x), labels, targets)
+        (gradient,) = torch.autograd.grad(losses["total"], [x])
+        return _detached(losses), gradient
 
-    def _losses(self, observed: Observation, labels: Tensor, targets: Tensor) -> Losses:
-        config = self.config
-        bns = BNS_LOSSES[config.bns](observed.layers)
-        sil = soft_inception_loss(observed.logits, labels, targets)
-        known = self.centres(labels)
-        mdc = observed.logits.new_zeros(())
-        if known is not None and config.mdc_weight and observed.features is not None:
-            mdc = marginal_distance_loss(observed.features, *known, config.lambda_lower, config.lambda_upper)
-        total = config.bns_weight * bns + config.sil_weight * sil + config.mdc_weight * mdc
-        return Losses(bns, sil, mdc, total)
+    def _losses(self, shown: Tensor, observed: Observation, labels: Tensor, targets: Tensor) -> Losses:
+        black, white = (edge.to(shown.device)[:, None, None] for edge in self.bounds)
+        layers, logits, features = observed
+        centres = self.centres(labels) or (None, None)
+        given = LossInput(shown, black, white, logits, labels, targets, features, layers, *centres)
+        parts = {name: term.function(given) for name, term in self.terms.items()}
+        weighted = (term.weight * parts[name] for name, term in self.terms.items())
+        return {**parts, "total": sum(weighted, shown.new_zeros(()))}
 
     def _in_portions(self, shown: Tensor, labels: Tensor, targets: Tensor, size: int) -> tuple[Losses, Tensor]:
         """The same losses and gradient with ``size`` images in memory at once, for one more run of the network.
@@ -132,10 +129,11 @@ class Objective:
             observed = _merged([self.observe.function(x) for x in micro_batches])
         layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in observed.layers]
         logits, features = _leaf(observed.logits), None if observed.features is None else _leaf(observed.features)
-        losses = self._losses(Observation(layers, logits, features), labels, targets)
-        leaves = [logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
-        gradients_of = torch.autograd.grad(losses.total, leaves, allow_unused=True)
-        into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients_of, strict=True)]
+        whole = _leaf(shown)
+        losses = self._losses(whole, Observation(layers, logits, features), labels, targets)
+        leaves = [whole, logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
+        gradients_of = torch.autograd.grad(losses["total"], leaves, allow_unused=True)
+        direct, *into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients_of, strict=True)]
         each = [gradient.split(size) for gradient in into[: 1 if features is None else 2]]
         moments = list(zip(layers, into[-2 * len(layers) :: 2], into[1 - 2 * len(layers) :: 2], strict=True))
         gradients: list[Tensor] = []
@@ -146,16 +144,20 @@ class Objective:
             weighted = (own.logits * each[0][k]).sum()
             if own.features is not None:
                 weighted = weighted + (own.features * each[1][k]).sum()
-            for (whole, on_mean, on_var), part in zip(moments, own.layers, strict=True):
+            for (full, on_mean, on_var), part in zip(moments, own.layers, strict=True):
                 # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the micro_batches
-                square = part.var + part.mean.square() - 2 * whole.mean.detach() * part.mean
+                square = part.var + part.mean.square() - 2 * full.mean.detach() * part.mean
                 weighted = weighted + share * (on_mean * part.mean + on_var * square).sum()
             gradients += torch.autograd.grad(weighted, [x])
-        return Losses(*(part.detach() for part in losses)), torch.cat(gradients)
+        return _detached(losses), torch.cat(gradients) + direct
 
 
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
+
+
+def _detached(losses: Losses) -> Losses:
+    return {name: part.detach() for name, part in losses.items()}
 
 
 def _merged(micro_batches: list[Observation]) -> Observation:

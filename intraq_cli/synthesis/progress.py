@@ -4,8 +4,8 @@ import torch
 
 from intraq_cli.errors import check_finite
 from intraq_cli.events import Report, StepDone, Warned
-from intraq_cli.recipe import Synthesis
-from intraq_cli.synthesis.objective import Losses
+from intraq_cli.runtime.extensions import OWN_LOSSES
+from intraq_cli.synthesis.objective import Losses, Objective
 
 REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
@@ -14,24 +14,25 @@ REPORT_EVERY = 10
 class Progress:
     """Reports one batch's steps, and notices losses that are not finite, or that never did anything."""
 
-    def __init__(self, report: Report, batch: int, batches: int, config: Synthesis) -> None:
-        self.report, self.batch, self.batches, self.config = report, batch, batches, config
-        self.seen = {"bns": 0.0, "sil": 0.0, "mdc": 0.0}
+    def __init__(self, report: Report, batch: int, batches: int, objective: Objective) -> None:
+        self.report, self.batch, self.batches, self.config = report, batch, batches, objective.config
+        self.terms = objective.terms
+        self.seen = dict.fromkeys(self.terms, 0.0)
 
     def step(self, step: int, losses: Losses, images: int) -> None:
         """Of a batch of so many images; looks at the losses now and then."""
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
-        values = dict(zip(Losses._fields, torch.stack(losses).detach().tolist(), strict=True))
-        check_finite(values.values())
+        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        check_finite(values)
         for part in self.seen:
-            self.seen[part] = max(self.seen[part], values[part])
+            self.seen[part] = max(self.seen[part], abs(values[part]))
         done = self.batch * self.config.steps + step + 1
         self.report(StepDone("synthesis", done, done * images, f"batch {self.batch + 1}/{self.batches}", values))
 
     def warn_of_idle_parts(self) -> None:
         """A part at zero through a whole batch pulls at nothing; the first batch has no class centres for MDC."""
-        weights = {"bns": self.config.bns_weight, "sil": self.config.sil_weight, "mdc": self.config.mdc_weight}
         for part, largest in self.seen.items():
-            if weights[part] > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
-                self.report(Warned(f"{part.upper()} stayed at zero for the whole of batch {self.batch + 1}"))
+            if self.terms[part].weight > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
+                name = part.upper() if part in OWN_LOSSES else part
+                self.report(Warned(f"{name} stayed at zero for the whole of batch {self.batch + 1}"))

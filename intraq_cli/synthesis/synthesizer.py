@@ -18,7 +18,7 @@ from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.image_batch import ImageBatch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import Losses, Objective, Observer
+from intraq_cli.synthesis.objective import Objective, Observer
 from intraq_cli.synthesis.progress import Progress
 
 ATTEMPTS = 3
@@ -40,6 +40,8 @@ class Synthetic:
     teacher_accuracy: float
     """Share of images that the teacher puts into their class."""
     heterogeneity: float
+    confidences: Tensor | None = None
+    """``(N,)``, what the teacher gives each image's class, as a probability; None where a file does not say it."""
 
 
 class _Finished(TypedDict):
@@ -50,8 +52,10 @@ class _Finished(TypedDict):
     features: Tensor | None
     predicted: Tensor
     """(B,), the teacher's classes."""
-    losses: list[float]
-    """As :class:`Losses`, without crops."""
+    confidences: Tensor
+    """(B,), what it gives the classes that the images are for."""
+    losses: dict[str, float]
+    """Of whole images, without crops."""
 
 
 def synthesize_images(
@@ -89,7 +93,7 @@ def synthesize_images(
     observer = Observer(graph, config.precision, device)
     image_steps = config.num_images * config.steps // ranks.size
     observe = Compiled(observer, is_wanted(config.compile, graph, device, image_steps), device, report)
-    objective = Objective(observe, centres, config, MicroBatches(context.micro_batch_size, report))
+    objective = Objective(observe, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
     maker = _Maker(objective, image_shape, bounds, context, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
@@ -115,7 +119,7 @@ def synthesize_images(
 def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
     """Make batches again whose statistics are far from the others'; the better of the two is kept."""
     report, kept, ranks = maker.context.report, maker.context.kept, maker.context.ranks
-    bns = [batch["losses"][0] for batch in finished]
+    bns = [batch["losses"]["bns"] for batch in finished]
     middle = statistics.median(bns)
     for k, loss in enumerate(bns):
         if len(bns) < 3 or loss <= UNCONVERGED * middle:
@@ -126,21 +130,23 @@ def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], ma
             again = ranks.broadcast_object(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
             kept.save(f"again-{k}", again)
             kept.drop("batch")
-        if again["losses"][0] < loss:
+        if again["losses"]["bns"] < loss:
             finished[k] = again
 
 
 def _collect(finished: list[_Finished], labels: Tensor, batches: tuple[Tensor, ...]) -> tuple[Synthetic, Tensor]:
     weights = torch.tensor([len(batch) for batch in batches]) / len(labels)
-    mean = (torch.tensor([batch["losses"] for batch in finished]) * weights[:, None]).sum(0)
+    each = torch.tensor([[*batch["losses"].values()] for batch in finished])
+    mean = (each * weights[:, None]).sum(0)
     predicted = torch.cat([batch["predicted"] for batch in finished])
     features = [batch["features"] for batch in finished if batch["features"] is not None]
     made = Synthetic(
         torch.cat([batch["images"] for batch in finished]),
         labels,
-        dict(zip(Losses._fields, mean.tolist(), strict=True)),
+        dict(zip(finished[0]["losses"], mean.tolist(), strict=True)),
         (predicted == labels).float().mean().item(),
         heterogeneity(torch.cat(features), labels) if features else float("nan"),
+        torch.cat([batch["confidences"] for batch in finished]),
     )
     return made, predicted
 
@@ -189,14 +195,16 @@ class _Maker:
         left = self.context.kept.load("batch")
         if left and (left["batch"], left["again"]) != (k, again):
             left = None
+        which = ""
         for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
             try:
                 return self._attempt(k, labels.to(device), attempt, again, left)
-            except NotFiniteError:
-                left = None
+            except NotFiniteError as error:
+                left, which = None, str(error)
                 report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
+        gentlest = f"even at a learning rate of {self._lr(ATTEMPTS - 1):g}"
         raise DivergedError(
-            f"the losses of batch {k + 1} are not finite, even at a learning rate of {self._lr(ATTEMPTS - 1):g}",
+            f"the losses of batch {k + 1} are not finite, {gentlest}: {which}",
             "try a smaller one (--set synthesis.lr=0.001), or another --seed; the network may be damaged",
         )
 
@@ -208,7 +216,7 @@ class _Maker:
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
         batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
-        progress = Progress(context.report, k, self.batches, config)
+        progress = Progress(context.report, k, self.batches, self.objective)
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]
@@ -231,12 +239,13 @@ class _Maker:
 
     def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
         losses, logits, features = self.objective.of_finished(images, labels, targets)
-        values = torch.stack(losses).tolist()
+        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
         check_finite(values)
         return {
             "images": images.to("cpu", torch.float16).contiguous(),
             "features": None if features is None else features.cpu(),
             "predicted": logits.argmax(1).cpu(),
+            "confidences": logits.float().softmax(1).gather(1, labels[:, None])[:, 0].cpu(),
             "losses": values,
         }
 

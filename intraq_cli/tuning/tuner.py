@@ -113,7 +113,7 @@ class _Run:
                 self.tail.append(losses)
             if step % REPORT_EVERY == 0 or step == steps - 1:
                 values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
-                check_finite(values.values())
+                check_finite(values)
                 self.context.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:

@@ -12,11 +12,9 @@ from intraq_cli import evaluate, export, load, predict, quantize
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
-from intraq_cli.models.teacher import InputSpec
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import form_of
 from intraq_cli.recipe import Quantization
-from intraq_cli.synthesis.image_set import contact_sheet, images_of_sheet
 from tests.conftest import INPUT, SmallNet, graph_of, student_of, trained
 
 SHAPE = (3, 16, 16)
@@ -239,19 +237,6 @@ def test_a_layer_that_stays_float_is_refused_unless_allowed(tmp_path, factory, i
     assert not (tmp_path / "out" / "model.onnx").exists()
     allowed = intraq("export", tmp_path / "out", "--model", model, "--allow-float", "--json")
     assert json.loads(allowed.out)["layers_float"][0]["name"] == "odd"
-
-
-@pytest.mark.parametrize("shape", [(3, 70, 70), (1, 8, 8), (3, 8, 8)])
-@pytest.mark.parametrize("count", [1, 8, 11, 64, 70])
-def test_images_come_back_from_the_contact_sheet(tmp_path, shape, count, random):
-    spec = InputSpec(shape, (0.5,) * shape[0], (0.25,) * shape[0])
-    images = 4 * torch.rand(count, *shape, generator=random) - 2
-    contact_sheet(images, spec).save(tmp_path / "samples.png")
-    found = images_of_sheet(tmp_path / "samples.png", spec)
-    assert len(found) == min(count, 64)
-    assert (found - images[:64]).abs().max() <= 0.51 / 255 / 0.25
-    assert images_of_sheet(tmp_path / "none.png", spec) is None
-    assert images_of_sheet(tmp_path / "samples.png", InputSpec((3, 200, 200), (0.5,) * 3, (0.25,) * 3)) is None
 
 
 def test_products_of_activations_are_listed_and_no_reason_to_refuse(tmp_path):

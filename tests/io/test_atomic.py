@@ -46,6 +46,15 @@ def test_a_folder_takes_its_place_at_the_end(old, tmp_path):
     assert contents(tmp_path) == {"out/a": "new"}
 
 
+def test_folders_in_a_folder_can_be_entered(tmp_path):
+    with atomic_folder(tmp_path / "out", False) as made:
+        (made / "deep/er").mkdir(parents=True)
+        (made / "deep/er/a").write_text("new")
+    assert contents(tmp_path) == {"out/deep/er/a": "new"}
+    assert (tmp_path / "out/deep/er").stat().st_mode & 0o111
+    assert not (tmp_path / "out/deep/er/a").stat().st_mode & 0o111
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [

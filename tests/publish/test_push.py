@@ -481,10 +481,25 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
         ("intraq quantize /a/b's", "intraq quantize b's"),
         ("quantize('/a/b', out='/c d/e', w=4)", "quantize('b', out='e', w=4)"),
         ("quantize('timm/x', w=4)", "quantize('timm/x', w=4)"),
+        (
+            "intraq quantize x --set synthesis.losses./a/b.py:f=0.1 --set=quantization.weight_rounding=/a/c.py:g",
+            "intraq quantize x --set synthesis.losses.b.py:f=0.1 --set=quantization.weight_rounding=c.py:g",
+        ),
+        (
+            """intraq quantize x --set 'synthesis.losses={"/a/b.py:f" = 0.1, "~/c.py:g"=1}' """,
+            """intraq quantize x --set 'synthesis.losses={"b.py:f" = 0.1, "c.py:g"=1}'""",
+        ),
+        (
+            """intraq quantize x '--set=synthesis.losses."/a/b.py:f"=0.1'""",
+            """intraq quantize x '--set=synthesis.losses."b.py:f"=0.1'""",
+        ),
+        ("quantize('x', set=['synthesis.losses./a/b.py:f=0.1'])", "quantize('x', set=['synthesis.losses.b.py:f=0.1'])"),
+        ("synthesis.losses.own/b.py:f", "synthesis.losses.own/b.py:f"),
     ],
 )
 def test_absolute_paths_become_names(text, published):
     assert without_paths({"a": [text]}) == {"a": [published]}
+    assert without_paths({text: 1}) == {published: 1}
 
 
 def test_a_teacher_from_a_folder_is_not_taken_for_a_model_of_that_name():

@@ -3,10 +3,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from intraq_cli.errors import RecipeError
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import calls
 from intraq_cli.quantization.curvature import input_rows, second_moments
-from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from intraq_cli.quantization.rounding import RoundingInput, round_balanced, round_by_curvature, rounded
+from intraq_cli.runtime import extensions
+from intraq_cli.runtime.extensions import Extension
 from tests.conftest import graph_of
 
 
@@ -128,3 +131,44 @@ def test_moments_that_are_not_definite_are_damped(random):
     assert (error <= 0.5001).all()  # of NaN: to the nearest
     together = round_by_curvature(weight, second_moments(rows, 0.0), low, high) - weight
     assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second makes up for the first
+
+
+@pytest.fixture
+def rounded_by(monkeypatch, random):
+    """A weight ``(4, 6)`` in steps, rounded by a function of one's own."""
+    weight = 4 * torch.randn(4, 6, generator=random)
+    low, high = torch.full((4,), -3.0), torch.tensor([3.0, 4.0, 5.0, 6.0])
+    given = RoundingInput(weight, low, high, None)
+
+    def run(function):
+        own = Extension("own.py:mine", function, "own.py", None)
+        monkeypatch.setitem(extensions.WEIGHT_ROUNDINGS, "own.py:mine", own)
+        return rounded("own.py:mine", given)
+
+    run.given = given
+    return run
+
+
+def test_a_rounding_of_ones_own(rounded_by):
+    given = rounded_by.given
+    low, high = given.low[:, None], given.high[:, None]
+    made = rounded_by(lambda one: one.weight.floor().clamp(one.low[:, None], one.high[:, None]))
+    assert torch.equal(made, given.weight.floor().clamp(low, high))
+    assert torch.equal(rounded_by(lambda one: made.int()), made)
+    assert made.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda one: one.weight, "whole numbers between low and high"),
+        (lambda one: one.weight.round(), "whole numbers between low and high"),
+        (lambda one: one.weight.round().clamp(-3, 3) * torch.nan, "whole numbers between low and high"),
+        (lambda one: one.weight.T, r"tensor of \(6, 4\), not a tensor of \(4, 6\)"),
+        (lambda one: [1, 2], "returned list"),
+        (lambda one: 1 / 0, "own.py: ZeroDivisionError"),
+    ],
+)
+def test_what_is_no_rounded_weight_is_one_line(rounded_by, function, says):
+    with pytest.raises(RecipeError, match=says):
+        rounded_by(function)

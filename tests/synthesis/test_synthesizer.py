@@ -9,7 +9,7 @@ from torchvision.transforms import functional as TF
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import StepDone, Warned
 from intraq_cli.recipe import Synthesis
-from intraq_cli.runtime import resume
+from intraq_cli.runtime import extensions, resume
 from intraq_cli.runtime.compilation import Compiled
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
@@ -180,22 +180,31 @@ def test_balanced_labels_show_every_class_equally_often(random):
     assert set(counts.tolist()) == {4, 5}
 
 
+def mixed(given):
+    """A loss in all that can be differentiated, and across images."""
+    of_layers = sum(layer.mean.square().sum() + layer.var.sqrt().sum() for layer in given.layers)
+    return given.pixels.std() + given.logits.logsumexp(1).mean() + given.features.square().mean() + 0.1 * of_layers
+
+
 @pytest.mark.parametrize("size", [1, 5, 11])
-def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, size):
+def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, size, monkeypatch):
     random = torch.Generator().manual_seed(5)
     x, y = torch.randn(12, *SHAPE, generator=random), torch.randint(4, (12,), generator=random)
     centres = ClassCentres(4)
     centres.update(torch.randn(8, 6, generator=random), torch.arange(8) % 4)
     targets = torch.rand(12, generator=random)
+    monkeypatch.setitem(extensions.IMAGE_LOSSES, "mixed", extensions.Extension("mixed", mixed, "", None))
     for bns in ("paper", "scale-free"):
-        config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9)
+        config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9, losses={"mixed": 0.7})
         observe = Compiled(Observer(graph_of(network), "float32", "cpu"), wanted=False)
         whole, part = (
-            Objective(observe, centres, config, MicroBatches(n)).with_gradient(x, y, targets) for n in (None, size)
+            Objective(observe, centres, config, BOUNDS, MicroBatches(n)).with_gradient(x, y, targets)
+            for n in (None, size)
         )
-        for one, other in zip(whole[0], part[0], strict=True):
+        assert set(whole[0]) == {"bns", "sil", "mdc", "mixed", "total"}
+        for name, one in whole[0].items():
             assert one > 0
-            assert torch.allclose(one, other, rtol=1e-4)
+            assert torch.allclose(one, part[0][name], rtol=1e-4)
         assert torch.allclose(whole[1], part[1], atol=1e-4 * whole[1].abs().max().item())
 
 
@@ -304,7 +313,8 @@ def test_a_batch_far_from_the_others_is_made_again():
             "images": torch.zeros(8, *SHAPE).half(),
             "features": torch.randn(8, 6),
             "predicted": torch.zeros(8, dtype=torch.long),
-            "losses": [100 * whole.losses["bns"], 0.1, 0.1, 0.3],
+            "confidences": torch.zeros(8),
+            "losses": {"bns": 100 * whole.losses["bns"], "sil": 0.1, "mdc": 0.1, "total": 0.3},
         }
 
     kept.load = load

@@ -1,0 +1,104 @@
+"""``images``: what a file of synthetic images holds, and the images as pictures to look at."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from intraq_cli.api.arguments import verb
+from intraq_cli.errors import DataError, UsageError
+from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
+from intraq_cli.models.class_names import name_of
+from intraq_cli.models.teacher import InputSpec
+from intraq_cli.results import ClassCount, ImagesResult
+from intraq_cli.synthesis.image_set import ImageSet, read_images
+from intraq_cli.synthesis.pictures import write_class_folders, write_sheet
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@verb
+def images(
+    file: str | Path,
+    *,
+    png: str | Path | None = None,
+    sheet: str | Path | None = None,
+    classes: Sequence[int] | None = None,
+    force: bool = False,
+) -> ImagesResult:
+    """Say what a file of synthetic images holds, and write its images as pictures.
+
+    Args:
+        file: what ``synthesize`` wrote.
+        png: a folder to make, with a folder for each class: every image, full size, as a PNG file. Its name has the
+            image's number and the confidence with which the float model sees the class in it.
+        sheet: a PNG or JPEG file to make, with some of the images side by side, and the names of their classes.
+        classes: only these, by their indices.
+        force: replace a folder or file that is there.
+
+    Raises:
+        IntraqError: anything that the caller can mend.
+    """
+    if png is not None:
+        check_output(Path(png), force)
+    if sheet is not None:
+        check_output(Path(sheet), force, file=True)
+        if Path(sheet).suffix.lower() not in SUFFIXES:
+            raise UsageError(f"--sheet {sheet}: neither a PNG nor a JPEG file", f"one of {', '.join(SUFFIXES)}")
+    found = _of_classes(read_images(Path(file)), file, classes)
+    if png is not None:
+        spec = _spec(found, file)
+        with atomic_folder(Path(png), force) as folder:
+            write_class_folders(folder, found.made, spec, found.label_names)
+    if sheet is not None:
+        spec = _spec(found, file)
+        with atomic_file(Path(sheet), force) as scratch:
+            write_sheet(scratch, found.made, spec, found.label_names)
+    return _summary(found, file, png, sheet)
+
+
+def _of_classes(found: ImageSet, file: str | Path, classes: Sequence[int] | None) -> ImageSet:
+    if classes is None:
+        return found
+    made = found.made
+    missing = sorted({*classes} - {*made.labels.tolist()})
+    if missing or not classes:
+        raise DataError(f"{file} has no images of class {', '.join(map(str, missing)) or '(none given)'}")
+    chosen = torch.isin(made.labels, torch.tensor([*classes]))
+    confidences = None if made.confidences is None else made.confidences[chosen]
+    kept = replace(made, images=made.images[chosen], labels=made.labels[chosen], confidences=confidences)
+    return replace(found, made=kept)
+
+
+def _spec(found: ImageSet, file: str | Path) -> InputSpec:
+    if found.spec is None:
+        raise DataError(f"{file} does not say how its images are normalised", "make it again with this version")
+    return found.spec
+
+
+def _summary(found: ImageSet, file: str | Path, png: str | Path | None, sheet: str | Path | None) -> ImagesResult:
+    made, origin = found.made, found.origin
+    classes, counts = made.labels.unique(return_counts=True)
+    channels, height, width = made.images.shape[1:]
+    return ImagesResult(
+        path=str(file),
+        n=len(made.images),
+        image_shape=(channels, height, width),
+        bytes=Path(file).stat().st_size,
+        classes=[
+            ClassCount(c, name_of(c, found.label_names), n)
+            for c, n in zip(classes.tolist(), counts.tolist(), strict=True)
+        ],
+        model=str(origin.get("model")),
+        sha256=origin.get("sha256"),
+        seed=origin.get("seed"),
+        recipe=origin.get("recipe") or {},
+        code=origin.get("code") or [],
+        losses=made.losses,
+        teacher_accuracy=100 * made.teacher_accuracy,
+        confidence=None if made.confidences is None else made.confidences.mean().item(),
+        heterogeneity=made.heterogeneity,
+        png=None if png is None else str(png),
+        sheet=None if sheet is None else str(sheet),
+    )

@@ -1,0 +1,54 @@
+"""The recipe that a verb works by, with the functions of the user's own that it names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from intraq_cli.errors import RecipeError
+from intraq_cli.models.python_file import load_function
+from intraq_cli.recipe import Recipe
+from intraq_cli.runtime.extensions import (
+    IMAGE_LOSSES,
+    OWN_LOSSES,
+    OWN_ROUNDINGS,
+    WEIGHT_ROUNDINGS,
+    Extension,
+    file_digest,
+)
+from intraq_cli.zoo import did_you_mean, load_recipe
+
+
+def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    """A recipe by name or path, with ``section.key=value`` overrides; the code that it names is loaded, and so runs.
+
+    Raises:
+        RecipeError: there is none, it is no valid recipe, or its code is missing or fails.
+    """
+    recipe = load_recipe(name).override([*overrides])
+    titles = [*OWN_LOSSES]
+    for loss in recipe.synthesis.losses:
+        titles.append(_loaded(loss, "loss on the images", "image_loss", IMAGE_LOSSES).title)
+        if titles.count(titles[-1]) > 1:
+            raise RecipeError(f"two losses are called {titles[-1]}", "give one of the functions another name")
+    rounding = recipe.quantization.weight_rounding
+    if rounding not in OWN_ROUNDINGS:
+        _loaded(rounding, "rounding of weights", "weight_rounding", WEIGHT_ROUNDINGS)
+    return recipe
+
+
+def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -> Extension:
+    file = name.rpartition(":")[0]
+    if file:
+        function = load_function(name)
+        table[name] = Extension(name, function, file, file_digest(Path(file)))
+    if name not in table:
+        hint = f"write path/to/file.py:function, or decorate it with intraq_cli.{decorator}"
+        raise RecipeError(f"there is no {what} called {name}", did_you_mean(name, [*table]) or hint)
+    return table[name]
+
+
+def code_of(recipe: Recipe) -> list[dict[str, str | None]]:
+    """The user's functions in a recipe, each with the SHA-256 of its file, as manifests have them."""
+    losses = [IMAGE_LOSSES[name] for name in recipe.synthesis.losses]
+    rounding = recipe.quantization.weight_rounding
+    found = [*losses, *([WEIGHT_ROUNDINGS[rounding]] if rounding not in OWN_ROUNDINGS else [])]
+    return [{"name": one.name, "sha256": one.sha256} for one in found]

@@ -1,0 +1,24 @@
+"""What the classes of a network are called, for people to read."""
+
+from intraq_cli.models.teacher import Teacher
+
+
+def class_names(teacher: Teacher, num_classes: int) -> list[str] | None:
+    """A name for every class: the model's own, or ImageNet's where the weights are known to be of it; else None.
+
+    The names of ImageNet are those of timm's list, the first of several words for a thing.
+    """
+    if teacher.label_names and len(teacher.label_names) == num_classes:
+        return teacher.label_names
+    tag = str(teacher.pretrained_cfg.get("tag", "")).lower()
+    stated = teacher.weights is None or "." in teacher.source  # a file's weights are timm's only if their tag is named
+    if num_classes != 1000 or not stated or not ("in1k" in tag or "imagenet1k" in tag):
+        return None
+    from timm.data import ImageNetInfo
+
+    return [name.partition(",")[0] for name in ImageNetInfo().label_descriptions()]
+
+
+def name_of(index: int, names: list[str] | None) -> str:
+    """Of a class; ``class 17`` where it is not known."""
+    return names[index] if names else f"class {index}"

@@ -1,0 +1,116 @@
+"""Functions of the user's own that a recipe names: losses on the images, and ways of rounding weights.
+
+In Python they are decorated, and named by their own names; in recipes and on the command line, which can only name
+files, they are written ``path/to/file.py:function``.
+"""
+
+import hashlib
+import inspect
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from intraq_cli.errors import IntraqError, RecipeError, UsageError, first_line, interruption
+from intraq_cli.recipe import ROUNDINGS
+from intraq_cli.runtime.micro_batches import is_out_of_memory
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OWN_LOSSES = ("bns", "sil", "mdc", "total")
+OWN_ROUNDINGS = ROUNDINGS
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A user's function, called as it is; what goes wrong in it is an error of one line."""
+
+    name: str
+    """As the recipe has it."""
+    function: Callable[[Any], Any]
+    file: str
+    """That it is in, for messages."""
+    sha256: str | None
+    """Of that file, or of the function's source where there is no file; None where there is none either."""
+
+    @property
+    def title(self) -> str:
+        """The function's own name."""
+        return self.name.rpartition(":")[2]
+
+    def __call__(self, given: Any) -> Any:
+        """Its result.
+
+        Raises:
+            RecipeError: it fails.
+        """
+        try:
+            return self.function(given)
+        except IntraqError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error) or interruption(error):
+                raise
+            raise RecipeError(explained(error, Path(self.file)), "the error is in that file") from error
+
+    def refuse(self, message: str) -> RecipeError:
+        """The error that its result is."""
+        return RecipeError(f"{self.name} {message}", f"see `{self.title}` in {self.file}")
+
+
+IMAGE_LOSSES: dict[str, Extension] = {}
+WEIGHT_ROUNDINGS: dict[str, Extension] = {}
+
+
+def image_loss(function: F) -> F:
+    """Decorator: let recipes name ``function`` as a loss on the images.
+
+    It takes an :class:`intraq_cli.LossInput` and returns a scalar tensor that can be differentiated in the images; its
+    weight is ``synthesis.losses.NAME``: ``synthesize(..., set=["synthesis.losses.total_variation=0.1"])``.
+
+    Raises:
+        UsageError: a loss of ours has its name.
+    """
+    return _added(function, IMAGE_LOSSES, OWN_LOSSES)
+
+
+def weight_rounding(function: F) -> F:
+    """Decorator: let recipes name ``function`` as a way to round weights.
+
+    It takes an :class:`intraq_cli.RoundingInput` and returns whole numbers:
+    ``quantize(..., set=["quantization.weight_rounding=NAME"])``.
+
+    Raises:
+        UsageError: a rounding of ours has its name.
+    """
+    return _added(function, WEIGHT_ROUNDINGS, OWN_ROUNDINGS)
+
+
+def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:
+    name = getattr(function, "__name__", "")
+    if name in own or not name.isidentifier():
+        raise UsageError(f"{name or function!r} is no name for a function of yours", f"not {', '.join(own)}")
+    file, sha256 = inspect.getsourcefile(function) or "", None
+    if Path(file).is_file():
+        sha256 = file_digest(Path(file))
+    else:
+        with suppress(OSError):  # of a notebook's cell
+            sha256 = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    table[name] = Extension(name, function, file, sha256)
+    return function
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def explained(error: BaseException, path: Path) -> str:
+    """An error in a user's file, with the line of it."""
+    files = (str(path), str(path.resolve()))
+    where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
+    line = f", line {where.lineno}" if where else ""
+    return f"{path}{line}: {type(error).__name__}: {first_line(error)}"

@@ -1,0 +1,208 @@
+"""Synthetic images as pictures to look at: one file each in class folders, or side by side on a contact sheet."""
+
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional as F
+
+from intraq_cli.errors import one_line
+from intraq_cli.models.class_names import name_of
+from intraq_cli.models.teacher import InputSpec
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+LARGEST_SHEET = 1_000_000
+"""Bytes."""
+SMALL, LARGE = 96, 160
+"""Least and largest width of an image on a sheet, in pixels: smaller ones are enlarged, larger ones reduced."""
+ROWS = 4
+PER_ROW = {True: 10, False: 8}
+"""Images side by side, enlarged ones or not."""
+GAP, CAPTION, FONT = 4, 18, 12
+"""Pixels between images, of the line with a name, and of its letters."""
+LAYOUT = "intraq"
+"""Text in the PNG file that says where its images are."""
+LONGEST_NAME = 60
+"""Characters of a folder's name."""
+AT_ONCE = 64
+
+
+# --- class folders ---
+
+
+def write_class_folders(folder: Path, made: Synthetic, spec: InputSpec, names: list[str] | None) -> None:
+    """Write each image as it is, a PNG file in the folder of its class: ``0207_golden_retriever/00003_0.982.png``.
+
+    Args:
+        folder: is there, and empty.
+        made: the images; a file's name has the number of its image and, if it is known, the teacher's confidence.
+        spec: how they are normalised.
+        names: of all classes.
+    """
+    labels = made.labels.tolist()
+    digits = len(str(len(names) - 1 if names else max(labels)))
+    for k, picture in enumerate(_pictures(made.images, spec)):
+        own = folder / class_folder(labels[k], names, digits)
+        own.mkdir(exist_ok=True)
+        confidence = "" if made.confidences is None else f"_{made.confidences[k].item():.3f}"
+        picture.save(own / f"{k:05d}{confidence}.png")
+
+
+def class_folder(index: int, names: list[str] | None, digits: int) -> str:
+    """Name of a class's folder on any file system: its index, and what it is called."""
+    number = f"{index:0{digits}d}"
+    text = unicodedata.normalize("NFC", names[index])[:LONGEST_NAME] if names else ""
+    text = re.sub(r"[^\w-]+", "_", text).strip("_")
+    return number if text in ("", number) else f"{number}_{text}"
+
+
+def _pictures(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
+    for part in images.split(AT_ONCE):
+        for pixels in spec.to_pixels(part.float()):
+            yield _picture(pixels)
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """Of ``(C, H, W)`` in [0, 1]; of channels that are no colours, the mean."""
+    if len(pixels) not in (1, 3):
+        pixels = pixels.mean(0, keepdim=True)
+    values = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(values if values.shape[2] == 3 else values[:, :, 0])
+
+
+# --- contact sheet ---
+
+
+def write_sheet(path: Path, made: Synthetic, spec: InputSpec, names: list[str] | None) -> None:
+    """Write some of the images side by side with the names of their classes; a PNG, or a JPEG by the file's name.
+
+    They are the first ones of each class in turn, and of many classes some evenly spread ones. A PNG of at most 1 MB:
+    where it would be larger, images are reduced.
+    """
+    width = spec.input_size[2]
+    zoom = max(1, -(-SMALL // width))
+    classes = int(made.labels.unique().numel())
+    columns, chosen = _arranged(made.labels, classes, PER_ROW[zoom > 1])
+    factor = zoom if width * zoom <= LARGE else LARGE / width
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    while True:
+        sheet, layout = _sheet(made, spec, names, chosen, columns, factor)
+        content = io.BytesIO()
+        if jpeg:
+            sheet.save(content, "JPEG", quality=90)
+        else:
+            info = PngInfo()
+            info.add_text(LAYOUT, json.dumps(layout))
+            sheet.save(content, "PNG", pnginfo=info)
+        size = content.getbuffer().nbytes
+        if size <= LARGEST_SHEET:
+            break
+        factor *= 0.97 * (LARGEST_SHEET / size) ** 0.5
+    path.write_bytes(content.getvalue())
+
+
+def _arranged(labels: Tensor, classes: int, per_row: int) -> tuple[int, list[int]]:
+    """How many images are side by side, and which: each class has its columns where all of them fit into a row."""
+    columns = per_row if classes > per_row else classes * (per_row // classes)
+    chosen = spread_over_classes(labels, ROWS * columns)
+    if classes > per_row and len(chosen) < ROWS * columns:
+        columns = -(-len(chosen) // -(-len(chosen) // per_row))  # as even rows as can be
+    return min(columns, len(chosen)), chosen
+
+
+def spread_over_classes(labels: Tensor, most: int) -> list[int]:
+    """Which of the images ``(N,)`` to show: the first of each class, by class, then the second of each, and so on.
+
+    Of more classes than ``most``, evenly spread ones.
+    """
+    by_class: dict[int, list[int]] = {}
+    for k, label in enumerate(labels.tolist()):
+        by_class.setdefault(label, []).append(k)
+    known = sorted(by_class)
+    if len(known) > most:
+        known = [known[k * len(known) // most] for k in range(most)]
+    rounds = range(max(map(len, by_class.values())))
+    return [by_class[c][turn] for turn in rounds for c in known if turn < len(by_class[c])][:most]
+
+
+def _sheet(
+    made: Synthetic, spec: InputSpec, names: list[str] | None, chosen: list[int], columns: int, factor: float
+) -> tuple[Image.Image, dict[str, Any]]:
+    _, height, width = spec.input_size
+    tile = max(1, round(height * factor)), max(1, round(width * factor))
+    layout: dict[str, Any] = {"images": len(chosen), "columns": columns, "height": tile[0], "width": tile[1]}
+    layout["input_size"] = spec.input_size
+    font = ImageFont.load_default(FONT)
+    resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    sheet = Image.new("L" if spec.input_size[0] != 3 else "RGB", _size(layout), "white")
+    draw = ImageDraw.Draw(sheet)
+    pictures = _pictures(made.images[chosen], spec)
+    for picture, (x, y), k in zip(pictures, _places(layout), chosen, strict=True):
+        sheet.paste(picture.resize((tile[1], tile[0]), resample), (x, y))
+        text = _fitting(one_line(name_of(int(made.labels[k]), names)), font, tile[1])
+        draw.text((x, y + tile[0] + 1), text, "black", font)
+    return sheet, layout
+
+
+def _fitting(text: str, font: Any, width: int) -> str:
+    """``text``, or as much of its beginning as is no wider than an image."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text.rstrip()}…"
+
+
+def _places(layout: dict[str, Any]) -> list[tuple[int, int]]:
+    """Left upper corners ``(x, y)`` of the images."""
+    across, down = layout["width"] + GAP, layout["height"] + CAPTION + GAP
+    places = (divmod(k, layout["columns"]) for k in range(layout["images"]))
+    return [(GAP + column * across, GAP + row * down) for row, column in places]
+
+
+def _size(layout: dict[str, Any]) -> tuple[int, int]:
+    """Width and height of the whole sheet."""
+    rows = -(-layout["images"] // layout["columns"])
+    return GAP + layout["columns"] * (layout["width"] + GAP), GAP + rows * (layout["height"] + CAPTION + GAP)
+
+
+def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
+    """The images ``(B, C, H, W)`` on a PNG of :func:`write_sheet`, normalised; None if it is no such sheet of a model.
+
+    Images that were reduced are less sharp than they were.
+    """
+    channels, height, width = spec.input_size
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            layout = _read_layout(picture)
+            if layout is None or layout.get("input_size") != list(spec.input_size) or channels not in (1, 3):
+                return None
+            if picture.size != _size(layout):
+                return None
+            pixels = torch.from_numpy(np.array(picture.convert("L" if channels == 1 else "RGB"))).float() / 255
+    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
+        return None
+    pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+    tiles = [pixels[:, y : y + layout["height"], x : x + layout["width"]] for x, y in _places(layout)]
+    enlarged = layout["width"] >= width
+    shown = F.interpolate(torch.stack(tiles), (height, width), mode="nearest-exact" if enlarged else "bilinear")
+    return spec.from_pixels(shown)
+
+
+def _read_layout(picture: Image.Image) -> dict[str, Any] | None:
+    """What a sheet says of itself, if it makes sense."""
+    layout = json.loads(str(picture.info.get(LAYOUT, "null")))
+    if not isinstance(layout, dict):
+        return None
+    numbers = [layout.get(key) for key in ("images", "columns", "height", "width")]
+    fits = all(type(number) is int and 1 <= number <= 2**12 for number in numbers)
+    return layout if fits and layout["columns"] <= layout["images"] else None

@@ -1,0 +1,102 @@
+import pytest
+import torch
+from PIL import Image
+
+from intraq_cli import IntraqError, images, synthesize
+from intraq_cli.models.class_names import class_names
+from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.synthesis.image_set import read_images
+from tests.conftest import INPUT, TINY, SmallNet, trained
+
+SMALL = ["synthesis.num_images=12", "synthesis.batch_size=12", "synthesis.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A file of images, and the network they are from; and the folder that ``synthesize`` wrote beside it."""
+    folder = tmp_path_factory.mktemp("made")
+    network = trained(SmallNet())
+    given = {"input_size": (3, 8, 8), "mean": (0.4, 0.5, 0.6), "std": (0.25,) * 3, "set": SMALL, "device": "cpu"}
+    result = synthesize(network, out=folder / "i.safetensors", png=folder / "png", seed=5, **given)
+    assert result.png == str(folder / "png")
+    return folder, network
+
+
+def test_the_confidence_is_that_of_the_float_network(made):
+    folder, network = made
+    found = read_images(folder / "i.safetensors").made
+    chances = network(found.images.float()).softmax(1)[range(12), found.labels]
+    assert torch.allclose(found.confidences, chances, atol=2e-3)  # of images before they became float16
+    assert images(folder / "i.safetensors").confidence == pytest.approx(chances.mean().item(), abs=2e-3)
+
+
+def test_class_folders_beside_the_file_are_those_that_it_gives(made, tmp_path):
+    folder, _ = made
+    result = images(folder / "i.safetensors", png=tmp_path / "png", sheet=tmp_path / "sheet.png")
+    names = [
+        sorted(str(p.relative_to(root)) for p in root.rglob("*.png")) for root in (folder / "png", tmp_path / "png")
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 12
+    for name in names[0]:
+        assert (folder / "png" / name).read_bytes() == (tmp_path / "png" / name).read_bytes()
+        with Image.open(folder / "png" / name) as picture:
+            assert picture.size == (8, 8)
+    assert (result.png, result.sheet) == (str(tmp_path / "png"), str(tmp_path / "sheet.png"))
+    assert (result.n, result.image_shape, result.seed, result.model) == (12, (3, 8, 8), 5, "module:SmallNet")
+    assert [(c.index, c.name, c.n) for c in result.classes] == [(k, f"class {k}", 3) for k in range(4)]
+    assert result.recipe["steps"] == 2
+
+
+def test_only_some_classes(made, tmp_path):
+    file = made[0] / "i.safetensors"
+    result = images(file, png=tmp_path / "png", classes=[2, 0])
+    assert [c.index for c in result.classes] == [0, 2]
+    assert sorted(p.name for p in (tmp_path / "png").iterdir()) == ["0", "2"]
+    with pytest.raises(IntraqError, match="no images of class 4"):
+        images(file, classes=[4])
+
+
+def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
+    file, there = made[0] / "i.safetensors", tmp_path / "png"
+    there.mkdir()
+    (there / "mine").write_text("mine")
+    for refused in ({"png": there}, {"sheet": there / "mine"}, {"sheet": tmp_path / "a.gif"}):
+        with pytest.raises(IntraqError):
+            images(file, **refused)
+    assert (there / "mine").read_text() == "mine"
+    images(file, png=there, force=True)
+    assert not (there / "mine").exists()
+    with pytest.raises(IntraqError, match="exists"):
+        synthesize("resnet20_digits", out=tmp_path / "j.safetensors", png=there)
+    assert not (tmp_path / "j.safetensors").exists()
+
+
+def test_the_command_says_what_is_in_the_file(intraq, factory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert intraq("synthesize", f"{factory}:net", *INPUT, *TINY, "--out", "i.safetensors", "--png", "a").code == 0
+    ran = intraq("images", "i.safetensors", "--png", "b", "--sheet", "s.jpg", "-q")
+    assert (ran.code, ran.out) == (0, "b\ns.jpg\n")
+    ran = intraq("images", "i.safetensors")
+    assert "32 of 3x8x8" in ran.out
+    assert "10 to 11 each: class 0, class 1" in ran.out
+    assert "steps=3" in ran.out
+    assert intraq("images", "nets.py").code == 1
+    assert intraq("images", "i.safetensors", "--classes", "x").code == 2
+
+
+def test_classes_have_the_models_names_or_imagenets():
+    spec = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+
+    def named(source, count=1000, **given):
+        teacher = Teacher(torch.nn.Identity(), spec, source, "x", "x", **given)
+        return class_names(teacher, count)
+
+    assert named("nets.py:net") is None
+    assert named("nets.py:net", 2, label_names=["a", "b"]) == ["a", "b"]
+    names = named("resnet18", pretrained_cfg={"tag": "a1_in1k"})
+    assert (len(names), names[2], names[207]) == (1000, "great white shark", "golden retriever")
+    assert named("torchvision:resnet18", pretrained_cfg={"tag": "IMAGENET1K_V1"}) == names
+    assert named("resnet18", 10, pretrained_cfg={"tag": "a1_in1k"}) is None
+    assert named("resnet18", pretrained_cfg={"tag": "a1_in1k"}, weights="own.pth") is None
+    assert named("resnet18.a1_in1k", pretrained_cfg={"tag": "a1_in1k"}, weights="own.pth") == names

@@ -1,0 +1,107 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from intraq_cli.errors import DataError
+from intraq_cli.models.teacher import InputSpec
+from intraq_cli.synthesis.image_set import ImageSet, load_images, read_images, save_images
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+SPEC = InputSpec((3, 4, 4), (0.5,) * 3, (0.25,) * 3)
+ORIGIN = {"model": "x", "sha256": "0", "seed": 3}
+
+
+@pytest.fixture
+def images(random):
+    confidences = torch.rand(5, generator=random)
+    pixels = torch.rand(5, 3, 4, 4, generator=random)
+    made = Synthetic(SPEC.from_pixels(pixels).half(), torch.arange(5), {"bns": 0.5}, 0.8, 0.3, confidences)
+    return ImageSet(made, ORIGIN, SPEC, list("abcde"))
+
+
+def changed(path, **about):
+    """The same file, saying something else of itself."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["intraq"])
+    save_file(load_file(path), path, {"intraq": json.dumps({**said, **about})})
+
+
+def test_what_is_written_is_read(tmp_path, images):
+    path = tmp_path / "i.safetensors"
+    save_images(path, images)
+    found = read_images(path)
+    assert (found.origin, found.spec, found.label_names) == (ORIGIN, SPEC, list("abcde"))
+    assert torch.equal(found.made.images, images.made.images)
+    assert torch.equal(found.made.confidences, images.made.confidences)
+    made, origin = load_images(path, SPEC, 5)
+    assert torch.equal(made.images, images.made.images)
+    assert origin == ORIGIN
+
+
+def test_images_are_normalised_as_the_model_takes_them(tmp_path, images):
+    path = tmp_path / "i.safetensors"
+    save_images(path, images)
+    other = InputSpec((3, 4, 4), (0.1, 0.2, 0.3), (1.0, 0.5, 0.2))
+    made, _ = load_images(path, other, 5)
+    assert made.images.dtype == torch.float16
+    pixels = SPEC.to_pixels(images.made.images.float())
+    assert torch.allclose(other.to_pixels(made.images.float()), pixels, atol=1e-3)
+
+
+def test_a_file_that_does_not_say_how_it_is_normalised_is_taken_as_it_is(tmp_path, images):
+    path = tmp_path / "i.safetensors"
+    save_images(path, ImageSet(replace(images.made, confidences=None), ORIGIN))
+    changed(path, input=None, label_names=None)
+    found = read_images(path)
+    assert (found.spec, found.label_names, found.made.confidences) == (None, None, None)
+    made, _ = load_images(path, InputSpec((3, 4, 4), (0.0,) * 3, (1.0,) * 3), 5)
+    assert torch.equal(made.images, images.made.images)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"input": 3},
+        {"input": {"input_size": [3, 5, 4], "mean": [0.5] * 3, "std": [0.25] * 3}},
+        {"input": {"input_size": [3, 4, 4], "mean": ["a"] * 3, "std": [0.25] * 3}},
+        {"input": {"input_size": [3, 4, 4], "mean": [0.5] * 3, "std": [0.0] * 3}},
+        {"label_names": []},
+        {"label_names": ["a", "b", 3]},
+        {"label_names": ["a", "b"]},
+        {"label_names": "abcde"},
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, images, about):
+    path = tmp_path / "i.safetensors"
+    save_images(path, images)
+    changed(path, **about)
+    with pytest.raises(DataError):
+        read_images(path)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"confidences": torch.zeros(4)},
+        {"confidences": torch.full((5,), torch.nan)},
+        {"other": torch.zeros(5)},
+        {"labels": torch.full((5,), -1)},
+        {"images": torch.zeros(5, 3, 4)},
+        {"images": torch.zeros(5, 3, 0, 4)},
+    ],
+)
+def test_tensors_that_do_not_fit_are_one_line(tmp_path, images, tensors):
+    path = tmp_path / "i.safetensors"
+    save_images(path, images)
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    save_file({**load_file(path), **tensors}, path, about)
+    with pytest.raises(DataError):
+        read_images(path)
