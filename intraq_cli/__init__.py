@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.prediction import predict
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
+    from intraq_cli.api.reporting import compare, report
     from intraq_cli.api.sensitivity import sensitivity
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
@@ -31,6 +32,8 @@ _HOMES = {
     "predict": "intraq_cli.api.prediction",
     "inspect": "intraq_cli.api.inspection",
     "sensitivity": "intraq_cli.api.sensitivity",
+    "compare": "intraq_cli.api.reporting",
+    "report": "intraq_cli.api.reporting",
     "load": "intraq_cli.api.loading",
     "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
@@ -38,6 +41,7 @@ _HOMES = {
 __all__ = [
     "IntraqError",
     "__version__",
+    "compare",
     "evaluate",
     "export",
     "inspect",
@@ -45,6 +49,7 @@ __all__ = [
     "predict",
     "push",
     "quantize",
+    "report",
     "sensitivity",
     "synthesize",
 ]
