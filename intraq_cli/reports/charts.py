@@ -5,18 +5,19 @@ Texts are anybody's, and escaped. Colours are classes that the page defines, for
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from markupsafe import Markup
 
-from intraq_cli.reports.scale import Scale, number, spanning
+from intraq_cli.reports.scale import Scale, number, round_step, spanning
 
 LETTER = 6.6
 """About the width of a letter, in pixels."""
 TOP, BOTTOM, RIGHT = 26, 40, 14
 """Margins: for the label of the y axis, for ticks and label of the x axis, and for half of the last tick."""
-ROW = 22
+ROW, NAME = 22, 24
+"""Heights of a row, and of a name below a point."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Axis:
     label: str
     log: bool = False
     zero: bool = False
+    tight: bool = False
+    """It begins at the smallest value and ends at the largest, round or not."""
+    room: bool = False
+    """There is room for a name below the smallest value."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +87,15 @@ class Canvas:
 def xy_chart(series: Sequence[Series], x: Axis, y: Axis, width: float, height: float = 260) -> Markup:
     """Lines and points over two axes."""
     canvas = Canvas(width, height)
-    ys = spanning((p[1] for one in series for p in one.points), height - BOTTOM, TOP, log=y.log, zero=y.zero)
+    heights = [p[1] for one in series for p in one.points]
+    ys = spanning(heights, height - BOTTOM, TOP, log=y.log, zero=y.zero)
+    if y.room and ys.start - ys(min(heights)) < NAME:
+        ys = replace(ys, low=ys.low - round_step((ys.high - ys.low) / 5))
     left = 12 + LETTER * max(len(number(tick)) for tick in ys.ticks())
-    xs = spanning((p[0] for one in series for p in one.points), left, width - RIGHT, log=x.log, zero=x.zero)
+    held = [p[0] for one in series for p in one.points]
+    xs = spanning(held, left, width - RIGHT, log=x.log, zero=x.zero)
+    if x.tight and min(held) < max(held):
+        xs = Scale(min(held), max(held), left, width - RIGHT)
     _grid(canvas, xs, ys, x, y)
     for one in series:
         places = [(xs(a), ys(b)) for a, b in one.points]
@@ -94,7 +105,7 @@ def xy_chart(series: Sequence[Series], x: Axis, y: Axis, width: float, height: f
             for (a, b), point in zip(places, one.points, strict=True):
                 canvas.dot(a, b, one.style, f"{x.label} {number(point[0])}, {y.label} {number(point[1])}")
         for (a, b), name in zip(places, one.names, strict=False):
-            _beside(canvas, a, b, name)
+            _beside(canvas, a, b + (NAME if one.line else 0), name)
     return canvas.svg(f"{y.label} over {x.label}")
 
 

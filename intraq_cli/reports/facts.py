@@ -19,6 +19,8 @@ def layers_section(run: Run) -> Section | None:
         f"{len(found.layers) - len(kept)} of {len(found.layers)} operations that multiply are quantized; "
         f"{found.low_bit_share:.1f} % of the multiply-adds have both factors in low bits."
     )
+    if found.act_placement != "integer":
+        lead += " Batch norms, biases and sums of branches stay float: only placement integer quantizes them too."
     table = None
     if kept:
         rows = [

@@ -50,6 +50,7 @@ class Figure:
     table: Table
     summary: str
     """What the table is called while it is closed."""
+    title: str = ""
     columns: int = 1
     """Charts side by side where there is room."""
 

@@ -22,7 +22,7 @@ WORDS = {
     "kl": "divergence from the float network",
     "ce": "cross-entropy",
     "features": "distance of features",
-    "total": "total",
+    "total": "all of them, weighted",
 }
 STAGES = {"synthesis": "Images (stage 1), one batch after another", "tuning": "Tuning (stage 2)"}
 
@@ -53,18 +53,22 @@ def _figure(stage: str, steps: Sequence[Step]) -> Figure | None:
     for term in sorted(terms, key=lambda term: term != "total"):
         places = [(float(step.step), step.losses[term]) for step in _some(steps, MOST_POINTS) if term in step.losses]
         values = [value for _, value in places]
-        y = Axis(term, log=min(values) > 0 and max(values) > 20 * min(values), zero=True)
+        y = Axis(
+            f"{term}: {WORDS[term]}" if term in WORDS else term,
+            log=min(values) > 0 and max(values) > 20 * min(values),
+            zero=True,
+        )
         draw = partial(_chart, [Series(places)], y)
-        title = WORDS.get(term, "")
-        panels.append(panel(draw, "" if title == term else title, columns=2))
+        panels.append(panel(draw, columns=2))
     shown = _some(steps, MOST_ROWS)
     rows = [[str(step.step), *(number(step.losses.get(term, 0.0)) for term in terms)] for step in shown]
-    summary = f"{STAGES[stage]}: {len(rows)} of {len(steps)} reported steps as a table"
-    return Figure(panels, Table(["step", *terms], rows, texts=()), summary, columns=2)
+    some = f"{len(rows)} of {len(steps)}" if len(rows) < len(steps) else str(len(rows))
+    table = Table(["step", *terms], rows, texts=())
+    return Figure(panels, table, f"{some} reported steps as a table", columns=2, title=STAGES[stage])
 
 
 def _chart(series: Sequence[Series], y: Axis, width: float) -> Markup:
-    return xy_chart(series, Axis("step"), y, width, 190)
+    return xy_chart(series, Axis("step", tight=True), y, width, 190)
 
 
 def _some(steps: Sequence[Step], most: int) -> Sequence[Step]:

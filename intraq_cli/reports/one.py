@@ -144,7 +144,10 @@ def _noise(run: Run) -> Section | None:
     places = [(float(k), value) for k, value in enumerate(found.values(), 1)]
     names = [shortened(name, 26) if name == worst else "" for name in found]
     series = [Series(places, dots=len(places) <= 80, names=names)]
-    x, y = Axis("batch norm, from the image to the classes"), Axis("signal to noise, dB", zero=min(found.values()) < 6)
+    x, y = (
+        Axis("batch norm, from the image to the classes", tight=True),
+        Axis("signal to noise, dB", zero=min(found.values()) < 6, room=True),
+    )
     chart = panel(lambda width: xy_chart(series, x, y, width))
     rows = [[str(k), name, decimals(value, 1)] for k, (name, value) in enumerate(run.measured.sqnr.items(), 1)]
     lead = (

@@ -91,7 +91,7 @@ def _noise(found: ComparisonResult) -> Section | None:
         held = [(at, value) for at, value in places if value is not None]
         if held:
             series.append(Series(held, f"s{min(k, STYLES - 1)}", dots=len(held) <= 40))
-    x, y = Axis("batch norm, from the image to the classes"), Axis("signal to noise, dB")
+    x, y = Axis("batch norm, from the image to the classes", tight=True), Axis("signal to noise, dB")
     chart = panel(lambda width: xy_chart(series, x, y, width), legend=names)
     rows = [
         [str(k), row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"]
