@@ -38,8 +38,8 @@ class Panel:
     narrow: Markup
     title: str = ""
     note: str = ""
-    legend: Sequence[str] = ()
-    """Names of the series, in the order of their styles."""
+    legend: Sequence[tuple[int, str]] = ()
+    """Number of the style, and name, of each series."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,11 @@ class Page:
 
 
 def panel(
-    draw: Callable[[float], Markup], title: str = "", note: str = "", columns: int = 1, legend: Sequence[str] = ()
+    draw: Callable[[float], Markup],
+    title: str = "",
+    note: str = "",
+    columns: int = 1,
+    legend: Sequence[tuple[int, str]] = (),
 ) -> Panel:
     """A chart for both widths; ``draw`` takes one; of several side by side it is a part of the whole."""
     room = (WIDE - 28 * (columns - 1)) / columns

@@ -51,9 +51,10 @@ def spanning(values: Iterable[float], start: float, end: float, *, log: bool = F
         log: logarithmic, if any value is positive.
         zero: the scale holds zero, too; of a linear one.
     """
-    held = [value for value in values if not log or value > 0]
-    if log and held:
-        first, last = math.floor(math.log10(min(held)) + 1e-9), math.ceil(math.log10(max(held)) - 1e-9)
+    held = list(values)
+    positive = [value for value in held if value > 0]
+    if log and positive:
+        first, last = math.floor(math.log10(min(positive)) + 1e-9), math.ceil(math.log10(max(positive)) - 1e-9)
         return Scale(10.0**first, 10.0 ** max(last, first + 1), start, end, log=True)
     held = [*held, *([0.0] if zero or not held else [])]
     low, high = min(held), max(held)

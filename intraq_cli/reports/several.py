@@ -6,6 +6,7 @@ from intraq_cli.reports.charts import Axis, Series, row_chart, shortened, xy_cha
 from intraq_cli.reports.comparison import comparison, data_key, table_of
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Figure, Page, Section, Table, panel
+from intraq_cli.reports.scale import number
 from intraq_cli.reports.words import decimals, size
 from intraq_cli.results import ComparisonResult
 
@@ -44,7 +45,7 @@ def _verdict(found: ComparisonResult) -> str:
         value, name = max(known)
         return f"{text}; the best {key.removesuffix(', %')} is that of {name}, {value:.2f} %."
     value, name = min(known)
-    return f"{text}; the closest to its float network is {name}, at a divergence of {value:.3f} nats."
+    return f"{text}; the closest to its float network is {name}, at a divergence of {number(value)} nats."
 
 
 def _quality(found: ComparisonResult) -> tuple[str, list[float | None]]:
@@ -92,7 +93,7 @@ def _noise(found: ComparisonResult) -> Section | None:
         if held:
             series.append(Series(held, f"s{min(k, STYLES - 1)}", dots=len(held) <= 40))
     x, y = Axis("batch norm, from the image to the classes", tight=True), Axis("signal to noise, dB")
-    chart = panel(lambda width: xy_chart(series, x, y, width), legend=names)
+    chart = panel(lambda width: xy_chart(series, x, y, width), legend=_legend(found))
     rows = [
         [str(k), row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"]
         for k, row in enumerate(found.noise, 1)
@@ -108,7 +109,13 @@ def _differences(found: ComparisonResult) -> Section | None:
         return None
     names = [one.name for one in found.checkpoints]
     shown = [(row.name, row.values[:STYLES]) for row in worst]
-    chart = panel(lambda width: row_chart(shown, Axis("signal to noise, dB"), width), legend=names[:STYLES])
+    chart = panel(lambda width: row_chart(shown, Axis("signal to noise, dB"), width), legend=_legend(found))
     rows = [[row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"] for row in worst]
     figure = Figure([chart], Table(["batch norm", *names, "spread"], rows), "differences as a table")
     return Section("Where they differ most", "Signal to noise in dB, the largest differences first.", [figure])
+
+
+def _legend(found: ComparisonResult) -> list[tuple[int, str]]:
+    """Of the checkpoints whose noise was measured."""
+    known = [k for k in range(len(found.checkpoints)) if any(row.values[k] is not None for row in found.noise)]
+    return [(min(k, STYLES - 1), found.checkpoints[k].name) for k in known]

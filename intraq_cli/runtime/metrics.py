@@ -39,8 +39,9 @@ class Metrics:
             before = max((step["seconds"] for step in self.steps.values() if step["stage"] == event.stage), default=0.0)
             self._began[event.stage] = time.perf_counter() - before
         elif isinstance(event, StepDone) and event.stage in STAGES:
-            seconds = time.perf_counter() - self._began.get(event.stage, time.perf_counter())
-            row = {"stage": event.stage, "step": event.step, "images": event.images, "seconds": round(seconds, 3)}
+            now = time.perf_counter()
+            seconds = round(now - self._began.get(event.stage, now), 3)
+            row = {"stage": event.stage, "step": event.step, "images": event.images, "seconds": seconds}
             self._note(row | event.values)
             self.kept.append(METRICS, _line(row | event.values))
         self._report(event)
