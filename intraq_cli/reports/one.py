@@ -15,6 +15,8 @@ from intraq_cli.reports.words import decimals, duration, ratio, size
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
+MOST_DOTS = 100
+"""Of a line; one of more points is a line alone."""
 
 
 def page(record: Record) -> Page:
@@ -97,7 +99,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     places = [(point.bytes / unit, point.divergence) for point in ordered]
     chosen = [place for place, point in zip(places, ordered, strict=True) if point.chosen]
     series = [
-        Series(places, "s1", dots=True),
+        Series(places, "s1", dots=len(places) <= MOST_DOTS),
         Series(chosen, "s0", line=False, dots=True, names=["this one"] * len(chosen)),
     ]
     y = Axis("divergence, nats", log=all(point.divergence > 0 for point in points))
@@ -145,7 +147,7 @@ def _noise(run: Run) -> Section | None:
     worst = min(found, key=lambda name: found[name])
     places = [(float(k), value) for k, value in enumerate(found.values(), 1)]
     names = [shortened(name, 26) if name == worst else "" for name in found]
-    series = [Series(places, dots=len(places) <= 80, names=names)]
+    series = [Series(places, dots=len(places) <= MOST_DOTS, names=names)]
     x, y = (
         Axis("batch norm, from the image to the classes", tight=True),
         Axis("signal to noise, dB", zero=min(found.values()) < 6, room=True),

@@ -20,7 +20,9 @@ from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive
 
 TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
-FILES = {"README.md", "config.json", "model.safetensors", "run.json", "samples.png"}
+FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "report.html", "run.json", "samples.png"}
+MADE = {"README.md", "report.html", "run.json"}
+"""Made anew for the Hub."""
 SET = list(TINY[1::2])
 KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 
@@ -115,7 +117,7 @@ def test_one_commit_holds_the_checkpoint_and_nothing_else(went, made):
     assert set(sent) == FILES | {".gitattributes"}
     for file in first["files"]:
         assert len(sent[file["path"]]) == file["bytes"]
-    for name in FILES - {"README.md", "run.json"}:
+    for name in FILES - MADE:
         assert sent[name] == (made / "w4" / name).read_bytes()
     assert first["left_out"] == [".env", "notes.txt", "weights.pth"]
     assert first["url"].endswith("/me/w4")
@@ -177,7 +179,7 @@ def test_a_branch_and_what_the_checkpoint_lacks(went):
     """A file of ours that this checkpoint has not goes; a file of the owner's stays."""
     done, hub = went
     old = hub.repositories["me/old"]
-    assert set(old.commits[old.refs["dev"]]) == FILES - {"samples.png"} | {"mine.txt"}
+    assert set(old.commits[old.refs["dev"]]) == FILES - {"samples.png", "metrics.jsonl"} | {"mine.txt"}
     assert old.commits[old.refs["dev"]]["mine.txt"] == b"mine"
     assert old.refs["dev"] == done["branch"].json["commit"] != done["main"].json["commit"] == old.refs["main"]
 
@@ -593,6 +595,7 @@ def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
     (tmp_path / "mine/README.md").unlink()
     assert intraq("evaluate", tmp_path / "mine", "--data", "digits", "--save", "-q").code == 0
     assert "| digits | 600 |" in (tmp_path / "mine/README.md").read_text()
+    assert "measured on 600 images" in (tmp_path / "mine/report.html").read_text()
     load(tmp_path / "mine", device="cpu")
 
 

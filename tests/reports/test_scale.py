@@ -51,5 +51,12 @@ def test_every_value_has_its_place_and_ticks_lie_on_the_axis(values, log, zero):
 
 
 def test_numbers_are_short():
-    assert [number(x) for x in (0, 0.3, 12.5, 1234.5, 1e-7, 0.00012)] == ["0", "0.3", "12.5", "1,234", "1e-7", "0.00012"]
+    assert [number(x) for x in (0, 0.3, 12.5, 1234.5, 1e-7, 0.00012)] == [
+        "0",
+        "0.3",
+        "12.5",
+        "1,234",
+        "1e-7",
+        "0.00012",
+    ]
     assert number(math.nan) == "-"

@@ -10,7 +10,7 @@ from intraq_cli.events import Noted, StageDone, StageStarted, StepDone, Warned, 
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.metrics import METRICS, Metrics, to_tensorboard
 from intraq_cli.runtime.resume import NO_STORE, ResumeStore
-from tests.conftest import TINY, Stop, stopping
+from tests.conftest import FACTORY, TINY, Stop, stopping
 
 SET = [*TINY[1::2], "synthesis.steps=25", "tuning.steps=25"]
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -34,10 +34,18 @@ def step(k, stage="tuning", **values):
     return StepDone(stage, k, 8 * k, values=values)
 
 
-def test_every_reported_step_of_both_stages_with_its_losses(factory, tmp_path):
-    told = []
-    run(factory, tmp_path / "out", report=told.append)
-    made = rows(tmp_path / "out" / METRICS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The metrics of a run that was not stopped, and what it reported."""
+    folder, told = tmp_path_factory.mktemp("whole"), []
+    (folder / "nets.py").write_text(FACTORY)
+    run(folder / "nets.py", folder / "out", report=told.append)
+    return folder / "out" / METRICS, told
+
+
+def test_every_reported_step_of_both_stages_with_its_losses(whole):
+    path, told = whole
+    made = rows(path)
     assert [(row["stage"], row["step"]) for row in made] == STEPS
     events = {(event.stage, event.step): event for event in told if isinstance(event, StepDone)}
     for row in made:
@@ -50,10 +58,9 @@ def test_every_reported_step_of_both_stages_with_its_losses(factory, tmp_path):
     assert seconds == sorted(seconds)
 
 
-@pytest.mark.parametrize("stop", [("synthesis", 11), ("synthesis", 46), ("tuning", 21)])
-def test_a_resumed_run_gives_each_step_once_as_if_it_had_not_been_stopped(factory, tmp_path, monkeypatch, stop):
+@pytest.mark.parametrize("stop", [("synthesis", 46), ("tuning", 21)])
+def test_a_resumed_run_gives_each_step_once_as_if_it_was_not_stopped(whole, factory, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(resume, "PACE", 0.0)
-    run(factory, tmp_path / "whole")
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping(*stop))
     kept = tmp_path / "out.unfinished" / METRICS
@@ -61,7 +68,7 @@ def test_a_resumed_run_gives_each_step_once_as_if_it_had_not_been_stopped(factor
     with kept.open("a") as file:  # a line that a kill has broken off
         file.write('{"stage": "tun')
     run(factory, tmp_path / "out")
-    assert timeless(tmp_path / "out" / METRICS) == timeless(tmp_path / "whole" / METRICS)
+    assert timeless(tmp_path / "out" / METRICS) == timeless(whole[0])
     assert [(row["stage"], row["step"]) for row in rows(tmp_path / "out" / METRICS)] == STEPS
 
 
