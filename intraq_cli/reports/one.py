@@ -15,6 +15,7 @@ from intraq_cli.reports.words import decimals, duration, ratio, size
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
+MOST_RANGES = 12
 MOST_DOTS = 100
 """Of a line; one of more points is a line alone."""
 
@@ -26,7 +27,7 @@ def page(record: Record) -> Page:
         _frontier(run.frontier),
         _sensitivity(run.sensitivity, run),
         _noise(run),
-        _ranges(run.ranges),
+        _ranges(run.ranges[:MOST_RANGES]),
         _images(record),
         losses_section(run, record.steps),
         layers_section(run),
@@ -97,7 +98,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     ordered = sorted(points, key=lambda point: point.bytes)
     unit, name = (1e6, "MB") if ordered[-1].bytes >= 1e6 else (1e3, "kB")
     places = [(point.bytes / unit, point.divergence) for point in ordered]
-    chosen = [place for place, point in zip(places, ordered, strict=True) if point.chosen]
+    chosen = [place for place, point in zip(places, ordered, strict=True) if point.chosen][:1]
     series = [
         Series(places, "s1", dots=len(places) <= MOST_DOTS),
         Series(chosen, "s0", line=False, dots=True, names=["this one"] * len(chosen)),
