@@ -9,7 +9,7 @@ from intraq_cli.reports.facts import accuracies_section, circumstances_section, 
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, panel
 from intraq_cli.reports.losses import losses_section
-from intraq_cli.reports.record import FrontierPoint, LayerMoves, RangeRow, Run
+from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
 from intraq_cli.reports.words import decimals, duration, ratio, size
 
@@ -47,9 +47,16 @@ def page(record: Record) -> Page:
 
 
 def bits_of(run: Run) -> str:
-    """``W4A4``; empty where it is not known."""
+    """``W4A4``, or of most layers; empty where it is not known."""
     found = run.inspection
-    return f"W{found.w_bits}A{found.a_bits}" if found else ""
+    if found is None:
+        return ""
+    return f"{'mostly ' if _mixed(found) else ''}W{found.w_bits}A{found.a_bits}"
+
+
+def _mixed(found: Inspection) -> bool:
+    """Whether weights have other bits here than there."""
+    return len({layer.w_bits for layer in found.layers if layer.w_bits}) > 1
 
 
 def verdict(run: Run) -> str:
@@ -84,8 +91,7 @@ def _facts(run: Run) -> list[Fact]:
     facts.append(Fact("size", size(made.bytes_quantized), f"float {size(made.bytes_float)}: {smaller}"))
     if run.inspection:
         found = run.inspection
-        mixed = len({layer.w_bits for layer in found.layers if layer.w_bits}) > 1
-        note = f"weights{' of most layers' if mixed else ''} and activations, placement {found.act_placement}"
+        note = f"weights{' of most layers' if _mixed(found) else ''} and activations, placement {found.act_placement}"
         facts.append(Fact("bits", f"{found.w_bits} / {found.a_bits}", note))
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in run.stages.items())
     facts.append(Fact("time", duration(run.seconds), f"on {run.device}: {stages}"))
@@ -107,7 +113,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     rows = [[size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
     table = Table(["size", "divergence, nats", ""], rows, texts=(2,))
     chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), y, width))
-    lead = "Choices of bits by layer that were weighed: what each would cost in bytes and in divergence."
+    lead = "What bits by layer would buy: bytes, and the divergence expected of them before tuning."
     return Section("Size against divergence", lead, [Figure([chart], table, f"{len(rows)} choices as a table")])
 
 
@@ -134,7 +140,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
         for layer in layers
     ]
     chart = panel(
-        lambda width: row_chart(worst, x, width), legend=[(0, f"weight at {w} bits"), (1, f"input at {a} bits")]
+        lambda width: row_chart(worst, x, width), legend=legend[: 1 + any(row[1][1] is not None for row in worst)]
     )
     many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
     lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."

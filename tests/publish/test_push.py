@@ -448,7 +448,9 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     run["teacher"] |= {"source": f"{home}/nets.py:net", "weights": "C:\\Users\\some body\\w.pth"}
     figures = {"n": 5, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
     run["evaluations"] = [{**figures, "data": f"{home}/imagenet/val", "split": None, "date": "2026-01-01"}]
+    run["device"] = f"{home}/device"
     (folder / "run.json").write_text(json.dumps(run))
+    (folder / "report.html").write_text(f"<script src='{home}/x.js'></script>")  # what lies there is not sent
     card = (folder / "README.md").read_text().replace(" bits", f" bits\n\n{run['command']}\n\nhttps://x.org/home/some")
     (folder / "README.md").write_text(card)
     sent = checkpoint_files(folder, "me/own")
@@ -464,6 +466,8 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     }
     assert "intraq quantize nets.py:net --out=own -q" in sent["README.md"].decode()
     assert "https://x.org/home/some" in sent["README.md"].decode()
+    assert "intraq quantize nets.py:net --out=own -q" in sent["report.html"].decode()
+    assert "<script" not in sent["report.html"].decode()
 
 
 @pytest.mark.parametrize(
