@@ -139,9 +139,9 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
         [layer.name, *(decimals(moves.get(key), 4) for moves in (layer.weights, layer.inputs) for key in keys)]
         for layer in layers
     ]
-    chart = panel(
-        lambda width: row_chart(worst, x, width), legend=legend[: 1 + any(row[1][1] is not None for row in worst)]
-    )
+    legend = [(0, f"weight at {w} bits"), (1, f"input at {a} bits")]
+    shown = legend[: 1 + any(moves[1] is not None for _, moves in worst)]
+    chart = panel(lambda width: row_chart(worst, x, width), legend=shown)
     many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
     lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."
     return Section("Sensitivity by layer", lead, [Figure([chart], Table(head, rows), f"{len(rows)} layers as a table")])
