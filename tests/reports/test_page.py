@@ -2,18 +2,23 @@
 
 import html
 import html.parser
+import io
 import json
 import re
 import shutil
 import subprocess
 
 import pytest
+import torch
+from PIL import Image
 
 from intraq_cli import report
 from intraq_cli.errors import CheckpointError, OutputError
+from intraq_cli.models.teacher import InputSpec
 from intraq_cli.publish.repository import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several
+from intraq_cli.synthesis.image_set import contact_sheet
 from tests.reports.runs import EVALUATION, folder_of, layer, run_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -289,3 +294,17 @@ def test_a_real_browser_shows_it(folder, tmp_path, width):
     assert "CONSOLE" not in as_made.stderr  # what violates the page's own policy, and every error
     seen = json.loads(re.search(r"<title>(.*?)</title>", browse("probed.html").stdout)[1])
     assert seen == {"wide": width, "charts": 14, "tables": 7, "low": 0, "images": 8}
+
+
+def test_large_images_become_thumbnails(tmp_path):
+    spec = InputSpec((3, 160, 160), (0.5,) * 3, (0.25,) * 3)
+    large = folder_of(tmp_path / "large")
+    config = json.loads((large / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 160, 160]
+    (large / "config.json").write_text(json.dumps(config))
+    images = torch.randn(30, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    contact_sheet(images, spec).save(large / "samples.png")
+    pictures = [Image.open(io.BytesIO(content)) for content in read_record(large).pictures]
+    assert [(one.format, one.size) for one in pictures] == [("JPEG", (112, 112))] * 24
+    small = [Image.open(io.BytesIO(content)) for content in read_record(folder_of(tmp_path / "small")).pictures]
+    assert [(one.format, one.size) for one in small] == [("PNG", (8, 8))] * 8
