@@ -259,5 +259,5 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
 
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
-        if name.endswith((".html", ".json", ".jsonl", ".md", ".yaml")) and TOKEN.search(content):
+        if name.endswith((".json", ".md", ".yaml")) and TOKEN.search(content):
             raise CheckpointError(f"{folder}/{name} holds what looks like a token of the Hub", "take it out first")
