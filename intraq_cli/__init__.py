@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.prediction import predict
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
+    from intraq_cli.api.reporting import compare, report
     from intraq_cli.api.sensitivity import sensitivity
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
@@ -36,6 +37,8 @@ _HOMES = {
     "images": "intraq_cli.api.images",
     "inspect": "intraq_cli.api.inspection",
     "sensitivity": "intraq_cli.api.sensitivity",
+    "compare": "intraq_cli.api.reporting",
+    "report": "intraq_cli.api.reporting",
     "load": "intraq_cli.api.loading",
     "push": "intraq_cli.api.publishing",
     "IntraqError": "intraq_cli.errors",
@@ -49,6 +52,7 @@ __all__ = [
     "LossInput",
     "RoundingInput",
     "__version__",
+    "compare",
     "evaluate",
     "export",
     "image_loss",
@@ -58,6 +62,7 @@ __all__ = [
     "predict",
     "push",
     "quantize",
+    "report",
     "sensitivity",
     "synthesize",
     "weight_rounding",

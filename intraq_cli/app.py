@@ -9,6 +9,7 @@ import typer
 
 from intraq_cli import __version__
 from intraq_cli.commands import options, zoo
+from intraq_cli.commands.compare import compare
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
 from intraq_cli.commands.images import images
@@ -17,6 +18,7 @@ from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
+from intraq_cli.commands.report import report
 from intraq_cli.commands.sensitivity import sensitivity
 from intraq_cli.commands.synthesize import synthesize
 from intraq_cli.errors import DeviceError, IntraqError, UsageError, interruption
@@ -32,7 +34,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (quantize, synthesize, images, evaluate, export, predict, push, inspect, sensitivity):
+COMMANDS = (
+    *(quantize, synthesize, images, evaluate, export, predict, push),
+    *(inspect, sensitivity, compare, report),
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")
 

@@ -280,3 +280,62 @@ class PushResult:
     left_out: tuple[str, ...] = ()
     """What else lies in the folder, and stays there."""
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The page that ``report`` wrote."""
+
+    path: str
+    bytes: int
+    checkpoints: list[str]
+    """Folders that it tells of."""
+
+
+@dataclass(frozen=True)
+class ComparedCheckpoint:
+    """One of those that ``compare`` looked at; shares are in percent, and None is what is not known."""
+
+    path: str
+    name: str
+    """Of the folder, made to differ from the others'."""
+    model: str | None
+    w_bits: int | None
+    a_bits: int | None
+    act_placement: str | None
+    recipe: str
+    seed: int
+    bytes_float: int
+    bytes_quantized: int
+    low_bit_share: float | None
+    """Of the multiply-adds."""
+    agreement: float | None
+    kl: float | None
+    held_out: int | None
+    ms_float: float | None
+    """Of a batch, as its export noted it."""
+    ms_quantized: float | None
+    seconds: float | None
+    evaluations: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ComparedNoise:
+    """Signal to quantization noise behind one batch norm, in dB."""
+
+    name: str
+    values: list[float | None]
+    """Of each checkpoint."""
+    spread: float
+    """Between the largest and the smallest."""
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What ``compare`` found."""
+
+    checkpoints: list[ComparedCheckpoint]
+    same_model: bool
+    """Whether all were made from the same float weights."""
+    noise: list[ComparedNoise]
+    """Of batch norms that at least two have, in the order of the network."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.api.bit_budget import Chosen
+from intraq_cli.api.evidence import evidence, write_evidence
 from intraq_cli.api.pipeline import Job, Made, random_pixels
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
@@ -15,6 +16,7 @@ from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
+from intraq_cli.runtime.metrics import Metrics
 from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.synthesizer import Synthetic
 
@@ -32,6 +34,7 @@ class Finished:
     """The manifest, but for the size and the time."""
     started: float
     """Seconds of :func:`time.perf_counter`."""
+    metrics: Metrics
 
 
 def write_folder(path: Path, force: bool, end: Finished) -> int:
@@ -44,6 +47,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
     teacher, student, run = end.job.teacher, end.quantized.student, end.run
     config = checkpoint_config(teacher, end.job.anatomy.num_classes, end.chosen.plan, end.chosen.w, end.chosen.a)
     tensors = checkpoint_tensors(student, end.quantized.stored)
+    run |= evidence(end.job, student, end.made)
     with atomic_folder(path, force) as folder:
         run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
         run["seconds"] = time.perf_counter() - end.started
@@ -53,6 +57,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         if end.made:
             names = class_names(teacher, end.job.anatomy.num_classes)
             write_sheet(folder / "samples.png", end.made, teacher.spec, names)
+        write_evidence(folder, end.metrics)
         _load_once(folder, end)
     return size
 

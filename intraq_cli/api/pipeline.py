@@ -118,7 +118,7 @@ class Job:
             stored = student.freeze()
             self._warn_of_ruin(student)
             return Made(student, stored, Fidelity(), {})
-        used, held_out = _hold_out(made, self.recipe.tuning.holdout)
+        used, held_out = hold_out(made, self.recipe.tuning.holdout)
         self._calibrate(student, graph, used)
         context = self._context_of("tuning")
         if not self.recipe.tuning.steps:
@@ -262,7 +262,7 @@ def deterministic_or_refused() -> Iterator[None]:
         ) from error
 
 
-def _hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
+def hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
     """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
     count = min(round(len(made.images) * share), len(made.images) - 1)
     if count < 1:

@@ -12,6 +12,7 @@ from intraq_cli.api import exporting
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, Widths, verb
 from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
 from intraq_cli.api.checkpoint_folder import Finished, write_folder
+from intraq_cli.api.evidence import recorded
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
 from intraq_cli.api.pipeline import Job
@@ -33,6 +34,7 @@ from intraq_cli.results import InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.metrics import to_tensorboard
 
 
 @verb
@@ -66,6 +68,7 @@ def quantize(
     interpolation: str | None = None,
     weights: str | Path | None = None,
     export: Literal["onnx"] | None = None,
+    tensorboard: str | Path | None = None,
     command: str | None = None,
     report: Report = silent,
 ) -> QuantizationResult:
@@ -102,6 +105,7 @@ def quantize(
         interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         export: write ``model.onnx`` into the folder as well, with its proof; see :func:`intraq_cli.export`.
+        tensorboard: a folder to write the losses of both stages into, for TensorBoard.
         command: what to record as the command; default: how this was called.
         report: told of every step.
 
@@ -110,6 +114,7 @@ def quantize(
     """
     command = command or call(quantize, locals())
     started = time.perf_counter()
+    report = to_tensorboard(report, tensorboard)
     check_width("--first-last-bits", first_last_bits)
     budget = chosen_budget(target_size, avg_bits, bops)
     if sensitivity is not None and budget is None:
@@ -189,6 +194,7 @@ def quantize(
         "images": digest_of(images),
     }
     with job.started(path, identity, resume) as job:
+        job, metrics = recorded(job)
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()
         chosen = chosen_bits(job, choice, made, known)
@@ -207,7 +213,7 @@ def quantize(
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)
             run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
-            end = Finished(job, source, chosen, quantized, made, run, started)
+            end = Finished(job, source, chosen, quantized, made, run, started, metrics)
             result = replace(result, bytes_quantized=write_folder(path, force, end))
             if export is not None:
                 code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None

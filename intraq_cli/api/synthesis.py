@@ -19,6 +19,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.results import SynthesisResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
+from intraq_cli.runtime.metrics import to_tensorboard
 from intraq_cli.synthesis.image_set import ImageSet, save_images
 from intraq_cli.synthesis.pictures import write_class_folders
 
@@ -45,6 +46,7 @@ def synthesize(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     weights: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     report: Report = silent,
 ) -> SynthesisResult:
     """Learn synthetic images from a network alone, and write them to a safetensors file.
@@ -69,12 +71,14 @@ def synthesize(
         crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
         interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
+        tensorboard: a folder to write the losses into, for TensorBoard.
         report: told of every step.
 
     Raises:
         IntraqError: anything that the caller can mend.
     """
     started = time.perf_counter()
+    report = to_tensorboard(report, tensorboard)
     settings = chosen_recipe(recipe, [*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")

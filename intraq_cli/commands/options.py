@@ -88,6 +88,8 @@ Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, 
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, exported .onnx, or a float model.")]
 ImageFiles = Annotated[list[str], _argument("IMAGE...", "Image files, or folders of them.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
+Folders = Annotated[list[str], _argument("FOLDER...", "What `quantize` wrote; several are put side by side.")]
+Checkpoints = Annotated[list[str], _argument("TARGET...", "Checkpoint folders, or Hub ids of checkpoints.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
 ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, or a table of results.")]
 
@@ -202,6 +204,9 @@ Widths = Annotated[
 
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
 OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images.safetensors.")]
+PageFile = Annotated[
+    Path | None, _unset("--out", help="File; default FOLDER/report.html, of several report.html in the working folder.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Resume = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
@@ -217,6 +222,10 @@ MicroBatch = Annotated[
         help="Images per pass, which does not change the result.",
         parser=_micro_batch,
     ),
+]
+
+Tensorboard = Annotated[
+    Path | None, _unset("--tensorboard", metavar="DIR", help="Write losses for TensorBoard, which must be installed.")
 ]
 
 Format = Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")]

@@ -35,6 +35,7 @@ def quantize(
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
     weights: options.Weights = None,
+    tensorboard: options.Tensorboard = None,
     export: options.Export = None,
     force: options.Force = False,
     resume: options.Resume = True,

@@ -25,6 +25,7 @@ def synthesize(
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
     weights: options.Weights = None,
+    tensorboard: options.Tensorboard = None,
     force: options.Force = False,
     resume: options.Resume = True,
     batch_size: options.MicroBatch = "auto",

@@ -14,7 +14,7 @@ from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import CheckpointError, ModelError, OutputError
 from intraq_cli.events import Report, Warned
-from intraq_cli.io.atomic import atomic_file
+from intraq_cli.io.atomic import atomic_file, plain
 from intraq_cli.io.untrusted import read_json, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.hub import benchmark
@@ -22,12 +22,18 @@ from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
+from intraq_cli.reports.folder import REPORT, read_record, read_steps, record_of
+from intraq_cli.reports.page import page_of_one
+from intraq_cli.runtime.metrics import METRICS
 
-FILES = ("README.md", "config.json", "model.onnx", "model.safetensors", "run.json", "samples.png")
+FILES = (
+    *("README.md", "config.json", METRICS, "model.onnx", "model.safetensors"),
+    *(REPORT, "run.json", "samples.png"),
+)
 """All that belongs to a checkpoint; nothing else is read, whatever the folder holds."""
 RESULTS = ".eval_results/intraq.yaml"
 """Sent beside them: figures in the form in which the Hub's benchmarks collect them."""
-OPTIONAL = ("README.md", "model.onnx", "samples.png")
+OPTIONAL = ("README.md", METRICS, "model.onnx", REPORT, "samples.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
@@ -40,13 +46,15 @@ def check_record(folder: Path) -> None:
 
     Raises:
         OutputError: there is no manifest, or no right to replace it.
+        CheckpointError: what the folder says cannot be told in its report.
     """
     if not (folder / "run.json").is_file() or not os.access(folder, os.W_OK):
         raise OutputError(f"cannot record in {folder}/run.json", "--save needs a checkpoint folder of your own")
+    read_record(folder)
 
 
 def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], report: Report) -> None:
-    """Note a measurement in ``run.json``, in place of an earlier one on the same data, and render the card anew.
+    """Note a measurement in ``run.json``, in place of an earlier one on the same data; render card and report anew.
 
     Args:
         folder: of the checkpoint.
@@ -66,7 +74,7 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
 
 
 def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], report: Report) -> None:
-    """Note in ``run.json`` what the proof of the folder's ``model.onnx`` found, and render the card anew.
+    """Note in ``run.json`` what the proof of the folder's ``model.onnx`` found; render card and report anew.
 
     Args:
         folder: of the checkpoint.
@@ -81,12 +89,15 @@ def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], r
 
 
 def _note(folder: Path, checkpoint: Checkpoint, noted: dict[str, Any], report: Report) -> None:
-    """Write another ``run.json``, and its card where that is ours."""
+    """Write another ``run.json`` and its report, and its card where that is ours."""
     run = checkpoint.run
     card = folder / "README.md"
     ours = not card.is_file() or card.read_text(encoding="utf-8") == _card(folder, checkpoint.config, run)
+    page = page_of_one(record_of(folder, checkpoint.config, plain(noted)))
     with atomic_file(folder / "run.json", force=True) as scratch:
         write_json(scratch, noted)
+    with atomic_file(folder / REPORT, force=True) as scratch:
+        scratch.write_text(page, encoding="utf-8")
     if not ours:
         report(Warned(f"{card} is not as intraq {__version__} writes it and was left alone; remove it to have it made"))
         return
@@ -123,7 +134,11 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
         read_checkpoint(folder)
     card = files["README.md"].decode() if "README.md" in files else _card(folder, config, run)
     files["README.md"] = placed(card_without_paths(card, [config, run]), repo_id, revision).encode()
-    files["config.json"], files["run.json"] = _json(without_paths(config)), _json(local_names(run))
+    public = local_names(run)
+    files["config.json"], files["run.json"] = _json(without_paths(config)), _json(public)
+    if REPORT in files:  # never as it lies there: of the manifest that is published
+        files[REPORT] = page_of_one(record_of(folder, config, public)).encode()
+    read_steps(folder)
     if results := benchmark_results(run):
         files[RESULTS] = results.encode()
     _refuse_tokens(folder, files)

@@ -18,6 +18,7 @@ from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.io.atomic import sync, unfinished_folder
 
 LOCK_ATTEMPTS = 10
+LOGS = "*.jsonl"
 PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
 
@@ -49,6 +50,8 @@ class ResumeStore:
         started = time.monotonic()
         scratch = self.folder / f"{name}.new"
         try:
+            for log in self.folder.glob(LOGS):  # a state is never ahead of what was told on the way to it
+                sync(log)
             torch.save(state, scratch)
             sync(scratch)
             scratch.replace(self.folder / f"{name}.pt")
@@ -56,8 +59,7 @@ class ResumeStore:
             scratch.unlink(missing_ok=True)
             if interruption(error):
                 raise
-            self.report(Warned(f"cannot keep what is done so far in {self.folder}: {error}"))
-            self.folder = None
+            self._give_up(error)
         now = time.monotonic()
         self._next = now + max(PACE, 20 * (now - started))
 
@@ -66,10 +68,34 @@ class ResumeStore:
         if self.folder is not None and time.monotonic() >= self._next:
             self.save(name, state())
 
+    def append(self, name: str, line: str) -> None:
+        """Write a line to the end of the file ``name``, at once."""
+        if self.folder is None:
+            return
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            self._give_up(error)
+
+    def lines(self, name: str) -> list[str]:
+        """The lines of the file ``name``; one that was broken off is taken away."""
+        if self.folder is None or not (self.folder / name).exists():
+            return []
+        with (self.folder / name).open("rb+") as file:
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            file.truncate(len(whole))
+        return whole.decode().splitlines()
+
     def drop(self, name: str) -> None:
         """Forget what was kept under ``name``."""
         if self.folder is not None:
             (self.folder / f"{name}.pt").unlink(missing_ok=True)
+
+    def _give_up(self, error: Exception) -> None:
+        self.report(Warned(f"cannot keep what is done so far in {self.folder}: {error}"))
+        self.folder = None
 
 
 NO_STORE = ResumeStore()
@@ -130,6 +156,8 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
                 f"{folder} is of a run with another {', '.join(changed)}", "--no-resume starts anew; or another --out"
             )
         return True
+    for log in folder.glob(LOGS):
+        log.unlink()
     scratch = folder / "job.new"
     scratch.write_text(json.dumps(job, indent=2), encoding="utf-8")
     scratch.replace(folder / "job.json")

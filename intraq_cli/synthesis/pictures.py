@@ -89,9 +89,8 @@ def write_sheet(path: Path, made: Synthetic, spec: InputSpec, names: list[str] |
     where it would be larger, images are reduced.
     """
     width = spec.input_size[2]
-    zoom = max(1, -(-SMALL // width))
-    classes = int(made.labels.unique().numel())
-    columns, chosen = _arranged(made.labels, classes, PER_ROW[zoom > 1])
+    zoom = _zoom(spec)
+    columns, chosen = shown_on_sheet(made.labels, spec)
     factor = zoom if width * zoom <= LARGE else LARGE / width
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     while True:
@@ -110,8 +109,13 @@ def write_sheet(path: Path, made: Synthetic, spec: InputSpec, names: list[str] |
     path.write_bytes(content.getvalue())
 
 
-def _arranged(labels: Tensor, classes: int, per_row: int) -> tuple[int, list[int]]:
+def _zoom(spec: InputSpec) -> int:
+    return max(1, -(-SMALL // spec.input_size[2]))
+
+
+def shown_on_sheet(labels: Tensor, spec: InputSpec) -> tuple[int, list[int]]:
     """How many images are side by side, and which: each class has its columns where all of them fit into a row."""
+    classes, per_row = int(labels.unique().numel()), PER_ROW[_zoom(spec) > 1]
     columns = per_row if classes > per_row else classes * (per_row // classes)
     chosen = spread_over_classes(labels, ROWS * columns)
     if classes > per_row and len(chosen) < ROWS * columns:

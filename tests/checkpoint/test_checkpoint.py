@@ -68,6 +68,8 @@ def test_the_folder_holds_what_was_promised(digits):
         "run.json",
         "README.md",
         "samples.png",
+        "report.html",
+        "metrics.jsonl",
     }
     config, run = (json.loads((digits / name).read_text()) for name in ("config.json", "run.json"))
     assert config["architecture"] == "cifar_resnet"

@@ -9,7 +9,8 @@ import intraq_cli
 
 PACKAGE = Path(intraq_cli.__file__).parent
 ROOMS = [
-    *("app", "commands", "api", "publish", "deploy", "tuning", "evaluation", "synthesis", "checkpoint", "models"),
+    *("app", "commands", "api", "publish", "reports", "deploy", "tuning", "evaluation", "synthesis", "checkpoint"),
+    "models",
     *(
         "quantization",
         "runtime",

@@ -21,7 +21,7 @@ def test_the_wheel_holds_the_zoo_and_nothing_else_beside_the_package(tmp_path):
     packed = {n.removeprefix("intraq_cli/_zoo/") for n in names if n.startswith("intraq_cli/_zoo/")}
     shipped = [p for part in ("recipes", "models", "results") for p in (ROOT / "zoo" / part).rglob("*") if p.is_file()]
     assert packed == {str(path.relative_to(ROOT / "zoo")) for path in shipped}
-    assert "intraq_cli/publish/card.md.jinja" in names
+    assert {"intraq_cli/publish/card.md.jinja", "intraq_cli/reports/page.html.jinja"} <= set(names)
     assert {n.split("/")[0].split("-")[0] for n in names} == {"intraq_cli", "intraq"}
 
 

@@ -20,7 +20,9 @@ from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive
 
 TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
-FILES = {"README.md", "config.json", "model.safetensors", "run.json", "samples.png"}
+FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "report.html", "run.json", "samples.png"}
+MADE = {"README.md", "report.html", "run.json"}
+"""Made anew for the Hub."""
 SET = list(TINY[1::2])
 KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 
@@ -115,7 +117,7 @@ def test_one_commit_holds_the_checkpoint_and_nothing_else(went, made):
     assert set(sent) == FILES | {".gitattributes"}
     for file in first["files"]:
         assert len(sent[file["path"]]) == file["bytes"]
-    for name in FILES - {"README.md", "run.json"}:
+    for name in FILES - MADE:
         assert sent[name] == (made / "w4" / name).read_bytes()
     assert first["left_out"] == [".env", "notes.txt", "weights.pth"]
     assert first["url"].endswith("/me/w4")
@@ -177,7 +179,7 @@ def test_a_branch_and_what_the_checkpoint_lacks(went):
     """A file of ours that this checkpoint has not goes; a file of the owner's stays."""
     done, hub = went
     old = hub.repositories["me/old"]
-    assert set(old.commits[old.refs["dev"]]) == FILES - {"samples.png"} | {"mine.txt"}
+    assert set(old.commits[old.refs["dev"]]) == FILES - {"samples.png", "metrics.jsonl"} | {"mine.txt"}
     assert old.commits[old.refs["dev"]]["mine.txt"] == b"mine"
     assert old.refs["dev"] == done["branch"].json["commit"] != done["main"].json["commit"] == old.refs["main"]
 
@@ -446,7 +448,9 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     run["teacher"] |= {"source": f"{home}/nets.py:net", "weights": "C:\\Users\\some body\\w.pth"}
     figures = {"n": 5, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
     run["evaluations"] = [{**figures, "data": f"{home}/imagenet/val", "split": None, "date": "2026-01-01"}]
+    run["device"] = f"{home}/device"
     (folder / "run.json").write_text(json.dumps(run))
+    (folder / "report.html").write_text(f"<script src='{home}/x.js'></script>")  # what lies there is not sent
     card = (folder / "README.md").read_text().replace(" bits", f" bits\n\n{run['command']}\n\nhttps://x.org/home/some")
     (folder / "README.md").write_text(card)
     sent = checkpoint_files(folder, "me/own")
@@ -462,6 +466,8 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     }
     assert "intraq quantize nets.py:net --out=own -q" in sent["README.md"].decode()
     assert "https://x.org/home/some" in sent["README.md"].decode()
+    assert "intraq quantize nets.py:net --out=own -q" in sent["report.html"].decode()
+    assert "<script" not in sent["report.html"].decode()
 
 
 @pytest.mark.parametrize(
@@ -608,6 +614,7 @@ def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
     (tmp_path / "mine/README.md").unlink()
     assert intraq("evaluate", tmp_path / "mine", "--data", "digits", "--save", "-q").code == 0
     assert "| digits | 600 |" in (tmp_path / "mine/README.md").read_text()
+    assert "measured on 600 images" in (tmp_path / "mine/report.html").read_text()
     load(tmp_path / "mine", device="cpu")
 
 

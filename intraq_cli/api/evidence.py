@@ -1,0 +1,57 @@
+"""What is measured and kept of a run, so that its report can show it."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from intraq_cli.api.pipeline import FEW, Job, hold_out
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.ranges import worst_ranges
+from intraq_cli.reports.page import write_report
+from intraq_cli.runtime.metrics import METRICS, Metrics
+from intraq_cli.synthesis.pictures import shown_on_sheet
+from intraq_cli.synthesis.synthesizer import Synthetic
+
+SHOWN_IMAGES = 24
+"""Synthetic images in the report."""
+SHOWN_RANGES = 6
+"""Activations whose values are shown."""
+
+
+def recorded(job: Job) -> tuple[Job, Metrics]:
+    """A started job whose steps are noted, and what notes them."""
+    metrics = Metrics(job.context.report, job.context.kept)
+    return replace(job, context=replace(job.context, report=metrics.report)), metrics
+
+
+@torch.no_grad()
+def evidence(job: Job, student: QuantizedNetwork, made: Synthetic | None) -> dict[str, Any]:
+    """For ``run.json``: the activations that suffer most, and what the teacher makes of the images that are shown.
+
+    Args:
+        job: of the run.
+        student: frozen, on the device of the job.
+        made: the synthetic images; None: there is nothing to measure on.
+    """
+    if made is None:
+        return {}
+    device = job.context.device
+    _, held_out = hold_out(made, job.recipe.tuning.holdout)
+    seen = worst_ranges(student, held_out[:FEW].to(device, torch.float32), SHOWN_RANGES)
+    chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # that is where the report has them from
+    shown = made.images[chosen].to(device, torch.float32)
+    shares = torch.cat([job.teacher.network(part) for part in shown.split(FEW)]).softmax(1).cpu()
+    labels = made.labels[chosen]
+    confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
+    columns = labels.tolist(), confidence.tolist(), shares.argmax(1).tolist()
+    samples = [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]
+    return {"ranges": [asdict(one) for one in seen], "samples": samples}
+
+
+def write_evidence(folder: Path, metrics: Metrics) -> None:
+    """Put the steps, and the report of all that lies in it, into a checkpoint ``folder``."""
+    if metrics.steps:
+        metrics.write(folder / METRICS)
+    write_report(folder)

@@ -1,0 +1,72 @@
+"""``report`` and ``compare``: what checkpoint folders say of their making, as a page and as figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from intraq_cli.api.arguments import verb
+from intraq_cli.api.loading import find_folder
+from intraq_cli.errors import CheckpointError, UsageError
+from intraq_cli.io.atomic import atomic_file, check_output
+from intraq_cli.reports.comparison import comparison
+from intraq_cli.reports.folder import REPORT, Record, read_record
+from intraq_cli.reports.page import page_of_one, page_of_several
+from intraq_cli.results import ComparisonResult, ReportResult
+
+HINT = "a checkpoint folder is what `intraq quantize` writes"
+Folders = str | Path | Sequence[str | Path]
+
+
+@verb
+def report(folders: Folders, *, out: str | Path | None = None, force: bool = False) -> ReportResult:
+    """Write what one checkpoint, or several side by side, say of their making as one HTML file.
+
+    Args:
+        folders: what ``quantize`` wrote, one or several; all that is shown is read from there.
+        out: the file; default: ``report.html`` in the folder, whose place it takes; of several in the working folder.
+        force: replace an existing file.
+
+    Raises:
+        IntraqError: a folder is no checkpoint, or the file cannot be written.
+    """
+    given = _listed(folders)
+    own = len(given) == 1 and out is None
+    path = Path(out) if out is not None else Path(given[0], REPORT) if own else Path(REPORT)
+    for folder in given:
+        if not Path(folder).is_dir():
+            raise CheckpointError(f"there is no folder {folder}", HINT)
+    check_output(path, force or own, file=True)
+    records = [read_record(Path(folder)) for folder in given]
+    content = page_of_one(records[0]) if len(records) == 1 else page_of_several(records)
+    with atomic_file(path, force or own) as scratch:
+        scratch.write_text(content, encoding="utf-8")
+    return ReportResult(str(path), len(content.encode()), given)
+
+
+@verb
+def compare(targets: Folders) -> ComparisonResult:
+    """Put checkpoints side by side: bits, sizes, agreement, divergence, accuracies noted, and noise by layer.
+
+    Args:
+        targets: at least two checkpoint folders, or Hub ids of checkpoints.
+
+    Raises:
+        IntraqError: one is no checkpoint.
+    """
+    given = _listed(targets)
+    if len(given) < 2:
+        raise UsageError("one checkpoint has nothing to be compared with", "name at least two")
+    return comparison([_record(target) for target in given], given)
+
+
+def _listed(given: Folders) -> list[str]:
+    names = [str(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
+    if not names:
+        raise UsageError("no checkpoint", "name what `intraq quantize` wrote")
+    return names
+
+
+def _record(target: str) -> Record:
+    folder = find_folder(target, None)
+    if folder is None:
+        raise CheckpointError(f"{target} is no checkpoint", HINT)
+    return read_record(folder)

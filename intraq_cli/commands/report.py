@@ -1,0 +1,28 @@
+"""``intraq report``."""
+
+from intraq_cli.commands import options
+from intraq_cli.commands.printing import file_size, print_hint, print_json, print_table
+
+
+def report(
+    folders: options.Folders,
+    out: options.PageFile = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write what a checkpoint says of its making as one HTML file; several are put side by side.
+
+    intraq report resnet18-w4a4
+    """
+    given = options.passed_on(locals())
+    from intraq_cli.api import reporting as api
+
+    result = api.report(**given)
+    if as_json:
+        print_json(result)
+    elif quiet:
+        print(result.path)
+    else:
+        print_table(result.path, [("of", ", ".join(result.checkpoints)), ("size", file_size(result.bytes))])
+        print_hint("next: open it in a browser; it needs no network")

@@ -1,0 +1,77 @@
+"""What arrives at activation quantizers, beside the grids that it is put on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.quantization.quantizers import ActivationQuantizer
+
+BINS = 64
+
+
+@dataclass(frozen=True)
+class SiteRange:
+    """The values at one site, and its grid."""
+
+    site: str
+    bits: int
+    low: float
+    """The smallest value before it is quantized."""
+    high: float
+    grid_low: float
+    """The smallest value that the grid has."""
+    grid_high: float
+    clipped: float
+    """Share of values, in percent, that lie more than half a step beyond the grid."""
+    sqnr: float
+    """Signal to quantization noise of this quantizer alone, in dB."""
+    counts: list[int]
+    """Values in each of :data:`BINS` bins of equal width between ``low`` and ``high``."""
+
+
+@torch.no_grad()
+def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[SiteRange]:
+    """The ``most`` activations whose quantizers err most, the worst first; by one pass of ``images (B, C, H, W)``.
+
+    The values are those of the quantized network, with the errors of all that comes before.
+
+    Args:
+        student: frozen.
+        images: on its device.
+        most: of them.
+    """
+    found: list[SiteRange] = []
+
+    def watcher(site: str) -> Callable[..., None]:
+        def watch(quantizer: ActivationQuantizer, args: tuple[Any, ...], out: Tensor) -> None:
+            found.append(_range(site, quantizer, args[0].float(), out.float()))
+            found.sort(key=lambda one: one.sqnr)
+            del found[most:]
+
+        return watch
+
+    hooks = [quantizer.register_forward_hook(watcher(site)) for site, quantizer in student.sites.items()]
+    try:
+        student(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _range(site: str, quantizer: ActivationQuantizer, x: Tensor, out: Tensor) -> SiteRange:
+    scale, zero_point = quantizer.step().float(), quantizer.zero_point.float()
+    grid_low, grid_high = -zero_point * scale, (quantizer.top - zero_point) * scale
+    low, high = x.amin(), x.amax()
+    clipped = ((x < grid_low - scale / 2) | (x > grid_high + scale / 2)).float().mean()
+    noise = (out - x).square().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    sqnr = 10 * (x.var(correction=0) / noise).log10()
+    place = (x - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny) * BINS
+    counts = torch.bincount(place.flatten().long().clamp(0, BINS - 1), minlength=BINS)  # histc is not deterministic
+    names = ("low", "high", "grid_low", "grid_high", "clipped", "sqnr")
+    figures = torch.stack([low, high, grid_low, grid_high, 100 * clipped, sqnr]).tolist()
+    return SiteRange(site, quantizer.bits, **dict(zip(names, figures, strict=True)), counts=counts.tolist())

@@ -1,0 +1,78 @@
+"""Losses of both stages over their steps."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from markupsafe import Markup
+
+from intraq_cli.reports.charts import Axis, Series, xy_chart
+from intraq_cli.reports.layout import Figure, Section, Table, panel
+from intraq_cli.reports.record import Run, Step
+from intraq_cli.reports.scale import number
+from intraq_cli.reports.words import NONE
+
+MOST_POINTS = 300
+"""Of a line."""
+MOST_ROWS = 40
+"""Of a table."""
+WORDS = {
+    "bns": "batch-norm statistics",
+    "sil": "class, soft inception loss",
+    "mdc": "marginal distance",
+    "kl": "divergence from the float network",
+    "ce": "cross-entropy",
+    "features": "distance of features",
+    "total": "all of them, weighted",
+}
+STAGES = {"synthesis": "Images (stage 1), one batch after another", "tuning": "Tuning (stage 2)"}
+
+
+def losses_section(run: Run, steps: Sequence[Step]) -> Section | None:
+    """Each loss term of each stage; where no steps were kept, where they ended."""
+    figures = [figure for stage in STAGES if (figure := _figure(stage, [s for s in steps if s.stage == stage]))]
+    ends = [
+        [stage, term, NONE if value is None else f"{value:.4g}"]
+        for stage, terms in run.losses.items()
+        for term, value in terms.items()
+    ]
+    if not figures and not ends:
+        return None
+    table = Table(["stage", "term", "at the end"], ends, texts=(0, 1))
+    if not figures:
+        return Section("Losses", "Where they ended.", table=table)
+    lead = "Every reported step. Where they ended: of finished images, and the mean of tuning's last tenth."
+    return Section("Losses", lead, figures, details=[("where they ended", table)] if ends else [])
+
+
+def _figure(stage: str, steps: Sequence[Step]) -> Figure | None:
+    steps = [step for step in steps if step.losses]
+    terms = [term for term in (steps[0].losses if steps else {}) if any(step.losses.get(term) for step in steps)]
+    if not terms:
+        return None
+    panels = []
+    for term in sorted(terms, key=lambda term: term != "total"):
+        places = [(float(step.step), step.losses[term]) for step in _some(steps, MOST_POINTS) if term in step.losses]
+        values = [value for _, value in places]
+        y = Axis(
+            f"{term}: {WORDS[term]}" if term in WORDS else term,
+            log=min(values) > 0 and max(values) > 20 * min(values),
+            zero=True,
+        )
+        draw = partial(_chart, [Series(places)], y)
+        panels.append(panel(draw, columns=2))
+    shown = _some(steps, MOST_ROWS)
+    rows = [[str(step.step), *(number(step.losses.get(term, 0.0)) for term in terms)] for step in shown]
+    some = f"{len(rows)} of {len(steps)}" if len(rows) < len(steps) else str(len(rows))
+    table = Table(["step", *terms], rows, texts=())
+    return Figure(panels, table, f"{some} reported steps as a table", columns=2, title=STAGES[stage])
+
+
+def _chart(series: Sequence[Series], y: Axis, width: float) -> Markup:
+    return xy_chart(series, Axis("step", tight=True), y, width, 190)
+
+
+def _some(steps: Sequence[Step], most: int) -> Sequence[Step]:
+    """At most so many, evenly spread, the last one among them."""
+    if len(steps) <= most:
+        return steps
+    return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]

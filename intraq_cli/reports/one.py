@@ -1,0 +1,220 @@
+"""The page of one run, from its verdict to its versions."""
+
+import base64
+from collections.abc import Sequence
+from functools import partial
+
+from intraq_cli.reports.charts import Axis, Series, histogram, row_chart, shortened, xy_chart
+from intraq_cli.reports.facts import accuracies_section, circumstances_section, export_section, layers_section
+from intraq_cli.reports.folder import Record
+from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, panel
+from intraq_cli.reports.losses import losses_section
+from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
+from intraq_cli.reports.scale import number
+from intraq_cli.reports.words import decimals, duration, ratio, size
+
+MOST_ROWS = 20
+"""Layers in a chart of the most sensitive."""
+MOST_RANGES = 12
+MOST_DOTS = 100
+"""Of a line; one of more points is a line alone."""
+
+
+def page(record: Record) -> Page:
+    """All that is known of a run; a section of which nothing is known is left out."""
+    run = record.run
+    sections = [
+        _frontier(run.frontier),
+        _sensitivity(run.sensitivity, run),
+        _noise(run),
+        _ranges(run.ranges[:MOST_RANGES]),
+        _images(record),
+        losses_section(run, record.steps),
+        layers_section(run),
+        accuracies_section(run),
+        export_section(run),
+        circumstances_section(run),
+    ]
+    bits = bits_of(run)
+    return Page(
+        title=f"{run.name}{', ' + bits if bits else ''}",
+        subtitle="quantized without data",
+        verdict=verdict(run),
+        facts=_facts(run),
+        command=run.command,
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def bits_of(run: Run) -> str:
+    """``W4A4``, or of most layers; empty where it is not known."""
+    found = run.inspection
+    if found is None:
+        return ""
+    return f"{'mostly ' if _mixed(found) else ''}W{found.w_bits}A{found.a_bits}"
+
+
+def _mixed(found: Inspection) -> bool:
+    """Whether weights have other bits here than there."""
+    return len({layer.w_bits for layer in found.layers if layer.w_bits}) > 1
+
+
+def verdict(run: Run) -> str:
+    """What came out, in a sentence: accuracy if one was noted, else how closely the float network is followed."""
+    made = run.measured
+    smaller = ratio(made.bytes_float, made.bytes_quantized)
+    if run.evaluations:
+        one = run.evaluations[-1]
+        change = f"Top-1 on {one.data} goes from {one.float_top1:.2f} % (float) to {one.top1:.2f} %"
+        return f"{change}, measured on {one.n:,} images; the file is {smaller}."
+    if made.agreement is not None:
+        return (
+            f"First choices equal the float network's on {made.agreement:.1f} % of {made.held_out} synthetic images "
+            f"that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; the file is {smaller}. "
+            "Accuracy on real images was not measured yet."
+        )
+    return f"Quantized without images; the file is {smaller}. Accuracy on real images was not measured yet."
+
+
+def _facts(run: Run) -> list[Fact]:
+    made = run.measured
+    facts = []
+    if run.evaluations:
+        one = run.evaluations[-1]
+        change = one.top1 - one.float_top1
+        note = f"float {one.float_top1:.2f} %: {change:+.2f} points, {one.n:,} images"
+        facts.append(Fact("top-1", f"{one.top1:.2f} %", note))
+    if made.agreement is not None:
+        note = f"of {made.held_out} held-out synthetic images; divergence {decimals(made.kl, 3)} nats"
+        facts.append(Fact("agreement", f"{made.agreement:.1f} %", note))
+    smaller = ratio(made.bytes_float, made.bytes_quantized)
+    facts.append(Fact("size", size(made.bytes_quantized), f"float {size(made.bytes_float)}: {smaller}"))
+    if run.inspection:
+        found = run.inspection
+        note = f"weights{' of most layers' if _mixed(found) else ''} and activations, placement {found.act_placement}"
+        facts.append(Fact("bits", f"{found.w_bits} / {found.a_bits}", note))
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in run.stages.items())
+    facts.append(Fact("time", duration(run.seconds), f"on {run.device}: {stages}"))
+    return facts
+
+
+def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
+    if len(points) < 2:
+        return None
+    ordered = sorted(points, key=lambda point: point.bytes)
+    unit, name = (1e6, "MB") if ordered[-1].bytes >= 1e6 else (1e3, "kB")
+    places = [(point.bytes / unit, point.divergence) for point in ordered]
+    chosen = [place for place, point in zip(places, ordered, strict=True) if point.chosen][:1]
+    series = [
+        Series(places, "s1", dots=len(places) <= MOST_DOTS),
+        Series(chosen, "s0", line=False, dots=True, names=["this one"] * len(chosen)),
+    ]
+    y = Axis("divergence, nats", log=all(point.divergence > 0 for point in points))
+    rows = [[size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
+    table = Table(["size", "divergence, nats", ""], rows, texts=(2,))
+    chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), y, width))
+    lead = "What bits by layer would buy: bytes, and the divergence expected of them before tuning."
+    return Section("Size against divergence", lead, [Figure([chart], table, f"{len(rows)} choices as a table")])
+
+
+def _at(moves: dict[str, float | None], bits: int) -> float | None:
+    """The divergence at so many bits, or at the nearest number that was tried."""
+    widths = [int(key) for key in moves if key.isdigit()]
+    return moves[str(min(widths, key=lambda width: abs(width - bits)))] if widths else None
+
+
+def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
+    if not layers or run.inspection is None:
+        return None
+    w, a = run.inspection.w_bits, run.inspection.a_bits
+    found = [(layer.name or "network", (_at(layer.weights, w), _at(layer.inputs, a))) for layer in layers]
+    worst = sorted(found, key=lambda row: -max(value or 0.0 for value in row[1]))[:MOST_ROWS]
+    held = [value for _, values in worst for value in values if value is not None]
+    if not held:
+        return None
+    x = Axis("divergence, nats", log=min(held) > 0 and max(held) > 30 * min(held), zero=True)
+    keys = sorted({key for layer in layers for key in layer.weights if key.isdigit()}, key=int)
+    head = ["layer", *(f"W{key}" for key in keys), *(f"A{key}" for key in keys)]
+    rows = [
+        [layer.name, *(decimals(moves.get(key), 4) for moves in (layer.weights, layer.inputs) for key in keys)]
+        for layer in layers
+    ]
+    legend = [(0, f"weight at {w} bits"), (1, f"input at {a} bits")]
+    shown = legend[: 1 + any(moves[1] is not None for _, moves in worst)]
+    chart = panel(lambda width: row_chart(worst, x, width), legend=shown)
+    many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
+    lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."
+    return Section("Sensitivity by layer", lead, [Figure([chart], Table(head, rows), f"{len(rows)} layers as a table")])
+
+
+def _noise(run: Run) -> Section | None:
+    found = {name: value for name, value in run.measured.sqnr.items() if value is not None}
+    if not found:
+        return None
+    worst = min(found, key=lambda name: found[name])
+    places = [(float(k), value) for k, value in enumerate(found.values(), 1)]
+    names = [shortened(name, 26) if name == worst else "" for name in found]
+    series = [Series(places, dots=len(places) <= MOST_DOTS, names=names)]
+    x, y = (
+        Axis("batch norm, from the image to the classes", tight=True),
+        Axis("signal to noise, dB", zero=min(found.values()) < 6, room=True),
+    )
+    chart = panel(lambda width: xy_chart(series, x, y, width))
+    rows = [[str(k), name, decimals(value, 1)] for k, (name, value) in enumerate(run.measured.sqnr.items(), 1)]
+    lead = (
+        f"How far quantization noise lies under the signal behind every batch norm, on the held-out synthetic images. "
+        f"Least: {found[worst]:.1f} dB behind {shortened(worst, 60)}."
+    )
+    table = Table(["", "batch norm", "dB"], rows, texts=(1,))
+    return Section("Noise along the depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
+
+
+def _ranges(ranges: Sequence[RangeRow]) -> Section | None:
+    if not ranges:
+        return None
+    panels = []
+    for row in ranges:
+        ends, grid = (row.low, row.high), (row.grid_low, row.grid_high)
+        label = f"values at {row.site or 'network'}"
+        note = f"{row.bits} bits, {decimals(row.clipped, 2)} % clipped, {decimals(row.sqnr, 1)} dB"
+        draw = partial(histogram, row.counts, ends, grid, label)
+        panels.append(panel(draw, shortened(row.site or "network", 34), note, columns=3))
+    head = ["activation", "bits", "lowest", "highest", "grid from", "grid to", "clipped, %", "dB"]
+    rows = [
+        [
+            *(row.site, str(row.bits)),
+            *map(number, (row.low, row.high, row.grid_low, row.grid_high)),
+            *(decimals(row.clipped, 3), decimals(row.sqnr, 1)),
+        ]
+        for row in ranges
+    ]
+    lead = (
+        f"What arrives at the {len(rows)} activation quantizers that err most, before it is rounded; the dashed lines "
+        "are the ends of the grid, and what lies beyond them is clipped. Shares on a logarithmic scale."
+    )
+    table = Table(head, rows)
+    return Section("Ranges of the worst activations", lead, [Figure(panels, table, "ranges as a table", columns=3)])
+
+
+def _images(record: Record) -> Section | None:
+    run = record.run
+    pairs = list(zip(record.pictures, run.samples, strict=False))
+    if not pairs:
+        return None
+
+    def name(k: int) -> str:
+        return record.labels[k] if 0 <= k < len(record.labels) else f"class {k}"
+
+    tiles, rows = [], []
+    for k, (content, sample) in enumerate(pairs, 1):
+        kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+        uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        doubted = sample.first != sample.label
+        note = f"{sample.confidence:.0f} %" + (f", seen as {shortened(name(sample.first), 24)}" if doubted else "")
+        tiles.append(Tile(uri, shortened(name(sample.label), 30), note, doubted))
+        rows.append([str(k), name(sample.label), decimals(sample.confidence, 1), name(sample.first)])
+    share = run.measured.teacher_accuracy_synthetic
+    into = "" if share is None else f" Of all images it puts {share:.1f} % into their class."
+    lead = f"Learned from the network alone: the class of each, and the float network's confidence in it.{into}"
+    table = Table(["", "class", "confidence, %", "first choice"], rows, texts=(1, 3))
+    return Section("Synthetic images", lead, tiles=tiles, details=[("images as a table", table)])

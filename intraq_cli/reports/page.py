@@ -1,0 +1,64 @@
+"""From a page's parts to one HTML file that asks nothing of anybody: no script, no request."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from intraq_cli import __version__
+from intraq_cli.errors import CheckpointError
+from intraq_cli.io.atomic import atomic_file
+from intraq_cli.reports import one, several
+from intraq_cli.reports.folder import REPORT, Record, read_record
+from intraq_cli.reports.layout import Page
+
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+MOST_BYTES = 1_000_000
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.html`` of a checkpoint folder, anew where there is one.
+
+    Raises:
+        CheckpointError: it is no checkpoint, or what it says makes no sense.
+        OutputError: it cannot be written.
+    """
+    content = page_of_one(read_record(folder))
+    with atomic_file(folder / REPORT, force=True) as scratch:
+        scratch.write_text(content, encoding="utf-8")
+
+
+def page_of_one(record: Record) -> str:
+    """The HTML of a run, of less than a megabyte.
+
+    Raises:
+        CheckpointError: what the run says is too much for a page.
+    """
+    return _small(one.page(record))
+
+
+def page_of_several(records: Sequence[Record]) -> str:
+    """The HTML of runs side by side.
+
+    Raises:
+        CheckpointError: what they say is too much for a page.
+    """
+    return _small(several.page(records))
+
+
+def _small(page: Page) -> str:
+    """Without the images, should they be too large."""
+    bare = replace(page, sections=[replace(section, tiles=()) for section in page.sections])
+    for choice in (page, bare):
+        made = render(choice)
+        if len(made.encode()) < MOST_BYTES:
+            return made
+    raise CheckpointError(f"a report of {page.title} would be larger than 1 MB", "its run.json holds too much")
+
+
+def render(page: Page) -> str:
+    """HTML; every text in it is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    shown = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = shown.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(page=page, version=__version__)

@@ -1,0 +1,155 @@
+"""What a checkpoint folder says of its making, as far as a report tells it; every field has its type."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from intraq_cli.checkpoint.run_manifest import RunManifest, Text
+from intraq_cli.errors import CheckpointError
+
+Number = StrictFloat | None
+"""None: it was no finite number."""
+
+
+class _Table(BaseModel):
+    """Fields that are read have their types; all others are left out."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Measured(_Table):
+    """Figures of the whole network; shares in percent."""
+
+    bytes_float: StrictInt
+    bytes_quantized: StrictInt
+    agreement: Number = None
+    kl: Number = None
+    held_out: StrictInt | None = None
+    heterogeneity: Number = None
+    teacher_accuracy_synthetic: Number = None
+    sqnr: dict[Text, Number] = {}
+
+
+class LayerRow(_Table):
+    """An operation that multiplies."""
+
+    name: Text
+    kind: Text
+    weight_shape: list[StrictInt] = []
+    parameters: StrictInt
+    multiply_adds: StrictInt
+    w_bits: StrictInt | None = None
+    a_bits: StrictInt | None = None
+    bytes: StrictInt
+    float_reason: Text | None = None
+
+
+class Inspection(_Table):
+    """Of the network, what is quantized."""
+
+    w_bits: StrictInt
+    a_bits: StrictInt
+    act_placement: Text
+    low_bit_share: StrictFloat
+    layers: list[LayerRow]
+
+
+class RangeRow(_Table):
+    """The values at an activation quantizer, see :class:`intraq_cli.quantization.ranges.SiteRange`."""
+
+    site: Text
+    bits: StrictInt
+    low: StrictFloat
+    high: StrictFloat
+    grid_low: StrictFloat
+    grid_high: StrictFloat
+    clipped: StrictFloat
+    sqnr: Number
+    counts: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1, max_length=256)]
+
+
+class Sample(_Table):
+    """A synthetic image: its class, and what the float network makes of it."""
+
+    label: StrictInt
+    confidence: StrictFloat
+    first: StrictInt
+
+
+class FrontierPoint(_Table):
+    """A choice of bits that was weighed."""
+
+    bytes: StrictFloat
+    divergence: StrictFloat
+    chosen: bool = False
+
+
+class LayerMoves(_Table):
+    """How far the network moves when a layer alone is quantized: divergence in nats by bits."""
+
+    name: Text
+    weights: dict[Text, Number] = {}
+    inputs: dict[Text, Number] = {}
+
+
+class RecipeName(_Table):
+    """Which recipe it was."""
+
+    name: Text
+
+
+class Run(RunManifest):
+    """``run.json`` with all that a report tells of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: Text
+    command: StrictStr
+    seed: StrictInt
+    recipe: RecipeName
+    images: Text | None = None
+    device: Text = ""
+    seconds: Number = None
+    stages: dict[Text, Number] = Field(default_factory=dict)
+    versions: dict[Text, Text]
+    commit: Text | None = None
+    measured: Measured
+    inspection: Inspection | None = None
+    losses: dict[Text, dict[Text, Number]] = Field(default_factory=dict)
+    ranges: list[RangeRow] = Field(default_factory=list)
+    samples: list[Sample] = Field(default_factory=list)
+    frontier: list[FrontierPoint] = Field(default_factory=list)
+    sensitivity: list[LayerMoves] = Field(default_factory=list)
+
+
+class Step(_Table):
+    """A line of ``metrics.jsonl``; its other fields are loss terms."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, StrictFloat] = Field(init=False)
+
+    stage: Literal["synthesis", "tuning"]
+    step: StrictInt
+    images: StrictInt
+    seconds: StrictFloat
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """By term."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+def checked_run(run: dict[str, Any], where: str) -> Run:
+    """The manifest of a report.
+
+    Raises:
+        CheckpointError: a field is missing, or not of its type.
+    """
+    try:
+        return Run.model_validate(run)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{where}/run.json does not say what a report tells: {place}: {first['msg']}", "make it again"
+        ) from error

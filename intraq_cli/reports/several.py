@@ -1,0 +1,121 @@
+"""The page of several runs, side by side."""
+
+from collections.abc import Sequence
+
+from intraq_cli.reports.charts import Axis, Series, row_chart, shortened, xy_chart
+from intraq_cli.reports.comparison import comparison, data_key, table_of
+from intraq_cli.reports.folder import Record
+from intraq_cli.reports.layout import Figure, Page, Section, Table, panel
+from intraq_cli.reports.scale import number
+from intraq_cli.reports.words import decimals, size
+from intraq_cli.results import ComparisonResult
+
+MOST_ROWS = 16
+"""Batch norms in the chart of differences."""
+STYLES = 4
+"""Series that can be told apart; the rest looks like the last of them."""
+
+
+def page(records: Sequence[Record]) -> Page:
+    """What is known of all; a section of which nothing is known is left out."""
+    found = comparison(records, [record.name for record in records])
+    names, rows = table_of(found)
+    every = Section("Side by side", table=Table(["", *names], rows))
+    sections = [every, _size(found), _noise(found), _differences(found)]
+    subtitle = "quantized without data, side by side"
+    if not found.same_model:
+        subtitle += "; not all of the same float weights, so that agreement and divergence are of different networks"
+    return Page(
+        title=" and ".join(names) if len(names) < 3 else f"{len(names)} checkpoints",
+        subtitle=subtitle,
+        verdict=_verdict(found),
+        facts=[],
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def _verdict(found: ComparisonResult) -> str:
+    smallest = min(found.checkpoints, key=lambda one: one.bytes_quantized)
+    text = f"The smallest is {smallest.name} with {size(smallest.bytes_quantized)}"
+    key, values = _quality(found)
+    if not key:
+        return f"{text}."
+    known = [(value, one.name) for value, one in zip(values, found.checkpoints, strict=True) if value is not None]
+    if key.startswith("top-1"):
+        value, name = max(known)
+        return f"{text}; the best {key.removesuffix(', %')} is that of {name}, {value:.2f} %."
+    value, name = min(known)
+    return f"{text}; the closest to its float network is {name}, at a divergence of {number(value)} nats."
+
+
+def _quality(found: ComparisonResult) -> tuple[str, list[float | None]]:
+    """What they are judged by: accuracy on data that all were measured on, else divergence; empty without either."""
+    shared = None
+    for one in found.checkpoints:
+        keys = [data_key(row) for row in one.evaluations]
+        shared = keys if shared is None else [key for key in shared if key in keys]
+    if shared:
+        rows = [next(row for row in one.evaluations if data_key(row) == shared[-1]) for one in found.checkpoints]
+        return f"top-1 on {shared[-1]}, %", [row["top1"] for row in rows]
+    divergences = [one.kl for one in found.checkpoints]
+    return ("divergence, nats" if any(value is not None for value in divergences) else ""), divergences
+
+
+def _size(found: ComparisonResult) -> Section | None:
+    key, values = _quality(found)
+    places = [
+        (one.bytes_quantized, value, one.name)
+        for one, value in zip(found.checkpoints, values, strict=True)
+        if value is not None
+    ]
+    if len(places) < 2:
+        return None
+    unit, name = (1e6, "MB") if max(place[0] for place in places) >= 1e6 else (1e3, "kB")
+    series = [
+        Series([(count / unit, value)], f"s{min(k, STYLES - 1)}", line=False, names=[shortened(label, 30)])
+        for k, (count, value, label) in enumerate(places)
+    ]
+    what = "accuracy" if key.startswith("top-1") else "divergence"
+    chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), Axis(key), width))
+    rows = [[label, size(count), f"{value:.4g}"] for count, value, label in places]
+    figure = Figure([chart], Table(["checkpoint", "size", key], rows), "sizes as a table")
+    return Section(f"Size against {what}", figures=[figure])
+
+
+def _noise(found: ComparisonResult) -> Section | None:
+    if len(found.noise) < 2:
+        return None
+    names = [one.name for one in found.checkpoints]
+    series = []
+    for k in reversed(range(len(names))):
+        places = [(float(at), row.values[k]) for at, row in enumerate(found.noise, 1)]
+        held = [(at, value) for at, value in places if value is not None]
+        if held:
+            series.append(Series(held, f"s{min(k, STYLES - 1)}", dots=len(held) <= 40))
+    x, y = Axis("batch norm, from the image to the classes", tight=True), Axis("signal to noise, dB")
+    chart = panel(lambda width: xy_chart(series, x, y, width), legend=_legend(found))
+    rows = [
+        [str(k), row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"]
+        for k, row in enumerate(found.noise, 1)
+    ]
+    table = Table(["", "batch norm", *names, "spread"], rows, texts=(1,))
+    lead = "How far quantization noise lies under the signal behind every batch norm, on each run's held-out images."
+    return Section("Noise along the depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
+
+
+def _differences(found: ComparisonResult) -> Section | None:
+    worst = sorted(found.noise, key=lambda row: -row.spread)[:MOST_ROWS]
+    if not worst or not worst[0].spread:
+        return None
+    names = [one.name for one in found.checkpoints]
+    shown = [(row.name, row.values[:STYLES]) for row in worst]
+    chart = panel(lambda width: row_chart(shown, Axis("signal to noise, dB"), width), legend=_legend(found))
+    rows = [[row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"] for row in worst]
+    figure = Figure([chart], Table(["batch norm", *names, "spread"], rows), "differences as a table")
+    return Section("Where they differ most", "Signal to noise in dB, the largest differences first.", [figure])
+
+
+def _legend(found: ComparisonResult) -> list[tuple[int, str]]:
+    """Of the checkpoints whose noise was measured."""
+    known = [k for k in range(len(found.checkpoints)) if any(row.values[k] is not None for row in found.noise)]
+    return [(min(k, STYLES - 1), found.checkpoints[k].name) for k in known]

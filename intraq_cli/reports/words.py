@@ -1,0 +1,29 @@
+"""Figures as people read them; where there is none, a dash."""
+
+NONE = "-"
+
+
+def size(count: float) -> str:
+    """Bytes."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def duration(seconds: float | None) -> str:
+    """A time."""
+    if seconds is None:
+        return NONE
+    if seconds < 120:
+        return f"{seconds:.{int(seconds < 10)}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def decimals(value: float | None, digits: int, unit: str = "") -> str:
+    """So many digits behind the point."""
+    return NONE if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def ratio(before: float, after: float) -> str:
+    """How many times smaller, or larger."""
+    if not before or not after:
+        return NONE
+    return f"{before / after:.1f} times smaller" if before >= after else f"{after / before:.1f} times larger"

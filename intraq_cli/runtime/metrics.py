@@ -1,0 +1,98 @@
+"""Every reported step of a job, kept as it happens: the losses of both stages, over interruptions."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone
+from intraq_cli.io.atomic import plain
+from intraq_cli.runtime.resume import ResumeStore
+
+METRICS = "metrics.jsonl"
+STAGES = ("synthesis", "tuning")
+"""In the order in which they run; calibration and evaluation have no losses."""
+
+
+class Metrics:
+    """Notes the steps that are reported to it, and passes all events on.
+
+    A step that is done again (after an interruption, or because its losses were not finite) replaces what it was.
+
+    Args:
+        report: told of every event as well.
+        kept: of the job; lines that an interrupted run has left there are gone on with.
+    """
+
+    def __init__(self, report: Report, kept: ResumeStore) -> None:
+        self._report, self.kept = report, kept
+        self.steps: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in kept.lines(METRICS):
+            self._note(json.loads(line))
+        self._began: dict[str, float] = {}
+
+    def report(self, event: Event) -> None:
+        """Note ``event``, if it is a step of a stage that learns, and pass it on."""
+        if isinstance(event, StageStarted):
+            before = max((step["seconds"] for step in self.steps.values() if step["stage"] == event.stage), default=0.0)
+            self._began[event.stage] = time.perf_counter() - before
+        elif isinstance(event, StepDone) and event.stage in STAGES:
+            now = time.perf_counter()
+            seconds = round(now - self._began.get(event.stage, now), 3)
+            row = {"stage": event.stage, "step": event.step, "images": event.images, "seconds": seconds}
+            self._note(row | event.values)
+            self.kept.append(METRICS, _line(row | event.values))
+        self._report(event)
+
+    def write(self, path: Path) -> None:
+        """One JSON object a line, each step once, in their order."""
+        steps = sorted(self.steps.values(), key=lambda step: (STAGES.index(step["stage"]), step["step"]))
+        path.write_text("".join(map(_line, steps)), encoding="utf-8")
+
+    def _note(self, step: dict[str, Any]) -> None:
+        self.steps[step["stage"], step["step"]] = step
+
+
+def _line(step: dict[str, Any]) -> str:
+    return json.dumps(plain(step)) + "\n"
+
+
+def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
+    """A report that also writes losses for TensorBoard, each stage as a run of its own below ``folder``.
+
+    What an earlier, interrupted run wrote there of the same steps is hidden.
+
+    Args:
+        report: told of every event.
+        folder: None: nothing is written.
+
+    Raises:
+        UsageError: TensorBoard is not installed.
+    """
+    if folder is None:
+        return report
+    writer_of = _summary_writer()
+    writers: dict[str, Any] = {}
+
+    def watched(event: Event) -> None:
+        if isinstance(event, StepDone) and event.values:
+            if event.stage not in writers:
+                writers[event.stage] = writer_of(str(Path(folder, event.stage)), purge_step=event.step)
+            for name, value in event.values.items():
+                writers[event.stage].add_scalar(f"loss/{name}", value, event.step)
+            writers[event.stage].flush()
+        elif isinstance(event, StageDone) and event.stage in writers:
+            writers.pop(event.stage).close()
+        report(event)
+
+    return watched
+
+
+def _summary_writer() -> Callable[..., Any]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard: TensorBoard is not installed", "pip install tensorboard") from error
+    return SummaryWriter

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.ranges import BINS, worst_ranges
+from intraq_cli.recipe import Quantization
+from tests.conftest import graph_of, student_of
+
+
+@pytest.fixture
+def student(network):
+    graph = graph_of(network)
+    images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    made = student_of(graph, a=3)
+    calibrate(made, graph, images, Quantization(), False)
+    made.freeze()
+    return made, images
+
+
+def test_ranges_are_what_a_loop_over_the_values_finds(student):
+    network, images = student
+    seen = {}
+    hooks = [
+        quantizer.register_forward_pre_hook(lambda module, args, site=site: seen.__setitem__(site, args[0].flatten()))
+        for site, quantizer in network.sites.items()
+    ]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    found = worst_ranges(network, images, 99)
+    assert {one.site for one in found} == set(seen)
+    assert [one.sqnr for one in found] == sorted(one.sqnr for one in found)
+    for one in found:
+        quantizer, values = network.sites[one.site], seen[one.site].tolist()
+        scale, zero = float(quantizer.step()), float(quantizer.zero_point)
+        grid = [(code - zero) * scale for code in range(2**one.bits)]
+        assert (one.grid_low, one.grid_high) == pytest.approx((grid[0], grid[-1]), rel=1e-5)
+        assert (one.low, one.high) == (min(values), max(values))
+        beyond = [x for x in values if x < grid[0] - scale / 2 or x > grid[-1] + scale / 2]
+        assert one.clipped == pytest.approx(100 * len(beyond) / len(values), abs=0.02)
+        mean = sum(values) / len(values)
+        signal = sum((x - mean) ** 2 for x in values)
+        noise = sum(min((x - g) ** 2 for g in grid) for x in values)
+        assert 10 ** (one.sqnr / 10) == pytest.approx(signal / noise, rel=1e-3)
+        expected = [0] * BINS
+        for x in values:
+            expected[min(BINS - 1, int((x - one.low) / (one.high - one.low) * BINS))] += 1
+        assert sum(one.counts) == len(values)
+        assert sum(abs(a - b) for a, b in zip(one.counts, expected, strict=True)) <= 4  # rounding at the edges
+
+
+def test_only_the_worst_are_kept_and_nothing_stays_behind(student):
+    network, images = student
+    every = worst_ranges(network, images, 99)
+    assert worst_ranges(network, images, 2) == every[:2]
+    assert not any(quantizer._forward_hooks for quantizer in network.sites.values())
+    (one,) = worst_ranges(network, torch.zeros(2, 3, 8, 8), 1)
+    assert sum(one.counts) > 0

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from intraq_cli import compare
+from intraq_cli.errors import UsageError
+from intraq_cli.reports.comparison import table_of
+from intraq_cli.reports.folder import read_record
+from intraq_cli.reports.page import page_of_several
+from tests.reports.runs import EVALUATION, folder_of, run_of
+
+SQNR = {"bn1": 30.0, "layer.bn1": 21.0, "other": 9.0}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """W4A4, and W8A8 of other weights, which was measured on other data too."""
+    measured = {**run_of()["measured"], "bytes_quantized": 300_000, "kl": 0.0002, "sqnr": SQNR}
+    inspection = {**run_of()["inspection"], "w_bits": 8, "a_bits": 8}
+    more = [{**EVALUATION, "top1": 99.25}, {**EVALUATION, "data": "cifar10", "limit": 100, "seed": 3, "n": 100}]
+    a = folder_of(tmp_path / "a")
+    b = folder_of(tmp_path / "b", measured=measured, inspection=inspection, evaluations=more, export=None)
+    return a, b
+
+
+def test_the_figures_of_each_stand_side_by_side(pair):
+    found = compare(pair)
+    assert [(one.name, one.w_bits, one.bytes_quantized, one.kl, one.agreement) for one in found.checkpoints] == [
+        ("a", 4, 160_000, 0.0125, 96.9),
+        ("b", 8, 300_000, 0.0002, 96.9),
+    ]
+    assert found.same_model
+    assert [(row.name, row.values, row.spread) for row in found.noise] == [
+        ("bn1", [26.0, 30.0], 4.0),
+        ("layer.bn1", [20.5, 21.0], 0.5),  # what only one of them has is not compared
+    ]
+    names, rows = table_of(found)
+    table = {row[0]: row[1:] for row in rows}
+    assert names == ["a", "b"]
+    assert table["bits"] == ["W4A4", "W8A8"]
+    assert table["size"] == ["160.0 kB", "300.0 kB"]
+    assert table["divergence, nats"] == ["0.0125", "0.0002"]
+    assert table["top-1 on digits (600 images), %"] == ["98.50", "99.25"]
+    assert table["top-1 on cifar10 (100 images, seed 3), %"] == ["-", "98.50"]
+    assert table["export, ms a batch"] == ["1.000", "-"]
+
+
+def test_the_command_prints_a_table_and_one_json_object(pair, intraq):
+    ran = intraq("compare", *pair)
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].split() == ["a", "b"]
+    assert len({len(line) for line in lines[: lines.index("")]}) == 1  # figures end below each other
+    noise = lines[lines.index("signal to noise in dB, where it differs most") :]
+    assert [line.split() for line in noise[2:]] == [
+        ["bn1", "26.0", "30.0", "4.0"],
+        ["layer.bn1", "20.5", "21.0", "0.5"],
+    ]
+    made = json.loads(intraq("compare", *pair, "--json").out)
+    assert set(made) == {"checkpoints", "same_model", "noise"}
+    assert made["checkpoints"][1]["evaluations"][1]["seed"] == 3
+
+
+def test_folders_of_one_name_are_told_apart_and_other_weights_are_told(tmp_path, intraq):
+    (tmp_path / "x").mkdir()
+    a = folder_of(tmp_path / "net")
+    b = folder_of(tmp_path / "x" / "net", teacher={"source": "net", "sha256": "cd" * 32})
+    found = compare([a, b])
+    assert [one.name for one in found.checkpoints] == ["net", "net (2)"]
+    assert not found.same_model
+    assert "not all are of the same float weights" in intraq("compare", a, b).err
+    assert "not all of the same float weights" in page_of_several([read_record(a), read_record(b)])
+
+
+def test_the_page_of_several_judges_by_what_all_were_measured_on(pair, tmp_path):
+    text = page_of_several([read_record(folder) for folder in pair])
+    assert "The smallest is a with 160.0 kB; the best top-1 on digits (600 images) is that of b, 99.25 %." in text
+    assert "Size against accuracy" in text
+    unmeasured = folder_of(tmp_path / "c", evaluations=[])
+    text = page_of_several([read_record(folder) for folder in (*pair, unmeasured)])
+    assert "the closest to its float network is b, at a divergence of 0.0002 nats." in text
+    assert "Size against divergence" in text
+
+
+def test_what_cannot_be_compared(pair, tmp_path, intraq):
+    with pytest.raises(UsageError, match="nothing to be compared with"):
+        compare([pair[0]])
+    ran = intraq("compare", pair[0], tmp_path)
+    assert (ran.code, "is no checkpoint" in ran.err) == (1, True)

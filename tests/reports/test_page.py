@@ -1,0 +1,308 @@
+"""The page itself: what it shows, that it asks nothing of anybody, and that nobody's words become its own."""
+
+import html
+import html.parser
+import io
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from intraq_cli import report
+from intraq_cli.errors import CheckpointError, OutputError
+from intraq_cli.models.teacher import InputSpec
+from intraq_cli.publish.repository import check_record
+from intraq_cli.reports.folder import read_record
+from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several
+from intraq_cli.synthesis.pictures import write_sheet
+from tests.reports.runs import EVALUATION, folder_of, images_of, layer, run_of
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SECTIONS = [
+    "Size against divergence",
+    "Sensitivity by layer",
+    "Noise along the depth",
+    "Ranges of the worst activations",
+    "Synthetic images",
+    "Losses",
+    "What is quantized",
+    "Accuracy",
+    "Export",
+    "Circumstances",
+]
+
+
+class Page(html.parser.HTMLParser):
+    """What is in a page, element by element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.figures, self.open, self.headings = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.open.append(tag)
+        if tag == "figure":
+            self.figures.append([])
+        elif self.figures and "figure" in self.open:
+            self.figures[-1].append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open[-1:] == ["h2"]:
+            self.headings.append(data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return folder_of(tmp_path / "net-w4a4")
+
+
+def words(text):
+    """What is to be read, without tags."""
+    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def test_every_section_is_there_and_every_chart_has_its_table(folder):
+    page = Page(page_of_one(read_record(folder)))
+    assert page.headings == SECTIONS
+    assert len(page.figures) == 7  # losses are two
+    for tags in page.figures:
+        assert tags.count("svg") >= 2  # for a screen, and for a telephone
+        assert (tags.count("details"), tags.count("table")) == (1, 1)
+    assert sum(tag == "svg" for tag, _ in page.tags) == sum(tags.count("svg") for tags in page.figures)
+    assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg" and "role" in attributes)
+
+
+def test_the_figures_are_those_of_the_manifest(folder):
+    text = words(page_of_one(read_record(folder)))
+    for figure in (
+        "Top-1 on digits goes from 99.50 % (float) to 98.50 %, measured on 600 images; the file is 6.2 times smaller.",
+        "160.0 kB float 1.00 MB: 6.2 times smaller",
+        "96.9 % of 32 held-out synthetic images; divergence 0.013 nats",
+        "34 s on cpu (1 threads): synthesis 7.0 s, tuning 22 s",
+        "intraq quantize net --w 4 --a 4",
+        "Least: 15.2 dB behind layer.bn2.",
+        "this one",
+        "4 bits, 1.25 % clipped, 15.0 dB",
+        "dog 90 %, seen as cat",
+        "fixed conv2d 50.00 computed from the input",
+        "1 of 2 layers run on integers in onnxruntime, 2.00 times as fast as float32",
+        "torch 2.15.0",
+    ):
+        assert figure in text, figure
+
+
+def test_without_an_evaluation_the_verdict_says_how_closely_the_float_network_is_followed(tmp_path):
+    text = words(page_of_one(read_record(folder_of(tmp_path / "a", evaluations=[]))))
+    assert "First choices equal the float network's on 96.9 % of 32 synthetic images" in text
+    assert "Accuracy on real images was not measured yet" in text
+    bare = {"bytes_float": 1_000_000, "bytes_quantized": 250_000}
+    gone = {"ranges": [], "samples": [], "frontier": [], "sensitivity": [], "losses": {}, "export": None}
+    instant = folder_of(tmp_path / "b", evaluations=[], measured=bare, **gone)
+    (instant / "metrics.jsonl").unlink()
+    (instant / "samples.png").unlink()
+    page = Page(page_of_one(read_record(instant)))
+    assert page.headings == ["What is quantized", "Circumstances"]
+    assert "Quantized without images; the file is 4.0 times smaller." in words(page_of_one(read_record(instant)))
+
+
+def assert_keeps_to_itself(text):
+    page = Page(text)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "embed", "base", "form")]
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "action", "srcset", "background"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_nothing_leaves_the_page(folder, tmp_path):
+    assert_keeps_to_itself(page_of_one(read_record(folder)))
+    other = folder_of(tmp_path / "other")
+    assert_keeps_to_itself(page_of_several([read_record(folder), read_record(other)]))
+
+
+EVIL = "<script>alert('\"&')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
+
+
+def test_words_of_strangers_stay_words(tmp_path):
+    ranges = [{**row, "site": EVIL} for row in run_of()["ranges"]]
+    evil = folder_of(
+        tmp_path / "evil",
+        labels=(EVIL, EVIL),
+        name=EVIL,
+        command=EVIL,
+        device=EVIL,
+        recipe={"name": EVIL},
+        teacher={"source": EVIL, "revision": EVIL},
+        versions={EVIL: EVIL},
+        stages={EVIL: 1.0},
+        measured={**run_of()["measured"], "sqnr": {EVIL: 3.0, f"{EVIL}2": 9.0}},
+        inspection={**run_of()["inspection"], "act_placement": EVIL, "layers": [layer(EVIL, EVIL, kind=EVIL)]},
+        ranges=ranges,
+        sensitivity=[{"name": EVIL, "weights": {"4": 1.0}, "inputs": {"4": 2.0}}],
+        evaluations=[{**EVALUATION, "data": EVIL, "date": EVIL}],
+        export={**run_of()["export"], "processor": EVIL, "layers_float": [{"name": EVIL, "reason": EVIL}]},
+        losses={EVIL: {EVIL: 1.0}},
+    )
+    (evil / "metrics.jsonl").write_text(
+        json.dumps({"stage": "tuning", "step": 1, "images": 1, "seconds": 0.1, EVIL: 0.5}) + "\n"
+    )
+    (tmp_path / "<b>bold").mkdir()
+    shutil.copytree(evil, tmp_path / "<b>bold" / "<i>")
+    for text in (
+        page_of_one(read_record(evil)),
+        page_of_several([read_record(evil), read_record(tmp_path / "<b>bold" / "<i>")]),
+    ):
+        tags = {tag for tag, _ in Page(text).tags}
+        assert not tags & {"script", "b" if "Synthetic images" not in text else "script", "i"}
+        assert [a for tag, a in Page(text).tags if tag == "img" and not a["src"].startswith("data:")] == []
+        assert not [name for _, a in Page(text).tags for name in a if name.startswith("on")]
+        assert "49" not in re.findall(r"\{\{.{0,9}", text)
+        assert "alert" in text  # it is shown
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ranges", [{"site": "a"}]),
+        ("ranges", "many"),
+        ("samples", [{"label": "cat", "confidence": 1.0, "first": 1}]),
+        ("frontier", [{"bytes": "small", "divergence": 1.0}]),
+        ("sensitivity", {"conv": 1}),
+        ("measured", {"bytes_float": 1}),
+        ("inspection", {"layers": [1]}),
+        ("losses", {"tuning": 3}),
+        ("command", 7),
+    ],
+)
+def test_a_manifest_of_other_types_is_one_line(tmp_path, intraq, key, value):
+    bad = folder_of(tmp_path / "bad", **{key: value})
+    ran = intraq("report", bad)
+    assert ran.code == 1
+    assert f"{key}" in ran.err
+    assert "Traceback" not in ran.err
+    with pytest.raises(CheckpointError):  # before hours of measuring
+        check_record(bad)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"stage": "tuning"}',
+        '{"stage": "other", "step": 1, "images": 1, "seconds": 1}',
+        '{"stage": "tuning", "step": 1, "images": 1, "seconds": 1, "kl": "/home/me/x"}',
+        '{"stage": "tuning", "step": 1, "images": 1, "seconds": 1, "kl": NaN}',
+    ],
+)
+def test_metrics_of_other_types_are_one_line(folder, intraq, line):
+    (folder / "metrics.jsonl").write_text(f"{line}\n")
+    ran = intraq("report", folder)
+    assert ran.code == 1
+    assert "metrics.jsonl is damaged" in ran.err
+
+
+def test_metrics_that_lead_out_of_the_folder_are_not_read(folder, tmp_path, intraq):
+    (folder / "metrics.jsonl").rename(tmp_path / "elsewhere")
+    (folder / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert "leads out of its folder" in intraq("report", folder).err
+
+
+def test_a_page_is_small_however_large_the_network(tmp_path):
+    names = {f"stages.{k}.blocks.{k}.some.long.name.of.a.batch.norm": 10.0 + k % 7 for k in range(3000)}
+    layers = [layer(f"stages.{k}.blocks.{k}.some.long.name.of.a.layer", "why not") for k in range(3000)]
+    moves = [{"name": f"layer{k}", "weights": {"4": 0.1 * k}, "inputs": {"4": 0.2}} for k in range(3000)]
+    large = folder_of(
+        tmp_path / "large",
+        measured={**run_of()["measured"], "sqnr": names},
+        inspection={**run_of()["inspection"], "layers": layers},
+        sensitivity=moves,
+        ranges=run_of()["ranges"] * 20,
+        frontier=run_of()["frontier"] * 1000,
+    )
+    steps = [{"stage": "tuning", "step": k, "images": k, "seconds": 1.0, "kl": 1.0 / k} for k in range(1, 20_000)]
+    (large / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    assert len(page_of_one(read_record(large)).encode()) < MOST_BYTES
+
+
+def test_report_takes_the_place_of_the_folders_own_and_asks_before_any_other(folder, tmp_path, intraq, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert intraq("report", folder, "-q").out == f"{folder}/report.html\n"
+    made = json.loads(intraq("report", folder, "--json").out)
+    assert made == {
+        "path": str(folder / "report.html"),
+        "bytes": (folder / "report.html").stat().st_size,
+        "checkpoints": [str(folder)],
+    }
+    report(folder, out=tmp_path / "mine.html")
+    with pytest.raises(OutputError, match="exists already"):
+        report(folder, out=tmp_path / "mine.html")
+    report(folder, out=tmp_path / "mine.html", force=True)
+    other = folder_of(tmp_path / "other")
+    assert intraq("report", folder, other, "-q").out == "report.html\n"
+    assert "side by side" in (tmp_path / "report.html").read_text()
+    assert intraq("report", folder, other).code == 1
+    assert intraq("report", tmp_path).code == 1
+    assert "no folder" in intraq("report", tmp_path / "nowhere").err
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_real_browser_shows_it(folder, tmp_path, width):
+    """Every chart with its table, in its place, as wide as the page and no wider; and no error."""
+    report([folder], out=tmp_path / "page.html")
+    probe = (
+        f"<script>document.body.style.width = '{width}px'</script>"
+        + """<script>document.title = JSON.stringify({
+      wide: document.body.scrollWidth,
+      charts: [...document.querySelectorAll("figure .panels svg[role]")].filter(s => s.getClientRects().length).length,
+      tables: [...document.querySelectorAll("figure")].filter(f => f.querySelector("details table tbody tr")).length,
+      low: [...document.querySelectorAll("svg[role]")].filter(s => s.getBoundingClientRect().height < 40
+        && s.getClientRects().length).length,
+      images: [...document.images].filter(i => i.complete && i.naturalWidth).length})</script>"""
+    )
+    page = (tmp_path / "page.html").read_text()
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy".*?>', page)[0]
+    (tmp_path / "probed.html").write_text(page.replace(policy, "").replace("</body>", probe + "</body>"))
+
+    def browse(name):
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+        user = [
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={max(width, 500) + 20},900",
+        ]  # no window is narrower
+        return subprocess.run(
+            [*command, *user, f"file://{tmp_path / name}"], capture_output=True, text=True, timeout=120, check=True
+        )
+
+    as_made = browse("page.html")
+    assert as_made.stdout.count("<figure") == 7
+    assert "CONSOLE" not in as_made.stderr  # what violates the page's own policy, and every error
+    seen = json.loads(re.search(r"<title>(.*?)</title>", browse("probed.html").stdout)[1])
+    assert seen == {"wide": width, "charts": 14, "tables": 7, "low": 0, "images": 8}
+
+
+def test_large_images_become_thumbnails(tmp_path):
+    spec = InputSpec((3, 160, 160), (0.5,) * 3, (0.25,) * 3)
+    large = folder_of(tmp_path / "large")
+    config = json.loads((large / "config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 160, 160]
+    (large / "config.json").write_text(json.dumps(config))
+    write_sheet(large / "samples.png", images_of(30, spec), spec, None)
+    pictures = [Image.open(io.BytesIO(content)) for content in read_record(large).pictures]
+    assert [(one.format, one.size) for one in pictures] == [("JPEG", (112, 112))] * 24
+    small = [Image.open(io.BytesIO(content)) for content in read_record(folder_of(tmp_path / "small")).pictures]
+    assert [(one.format, one.size) for one in small] == [("PNG", (8, 8))] * 8

@@ -1,0 +1,177 @@
+import json
+import sys
+import types
+
+import pytest
+
+from intraq_cli import quantize, synthesize
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Noted, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.runtime import resume
+from intraq_cli.runtime.metrics import METRICS, Metrics, to_tensorboard
+from intraq_cli.runtime.resume import NO_STORE, ResumeStore
+from tests.conftest import FACTORY, TINY, Stop, stopping
+
+SET = [*TINY[1::2], "synthesis.steps=25", "tuning.steps=25"]
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+STEPS = [("synthesis", k) for k in (1, 11, 21, 25, 26, 36, 46, 50)] + [("tuning", k) for k in (1, 11, 21, 25)]
+"""Two batches of images, and tuning: every tenth step, and the last."""
+
+
+def run(factory, out, report=silent, **options):
+    return quantize(f"{factory}:net", out=out, set=SET, device="cpu", report=report, **INPUT, **options)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def timeless(path):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows(path)]
+
+
+def step(k, stage="tuning", **values):
+    return StepDone(stage, k, 8 * k, values=values)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The metrics of a run that was not stopped, and what it reported."""
+    folder, told = tmp_path_factory.mktemp("whole"), []
+    (folder / "nets.py").write_text(FACTORY)
+    run(folder / "nets.py", folder / "out", report=told.append)
+    return folder / "out" / METRICS, told
+
+
+def test_every_reported_step_of_both_stages_with_its_losses(whole):
+    path, told = whole
+    made = rows(path)
+    assert [(row["stage"], row["step"]) for row in made] == STEPS
+    events = {(event.stage, event.step): event for event in told if isinstance(event, StepDone)}
+    for row in made:
+        event = events[row["stage"], row["step"]]
+        assert row["images"] == event.images
+        assert {key: row[key] for key in event.values} == event.values
+    assert set(made[0]) == {"stage", "step", "images", "seconds", "bns", "sil", "mdc", "total"}
+    assert set(made[-1]) == {"stage", "step", "images", "seconds", "kl", "ce", "features", "total"}
+    seconds = [row["seconds"] for row in made if row["stage"] == "synthesis"]
+    assert seconds == sorted(seconds)
+
+
+@pytest.mark.parametrize("stop", [("synthesis", 46), ("tuning", 21)])
+def test_a_resumed_run_gives_each_step_once_as_if_it_was_not_stopped(whole, factory, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(resume, "PACE", 0.0)
+    with pytest.raises(Stop):
+        run(factory, tmp_path / "out", report=stopping(*stop))
+    kept = tmp_path / "out.unfinished" / METRICS
+    assert [(row["stage"], row["step"]) for row in rows(kept)] == STEPS[: STEPS.index(stop) + 1]
+    with kept.open("a") as file:  # a line that a kill has broken off
+        file.write('{"stage": "tun')
+    run(factory, tmp_path / "out")
+    assert timeless(tmp_path / "out" / METRICS) == timeless(whole[0])
+    assert [(row["stage"], row["step"]) for row in rows(tmp_path / "out" / METRICS)] == STEPS
+
+
+def test_a_run_that_starts_anew_forgets_what_was_told(factory, tmp_path, monkeypatch):
+    monkeypatch.setattr(resume, "PACE", 0.0)
+    with pytest.raises(Stop):
+        run(factory, tmp_path / "out", report=stopping("tuning", 11))
+    with pytest.raises(Stop):
+        run(factory, tmp_path / "out", report=stopping("synthesis", 1), resume=False)
+    kept = rows(tmp_path / "out.unfinished" / METRICS) if (tmp_path / "out.unfinished").exists() else []
+    assert [row["step"] for row in kept] in ([], [1])
+
+
+def test_steps_of_later_tries_replace_earlier_ones_and_time_goes_on(tmp_path, monkeypatch):
+    clock = iter([100.0, 107.0, 200.0, 202.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    first = Metrics(silent, ResumeStore(tmp_path))
+    first.report(StageStarted("tuning", 20))
+    first.report(step(11, kl=1.0))
+    again = Metrics(silent, ResumeStore(tmp_path))
+    again.report(StageStarted("tuning", 20))
+    again.report(step(11, kl=2.0))
+    again.write(tmp_path / "all")
+    assert rows(tmp_path / "all") == [{"stage": "tuning", "step": 11, "images": 88, "seconds": 9.0, "kl": 2.0}]
+
+
+def test_all_events_are_passed_on_and_steps_without_a_stage_of_ours_are_not_kept(tmp_path):
+    told = []
+    metrics = Metrics(told.append, NO_STORE)
+    events = [StageStarted("evaluation", 2), step(1, "evaluation"), step(1), Noted("n"), Warned("w"), StageDone("x", 1)]
+    for event in events:
+        metrics.report(event)
+    assert told == events
+    assert list(metrics.steps) == [("tuning", 1)]
+
+
+def test_a_disk_that_is_full_is_told_once_and_the_file_at_the_end_is_whole(tmp_path):
+    told = []
+    store = ResumeStore(tmp_path / "gone", told.append)
+    metrics = Metrics(silent, store)
+    for k in (1, 11):
+        metrics.report(step(k, kl=0.1))
+    assert [type(event) for event in told] == [Warned]
+    metrics.write(tmp_path / "all")
+    assert [row["step"] for row in rows(tmp_path / "all")] == [1, 11]
+
+
+class Writer:
+    """In place of TensorBoard's."""
+
+    made: list["Writer"] = []  # noqa: RUF012
+
+    def __init__(self, folder, purge_step):
+        self.folder, self.purge_step = folder, purge_step
+        self.scalars, self.closed = [], False
+        Writer.made.append(self)
+
+    def add_scalar(self, tag, value, step):
+        self.scalars.append((tag, value, step))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr(Writer, "made", [])
+    return Writer.made
+
+
+def test_losses_go_to_tensorboard_a_run_for_each_stage(tensorboard, tmp_path):
+    told = []
+    report = to_tensorboard(told.append, tmp_path)
+    for event in (step(11, kl=0.5, total=1.0), step(21, kl=0.4, total=0.9), step(12), StageDone("tuning", 1.0)):
+        report(event)  # losses that were not fetched are not written
+    (writer,) = tensorboard
+    assert (writer.folder, writer.purge_step, writer.closed) == (str(tmp_path / "tuning"), 11, True)
+    assert writer.scalars == [
+        *(("loss/kl", 0.5, 11), ("loss/total", 1.0, 11)),
+        *(("loss/kl", 0.4, 21), ("loss/total", 0.9, 21)),
+    ]
+    assert len(told) == 4
+
+
+def test_tensorboard_is_written_by_both_commands(tensorboard, factory, tmp_path):
+    run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
+    assert [writer.folder for writer in tensorboard] == [str(tmp_path / "board" / s) for s in ("synthesis", "tuning")]
+    synthesize(
+        f"{factory}:net", out=tmp_path / "i.safetensors", set=SET, device="cpu", tensorboard=tmp_path / "b", **INPUT
+    )
+    assert [writer.folder for writer in tensorboard[2:]] == [str(tmp_path / "b" / "synthesis")]
+    assert all(writer.closed for writer in tensorboard)
+
+
+def test_without_tensorboard_it_says_what_to_install_before_any_work(monkeypatch, factory, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="TensorBoard is not installed") as caught:
+        run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
+    assert caught.value.hint == "pip install tensorboard"
+    assert to_tensorboard(silent, None) is silent
