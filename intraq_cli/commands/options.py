@@ -89,7 +89,7 @@ Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, e
 ImageFiles = Annotated[list[str], _argument("IMAGE...", "Image files, or folders of them.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
-ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, or a table of results.")]
+ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table of results, or `results`.")]
 
 InputSize = Annotated[
     Any,
@@ -175,6 +175,15 @@ Bits = Annotated[
 BitsTemplate = Annotated[
     bool, typer.Option("--bits-template", help="Print the bits of all layers as a file for --bits.")
 ]
+OfModel = Annotated[str | None, _unset("--model", help="Only rows of networks with this in their name.")]
+OfRecipe = Annotated[str | None, _unset("--recipe", help="Only rows of this recipe.")]
+OfWBits = Annotated[int | None, _unset("--w", help="Only rows with so many bits a weight.")]
+OfABits = Annotated[int | None, _unset("--a", help="Only rows with so many bits an activation.")]
+OfPlacement = Annotated[str | None, _unset("--placement", help="Only rows of this placement of quantizers.")]
+SortLayers = Annotated[
+    Literal["name", "kind", "w", "a", "parameters", "multiply-adds", "bytes"] | None,
+    _unset("--sort", help="Order of the table; default: that of the calls."),
+]
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
 Set = Annotated[
     list[str] | None,
@@ -240,6 +249,7 @@ Token = Annotated[str | None, _unset("--token", help="With write access; default
 Timm = Annotated[bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print a table of results as CSV, every column.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
 QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
 QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
@@ -250,7 +260,7 @@ TYPED: list[str] = []
 """The words behind ``intraq`` of the command that runs."""
 
 
-PRINTED = ("as_json", "quiet", "bits_template")
+PRINTED = ("as_json", "quiet", "bits_template", "sort")
 """Parameters of commands that only say how to print."""
 
 
