@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
     from intraq_cli.api.sensitivity import sensitivity
+    from intraq_cli.api.several import evaluate_many
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
 
@@ -27,6 +28,7 @@ _HOMES = {
     "synthesize": "intraq_cli.api.synthesis",
     "quantize": "intraq_cli.api.quantization",
     "evaluate": "intraq_cli.api.evaluation",
+    "evaluate_many": "intraq_cli.api.several",
     "export": "intraq_cli.api.exporting",
     "predict": "intraq_cli.api.prediction",
     "inspect": "intraq_cli.api.inspection",
@@ -39,6 +41,7 @@ __all__ = [
     "IntraqError",
     "__version__",
     "evaluate",
+    "evaluate_many",
     "export",
     "inspect",
     "load",

@@ -177,6 +177,25 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """One of several that failed."""
+
+    name: str
+    """The target, or the seed."""
+    code: str
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class EvaluationsResult:
+    """What ``evaluate_many`` found."""
+
+    results: list[EvaluationResult]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """What ``export`` wrote, and what its proof found."""
 

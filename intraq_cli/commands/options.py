@@ -86,6 +86,9 @@ PLACEMENTS = "the input of every layer, what leaves every ReLU (the paper's), or
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, exported .onnx, or a float model.")]
+Targets = Annotated[
+    list[str], _argument("TARGET...", "Checkpoint folders, Hub ids of some, exported .onnx files, or float models.")
+]
 ImageFiles = Annotated[list[str], _argument("IMAGE...", "Image files, or folders of them.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
