@@ -3,8 +3,10 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import SkipValidation
 from torch import Tensor, nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
@@ -44,7 +46,7 @@ def evaluate(
     interpolation: str | None = None,
     weights: str | Path | None = None,
     save: bool = False,
-    answers: dict[str, list[Tensor]] | None = None,
+    answers: Annotated[dict[str, list[Tensor]] | None, SkipValidation] = None,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
