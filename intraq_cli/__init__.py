@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.publishing import push
     from intraq_cli.api.quantization import quantize
     from intraq_cli.api.sensitivity import sensitivity
-    from intraq_cli.api.several import evaluate_many
+    from intraq_cli.api.several import evaluate_many, quantize_seeds
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
 
@@ -29,6 +29,7 @@ _HOMES = {
     "quantize": "intraq_cli.api.quantization",
     "evaluate": "intraq_cli.api.evaluation",
     "evaluate_many": "intraq_cli.api.several",
+    "quantize_seeds": "intraq_cli.api.several",
     "export": "intraq_cli.api.exporting",
     "predict": "intraq_cli.api.prediction",
     "inspect": "intraq_cli.api.inspection",
@@ -48,6 +49,7 @@ __all__ = [
     "predict",
     "push",
     "quantize",
+    "quantize_seeds",
     "sensitivity",
     "synthesize",
 ]

@@ -6,6 +6,18 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What a job is expected to take, by a dry run."""
+
+    seconds: float
+    """Of all: more than its stages together."""
+    stages: dict[str, float]
+    """Seconds of each."""
+    memory_bytes: int | None
+    """The most at any time: of a GPU where the job runs on one; None: not known."""
+
+
+@dataclass(frozen=True)
 class SynthesisResult:
     """What ``synthesize`` made; shares are in percent."""
 
@@ -20,6 +32,8 @@ class SynthesisResult:
     seed: int
     device: str
     dry_run: bool = False
+    foretold: Foretold | None = None
+    """By a dry run; None where there is nothing to tell it by."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class QuantizationResult:
     frontier: list[FrontierPoint] = field(default_factory=list)
     """Where bits were chosen under a budget: what this and other budgets buy."""
     dry_run: bool = False
+    foretold: Foretold | None = None
+    """By a dry run; None where there is nothing to tell it by."""
     export: "ExportResult | None" = None
     """The proof of ``model.onnx``, where that was asked for."""
 
@@ -185,6 +201,18 @@ class Failure:
     code: str
     message: str
     hint: str
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """What ``quantize_seeds`` made."""
+
+    runs: list[QuantizationResult]
+    failed: list[Failure]
+    mean: dict[str, float]
+    """Of agreement and divergence (``kl``) over the runs."""
+    range: dict[str, tuple[float, float]]
+    """The smallest and the largest."""
 
 
 @dataclass(frozen=True)

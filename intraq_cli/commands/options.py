@@ -1,14 +1,13 @@
 """Type and help of every option and argument, each written once; a command lists those that it has."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from intraq_cli.choices import Placement
-from intraq_cli.errors import UsageError
+from intraq_cli.commands.parsing import bits, micro_batch, numbers
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.preprocessing import Interpolation as _Interpolation
 
@@ -28,48 +27,6 @@ def _recipes(incomplete: str) -> list[str]:
     from intraq_cli.zoo import recipe_names
 
     return [name for name in recipe_names() if name.startswith(incomplete)]
-
-
-def _numbers(option: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """A parser of ``1,2,3``."""
-
-    def parse(text: str) -> tuple[Any, ...]:
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if not values or (count is not None and len(values) != count):
-            raise UsageError(f"{option} {text}: must be numbers with commas between", "e.g. --input-size 3,224,224")
-        return values
-
-    return parse
-
-
-def _bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
-    """A parser of ``4``, ``2-8`` and ``2,4,8``."""
-
-    def parse(text: str) -> int | tuple[int, ...]:
-        first, dash, last = text.partition("-")
-        parts = [first, last] if dash else text.split(",")
-        if not all(part.isdecimal() and len(part) < 3 for part in parts):
-            raise UsageError(
-                f"{option} {text}: must be bits from 2 to 8", f"e.g. {option} 4; under a budget {option} 2-8"
-            )
-        numbers = [int(part) for part in parts]
-        if dash:
-            numbers = list(range(numbers[0], numbers[1] + 1))
-        return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-    return parse
-
-
-def _micro_batch(text: str) -> int | None:
-    """Parse ``N`` or ``auto``."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
-    return int(text)
 
 
 def _argument(name: str, text: str, **settings: Any) -> Any:
@@ -96,14 +53,14 @@ ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table o
 
 InputSize = Annotated[
     Any,
-    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=_numbers("--input-size", int, 3)),
+    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=numbers("--input-size", int, 3)),
 ]
 Mean = Annotated[
     Any,
-    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=_numbers("--mean", float)),
+    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=numbers("--mean", float)),
 ]
 Std = Annotated[
-    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=_numbers("--std", float))
+    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=numbers("--std", float))
 ]
 CropPct = Annotated[
     float | None,
@@ -125,7 +82,7 @@ WWidths = Annotated[
         "--w",
         metavar="BITS",
         help="Bits of the weights, 2 to 8; default 4. With a budget those to choose from, as 2-8 or 2,4,8.",
-        parser=_bits("--w"),
+        parser=bits("--w"),
     ),
 ]
 AWidths = Annotated[
@@ -134,7 +91,7 @@ AWidths = Annotated[
         "--a",
         metavar="BITS",
         help="Bits of the activations, 2 to 8; default 4, or 8 where only weights are chosen under a budget.",
-        parser=_bits("--a"),
+        parser=bits("--a"),
     ),
 ]
 TargetSize = Annotated[
@@ -198,7 +155,7 @@ Images = Annotated[Path | None, _unset("--images", help="What `synthesize` wrote
 FewImages = Annotated[int, typer.Option("-n", "--num-images", min=2, help="Images.")]
 Widths = Annotated[
     Any,
-    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=_numbers("--widths", int)),
+    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths", int)),
 ]
 
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
@@ -210,13 +167,23 @@ Resume = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
+OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0)]
+Seeds = Annotated[
+    Any,
+    _unset(
+        "--seeds",
+        metavar="N,...",
+        help="One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end.",
+        parser=numbers("--seeds", int),
+    ),
+]
 MicroBatch = Annotated[
     Any,
     typer.Option(
         "--batch-size",
         metavar="N|auto",
         help="Images per pass, which does not change the result.",
-        parser=_micro_batch,
+        parser=micro_batch,
     ),
 ]
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import duration, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import duration, expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def synthesize(
         print(result.path)
     elif dry_run:
         print(f"would write {_images(result)} from {model} to {result.path} on {result.device}")
+        print(expected(result.foretold, result.device))
     else:
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")

@@ -22,6 +22,15 @@ PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
 
 
+def _seconds_noted(folder: Path | None) -> dict[str, float]:
+    """What earlier runs of a job have noted by :meth:`ResumeStore.note_seconds`; nothing where that makes no sense."""
+    try:
+        noted = json.loads((folder / "seconds.json").read_text(encoding="utf-8")) if folder else {}
+        return {str(stage): max(0.0, float(seconds)) for stage, seconds in noted.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 class ResumeStore:
     """Named states in a folder, each there whole or not at all; without a folder nothing is kept."""
 
@@ -163,15 +172,6 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
     scratch.write_text(json.dumps(job, indent=2), encoding="utf-8")
     scratch.replace(folder / "job.json")
     return False
-
-
-def _seconds_noted(folder: Path | None) -> dict[str, float]:
-    """What earlier runs of a job have noted by :meth:`ResumeStore.note_seconds`; nothing where that makes no sense."""
-    try:
-        noted = json.loads((folder / "seconds.json").read_text(encoding="utf-8")) if folder else {}
-        return {str(stage): max(0.0, float(seconds)) for stage, seconds in noted.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 def _locked(folder: Path) -> FileLock:
