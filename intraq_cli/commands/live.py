@@ -13,10 +13,11 @@ from intraq_cli.events import StageStarted, StepDone
 RECENT = 6
 """Reported steps by which the time left is told, the last ones."""
 CURVE = 20
-"""Values in a curve of losses."""
+"""Values in a curve of losses; half as many on a line that is not ``WIDE``; a bar is always on one of ``WITH_BAR``."""
+WIDE, WITH_BAR = 72, 56
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 FULL, EMPTY, ASCII_FULL, ASCII_EMPTY = "━", "╌", "#", "."
-WIDEST_BAR, NARROWEST_BAR = 24, 6
+WIDEST_BAR, NARROWEST_BAR = 24, 8
 
 
 def sparkline(values: Sequence[float], marks: str = BLOCKS) -> str:
@@ -70,8 +71,9 @@ class Stage:
 
     def line(self, width: int, unicode: bool = True) -> str:
         """What is going on, in at most ``width`` cells; the least important parts go first."""
-        parts = self._parts(unicode)
-        while len(parts) > 1 and sum(cell_len(text) for _, text in parts) + 2 * (len(parts) - 1) > width:
+        parts = self._parts(unicode, CURVE if width >= WIDE else CURVE // 2)
+        most = width - NARROWEST_BAR - 2 if width >= WITH_BAR else width
+        while len(parts) > 1 and sum(cell_len(text) for _, text in parts) + 2 * (len(parts) - 1) > most:
             parts.remove(max(parts))
         text = "  ".join(text for _, text in parts)
         room = width - cell_len(text) - 2
@@ -85,12 +87,12 @@ class Stage:
 
     def end(self, seconds: float, width: int, unicode: bool = True) -> str:
         """What remains on the screen when it is over."""
-        return "  ".join([f"{self.name}: done in {duration(seconds)}", *self._losses(unicode)])[:width]
+        return "  ".join([f"{self.name}: done in {duration(seconds)}", *self._losses(unicode, CURVE)])[:width]
 
-    def _parts(self, unicode: bool) -> list[tuple[int, str]]:
+    def _parts(self, unicode: bool, curve: int) -> list[tuple[int, str]]:
         """Texts from left to right, each with its place among those that go first (the highest)."""
         left = self.pace.left_now()
-        loss = [*self._losses(unicode), "", ""]
+        loss = [*self._losses(unicode, curve), "", ""]
         found = [
             (0, self.name),
             (1, f"{self.step}/{self.steps}" if self.steps > 1 else ""),
@@ -102,7 +104,10 @@ class Stage:
         ]
         return [(rank, text) for rank, text in found if text]
 
-    def _losses(self, unicode: bool) -> list[str]:
+    def _losses(self, unicode: bool, curve: int) -> list[str]:
         if not self.losses:
             return []
-        return [f"loss {self.losses[-1]:.3g}", sparkline(list(self.losses), BLOCKS if unicode else ASCII_BLOCKS)]
+        return [
+            f"loss {self.losses[-1]:.3g}",
+            sparkline(list(self.losses)[-curve:], BLOCKS if unicode else ASCII_BLOCKS),
+        ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from intraq_cli import evaluate, evaluate_many, quantize
+from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.events import Warned
 from tests.conftest import SmallNet, trained
@@ -115,3 +115,57 @@ def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatc
     assert [one["name"] for one in found["failed"]] == ["none"]
     made = intraq("evaluate", "none", "nothing", *few, "--json")
     assert (made.code, json.loads(made.out)["error"]["code"]) == (1, "model")
+
+
+SEEDS = {"recipe": "instant", "device": "cpu", **INPUT}
+
+
+def test_each_seed_makes_what_it_makes_alone(network, tmp_path):
+    settings = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=0"]
+    given = {"set": settings, **SEEDS}
+    made = quantize_seeds(network, seeds=(1, 4), out=tmp_path / "out", **given)
+    assert [(run.seed, run.path) for run in made.runs] == [(k, str(tmp_path / f"out-seed{k}")) for k in (1, 4)]
+    alone = [quantize(network, seed=k, out=tmp_path / f"alone{k}", **given) for k in (1, 4)]
+    for run, one in zip(made.runs, alone, strict=True):
+        files = [Path(made.path, "model.safetensors").read_bytes() for made in (run, one)]
+        assert files[0] == files[1]
+    for name in ("agreement", "kl"):
+        low, high = sorted(getattr(one, name) for one in alone)
+        assert made.range[name] == (low, high)
+        assert made.mean[name] == pytest.approx((low + high) / 2)
+
+
+def test_a_seed_that_fails_does_not_lose_the_others(network, tmp_path):
+    (tmp_path / "out-seed1").mkdir()
+    made = quantize_seeds(network, out=tmp_path / "out", **SEEDS)
+    assert [run.seed for run in made.runs] == [0, 2]
+    assert [(one.name, one.code) for one in made.failed] == [("seed 1", "output")]
+    with pytest.raises(IntraqError, match="exists"):
+        quantize_seeds(network, out=tmp_path / "out", **SEEDS)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
+def test_seeds_that_make_no_sense(network, seeds):
+    with pytest.raises(UsageError, match="seeds"):
+        quantize_seeds(network, seeds=seeds, **SEEDS)
+
+
+def test_seeds_on_the_command_line(intraq, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("--set", "synthesis.num_images=8", "--set", "synthesis.batch_size=8", "--set", "synthesis.steps=1",
+           "--set", "tuning.steps=0")  # fmt: skip
+    refused = intraq("quantize", "resnet20_digits", "--seeds", "0,1", "--seed", "0", *few)
+    assert (refused.code, refused.out) == (2, "")
+    (tmp_path / "resnet20_digits-w4a4-seed3").mkdir()
+    made = intraq("quantize", "resnet20_digits", "--seeds", "2,3", *few, "--json")
+    found = json.loads(made.out)
+    assert made.code == 1
+    assert [run["path"] for run in found["runs"]] == ["resnet20_digits-w4a4-seed2"]
+    assert found["mean"]["agreement"] == found["runs"][0]["agreement"]
+    assert found["range"]["kl"] == [found["runs"][0]["kl"]] * 2
+    assert found["failed"][0]["name"] == "seed 3"
+    made = intraq("quantize", "resnet20_digits", "--seeds", "2,4", *few, "--force")
+    assert made.code == 0
+    rows = made.out.split("\n\n")[0].splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [[str(k), f"resnet20_digits-w4a4-seed{k}"] for k in (2, 4)]
+    assert "on average" in made.out.splitlines()[-1]
