@@ -17,7 +17,7 @@ CURVE = 20
 WIDE, WITH_BAR = 72, 56
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 FULL, EMPTY, ASCII_FULL, ASCII_EMPTY = "━", "╌", "#", "."
-WIDEST_BAR, NARROWEST_BAR = 24, 8
+WIDEST_BAR, NARROWEST_BAR = 24, 6
 
 
 def sparkline(values: Sequence[float], marks: str = BLOCKS) -> str:
