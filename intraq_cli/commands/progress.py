@@ -107,6 +107,7 @@ class _Bars:
             case StageDone():
                 if self.stage:
                     ended, self.stage = self.stage.end(event.seconds, stderr.width - 1, self.unicode), None
+                    self.live.refresh()  # or the line as it was would be drawn below once more
                     stderr.print(ended, markup=False)
             case Warned() | Noted():
                 _messages_only(event)
