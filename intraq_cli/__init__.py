@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from intraq_cli.api.quantization import quantize
     from intraq_cli.api.reporting import compare, report
     from intraq_cli.api.sensitivity import sensitivity
+    from intraq_cli.api.several import evaluate_many, quantize_seeds
     from intraq_cli.api.synthesis import synthesize
     from intraq_cli.errors import IntraqError
     from intraq_cli.quantization.rounding import RoundingInput
@@ -32,6 +33,8 @@ _HOMES = {
     "synthesize": "intraq_cli.api.synthesis",
     "quantize": "intraq_cli.api.quantization",
     "evaluate": "intraq_cli.api.evaluation",
+    "evaluate_many": "intraq_cli.api.several",
+    "quantize_seeds": "intraq_cli.api.several",
     "export": "intraq_cli.api.exporting",
     "predict": "intraq_cli.api.prediction",
     "images": "intraq_cli.api.images",
@@ -54,6 +57,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "evaluate_many",
     "export",
     "image_loss",
     "images",
@@ -62,6 +66,7 @@ __all__ = [
     "predict",
     "push",
     "quantize",
+    "quantize_seeds",
     "report",
     "sensitivity",
     "synthesize",

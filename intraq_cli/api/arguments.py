@@ -29,6 +29,7 @@ def _listed(value: Any) -> Any:
 
 Model = Annotated[str | Path | nn.Module, SkipValidation]
 """What :meth:`Source.parse` takes, which says itself what is wrong."""
+Models = list[Model] | tuple[Model, ...]
 Text = Annotated[str, BeforeValidator(_text)]
 """A name; a path or a ``torch.device`` too."""
 Texts = Annotated[

@@ -3,9 +3,11 @@
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from torch import nn
+from pydantic import SkipValidation
+from torch import Tensor, nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
@@ -13,7 +15,7 @@ from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
-from intraq_cli.evaluation.accuracy import compare
+from intraq_cli.evaluation.accuracy import RecalledTeacher, compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
@@ -44,6 +46,7 @@ def evaluate(
     interpolation: str | None = None,
     weights: str | Path | None = None,
     save: bool = False,
+    answers: Annotated[dict[str, list[Tensor]] | None, SkipValidation] = None,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -67,6 +70,8 @@ def evaluate(
         interpolation: ``bicubic``, ``bilinear``, ..., of a float model.
         weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
         save: note the figures in the checkpoint folder that ``target`` is, and in its card.
+        answers: of float teachers on these images, from earlier calls with the same options; new ones are added. See
+            :func:`intraq_cli.evaluate_many`.
         report: told of every batch.
 
     Raises:
@@ -89,6 +94,8 @@ def evaluate(
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
+    if answers is not None:
+        pair = _recalling(pair, answers)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split).sample(limit, seed)
     for note in images.notes:
         report(Warned(note))
@@ -113,15 +120,23 @@ class _Pair:
 
     network: nn.Module
     teacher: nn.Module
+    origin: Teacher
     spec: InputSpec
     num_classes: int
     labels: list[str] | None
 
 
+def _recalling(pair: _Pair, answers: dict[str, list[Tensor]]) -> _Pair:
+    """The pair, its teacher not asked again what it has answered already: of the same weights, on the same images."""
+    key = repr((pair.origin.sha256, pair.origin.architecture, pair.spec, pair.num_classes, pair.labels))
+    teacher = RecalledTeacher(pair.teacher, answers.setdefault(key, []))
+    return replace(pair, teacher=teacher, network=teacher if pair.network is pair.teacher else pair.network)
+
+
 def _float_pair(source: Source, device: torch.device) -> _Pair:
     teacher = source.load()
     num_classes = _num_classes(teacher, device)
-    return _Pair(teacher.network, teacher.network, teacher.spec, num_classes, teacher.label_names)
+    return _Pair(teacher.network, teacher.network, teacher, teacher.spec, num_classes, teacher.label_names)
 
 
 def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device) -> _Pair:
@@ -129,7 +144,7 @@ def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torc
     if theirs != ours:
         hint = "name the float model that it was made from: --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
-    return _Pair(found.network, teacher.network, found.spec, ours, found.label_names)
+    return _Pair(found.network, teacher.network, teacher, found.spec, ours, found.label_names)
 
 
 def _check_save(target: Model) -> None:

@@ -1,7 +1,6 @@
 """What ``synthesize`` and ``quantize`` do: their stages one after the other, each with what all of them are given."""
 
 import copy
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -171,7 +170,7 @@ class Job:
 
     def _calibrate(self, student: QuantizedNetwork, teacher: fx.GraphModule, used: Synthetic | None) -> None:
         """Give the student its first grids; without images by what batch-norm statistics promise of real ones."""
-        started = time.perf_counter()
+        self.context.kept.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self._quantization, self.recipe.tuning
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
@@ -185,7 +184,7 @@ class Job:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
             self._calibrate_on(student, teacher, images, used is None and not normalises_itself(teacher))
         place(student, device)
-        report(StageDone("calibration", time.perf_counter() - started))
+        report(StageDone("calibration", self.context.kept.ended("calibration")))
 
     def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
         """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""

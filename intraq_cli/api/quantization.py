@@ -13,8 +13,10 @@ from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, Widths, 
 from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
 from intraq_cli.api.checkpoint_folder import Finished, write_folder
 from intraq_cli.api.evidence import recorded
+from intraq_cli.api.forecast import foretell
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
+from intraq_cli.api.outlook import announcing
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
@@ -69,6 +71,7 @@ def quantize(
     weights: str | Path | None = None,
     export: Literal["onnx"] | None = None,
     tensorboard: str | Path | None = None,
+    suffix: str = "",
     command: str | None = None,
     report: Report = silent,
 ) -> QuantizationResult:
@@ -97,7 +100,7 @@ def quantize(
         resume: go on from what an interrupted run of the same job has kept.
         batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
         deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
-        dry_run: check everything, do nothing.
+        dry_run: check everything, try how long it will take, write nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
@@ -106,6 +109,7 @@ def quantize(
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         export: write ``model.onnx`` into the folder as well, with its proof; see :func:`intraq_cli.export`.
         tensorboard: a folder to write the losses of both stages into, for TensorBoard.
+        suffix: put behind the folder's name, whoever gives that.
         command: what to record as the command; default: how this was called.
         report: told of every step.
 
@@ -137,11 +141,11 @@ def quantize(
     where = choose_device(device, deterministic)
     if export is not None:
         check_packages()
-    check_free(out, force)
+    check_free(out and f"{out}{suffix}", force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
-    path = Path(out or f"{teacher.name}-{asked.label}")
+    path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
     check_free(path, force)
     if known is not None:
         check_origin(known, teacher, placement)
@@ -152,7 +156,9 @@ def quantize(
     check_storable(graph)
     made = loaded_images(images, teacher, anatomy, source, report)
     stages: dict[str, float] = {}
-    context = RunContext(seed, where, timing(report, stages), batch_size, deterministic=deterministic)
+    context = RunContext(
+        seed, where, timing(announcing(report, settings), stages), batch_size, deterministic=deterministic
+    )
     job = Job(teacher, anatomy, settings, context)
     found = inspected(source.spelled, teacher, anatomy, graph, asked.w[0], asked.a[0], choice.narrowest)
     _say_what_stays_float(found, report)
@@ -183,7 +189,10 @@ def quantize(
         return replace(result, **bits, avg_bits=mean_bits(now.layers), frontier=chosen.frontier), now
 
     if dry_run:
-        return result if asked.budget is None else with_bits(chosen_bits(job, choice, made, known))[0]
+        foretold = foretell(job, choice.narrowest, made, time.perf_counter() - started)
+        if asked.budget is not None:
+            result, _ = with_bits(chosen_bits(job, choice, made, known))
+        return replace(result, foretold=foretold)
     identity = {
         "job": "quantize",
         **origin_of(teacher, settings, seed),
@@ -195,6 +204,7 @@ def quantize(
     }
     with job.started(path, identity, resume) as job:
         job, metrics = recorded(job)
+        started -= job.context.kept.before
         if images is None and settings.synthesis.num_images:
             made = job.synthesize()
         chosen = chosen_bits(job, choice, made, known)

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
+from intraq_cli.api.forecast import foretell
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
@@ -64,7 +65,7 @@ def synthesize(
         resume: go on from what an interrupted run of the same job has kept.
         batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
         deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
-        dry_run: check everything, do nothing.
+        dry_run: check everything, try how long it will take, write nothing.
         input_size: (C, H, W), where the model does not say it.
         mean: per channel, for pixels in [0, 1].
         std: per channel.
@@ -105,11 +106,12 @@ def synthesize(
         dry_run=dry_run,
         png=None if png is None else str(png),
     )
-    if dry_run:
-        return result
-    origin = origin_of(teacher, settings, seed)
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
+    if dry_run:
+        return replace(result, foretold=foretell(job, None, None, time.perf_counter() - started))
+    origin = origin_of(teacher, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
+        started -= job.context.kept.before
         made = job.synthesize()
         if job.context.ranks.rank == 0:
             names = class_names(teacher, anatomy.num_classes)

@@ -1,12 +1,31 @@
 """``intraq evaluate``."""
 
+from typing import TYPE_CHECKING, Any
+
+import typer
+
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import duration, print_json, print_table
 from intraq_cli.commands.progress import progress
+from intraq_cli.commands.tables import Column, print_rows
+
+if TYPE_CHECKING:
+    from intraq_cli.results import EvaluationsResult
+
+COLUMNS = (
+    Column("target", shrinks=True),
+    Column("top-1", right=True),
+    Column("float", right=True),
+    Column("drop", right=True),
+    Column("top-5", right=True, rank=2),
+    Column("float top-5", right=True, rank=3),
+    Column("agreement", right=True, rank=1),
+    Column("time", right=True, rank=4),
+)
 
 
 def evaluate(
-    target: options.Target,
+    targets: options.Targets,
     data: options.Data,
     model: options.FloatModel = None,
     data_dir: options.DataDir = None,
@@ -26,15 +45,19 @@ def evaluate(
     as_json: options.Json = False,
     quiet: options.QuietShare = False,
 ) -> None:
-    """Measure a checkpoint and its float teacher on the same labelled images.
+    """Measure a checkpoint and its float teacher on the same labelled images; of several, a table.
 
     intraq evaluate resnet18-w4a4 --data imagenet/val
     """
     given = options.passed_on(locals())
+    if len(targets) > 1:
+        _several(given, as_json, quiet)
+        return
     from intraq_cli.api import evaluation as api
 
+    (target,) = given.pop("targets")
     with progress(quiet) as report:
-        result = api.evaluate(**given, report=report)
+        result = api.evaluate(target, **given, report=report)
     if as_json:
         print_json(result)
     elif quiet:
@@ -51,3 +74,29 @@ def evaluate(
                 *([("saved", f"in {result.saved} and its card")] if result.saved else []),
             ],
         )
+
+
+def _several(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """Of several targets; those that failed are told by the exit code as well."""
+    from intraq_cli.api import several as api
+
+    with progress(quiet) as report:
+        found = api.evaluate_many(**given, report=report)
+    if as_json:
+        print_json(found)
+    elif quiet:
+        print("\n".join(f"{one.top1:.2f}" for one in found.results))
+    else:
+        _print(found)
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _print(found: "EvaluationsResult") -> None:
+    first = found.results[0]
+    print(f"{first.data}, {first.n} images, in percent, on {first.device}")
+    rows = []
+    for one in found.results:
+        shares = (one.top1, one.float_top1, one.float_top1 - one.top1, one.top5, one.float_top5, one.agreement)
+        rows.append([one.target, *(f"{share:.2f}" for share in shares), duration(one.seconds)])
+    print_rows(COLUMNS, rows + [[failure.name, *("failed" for _ in COLUMNS[1:])] for failure in found.failed])

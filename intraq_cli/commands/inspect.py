@@ -1,13 +1,38 @@
 """``intraq inspect``."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import file_size, print_json, print_table
+from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import one_line
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
+
+COLUMNS = (
+    Column("layer", shrinks=True),
+    Column("kind", rank=3),
+    Column("weight", rank=5),
+    Column("W"),
+    Column("A"),
+    Column("parameters", right=True, rank=6),
+    Column("multiply-adds", right=True, rank=4),
+    Column("adds%", right=True),
+    Column("bytes", right=True, rank=2),
+    Column("bytes%", right=True, rank=1),
+)
+SORTED_BY: dict[str, Callable[["InspectedLayer"], Any]] = {
+    "name": lambda layer: layer.name,
+    "kind": lambda layer: layer.kind,
+    "w": lambda layer: layer.w_bits or 32,
+    "a": lambda layer: layer.a_bits or 32,
+    "parameters": lambda layer: -layer.parameters,
+    "multiply-adds": lambda layer: -layer.multiply_adds,
+    "bytes": lambda layer: -layer.bytes,
+}
+"""What a column is sorted by: numbers the largest first, but bits the fewest first, float at the end."""
 
 
 def inspect(
@@ -23,6 +48,7 @@ def inspect(
     crop_pct: options.CropPct = None,
     interpolation: options.Interpolation = None,
     bits_template: options.BitsTemplate = False,
+    sort: options.SortLayers = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what of a model would be quantized, what stays float and why; of a checkpoint, how it is quantized.
@@ -40,16 +66,12 @@ def inspect(
     elif as_json:
         print_json(found)
     else:
+        _print_layers(sorted(found.layers, key=SORTED_BY[sort]) if sort else found.layers)
+        print()
         _print(found)
 
 
 def _print(found: "InspectionResult") -> None:
-    rows = [("layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"), *map(_row, found.layers)]
-    widths = [max(len(row[k]) for row in rows) for k in range(5)]
-    for row in rows:
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row[:5], widths, strict=True))
-        print(f"{text}  {row[5]:>11}  {row[6]:>14}")
-    print()
     kept = [layer for layer in found.layers if layer.float_reason]
     ratio = found.bytes_float / found.bytes_quantized
     noted = [("agreement", f"{found.agreement:.1f} % on synthetic images")] if found.agreement is not None else []
@@ -82,14 +104,22 @@ def _others(found: "InspectionResult") -> str:
     return f", other weights in {count} layer{'s' * (count > 1)}" if count else ""
 
 
-def _row(layer: "InspectedLayer") -> tuple[str, ...]:
-    bits = [str(bits or "float") for bits in (layer.w_bits, layer.a_bits)]
-    shape = "x".join(map(str, layer.weight_shape))
+def _print_layers(layers: list["InspectedLayer"]) -> None:
+    """All that multiplies, with each one's share of the work and of the file."""
+    adds, size = sum(layer.multiply_adds for layer in layers), sum(layer.bytes for layer in layers)
+    print_rows(COLUMNS, [_row(layer, adds, size) for layer in layers])
+
+
+def _row(layer: "InspectedLayer", adds: int, size: int) -> tuple[str, ...]:
     return (
-        one_line(layer.name),
-        one_line(layer.kind),
-        shape,
-        *bits,
+        layer.name,
+        layer.kind,
+        "x".join(map(str, layer.weight_shape)),
+        str(layer.w_bits or "float"),
+        str(layer.a_bits or "float"),
         f"{layer.parameters:,}",
         f"{layer.multiply_adds:,}",
+        f"{100 * layer.multiply_adds / max(1, adds):.1f}",
+        f"{layer.bytes:,}",
+        f"{100 * layer.bytes / max(1, size):.1f}",
     )

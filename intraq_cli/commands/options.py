@@ -1,14 +1,13 @@
 """Type and help of every option and argument, each written once; a command lists those that it has."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from intraq_cli.choices import Placement
-from intraq_cli.errors import UsageError
+from intraq_cli.commands.parsing import bits, micro_batch, numbers
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.preprocessing import Interpolation as _Interpolation
 
@@ -30,48 +29,6 @@ def _recipes(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
-def _numbers(option: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """A parser of ``1,2,3``."""
-
-    def parse(text: str) -> tuple[Any, ...]:
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if not values or (count is not None and len(values) != count):
-            raise UsageError(f"{option} {text}: must be numbers with commas between", "e.g. --input-size 3,224,224")
-        return values
-
-    return parse
-
-
-def _bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
-    """A parser of ``4``, ``2-8`` and ``2,4,8``."""
-
-    def parse(text: str) -> int | tuple[int, ...]:
-        first, dash, last = text.partition("-")
-        parts = [first, last] if dash else text.split(",")
-        if not all(part.isdecimal() and len(part) < 3 for part in parts):
-            raise UsageError(
-                f"{option} {text}: must be bits from 2 to 8", f"e.g. {option} 4; under a budget {option} 2-8"
-            )
-        numbers = [int(part) for part in parts]
-        if dash:
-            numbers = list(range(numbers[0], numbers[1] + 1))
-        return numbers[0] if len(numbers) == 1 else tuple(numbers)
-
-    return parse
-
-
-def _micro_batch(text: str) -> int | None:
-    """Parse ``N`` or ``auto``."""
-    if text == "auto":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
-    return int(text)
-
-
 def _argument(name: str, text: str, **settings: Any) -> Any:
     return typer.Argument(metavar=name, help=text, show_default=False, **settings)
 
@@ -86,23 +43,26 @@ PLACEMENTS = "the input of every layer, what leaves every ReLU (the paper's), or
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder, Hub id of one, exported .onnx, or a float model.")]
+Targets = Annotated[
+    list[str], _argument("TARGET...", "Checkpoint folders, Hub ids of some, exported .onnx files, or float models.")
+]
 ImageFiles = Annotated[list[str], _argument("IMAGE...", "Image files, or folders of them.")]
 Folder = Annotated[Path, _argument("FOLDER", "What `quantize` wrote.")]
 Folders = Annotated[list[str], _argument("FOLDER...", "What `quantize` wrote; several are put side by side.")]
 Checkpoints = Annotated[list[str], _argument("TARGET...", "Checkpoint folders, or Hub ids of checkpoints.")]
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
-ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, or a table of results.")]
+ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table of results, or `results`.")]
 
 InputSize = Annotated[
     Any,
-    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=_numbers("--input-size", int, 3)),
+    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=numbers("--input-size", int, 3)),
 ]
 Mean = Annotated[
     Any,
-    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=_numbers("--mean", float)),
+    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=numbers("--mean", float)),
 ]
 Std = Annotated[
-    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=_numbers("--std", float))
+    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=numbers("--std", float))
 ]
 CropPct = Annotated[
     float | None,
@@ -124,7 +84,7 @@ WWidths = Annotated[
         "--w",
         metavar="BITS",
         help="Bits of the weights, 2 to 8; default 4. With a budget those to choose from, as 2-8 or 2,4,8.",
-        parser=_bits("--w"),
+        parser=bits("--w"),
     ),
 ]
 AWidths = Annotated[
@@ -133,7 +93,7 @@ AWidths = Annotated[
         "--a",
         metavar="BITS",
         help="Bits of the activations, 2 to 8; default 4, or 8 where only weights are chosen under a budget.",
-        parser=_bits("--a"),
+        parser=bits("--a"),
     ),
 ]
 TargetSize = Annotated[
@@ -177,6 +137,15 @@ Bits = Annotated[
 BitsTemplate = Annotated[
     bool, typer.Option("--bits-template", help="Print the bits of all layers as a file for --bits.")
 ]
+OfModel = Annotated[str | None, _unset("--model", help="Only rows of networks with this in their name.")]
+OfRecipe = Annotated[str | None, _unset("--recipe", help="Only rows of this recipe.")]
+OfWBits = Annotated[int | None, _unset("--w", help="Only rows with so many bits a weight.")]
+OfABits = Annotated[int | None, _unset("--a", help="Only rows with so many bits an activation.")]
+OfPlacement = Annotated[str | None, _unset("--placement", help="Only rows of this placement of quantizers.")]
+SortLayers = Annotated[
+    Literal["name", "kind", "w", "a", "parameters", "multiply-adds", "bytes"] | None,
+    _unset("--sort", help="Order of the table; default: that of the calls."),
+]
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
 Set = Annotated[
     list[str] | None,
@@ -193,13 +162,13 @@ Sheet = Annotated[
     Path | None, _unset("--sheet", metavar="FILE", help="Make a PNG or JPEG of some images, with their classes.")
 ]
 Classes = Annotated[
-    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=_numbers("--classes", int))
+    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=numbers("--classes", int))
 ]
 
 FewImages = Annotated[int, typer.Option("-n", "--num-images", min=2, help="Images.")]
 Widths = Annotated[
     Any,
-    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=_numbers("--widths", int)),
+    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths", int)),
 ]
 
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
@@ -214,13 +183,23 @@ Resume = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
+OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0)]
+Seeds = Annotated[
+    Any,
+    _unset(
+        "--seeds",
+        metavar="N,...",
+        help="One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end.",
+        parser=numbers("--seeds", int),
+    ),
+]
 MicroBatch = Annotated[
     Any,
     typer.Option(
         "--batch-size",
         metavar="N|auto",
         help="Images per pass, which does not change the result.",
-        parser=_micro_batch,
+        parser=micro_batch,
     ),
 ]
 
@@ -260,6 +239,7 @@ Token = Annotated[str | None, _unset("--token", help="With write access; default
 Timm = Annotated[bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print a table of results as CSV, every column.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
 QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
 QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
@@ -270,7 +250,7 @@ TYPED: list[str] = []
 """The words behind ``intraq`` of the command that runs."""
 
 
-PRINTED = ("as_json", "quiet", "bits_template")
+PRINTED = ("as_json", "quiet", "bits_template", "sort")
 """Parameters of commands that only say how to print."""
 
 

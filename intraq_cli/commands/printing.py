@@ -4,12 +4,15 @@ import dataclasses
 import json
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from intraq_cli.errors import IntraqError
 from intraq_cli.io.atomic import plain
+
+if TYPE_CHECKING:
+    from intraq_cli.results import Foretold
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -65,6 +68,15 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.{int(seconds < 10)}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def expected(foretold: "Foretold | None", device: str) -> str:
+    """What a dry run has found out of time and memory, for people."""
+    if foretold is None:
+        return "time and memory: not told beforehand, there are no steps to time"
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in foretold.stages.items())
+    memory = "" if foretold.memory_bytes is None else f", {foretold.memory_bytes / 1e9:.1f} GB of memory"
+    return f"about {duration(foretold.seconds)} on {device} ({stages}){memory}"
 
 
 def flush() -> None:

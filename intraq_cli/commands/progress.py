@@ -1,4 +1,4 @@
-"""Events as moving bars on a terminal, or as a plain line now and then."""
+"""Events as a moving line on a terminal, or as a plain line now and then."""
 
 import sys
 import time
@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from intraq_cli.commands.live import Pace, Stage
 from intraq_cli.commands.printing import duration, escaped, print_hint, stderr
 from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 PLAIN_EVERY = 15.0
 """Seconds between two plain lines."""
-SPEED_BY = 3600.0
-"""Last seconds by which a bar tells the time left: a large network's steps take minutes."""
+REFRESH = 4
+"""Times a second that a terminal shows what is new."""
 LONG = 3600.0
 """Seconds of a stage from which on a faster recipe is named."""
 
@@ -30,20 +31,9 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
     paces = _Paces(recipe)
     if quiet:
         yield _messages_only
-    elif sys.stderr.isatty():
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("[bold]{task.description:<11}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-        )
-        with Progress(*columns, console=stderr, speed_estimate_period=SPEED_BY) as bars:
-            yield _Bars(bars, paces).report
+    elif sys.stderr.isatty() and not stderr.is_dumb_terminal:
+        with _Bars(paces) as bars:
+            yield bars.report
     else:
         yield _Lines(paces).report
 
@@ -56,39 +46,18 @@ def _messages_only(event: Event) -> None:
             stderr.print(escaped(one_line(event.message)))
 
 
-class _Pace:
-    """How fast a stage goes on, by the steps since the first that is told of: those before may be an earlier run's."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.first: tuple[float, StepDone] | None = None
-        self.rate = ""
-        self.left: float | None = None
-
-    def note(self, event: StepDone) -> None:
-        """Set images per second and the seconds left, neither until there is something to tell them by."""
-        now = time.perf_counter()
-        if self.first is None:
-            self.first = now, event
-            return
-        started, first = self.first
-        seconds = max(now - started, 1e-9)
-        self.rate = f"{(event.images - first.images) / seconds:.0f} img/s" if event.images else ""
-        if event.step > first.step:
-            self.left = seconds * (self.steps - event.step) / (event.step - first.step)
-
-
 class _Paces:
     """That of every stage; if one of the default recipe will take long, a faster recipe is named, once."""
 
     def __init__(self, recipe: str) -> None:
-        self.stages: dict[str, _Pace] = {}
+        self.stages: dict[str, Pace] = {}
         self.hint = recipe == "default"
 
-    def start(self, event: StageStarted) -> None:
-        self.stages[event.stage] = _Pace(event.steps)
+    def start(self, event: StageStarted) -> Pace:
+        self.stages[event.stage] = Pace(event.steps)
+        return self.stages[event.stage]
 
-    def note(self, event: StepDone) -> _Pace:
+    def note(self, event: StepDone) -> Pace:
         pace = self.stages[event.stage]
         pace.note(event)
         if self.hint and pace.left is not None and pace.left > LONG:
@@ -105,23 +74,41 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    def __init__(self, bars: "Progress", paces: _Paces) -> None:
-        self.bars = bars
+    """A moving line of the stage that is at work, and above it what is over."""
+
+    def __init__(self, paces: "_Paces") -> None:
+        from rich.live import Live
+
         self.paces = paces
-        self.tasks: dict[str, TaskID] = {}
+        self.stage: Stage | None = None
+        self.unicode = stderr.encoding.lower().startswith("utf")
+        self.live = Live(get_renderable=self._shown, console=stderr, refresh_per_second=REFRESH, transient=True)
+
+    def __enter__(self) -> "_Bars":
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def _shown(self) -> "Text":
+        from rich.text import Text
+
+        return Text(self.stage.line(stderr.width - 1, self.unicode) if self.stage else "", no_wrap=True)
 
     def report(self, event: Event) -> None:
         match event:
             case StageStarted():
-                self.paces.start(event)
-                self.tasks[event.stage] = self.bars.add_task(event.stage, total=event.steps, detail=event.detail)
+                self.stage = Stage(event, self.paces.start(event))
             case StepDone():
-                detail = _describe(event, self.paces.note(event).rate)
-                self.bars.update(self.tasks[event.stage], completed=event.step, detail=detail)
+                self.paces.note(event)
+                if self.stage:
+                    self.stage.note(event)
             case StageDone():
-                task = self.tasks[event.stage]
-                total = next(t.total for t in self.bars.tasks if t.id == task)
-                self.bars.update(task, completed=total)
+                if self.stage:
+                    ended, self.stage = self.stage.end(event.seconds, stderr.width - 1, self.unicode), None
+                    self.live.refresh()  # or the line as it was would be drawn below once more
+                    stderr.print(ended, markup=False)
             case Warned() | Noted():
                 _messages_only(event)
 

@@ -5,8 +5,17 @@ from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
 from intraq_cli.commands.export import export_rows
-from intraq_cli.commands.printing import duration, file_size, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import (
+    duration,
+    expected,
+    file_size,
+    heterogeneity,
+    print_hint,
+    print_json,
+    print_table,
+)
 from intraq_cli.commands.progress import progress
+from intraq_cli.commands.seeds import quantize_seeds
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -28,7 +37,8 @@ def quantize(
     first_last_bits: options.FirstLastBits = None,
     bits: options.Bits = None,
     device: options.Device = "auto",
-    seed: options.Seed = 0,
+    seed: options.OneSeed = None,
+    seeds: options.Seeds = None,
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -51,11 +61,14 @@ def quantize(
 
     intraq quantize mobilenetv2_100 --target-size 2MB
     """
-    given = options.passed_on(locals())
+    given = {**options.passed_on(locals()), "command": shlex.join(["intraq", *options.TYPED])}
+    if seeds:
+        quantize_seeds(given, as_json, quiet)
+        return
     from intraq_cli.api import quantization as api
 
     with progress(quiet, recipe) as report:
-        result = api.quantize(**given, command=shlex.join(["intraq", *options.TYPED]), report=report)
+        result = api.quantize(**given, report=report)
     if as_json:
         print_json(result)
     elif quiet:
@@ -63,6 +76,7 @@ def quantize(
     elif dry_run:
         where = f"{result.recipe}, {result.act_placement}, on {result.device}"
         print(f"would write {model} at {_bits(result)} ({where}) to {result.path}: {_sizes(result)}")
+        print(expected(result.foretold, result.device))
         _print_frontier(result)
     else:
         _print(result)

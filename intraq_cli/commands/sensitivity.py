@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import duration, print_hint, print_json
 from intraq_cli.commands.progress import progress
+from intraq_cli.commands.tables import Column, print_rows
 
 if TYPE_CHECKING:
     from intraq_cli.results import SensitivityResult
@@ -52,17 +53,16 @@ def sensitivity(
 def _print(result: "SensitivityResult") -> None:
     """A table, the most sensitive layers at the top."""
     widths = result.widths
-    rows = [("layer", *(f"{kind}{bits}" for kind in ("W", "A", "but") for bits in widths))]
     coarsest = widths[0]
+    columns = [Column("layer", shrinks=True)]
+    for kind in ("W", "A", "but"):  # where there is no room, the finest widths go first
+        columns += [Column(f"{kind}{bits}", True, k) for k, bits in enumerate(widths)]
+    rows = []
     for layer in sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0))):
         figures = [table.get(bits) for table in (layer.weights, layer.inputs, layer.spared) for bits in widths]
-        rows.append((layer.name, *("float" if figure is None else f"{figure:.4f}" for figure in figures)))
-    everything = (f"{result.everything[bits]:.4f}" for bits in widths)
-    rows.append(("everything", *("" for _ in (*widths, *widths)), *everything))
-    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.rjust(size) for cell, size in zip(row[1:], sizes[1:], strict=True)]
-        print("  ".join([row[0].ljust(sizes[0]), *cells]))
+        rows.append([layer.name, *("float" if figure is None else f"{figure:.4f}" for figure in figures)])
+    everything = [f"{result.everything[bits]:.4f}" for bits in widths]
+    print_rows(columns, [*rows, ["everything", *("" for _ in (*widths, *widths)), *everything]])
     print(
         f"\n{result.model}, placement {result.act_placement}: divergence from the float network in nats on {result.n}"
     )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import duration, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import duration, expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def synthesize(
     elif dry_run:
         also = f" and {result.png}" if result.png else ""
         print(f"would write {_images(result)} from {model} to {result.path}{also} on {result.device}")
+        print(expected(result.foretold, result.device))
     else:
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")

@@ -7,7 +7,11 @@ import typer
 from intraq_cli import zoo
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json, print_table
-from intraq_cli.errors import RecipeError
+from intraq_cli.commands.results_table import print_results
+from intraq_cli.errors import RecipeError, UsageError
+
+MEASURED = "measured"
+"""The table that ``results`` means."""
 
 app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=True)
 
@@ -30,15 +34,25 @@ def list_(as_json: options.Json = False, quiet: options.QuietNames = False) -> N
 @app.command()
 def show(
     name: options.ZooName,
+    model: options.OfModel = None,
+    recipe: options.OfRecipe = None,
+    w: options.OfWBits = None,
+    a: options.OfABits = None,
+    placement: options.OfPlacement = None,
     as_json: options.Json = False,
+    as_csv: options.Csv = False,
 ) -> None:
-    """One of them in full."""
+    """One of them in full; of a table of results, the rows asked for. `results` are those measured with this tool.
+
+    intraq zoo show results --model resnet20 --w 4
+    """
     tables = zoo.result_tables()
+    name = MEASURED if name == "results" else name
+    chosen = zoo.RowFilter(model, recipe, w, a, placement)
+    if name not in tables and (as_csv or chosen != zoo.RowFilter()):
+        raise UsageError(f"{name} is no table of results", f"--csv and filters go with {', '.join(tables)}")
     if name in tables:
-        if as_json:
-            print_json({"name": name, "rows": zoo.read_table(tables[name])})
-        else:
-            print(tables[name].read_text(encoding="utf-8").rstrip())
+        print_results(name, zoo.read_table(tables[name]), chosen, as_json, as_csv)
     elif name in zoo.model_names():
         config = json.loads((zoo.model_folder(name) / "config.json").read_text(encoding="utf-8"))
         if as_json:
@@ -46,13 +60,13 @@ def show(
         else:
             print((zoo.model_folder(name) / "README.md").read_text(encoding="utf-8").rstrip())
     elif name in zoo.recipe_names() or name.endswith(".toml"):
-        recipe = zoo.load_recipe(name)
+        found = zoo.load_recipe(name)
         if as_json:
-            print_json({"name": recipe.name, **recipe.to_dict()})
+            print_json({"name": found.name, **found.to_dict()})
         else:
             print(zoo.recipe_path(name).read_text(encoding="utf-8").rstrip())
     else:
-        known = [*zoo.recipe_names(), *zoo.model_names(), *tables]
+        known = [*zoo.recipe_names(), *zoo.model_names(), *tables, "results"]
         raise RecipeError(
             f"nothing in the zoo is called {name!r}", zoo.did_you_mean(name, known) or "`intraq zoo list`"
         )

@@ -23,12 +23,47 @@ PACE = 5.0
 """Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
 
 
+def _seconds_noted(folder: Path | None) -> dict[str, float]:
+    """What earlier runs of a job have noted by :meth:`ResumeStore.note_seconds`; nothing where that makes no sense."""
+    try:
+        noted = json.loads((folder / "seconds.json").read_text(encoding="utf-8")) if folder else {}
+        return {str(stage): max(0.0, float(seconds)) for stage, seconds in noted.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 class ResumeStore:
     """Named states in a folder, each there whole or not at all; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
         self.folder, self.report = folder, report
         self._next = time.monotonic() + PACE
+        noted = _seconds_noted(folder)
+        self.before = noted.pop("", 0.0)
+        """Seconds that earlier runs of the job have taken."""
+        self._stages, self._running, self._opened = noted, ("", 0.0), time.perf_counter()
+
+    def began(self, stage: str) -> None:
+        """Note that a stage begins, or goes on from where an earlier run left it."""
+        self._running = stage, time.perf_counter() - self._stages.get(stage, 0.0)
+
+    def ended(self, stage: str) -> float:
+        """Note that the stage that began last is over; returns its seconds, those of earlier runs among them."""
+        seconds = time.perf_counter() - self._running[1]
+        self._running = "", 0.0
+        if self.folder is not None:
+            self._stages[stage] = seconds
+        return seconds
+
+    def note_seconds(self) -> None:
+        """Keep how long the job and its stages have taken so far; it is of no use to the job itself."""
+        if self.folder is None:
+            return
+        now, (stage, begun) = time.perf_counter(), self._running
+        noted = {**self._stages, "": self.before + now - self._opened, **({stage: now - begun} if stage else {})}
+        with suppress(OSError):
+            (self.folder / "seconds.new").write_text(json.dumps(noted), encoding="utf-8")
+            (self.folder / "seconds.new").replace(self.folder / "seconds.json")
 
     def load(self, name: str) -> Any:
         """What was kept under ``name``, its tensors on the CPU; None where nothing was.
@@ -60,6 +95,7 @@ class ResumeStore:
             if interruption(error):
                 raise
             self._give_up(error)
+        self.note_seconds()
         now = time.monotonic()
         self._next = now + max(PACE, 20 * (now - started))
 
@@ -126,10 +162,12 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
             raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
         if going_on:
             report(Noted(f"going on from {folder}"))
+        store = ResumeStore(folder, report)
         try:
-            yield ResumeStore(folder, report)
+            yield store
         except BaseException:
             if any(folder.glob("*.pt")):
+                store.note_seconds()
                 report(Noted(f"what is done is kept in {folder}: the same command goes on from there"))
             else:
                 _remove(folder, lock)
@@ -143,8 +181,8 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
     """Make the folder that of this job; returns whether there is something to go on from."""
     states = list(folder.glob("*.pt"))
     if not resume:
-        for state in states:
-            state.unlink()
+        for state in [*states, folder / "seconds.json"]:
+            state.unlink(missing_ok=True)
     elif states:
         try:
             before = json.loads((folder / "job.json").read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 import hashlib
 import statistics
-import time
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -81,7 +80,7 @@ def synthesize_images(
     Raises:
         DivergedError: a batch's losses are not finite, however gently it is made.
     """
-    started = time.perf_counter()
+    context.kept.began("synthesis")
     device, report, kept, ranks = context.device, context.report, context.kept, context.ranks
     if features(graph) is None:
         if config.mdc_weight:
@@ -112,7 +111,7 @@ def synthesize_images(
     _redo_unconverged(finished, batches, maker)
     made = _collect(finished, labels, batches)
     _warn_of_unreached(made[1], labels, num_classes, report)
-    report(StageDone("synthesis", time.perf_counter() - started))
+    report(StageDone("synthesis", kept.ended("synthesis")))
     return made[0]
 
 

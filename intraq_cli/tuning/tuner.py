@@ -1,6 +1,5 @@
 """Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -51,7 +50,8 @@ def tune(
     Raises:
         DivergedError: the losses are not finite, however gently it is tuned.
     """
-    started, report = time.perf_counter(), context.report
+    report = context.report
+    context.kept.began("tuning")
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
     context.ranks.broadcast(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
@@ -66,7 +66,7 @@ def tune(
             student.load_state_dict(start)
             report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
             continue
-        report(StageDone("tuning", time.perf_counter() - started))
+        report(StageDone("tuning", context.kept.ended("tuning")))
         return losses
     raise DivergedError(
         f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",

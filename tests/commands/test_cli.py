@@ -270,8 +270,21 @@ def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path):
     intraq("quantize", "resnet20_digits", *args, "--recipe", "instant", "--out", "made", "-q")
     assert found["bytes_quantized"] == pytest.approx((tmp_path / "made/model.safetensors").stat().st_size, rel=0.03)
     table = intraq("inspect", "resnet20_digits").out.splitlines()
-    assert table[0].split() == ["layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"]
+    assert table[0].split()[:7] == ["layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"]
     assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
+
+
+def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq):
+    found = json.loads(intraq("inspect", "resnet20_digits", "--json").out)["layers"]
+    for column, key in (("bytes", "bytes"), ("multiply-adds", "multiply_adds")):
+        lines = intraq("inspect", "resnet20_digits", "--sort", column).out.split("\n\n")[0].splitlines()
+        header, *rows = [line.split() for line in lines]
+        assert header[-4:] == ["multiply-adds", "adds%", "bytes", "bytes%"]
+        assert [row[0] for row in rows] == [one["name"] for one in sorted(found, key=lambda one: -one[key])]
+        for name, share in ((row[0], float(row[-1 if key == "bytes" else -3])) for row in rows):
+            (layer,) = (one for one in found if one["name"] == name)
+            assert share == pytest.approx(100 * layer[key] / sum(one[key] for one in found), abs=0.051)
+    assert intraq("inspect", "resnet20_digits", "--sort", "colour").code == 2
 
 
 def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):

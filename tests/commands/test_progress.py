@@ -1,12 +1,14 @@
 """What is shown while it works."""
 
+import io
 import re
 
 import pytest
+from rich.console import Console
 
 from intraq_cli.commands import progress as shown
 from intraq_cli.commands.printing import duration
-from intraq_cli.events import StageStarted, StepDone
+from intraq_cli.events import StageDone, StageStarted, StepDone
 
 
 @pytest.fixture
@@ -73,3 +75,26 @@ def test_what_is_quick_or_chosen_names_none(
 )
 def test_times_for_people(seconds: float, told: str) -> None:
     assert duration(seconds) == told
+
+
+@pytest.mark.parametrize(("term", "moves"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_has_one_moving_line_unless_it_is_dumb(
+    monkeypatch: pytest.MonkeyPatch, term: str, moves: bool
+) -> None:
+    """The losses' curve, and what is over stays above it."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False, _environ={"TERM": term})
+    monkeypatch.setattr(shown, "stderr", screen)
+    monkeypatch.setattr(shown.sys.stderr, "isatty", lambda: True)
+    with shown.progress(quiet=False) as report:
+        for stage in ("synthesis", "tuning"):
+            report(StageStarted(stage, 3, "8 images"))
+            for step in range(1, 4):
+                report(StepDone(stage, step, 8 * step, values={"total": 4.0 - step}))
+            report(StageDone(stage, 2.0))
+    written = screen.file.getvalue()
+    assert ("\x1b[2K" in written) == moves
+    assert ("synthesis: done in 2.0 s  loss 1  █▅▁" in written) == moves
+    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).split("\n") if line.strip()]
+    ends = [k for k, line in enumerate(lines) if "done in" in line]
+    assert len(ends) == 2
+    assert not any("/3" in line for line in lines[ends[-1] + 1 :])

@@ -257,3 +257,36 @@ def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, mo
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match="3 processes share a batch of 2 images"):
         run(factory, tmp_path / "out", "tuning.batch_size=2")
+
+
+def test_the_time_of_all_parts_is_told(factory, tmp_path, monkeypatch):
+    """With a clock that goes on by a second at every look."""
+    looks = iter(range(10**9))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(looks)))
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        run(factory, out, report=stopping("tuning", 11))
+    noted = json.loads((tmp_path / "out.unfinished/seconds.json").read_text())
+    assert noted["synthesis"] > 0
+    assert noted[""] > noted["synthesis"] + noted["calibration"]
+    made = run(factory, out)
+    assert made.stages["synthesis"] > noted["synthesis"]
+    assert made.stages["tuning"] > noted["tuning"]
+    assert made.seconds > noted[""] + made.stages["tuning"] - noted["tuning"]
+    written = json.loads((out / "run.json").read_text())
+    assert written["stages"] == made.stages
+    assert noted[""] < written["seconds"] <= made.seconds
+
+
+@pytest.mark.parametrize("noted", ["", "[]", '{"tuning": "long"}', '{"tuning": null}'])
+def test_times_that_make_no_sense_are_forgotten(factory, stopped, noted):
+    (stopped.with_name("out.unfinished") / "seconds.json").write_text(noted)
+    assert run(factory, stopped).stages["tuning"] >= 0
+
+
+def test_a_run_that_starts_anew_counts_anew(factory, stopped):
+    file = stopped.with_name("out.unfinished") / "seconds.json"
+    file.write_text('{"": 5000, "synthesis": 4000}')
+    made = run(factory, stopped, resume=False)
+    assert made.seconds < 4000
+    assert made.stages["synthesis"] < 4000

@@ -1,0 +1,217 @@
+"""How long a job will take and how much memory, told before it begins: by the job itself, done on few images."""
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job, out_of_memory
+from intraq_cli.errors import IntraqError
+from intraq_cli.events import Event, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.graph.layers import layers
+from intraq_cli.quantization.plan import Plan
+from intraq_cli.recipe import Compile
+from intraq_cli.results import Foretold
+from intraq_cli.runtime.compilation import is_wanted
+from intraq_cli.runtime.device import return_freed_memory, tuned_allocator
+from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.memory import peak_memory, start_peak
+from intraq_cli.runtime.micro_batches import largest_micro_batch
+from intraq_cli.synthesis.synthesizer import Synthetic, batch_sizes
+
+FEW = 8
+"""Images of the first trial."""
+STEP = 2.0
+"""Seconds that a step of the second trial may take: enough to be timed, and to outgrow the caches."""
+STEPS = 4
+"""Of each stage in a trial; the first one warms up."""
+COMPILING = 2.0
+"""Seconds a layer that ``torch.compile`` takes, see :data:`intraq_cli.runtime.compilation.PAYS`."""
+FASTER = {"synthesis": 1.3, "tuning": 1.6}
+"""By this much a compiled step is: 1.1 to 1.7 times were measured on ResNet-20 and MobileNetV1."""
+
+
+def foretell(job: Job, plan: Plan | None, made: Synthetic | None, setup: float) -> Foretold | None:
+    """Time and memory of a job; None where there are no steps to time, and of several processes at one job.
+
+    The job is done twice, with few images and with more, for a few steps. What depends on the number of images is taken
+    to grow in a straight line with it.
+
+    Args:
+        job: not yet started.
+        plan: of the bits; None: the job ends with its images.
+        made: the images, where the job does not make them.
+        setup: seconds that it took to come here; the checkpoint is read back once, which takes as long.
+    """
+    recipe = job.recipe
+    if launched_processes().size > 1 or not (made or recipe.synthesis.num_images):
+        return None
+    try:
+        with tuned_allocator(job.context.device, job.context.deterministic), out_of_memory():
+            few = _trial(job, plan, made, FEW, FEW)
+            second = [
+                min(batch, max(2 * FEW, int(STEP * FEW / few.stages[stage].step))) if stage in few.stages else 2 * FEW
+                for stage, batch in (("synthesis", recipe.synthesis.batch_size), ("tuning", recipe.tuning.batch_size))
+            ]
+            more = _trial(job, plan, made, *second)
+    except IntraqError as error:
+        job.context.report(Warned(f"time and memory cannot be told beforehand: {error.message}"))
+        return None
+    return _Count(job, made, few, more).result(setup if plan is None else 2 * setup)
+
+
+@dataclass
+class _Timed:
+    """A stage of a trial, or what is around the stages."""
+
+    images: int
+    """In a step; all, where there are no steps."""
+    step: float
+    """Seconds."""
+    around: float
+    """Seconds but for the steps."""
+    memory: int
+    """Bytes, the most."""
+
+
+@dataclass
+class _Trial:
+    stages: dict[str, _Timed] = field(default_factory=dict)
+
+
+def _trial(job: Job, plan: Plan | None, made: Synthetic | None, images: int, batch: int) -> _Trial:
+    """Do the job on ``images``, one batch of them, and tune on batches of ``batch``."""
+    recipe, device, log = job.recipe, job.context.device, _Log(job)
+    quick = replace(
+        recipe,
+        synthesis=replace(recipe.synthesis, num_images=images, batch_size=images, steps=STEPS, compile=False),
+        quantization=replace(recipe.quantization, ema_steps=STEPS),
+        tuning=replace(recipe.tuning, steps=min(STEPS, recipe.tuning.steps), batch_size=batch, compile=False),
+    )
+    at_once = _at_once(job, "synthesis", images) if made is None else None
+    context = replace(job.context, report=log.note, micro_batch_size=at_once)
+    small = replace(job, recipe=quick, context=context)
+    return_freed_memory()
+    start_peak(device)
+    started = time.perf_counter()
+    if made is None:
+        made = small.synthesize()
+    else:
+        made = replace(made, images=made.images[:images], labels=made.labels[:images])
+    count = len(made.images)
+    if plan is not None:
+        small.quantize(plan, made)
+    seconds, trial = time.perf_counter() - started, _Trial()
+    for stage, in_step in (("synthesis", images), ("calibration", count), ("tuning", batch)):
+        if stage in log.times:
+            trial.stages[stage] = log.timed(stage, in_step)
+    inside = sum(log.times[stage][-1][0] - log.times[stage][0][0] for stage in log.times)
+    trial.stages["rest"] = _Timed(count, 0.0, max(0.0, seconds - inside), peak_memory(device))
+    return trial
+
+
+def _at_once(job: Job, stage: str, images: int) -> int | None:
+    """Images that go through the network at once in a trial: in two portions where the job takes several."""
+    batch = batch_sizes(job.recipe.synthesis.num_images, job.recipe.synthesis.batch_size)[0]
+    return -(-images // 2) if _fitting(job, stage, batch) < batch else job.context.micro_batch_size
+
+
+def _fitting(job: Job, stage: str, batch: int) -> int:
+    """Images that the job itself takes at once."""
+    size = job.context.micro_batch_size
+    if size is None:
+        size = largest_micro_batch(job.teacher.network, job.teacher.spec.input_size, job.context.device, stage)
+    return min(size or batch, batch)
+
+
+class _Log:
+    """When the events of a trial came, and how much memory had been taken by then."""
+
+    def __init__(self, job: Job) -> None:
+        self.device = job.context.device
+        self.times: dict[str, list[tuple[float, int]]] = {}
+        self.memory: dict[str, int] = {}
+
+    def note(self, event: Event) -> None:
+        """Take down an event; what is warned of will be warned of by the job itself."""
+        now = time.perf_counter()
+        match event:
+            case StageStarted():
+                self.times[event.stage] = [(now, 0)]
+                start_peak(self.device)
+            case StepDone():
+                self.times[event.stage].append((now, event.step))
+            case StageDone():
+                self.times[event.stage].append((now, 0))
+                self.memory[event.stage] = peak_memory(self.device)
+
+    def timed(self, stage: str, images: int) -> _Timed:
+        """A stage that is over."""
+        (begun, _), *steps, (ended, _) = self.times[stage]
+        if len(steps) < 2 or steps[-1][1] == steps[0][1]:
+            return _Timed(images, 0.0, ended - begun, self.memory[stage])
+        step = (steps[-1][0] - steps[0][0]) / (steps[-1][1] - steps[0][1])
+        return _Timed(images, step, max(0.0, ended - begun - step * steps[-1][1]), self.memory[stage])
+
+
+def _line(x: float, first: tuple[float, float], second: tuple[float, float]) -> float:
+    """The straight line through two points, at ``x``; it neither falls nor begins below zero."""
+    (x1, y1), (x2, y2) = first, second
+    if x2 <= x1 or y2 <= y1:
+        return y2
+    slope = min((y2 - y1) / (x2 - x1), y2 / x2)
+    return y2 + slope * (x - x2)
+
+
+class _Count:
+    """From two trials to the whole job."""
+
+    def __init__(self, job: Job, made: Synthetic | None, few: _Trial, more: _Trial) -> None:
+        self.job, self.trials = job, (few, more)
+        self.images = len(made.images) if made else job.recipe.synthesis.num_images
+
+    def at(self, stage: str, what: str, images: float) -> float:
+        """A figure of a stage for so many images."""
+        first, second = (trial.stages[stage] for trial in self.trials)
+        return _line(images, (first.images, getattr(first, what)), (second.images, getattr(second, what)))
+
+    def result(self, setup: float) -> Foretold:
+        """Seconds of each stage and of all, and the largest memory of any."""
+        recipe, tried = self.job.recipe, self.trials[0].stages
+        stages: dict[str, float] = {}
+        at_once: dict[str, float] = {}
+        if "synthesis" in tried:
+            sizes = batch_sizes(self.images, recipe.synthesis.batch_size)
+            steps, config = len(sizes) * recipe.synthesis.steps, recipe.synthesis
+            around = len(sizes) * self.at("synthesis", "around", sizes[0])
+            stages["synthesis"] = around + self._steps("synthesis", steps, sizes[0], config.compile)
+            at_once["synthesis"] = _fitting(self.job, "synthesis", sizes[0])
+        if "calibration" in tried:
+            stages["calibration"], at_once["calibration"] = self._calibration()
+        if "tuning" in tried:
+            batch, tuning = recipe.tuning.batch_size, recipe.tuning
+            stages["tuning"] = self.at("tuning", "around", batch)
+            stages["tuning"] += self._steps("tuning", tuning.steps, batch, tuning.compile)
+            at_once["tuning"] = _fitting(self.job, "tuning", batch)
+        seconds = sum(stages.values()) + self.at("rest", "around", self.images) + setup
+        memory = max(self.at(stage, "memory", images) for stage, images in at_once.items())
+        kept = 2 * self.images * math.prod(self.job.teacher.spec.input_size)  # float16
+        return Foretold(seconds, stages, int(memory) + kept if memory else None)
+
+    def _steps(self, stage: str, steps: int, images: int, setting: Compile) -> float:
+        """Seconds of all steps of so many images."""
+        seconds, graph = steps * self.at(stage, "step", images), self.job.anatomy.graph
+        if is_wanted(setting, graph, self.job.context.device, steps * images):
+            seconds = COMPILING * len(layers(graph)) + seconds / FASTER[stage]
+        return seconds
+
+    def _calibration(self) -> tuple[float, float]:
+        """Its seconds, and the images it is done on at once, as :func:`_trial` counts them: with those held out."""
+        recipe = self.job.recipe
+        if recipe.quantization.activation_range == "ema":  # warms up on batches of tuning's size
+            first, second = (
+                (trial.stages["tuning"].images, trial.stages["calibration"].around / STEPS) for trial in self.trials
+            )
+            return recipe.quantization.ema_steps * _line(recipe.tuning.batch_size, first, second), 0.0
+        used = round(min(self.images, CALIBRATION_IMAGES / (1 - recipe.tuning.holdout)))
+        images = _fitting(self.job, "calibration", used)
+        return self.at("calibration", "around", images), images

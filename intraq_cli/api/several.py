@@ -1,0 +1,109 @@
+"""Several of the same: ``evaluate_many`` targets on the same images, ``quantize_seeds`` of one job."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Any, TypeVar
+
+from intraq_cli.api.arguments import Model, Models, Text, verb
+from intraq_cli.api.evaluation import evaluate
+from intraq_cli.api.quantization import quantize
+from intraq_cli.api.teachers import check_free
+from intraq_cli.errors import IntraqError, UsageError
+from intraq_cli.events import Report, Warned, silent
+from intraq_cli.models.source import Source
+from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
+
+COMPARED = ("agreement", "kl")
+"""What of several seeds is averaged."""
+Made = TypeVar("Made")
+
+
+@verb
+def evaluate_many(targets: Models, data: Text, *, report: Report = silent, **options: Any) -> EvaluationsResult:
+    """Measure several targets, each beside its float teacher, on the same images.
+
+    Targets that were made from the same weights, and take the same input, share the answers of their teacher: they are
+    computed once. A target that fails does not lose the others.
+
+    Args:
+        targets: each as :func:`intraq_cli.evaluate` takes it.
+        data: as for ``evaluate``.
+        report: told of every batch, and of what fails.
+        options: all others of ``evaluate``.
+
+    Raises:
+        IntraqError: all of them fail; it is the first one's error.
+    """
+    if not targets:
+        raise UsageError("no target", "give at least one checkpoint, file or model")
+    answers: dict[str, Any] = {}
+
+    def one(target: Model) -> Any:
+        return evaluate(target, data, answers=answers, report=report, **options)
+
+    return EvaluationsResult(*_each(targets, _spelled, one, report))
+
+
+@verb
+def quantize_seeds(
+    model: Model, *, seeds: Sequence[int] = (0, 1, 2), dry_run: bool = False, report: Report = silent, **options: Any
+) -> SeedsResult:
+    """Quantize once for each seed, each into a folder of its own: ``OUT-seed0``, ``OUT-seed1``, ...
+
+    A seed that fails does not lose the others.
+
+    Args:
+        model: as :func:`intraq_cli.quantize` takes it.
+        seeds: at least one, no two alike.
+        dry_run: check everything, try how long one of them will take, write nothing.
+        report: told of every step, and of what fails.
+        options: all others of ``quantize`` but ``seed``.
+
+    Raises:
+        IntraqError: all of them fail; it is the first one's error.
+    """
+    if not seeds or len({*seeds}) < len(seeds) or min(seeds) < 0:
+        raise UsageError(f"seeds {', '.join(map(str, seeds)) or 'none'}: whole numbers from 0, no two alike")
+    if "seed" in options:
+        raise UsageError("seed and seeds together", "give one of them")
+
+    def one(seed: int) -> QuantizationResult:
+        return quantize(model, seed=seed, suffix=f"-seed{seed}", dry_run=dry_run, report=report, **options)
+
+    if dry_run:  # the same time for all
+        first = one(seeds[0])
+        stem = first.path.removesuffix(f"-seed{seeds[0]}")
+        runs = [replace(first, seed=seed, path=f"{stem}-seed{seed}") for seed in seeds]
+        for run in runs:
+            check_free(run.path, bool(options.get("force")))
+        return SeedsResult(runs, [], {}, {})
+    runs, failed = _each(seeds, lambda seed: f"seed {seed}", one, report)
+    figures = {name: [getattr(run, name) for run in runs] for name in COMPARED}
+    means = {name: mean(values) for name, values in figures.items()}
+    return SeedsResult(runs, failed, means, {name: (min(values), max(values)) for name, values in figures.items()})
+
+
+def _each(
+    items: Iterable[Any], name: Callable[[Any], str], work: Callable[[Any], Made], report: Report
+) -> tuple[list[Made], list[Failure]]:
+    """``work`` of every item, and what has failed; what fails is reported at once.
+
+    Raises:
+        IntraqError: the first one's, where all fail.
+    """
+    made: list[Made] = []
+    errors: list[tuple[str, IntraqError]] = []
+    for item in items:
+        try:
+            made.append(work(item))
+        except IntraqError as error:
+            errors.append((name(item), error))
+            report(Warned(f"{name(item)} failed: {error.message}"))
+    if not made:
+        raise errors[0][1]
+    return made, [Failure(which, error.code, error.message, error.hint) for which, error in errors]
+
+
+def _spelled(target: Model) -> str:
+    return target if isinstance(target, str) else Source.parse(target).spelled

@@ -1,0 +1,82 @@
+"""What a dry run tells of time and memory."""
+
+import time
+
+import pytest
+
+from intraq_cli import quantize, synthesize
+from intraq_cli.api import forecast
+from intraq_cli.api.forecast import _line
+from intraq_cli.api.outlook import announcing
+from intraq_cli.events import Noted, StageDone, StageStarted, StepDone
+from intraq_cli.recipe import Recipe
+from tests.conftest import SmallNet, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+SETTINGS = ["synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=60", "tuning.batch_size=32"]
+
+
+@pytest.fixture
+def network():
+    return trained(SmallNet())
+
+
+def test_seconds_are_near_those_it_takes(network, tmp_path, monkeypatch):
+    """In time of the processor, which others on the machine do not lengthen."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    settings = [*SETTINGS, "tuning.steps=60"]
+    quantize(network, out=tmp_path / "warm", recipe="instant", **INPUT)
+    foretold = quantize(network, out=tmp_path / "out", set=settings, dry_run=True, **INPUT).foretold
+    made = quantize(network, out=tmp_path / "out", set=settings, **INPUT)
+    assert set(foretold.stages) == set(made.stages) == {"synthesis", "calibration", "tuning"}
+    assert sum(foretold.stages.values()) <= foretold.seconds
+    for stage in ("synthesis", "tuning"):
+        assert made.stages[stage] / 2 < foretold.stages[stage] < 2 * made.stages[stage]
+    assert made.seconds / 2 < foretold.seconds < 2 * made.seconds
+    assert foretold.memory_bytes is None or 1e8 < foretold.memory_bytes < 1e10
+
+
+def test_twice_the_steps_take_twice_the_time(network, tmp_path, monkeypatch):
+    """With a clock that goes on by one at every look, so that no trial takes longer than another."""
+    looks = iter(range(10**9))
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: float(next(looks)))
+    told = [
+        synthesize(network, out=tmp_path / "i", set=[*SETTINGS, f"synthesis.steps={steps}"], dry_run=True, **INPUT)
+        for steps in (1000, 2000)
+    ]
+    once, twice = (one.foretold.stages["synthesis"] for one in told)
+    assert twice == pytest.approx(2 * once, rel=0.1)
+    assert list(told[0].foretold.stages) == ["synthesis"]
+
+
+def test_without_images_there_is_nothing_to_time(network, tmp_path):
+    assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **INPUT).foretold is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_straight_line_that_neither_falls_nor_begins_below_zero():
+    assert _line(100, (10, 3), (20, 5)) == pytest.approx(21)  # 1 + 0.2 x
+    assert _line(100, (10, 5), (20, 3)) == 3
+    assert _line(100, (10, 1), (20, 4)) == pytest.approx(20)  # in proportion
+    assert _line(50, (8, 1), (8, 2)) == 2
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1.0, ["about 9 min left in all"]), (0.1, [])])
+def test_a_long_run_tells_once_what_is_left(monkeypatch, seconds, told):
+    """400 steps of 10 images; tuning's 100 steps of 20 images take as long as 540 of them."""
+    now, events = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    recipe = Recipe().override(["tuning.steps=100", "tuning.batch_size=5"])
+    report = announcing(events.append, recipe)
+    report(StageStarted("synthesis", 400))
+    for step in range(1, 401):
+        now[0] += seconds
+        report(StepDone("synthesis", step, 10 * step))
+    report(StageDone("synthesis", now[0]))
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert notes == told
+    if told:
+        place = next(k for k, event in enumerate(events) if isinstance(event, Noted))
+        step = events[place - 1].step
+        left = seconds * (400 - step + 2.7 * 100 * 5 / 10)
+        assert notes == [f"about {left / 60:.0f} min left in all"]

@@ -1,0 +1,171 @@
+"""Several targets on the same images: each figure is that of the target alone, and one teacher answers once."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
+from intraq_cli.errors import IntraqError, UsageError
+from intraq_cli.events import Warned
+from tests.conftest import SmallNet, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+
+
+class CountedNet(SmallNet):
+    """Notes how many images each of its runs is of."""
+
+    runs: list[int] = []  # noqa: RUF012 - of all copies
+
+    def forward(self, x):
+        self.runs.append(len(x))
+        return super().forward(x)
+
+
+ALL = 6
+"""Images."""
+
+
+@pytest.fixture
+def labelled(labelled):
+    for folder in Path(labelled).iterdir():
+        shutil.copy(folder / "plain.png", folder / "again.png")
+    return labelled
+
+
+@pytest.fixture
+def network():
+    return trained(CountedNet(classes=3))
+
+
+@pytest.fixture
+def checkpoints(network, tmp_path):
+    return [
+        quantize(network, w=w, a=w, out=tmp_path / f"w{w}", recipe="instant", device="cpu", **INPUT).path
+        for w in (2, 8)
+    ]
+
+
+def timeless(results):
+    return [replace(one, seconds=0) for one in results]
+
+
+def test_each_is_measured_as_if_alone_and_the_teacher_once(checkpoints, network, labelled):
+    alone = [evaluate(one, labelled, model=network, device="cpu") for one in checkpoints]
+    CountedNet.runs.clear()
+    found = evaluate_many(checkpoints, labelled, model=network, device="cpu")
+    assert CountedNet.runs.count(ALL) == 1  # batches of other sizes are looks at its form
+    assert (timeless(found.results), found.failed) == (timeless(alone), [])
+
+
+def test_another_batch_for_the_teacher_where_weights_or_input_differ(checkpoints, network, labelled, tmp_path):
+    other = trained(CountedNet(classes=3), seed=1)
+    otherwise = quantize(network, out=tmp_path / "else", recipe="instant", **{**INPUT, "std": (0.5,) * 3}).path
+    given = [network, other, otherwise]
+    CountedNet.runs.clear()
+    with pytest.raises(UsageError):  # a checkpoint knows its own input
+        evaluate(otherwise, labelled, model=network, device="cpu", **INPUT)
+    found = evaluate_many(given[:2], labelled, device="cpu", **INPUT)
+    assert CountedNet.runs.count(ALL) == 2
+    assert [one.agreement for one in found.results] == [100, 100]
+    CountedNet.runs.clear()
+    found = evaluate_many([*checkpoints[:1], otherwise], labelled, model=network, device="cpu")
+    assert CountedNet.runs.count(ALL) == 2
+    alone = [evaluate(one, labelled, model=network, device="cpu") for one in (checkpoints[0], otherwise)]
+    assert timeless(found.results) == timeless(alone)
+
+
+def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled):
+    told = []
+    found = evaluate_many(["nowhere", *checkpoints[:1]], labelled, model=network, device="cpu", report=told.append)
+    assert [one.target for one in found.results] == checkpoints[:1]
+    (failed,) = found.failed
+    assert (failed.name, failed.code) == ("nowhere", "model")
+    assert [event.message for event in told if isinstance(event, Warned)] == [f"nowhere failed: {failed.message}"]
+    with pytest.raises(IntraqError, match="nowhere"):
+        evaluate_many(["nowhere", "no.onnx"], labelled)
+    with pytest.raises(UsageError, match="no target"):
+        evaluate_many([], labelled)
+    with pytest.raises(UsageError, match="targets is 'x'"):
+        evaluate_many("x", labelled)
+
+
+def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for w in (4, 8):
+        assert intraq("quantize", "resnet20_digits", "--w", w, "--recipe", "instant", "--out", f"w{w}", "-q").code == 0
+    few = ("--data", "digits", "--limit", "60")
+    alone = [json.loads(intraq("evaluate", name, *few, "--json").out) for name in ("w4", "w8")]
+    made = intraq("evaluate", "w4", "w8", *few)
+    title, header, *rows = made.out.splitlines()
+    assert (made.code, title) == (0, "digits, 60 images, in percent, on cpu")
+    assert header.split()[:4] == ["target", "top-1", "float", "drop"]
+    assert [row.split()[:3] for row in rows] == [
+        [one["target"], f"{one['top1']:.2f}", f"{one['float_top1']:.2f}"] for one in alone
+    ]
+    assert intraq("evaluate", "w4", "w8", *few, "-q").out.splitlines() == [f"{one['top1']:.2f}" for one in alone]
+    made = intraq("evaluate", "w4", "none", "w8", *few, "--json")
+    found = json.loads(made.out)
+    assert made.code == 1
+    assert [one["target"] for one in found["results"]] == ["w4", "w8"]
+    assert [set(one) for one in found["results"]] == [set(one) for one in alone]
+    assert [one["name"] for one in found["failed"]] == ["none"]
+    made = intraq("evaluate", "none", "nothing", *few, "--json")
+    assert (made.code, json.loads(made.out)["error"]["code"]) == (1, "model")
+
+
+SEEDS = {"recipe": "instant", "device": "cpu", **INPUT}
+
+
+def test_each_seed_makes_what_it_makes_alone(network, tmp_path):
+    settings = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=0"]
+    given = {"set": settings, **SEEDS}
+    made = quantize_seeds(network, seeds=(1, 4), out=tmp_path / "out", **given)
+    assert [(run.seed, run.path) for run in made.runs] == [(k, str(tmp_path / f"out-seed{k}")) for k in (1, 4)]
+    alone = [quantize(network, seed=k, out=tmp_path / f"alone{k}", **given) for k in (1, 4)]
+    for run, one in zip(made.runs, alone, strict=True):
+        files = [Path(made.path, "model.safetensors").read_bytes() for made in (run, one)]
+        assert files[0] == files[1]
+    for name in ("agreement", "kl"):
+        low, high = sorted(getattr(one, name) for one in alone)
+        assert made.range[name] == (low, high)
+        assert made.mean[name] == pytest.approx((low + high) / 2)
+
+
+def test_a_seed_that_fails_does_not_lose_the_others(network, tmp_path):
+    (tmp_path / "out-seed1").mkdir()
+    made = quantize_seeds(network, out=tmp_path / "out", **SEEDS)
+    assert [run.seed for run in made.runs] == [0, 2]
+    assert [(one.name, one.code) for one in made.failed] == [("seed 1", "output")]
+    with pytest.raises(IntraqError, match="exists"):
+        quantize_seeds(network, out=tmp_path / "out", **SEEDS)
+
+
+@pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
+def test_seeds_that_make_no_sense(network, seeds):
+    with pytest.raises(UsageError, match="seeds"):
+        quantize_seeds(network, seeds=seeds, **SEEDS)
+
+
+def test_seeds_on_the_command_line(intraq, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("--set", "synthesis.num_images=8", "--set", "synthesis.batch_size=8", "--set", "synthesis.steps=1",
+           "--set", "tuning.steps=0")  # fmt: skip
+    refused = intraq("quantize", "resnet20_digits", "--seeds", "0,1", "--seed", "0", *few)
+    assert (refused.code, refused.out) == (2, "")
+    (tmp_path / "resnet20_digits-w4a4-seed3").mkdir()
+    made = intraq("quantize", "resnet20_digits", "--seeds", "2,3", *few, "--json")
+    found = json.loads(made.out)
+    assert made.code == 1
+    assert [run["path"] for run in found["runs"]] == ["resnet20_digits-w4a4-seed2"]
+    assert found["mean"]["agreement"] == found["runs"][0]["agreement"]
+    assert found["range"]["kl"] == [found["runs"][0]["kl"]] * 2
+    assert found["failed"][0]["name"] == "seed 3"
+    made = intraq("quantize", "resnet20_digits", "--seeds", "2,4", *few, "--force")
+    assert made.code == 0
+    rows = made.out.split("\n\n")[0].splitlines()[1:]
+    assert [row.split()[:2] for row in rows] == [[str(k), f"resnet20_digits-w4a4-seed{k}"] for k in (2, 4)]
+    assert "on average" in made.out.splitlines()[-1]
