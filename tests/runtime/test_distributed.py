@@ -14,6 +14,7 @@ from intraq_cli.errors import DeviceError
 from intraq_cli.runtime import distributed
 from intraq_cli.runtime.distributed import ProcessGroup
 from tests.conftest import INPUT, TINY
+from tests.fakes.process import Process
 
 SCRIPT = """
 import sys, torch, weakref
@@ -54,13 +55,7 @@ def launched_processes(processes, *command, **env):
         port = str(free.getsockname()[1])
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env}
     jobs = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**common, "RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Process(command, {**common, "RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)})
         for k in range(processes)
     ]
     return [(*job.communicate(timeout=300), job.returncode) for job in jobs]
@@ -101,16 +96,19 @@ def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
 
 def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
+    words = ["-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for expected in (0, 1):
-        made = subprocess.run(
-            [*command, "--out", str(tmp_path / "o")], capture_output=True, text=True, env=env, timeout=300, check=False
-        )
-        found = json.loads(made.stdout)  # one object, from one process
-        assert made.returncode == expected, made.stderr
-        assert made.stderr.count("synthesis: done") == 1 - expected
-    assert found["error"]["message"].endswith("exists already")
+    command = [*words, "--out", str(tmp_path / "o")]
+    made = subprocess.run(
+        [*torchrun, *command], capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["path"]  # one object, from one process
+    assert made.stderr.count("synthesis: done") == 1
+    (out, err, code), (other_out, other_err, other) = launched_processes(2, *command)
+    assert json.loads(out)["error"]["message"].endswith("exists already")
+    assert (code, other, other_out) == (1, 1, ""), err + other_err
+    assert "synthesis: done" not in err + other_err
     assert json.loads((tmp_path / "o/run.json").read_text())["processes"] == 2
 
 
