@@ -15,7 +15,6 @@ test: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-# longest first, one thread each; bytecode is kept, as every process that the tests start reads it again
 tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
@@ -28,4 +27,4 @@ tests: .venv/installed-dev
 .venv/installed-dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	touch .venv/installed $@

@@ -1,8 +1,8 @@
 """Python processes that start warm: forks of one that has imported torch, which takes seconds.
 
-What runs is what ``python -m MODULE ...`` or ``python -c CODE ...`` would run, with an environment, a standard input and
-outputs of its own; only torch and torchvision are there already. For what Python itself does as it starts
-(``PYTHONWARNINGS``, imports left out, a file of torch's that reads the environment) start a real process.
+What runs is what ``python -m MODULE ...`` or ``python -c CODE ...`` would run, with an environment, standard input
+and outputs of its own; only torch and torchvision are there already. For what Python itself does as it starts, as
+``PYTHONWARNINGS``, or for modules that must not be there, start a real process.
 """
 
 import contextlib
@@ -79,7 +79,10 @@ class Process:
 
 
 def run(
-    *command: object, env: Mapping[str, str] | None = None, input: str = "", timeout: float = 300  # noqa: A002
+    *command: object,
+    env: Mapping[str, str] | None = None,
+    input: str = "",  # noqa: A002
+    timeout: float = 300,
 ) -> "subprocess.CompletedProcess[str]":
     """As ``subprocess.run`` of Python with text captured; ``env`` is the whole environment."""
     process = Process(list(map(str, command)), env, input)

@@ -99,9 +99,7 @@ def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
     words = ["-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*words, "--out", str(tmp_path / "o")]
-    made = subprocess.run(
-        [*torchrun, *command], capture_output=True, text=True, env=env, timeout=300, check=False
-    )
+    made = subprocess.run([*torchrun, *command], capture_output=True, text=True, env=env, timeout=300, check=False)
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["path"]  # one object, from one process
     assert made.stderr.count("synthesis: done") == 1
