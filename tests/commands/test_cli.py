@@ -72,8 +72,8 @@ def test_quiet_prints_the_path_alone(intraq, net):
     assert all(line.startswith("warning:") for line in made.err.splitlines())
 
 
-def test_plain_lines_without_a_terminal(intraq, small_digits):
-    made = intraq("quantize", small_digits, "--out", "x", *TINY)
+def test_plain_lines_without_a_terminal(intraq):
+    made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
     assert "\x1b" not in made.out + made.err
     assert "synthesis: 6 steps, 32 images" in made.err
     assert "next: intraq evaluate x --data digits" in made.err
