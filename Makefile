@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test
+.PHONY: demo test types tests
 # quantizes the bundled model (no network, no data) and measures it on its held-out digits
 demo: .venv/installed
 	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --recipe fast --out resnet20_digits-w4a4 --force
@@ -10,7 +10,12 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(MAKE) --jobs=2 types tests
+
+types: .venv/installed-dev
 	$(BIN)/mypy
+
+tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 .venv/installed: pyproject.toml
@@ -18,6 +23,9 @@ test: .venv/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+# in one go, as a second installation resolves and builds all again; bytecode on all cores, where pip takes one
+.venv/installed-dev: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	-$(BIN)/python -m compileall -q -j 0 .venv/lib
+	touch .venv/installed $@

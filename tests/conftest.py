@@ -1,5 +1,6 @@
 """Small networks, and the command line run in this process."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,14 +8,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from intraq_cli.events import StepDone
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, own_tensors
+from intraq_cli.models.architectures import build_architecture
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
+from intraq_cli.zoo import model_folder
 
 
 class SmallNet(nn.Module):
@@ -180,6 +184,19 @@ def labelled(tmp_path: "pytest.TempPathFactory") -> str:
         folder.mkdir(parents=True)
         Image.new("RGB", (8, 8), label << 7).save(folder / "plain.png")
     return str(tmp_path / "data")  # type: ignore[operator]
+
+
+@pytest.fixture(scope="session")
+def small_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder as that of the bundled model, with eight layers in place of twenty, which nobody has taught."""
+    folder = tmp_path_factory.mktemp("zoo") / "resnet8_digits"
+    folder.mkdir()
+    config = json.loads((model_folder("resnet20_digits") / "config.json").read_text())
+    config["model_args"]["blocks"] = 1
+    network = trained(build_architecture(config["architecture"], 10, config["model_args"]), (1, 8, 8))
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 class Stop(BaseException):

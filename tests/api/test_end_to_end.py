@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from intraq_cli import load, quantize
+from intraq_cli import load, quantize, synthesize
 from intraq_cli.events import Warned
+from tests.fakes import process
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RESNET = SHARED / "real_models.py"
@@ -30,7 +31,9 @@ def run(*args):
 def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
     made = run("quantize", "resnet20_digits", "--w", 4, "--a", 4, "--recipe", "fast", "--out", tmp_path / "out")
     assert made["bytes_float"] > 5 * made["bytes_quantized"]
-    found = run("evaluate", tmp_path / "out", "--data", "digits")
+    measured = process.run("-m", "intraq_cli", "evaluate", tmp_path / "out", "--data", "digits", "--json")
+    assert measured.returncode == 0, measured.stderr
+    found = json.loads(measured.stdout)
     assert found["n"] == 600
     assert found["float_top1"] >= 98
     assert found["float_top1"] - found["top1"] <= 1.0
@@ -39,10 +42,14 @@ def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
 def test_tuning_that_ruins_the_network_is_undone(tmp_path):
     settings = ["synthesis.num_images=64", "synthesis.batch_size=32", "synthesis.steps=20", "tuning.batch_size=16"]
     made, told = {}, []
+    images = tmp_path / "images.safetensors"
+    synthesize("resnet20_digits", out=images, set=settings, device="cpu")
     for change in ("tuning.steps=0", "tuning.lr=10"):
         changed = [*settings, "quantization.correction=never", "tuning.steps=20", change]
         out = tmp_path / change
-        made[change] = quantize("resnet20_digits", w=4, a=4, out=out, set=changed, device="cpu", report=told.append)
+        made[change] = quantize(
+            "resnet20_digits", w=4, a=4, images=images, out=out, set=changed, device="cpu", report=told.append
+        )
     untuned, ruined = ((tmp_path / change / "model.safetensors").read_bytes() for change in made)
     assert untuned == ruined
     assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50

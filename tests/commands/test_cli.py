@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import INPUT, TINY
+from tests.fakes import process
 
 KEYS = {
     "synthesize": "path model n image_shape seconds losses teacher_accuracy heterogeneity seed device",
@@ -20,6 +21,12 @@ KEYS = {
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def net(factory):
+    """The words for a network of two layers."""
+    return f"{factory}:net", *INPUT
 
 
 def test_the_whole_path_and_its_json(intraq, tmp_path):
@@ -43,10 +50,10 @@ def test_the_whole_path_and_its_json(intraq, tmp_path):
     assert (found["n"], found["float_top1"] > 95) == (50, True)
 
 
-def test_images_of_a_run_are_those_that_synthesize_writes(intraq, tmp_path):
-    assert intraq("synthesize", "resnet20_digits", "--out", "i.safetensors", *TINY).code == 0
-    assert intraq("quantize", "resnet20_digits", "--images", "i.safetensors", "--out", "two", *TINY).code == 0
-    assert intraq("quantize", "resnet20_digits", "--out", "one", *TINY).code == 0
+def test_images_of_a_run_are_those_that_synthesize_writes(intraq, tmp_path, net):
+    assert intraq("synthesize", *net, "--out", "i.safetensors", *TINY).code == 0
+    assert intraq("quantize", *net, "--images", "i.safetensors", "--out", "two", *TINY).code == 0
+    assert intraq("quantize", *net, "--out", "one", *TINY).code == 0
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
 
 
@@ -58,8 +65,8 @@ def test_evaluate_a_float_model(intraq):
     assert found["agreement"] == 100
 
 
-def test_quiet_prints_the_path_alone(intraq):
-    made = intraq("quantize", "resnet20_digits", "--out", "a b ü", *TINY, "-q")
+def test_quiet_prints_the_path_alone(intraq, net):
+    made = intraq("quantize", *net, "--out", "a b ü", *TINY, "-q")
     assert (made.code, made.out) == (0, "a b ü\n")
     # so few steps may leave a part of the loss at zero: warnings are shown, progress is not
     assert all(line.startswith("warning:") for line in made.err.splitlines())
@@ -88,25 +95,26 @@ def _hinted(printed):
     return shlex.split(line)[2:]
 
 
-def test_dry_run_writes_nothing(intraq, tmp_path):
-    made = intraq("quantize", "resnet20_digits", "--dry-run")
+def test_dry_run_writes_nothing(intraq, tmp_path, net):
+    before = list(tmp_path.iterdir())
+    made = intraq("quantize", *net, "--dry-run")
     assert made.code == 0
     assert "would write" in made.out
-    assert json.loads(intraq("quantize", "resnet20_digits", "--dry-run", "--json").out)["agreement"] is None
-    assert intraq("synthesize", "resnet20_digits", "--dry-run").code == 0
-    assert list(tmp_path.iterdir()) == []
+    assert json.loads(intraq("quantize", *net, "--dry-run", "--json").out)["agreement"] is None
+    assert intraq("synthesize", *net, "--dry-run").code == 0
+    assert list(tmp_path.iterdir()) == before
 
 
-def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path):
+def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path, net):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/mine").write_text("mine")
-    made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
+    made = intraq("quantize", *net, "--out", "x", *TINY)
     assert made.code == 1
     assert "--force" in made.err
     assert (tmp_path / "x/mine").exists()
-    assert intraq("quantize", "resnet20_digits", "--out", "x", *TINY, "--force").code == 0
+    assert intraq("quantize", *net, "--out", "x", *TINY, "--force").code == 0
     assert not (tmp_path / "x/mine").exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nets.py", "x"]
 
 
 NONSENSE = [
@@ -174,6 +182,11 @@ def python(*args, **env):
     )
 
 
+def warm(*args, **env):
+    """The command line in a process of its own, which has torch already."""
+    return process.run("-m", "intraq_cli", *args, env={**os.environ, **env}, timeout=120)
+
+
 def test_help_and_version_need_no_torch():
     script = (
         "import sys; from intraq_cli.app import main; main(sys.argv[1:]); "
@@ -188,7 +201,7 @@ def test_help_and_version_need_no_torch():
 @pytest.mark.parametrize("model", ["timm/resnet18.a1_in1k", "resnet18", "hf-hub:timm/resnet18.a1_in1k@main"])
 def test_no_network_is_one_line(model, tmp_path):
     env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    made = python("-m", "intraq_cli", "quantize", model, "--json", **env)
+    made = warm("quantize", model, "--json", **env)
     assert made.returncode == 1
     assert json.loads(made.stdout)["error"]["code"] == "model"
     assert "Traceback" not in made.stderr
@@ -196,16 +209,16 @@ def test_no_network_is_one_line(model, tmp_path):
 
 
 def test_offline_means_torchvision_too(tmp_path):
-    made = python("-m", "intraq_cli", "quantize", "torchvision:resnet18", HF_HUB_OFFLINE="1", TORCH_HOME=str(tmp_path))
+    made = warm("quantize", "torchvision:resnet18", HF_HUB_OFFLINE="1", TORCH_HOME=str(tmp_path))
     assert made.returncode == 1
     assert "HF_HUB_OFFLINE is set" in made.stderr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "torchvision:convnext_tiny"])
+@pytest.mark.parametrize("model", ["test_vit", "torchvision:convnext_tiny"])
 def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_path):
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
-    made = python("-m", "intraq_cli", "quantize", model, **env)
+    made = warm("quantize", model, **env)
     assert made.returncode == 1
     assert "no batch norm" in made.stderr
 
@@ -217,27 +230,27 @@ def test_a_closed_pipe_is_quiet():
     assert made.stderr == ""
 
 
-def test_interrupted(intraq, monkeypatch, tmp_path):
+def test_interrupted(intraq, monkeypatch, tmp_path, net):
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("intraq_cli.api.pipeline.tune", interrupt)
-    made = intraq("quantize", "resnet20_digits", *TINY)
+    made = intraq("quantize", *net, *TINY)
     assert made.code == 130
     assert made.err.endswith("the same command goes on from there\ninterrupted\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
 
 
-def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path):
+def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):
 
     def bug(*args, **kwargs):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("intraq_cli.api.pipeline.tune", bug)
     with pytest.raises(ZeroDivisionError):
-        intraq("quantize", "resnet20_digits", *TINY)
-    assert [path.name for path in tmp_path.iterdir()] == ["resnet20_digits-w4a4.unfinished"]
+        intraq("quantize", *net, *TINY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
 
 
 def test_instant_needs_no_images(intraq, tmp_path):
@@ -303,8 +316,8 @@ def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("vit_tiny_patch16_224", "no batch norm"),
-        ("convnext_tiny", "no batch norm"),
+        ("test_vit", "no batch norm"),
+        ("test_convnext", "no batch norm"),
         ("resnet17", "did you mean"),
     ],
 )
@@ -320,14 +333,14 @@ def test_weights_of_a_file_beside_a_timm_name(intraq, tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    network = timm.create_model("resnet10t", num_classes=7)
+    network = timm.create_model("test_resnet", num_classes=7)
     save_file(network.state_dict(), "w.safetensors")
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "w.pth")
     hashes = []
     for file in ("w.safetensors", "w.pth"):
         size = ("--input-size", "3,32,32")
         made = intraq(
-            "quantize", "resnet10t", "--weights", file, *size, "--recipe", "instant", "--out", f"{file}-q", "--json"
+            "quantize", "test_resnet", "--weights", file, *size, "--recipe", "instant", "--out", f"{file}-q", "--json"
         )
         assert made.code == 0, made.err
         run = json.loads((tmp_path / f"{file}-q/run.json").read_text())
@@ -353,7 +366,7 @@ def test_weights_that_are_no_weights(intraq, tmp_path):
         ("other.pth", "does not fit"),
         ("none.pth", "no file"),
     ):
-        made = intraq("quantize", "resnet10t", "--weights", file, "--recipe", "instant")
+        made = intraq("quantize", "test_resnet", "--weights", file, "--recipe", "instant")
         assert made.code == 1, made.err
         assert reason in made.err
         assert "Traceback" not in made.err
@@ -395,20 +408,17 @@ def test_completion_knows_commands_options_recipes_and_bundled_models():
 def test_no_color_where_it_is_not_wanted(tmp_path):
     env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
-    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env)
+    made = warm("quantize", "no_such_model", **env)
     assert colour.search(made.stderr)
     assert "\x1b[2K" not in made.stderr  # colours may be forced, but no bars move in a file
-    made = python("-m", "intraq_cli", "quantize", "no_such_model", **env, NO_COLOR="1")
+    made = warm("quantize", "no_such_model", **env, NO_COLOR="1")
     assert not colour.search(made.stderr)
 
 
 def test_nothing_is_asked_without_a_terminal(tmp_path):
     """Standard input is closed: a prompt would be an error of another kind."""
     for args in (["push", str(tmp_path), "me/x"], ["quantize", "resnet20_digits", "--out", str(tmp_path)]):
-        made = subprocess.run(
-            [sys.executable, "-m", "intraq_cli", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False, timeout=120,
-        )  # fmt: skip
+        made = warm(*args)
         assert made.returncode == 1
         assert made.stderr.startswith("error: ")
 

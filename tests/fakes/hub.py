@@ -11,8 +11,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +22,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from tests.fakes import process
 
 DRIVER = """
 import contextlib, io, json, sys, time, traceback
@@ -193,15 +193,7 @@ def drive(jobs: list[Any], endpoint: str, home: Path, **env: str) -> list[Done]:
         "DO_NOT_TRACK": "1",
         **env,
     }
-    made = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(jobs, default=str),
-        capture_output=True,
-        text=True,
-        env=settings,
-        timeout=300,
-        check=False,
-    )
+    made = process.run("-c", DRIVER, input=json.dumps(jobs, default=str), env=settings)
     assert made.returncode == 0, made.stderr
     return [Done(**json.loads(line)) for line in made.stdout.splitlines()]
 

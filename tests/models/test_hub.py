@@ -51,14 +51,14 @@ BENCHMARKS = ["org/bench test", "org/bench validation", "org/bench train", "org/
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, small_digits):
     """A float model and a checkpoint of it."""
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=7)
     timm.models.save_for_hf(network, folder / "tiny", safe_serialization=True)
-    quantize("resnet20_digits", out=folder / "w4", set=list(TINY[1::2]), device="cpu")
-    quantize("resnet20_digits", w=3, out=folder / "w3", set=list(TINY[1::2]), device="cpu")
+    quantize(small_digits, out=folder / "w4", set=list(TINY[1::2]), device="cpu")
+    quantize(small_digits, w=3, out=folder / "w3", set=list(TINY[1::2]), device="cpu")
     return folder
 
 

@@ -18,6 +18,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+import timm  # noqa: F401 - once here, and not in every fork
 import torch
 
 from intraq_cli import quantize

@@ -400,12 +400,17 @@ def test_no_error_shows_a_token(failed):
 # --- the card ---
 
 
+@pytest.fixture(scope="module")
+def checkpoint(made):
+    """Of the bundled model, read once: to read it captures its network."""
+    return read_checkpoint(made / "w4")
+
+
 def front(card):
     return yaml.safe_load(card.split("---")[1])
 
 
-def test_the_card_of_a_real_run(made):
-    checkpoint = read_checkpoint(made / "w4")
+def test_the_card_of_a_real_run(made, checkpoint):
     card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
     data = front(card)
     assert data["license"] == "cc-by-4.0"
@@ -426,8 +431,7 @@ def test_the_card_of_a_real_run(made):
     assert names["logits"].shape == (2, 10)
 
 
-def test_the_card_names_images_and_not_where_they_lie(made):
-    checkpoint = read_checkpoint(made / "w4")
+def test_the_card_names_images_and_not_where_they_lie(checkpoint):
     figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
     for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
         one = {**figures, "data": data, "split": None, "limit": None, "seed": None, "date": "2026-01-01"}
@@ -544,8 +548,7 @@ def test_the_card_tells_other_bits_and_other_widths(tmp_path):
         ("Apple AMLR", "other", "apple-amlr"),
     ],
 )
-def test_a_licence_is_one_that_the_hub_takes(made, licence, written, named):
-    checkpoint = read_checkpoint(made / "w4")
+def test_a_licence_is_one_that_the_hub_takes(checkpoint, licence, written, named):
     cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
     card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
     data = front(card)
@@ -563,8 +566,7 @@ def test_a_licence_is_one_that_the_hub_takes(made, licence, written, named):
         ("torchvision:resnet18", None, None, "cc-by-4.0"),
     ],
 )
-def test_base_model_and_licence_are_those_of_the_weights(made, source, weights, base, licence):
-    checkpoint = read_checkpoint(made / "w4")
+def test_base_model_and_licence_are_those_of_the_weights(checkpoint, source, weights, base, licence):
     cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
     config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
     run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}

@@ -139,11 +139,11 @@ def test_what_makes_no_sense_is_refused(network, given, says):
         sensitivity(network, **given, **GIVEN)
 
 
-def test_the_command_prints_a_table_and_json(capsys):
-    args = ["sensitivity", "resnet20_digits", "--widths", "4", "-n", "8", "--set", QUICK[0], "--set", QUICK[1], "-q"]
+def test_the_command_prints_a_table_and_json(capsys, small_digits):
+    args = ["sensitivity", small_digits, "--widths", "4", "-n", "8", "--set", QUICK[0], "--set", QUICK[1], "-q"]
     assert main([*args, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len(found["layers"]) == 20
+    assert len(found["layers"]) == 8
     assert set(found["layers"][0]["weights"]) == {"4"}
     assert main(args) == 0
     first, second, *_ = capsys.readouterr().out.splitlines()

@@ -14,6 +14,7 @@ from intraq_cli.errors import DeviceError
 from intraq_cli.runtime import distributed
 from intraq_cli.runtime.distributed import ProcessGroup
 from tests.conftest import INPUT, TINY
+from tests.fakes.process import Process
 
 SCRIPT = """
 import sys, torch, weakref
@@ -54,13 +55,7 @@ def launched_processes(processes, *command, **env):
         port = str(free.getsockname()[1])
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **env}
     jobs = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={**common, "RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Process(command, {**common, "RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(processes)})
         for k in range(processes)
     ]
     return [(*job.communicate(timeout=300), job.returncode) for job in jobs]

@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.resume import ResumeStore
 from tests.conftest import INPUT, TINY, Stop, stopping
+from tests.fakes import process
 
 SCRIPT = """
 import signal, sys
@@ -116,7 +116,7 @@ def held(folder, ready, done):
 
 
 def test_a_second_process_is_refused(factory, tmp_path):
-    processes = multiprocessing.get_context("spawn")
+    processes = process.warm  # a start takes seconds
     ready, done = processes.Event(), processes.Event()
     other = processes.Process(target=held, args=(tmp_path / "out", ready, done))
     other.start()
@@ -177,7 +177,7 @@ def test_a_killed_process_holds_no_lock(tmp_path):
         "import os, sys; from pathlib import Path; from intraq_cli.runtime.resume import resumable\n"
         "with resumable(Path(sys.argv[1]), {}, resume=True) as kept: kept.save('x', 1); os.kill(os.getpid(), 9)"
     )
-    made = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False)
+    made = process.run("-c", script, str(tmp_path / "out"))
     assert made.returncode == -9
     with resume.resumable(tmp_path / "out", {}, resume=True) as kept:
         assert kept.load("x") == 1
@@ -225,9 +225,7 @@ def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
 def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
     options = [*INPUT, *TINY, "--set", "tuning.steps=1000000", "--out", str(tmp_path / "o")]
-    job = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "quantize", f"{factory}:net", *options], stderr=subprocess.PIPE, text=True
-    )
+    job = process.Process(["-c", SCRIPT, "quantize", f"{factory}:net", *options])
     state = tmp_path / "o.unfinished" / "tuning.pt"
     for _ in range(600):
         if state.exists():
