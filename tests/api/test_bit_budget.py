@@ -52,7 +52,7 @@ def test_the_frontier_buys_more_for_more(wide, measured, tmp_path):
     assert [point.chosen for point in made.frontier].count(True) == 1
     pairs = list(zip(made.frontier, made.frontier[1:], strict=False))
     assert all(a.bytes < b.bytes and a.divergence >= b.divergence for a, b in pairs)
-    assert 3.8 < made.avg_bits <= 4.0
+    assert 3.5 < made.avg_bits <= 4.0
 
 
 def test_bit_operations_choose_activations_too(wide, measured, tmp_path):
@@ -119,7 +119,7 @@ def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monk
     few = ["--set", "synthesis.steps=1", "--set", "synthesis.batch_size=8"]
     command = ["quantize", "resnet20_digits", "--target-size", "120kB", "--w", "2-3", "--recipe", "instant", *few]
     assert main([*command, "--dry-run"]) == 0
-    first, head, *rows = capsys.readouterr().out.splitlines()
+    first, _, head, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("would write resnet20_digits at 2.")
     assert "resnet20_digits-120kB-a8" in first
     assert head.split()[0] == "size"

@@ -111,7 +111,6 @@ def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
     [
         (lambda: quantize("resnet20_digits", w=4.5), "w is 4.5"),
         (lambda: quantize("resnet20_digits", w="four"), "w is 'four'"),
-        (lambda: quantize("resnet20_digits", w=None), "w is None"),
         (lambda: quantize(3), "the model is int"),
         (lambda: quantize(SmallNet), "the model is SmallNet"),
         (lambda: quantize(), "model"),

@@ -259,7 +259,7 @@ def test_instant_needs_no_images(intraq, tmp_path):
     found = json.loads(made.out)
     assert (found["agreement"], found["heterogeneity"], found["held_out"]) == (None, None, 0)
     assert {p.name for p in (tmp_path / "resnet20_digits-w4a4").iterdir()} == {
-        *("model.safetensors", "config.json", "run.json", "README.md")
+        *("model.safetensors", "config.json", "run.json", "README.md", "report.html")
     }
     found = json.loads(intraq("evaluate", "resnet20_digits-w4a4", "--data", "digits", "--json").out)
     assert found["float_top1"] - found["top1"] < 10

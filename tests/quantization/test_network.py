@@ -91,7 +91,7 @@ def test_first_and_last_layer_can_have_other_bits(graph):
 
 def test_eight_bits_are_close_and_fewer_are_worse(network, graph, random):
     x = torch.randn(64, 3, 8, 8, generator=random)
-    errors = [(quantized(graph, w=b, a=b)(x) - network(x)).square().mean().item() for b in range(8, 1, -1)]
+    errors = [(quantized(graph, w=b, a=b)(x) - network(x)).square().mean().item() for b in (8, 6, 4, 3, 2)]
     assert errors == sorted(errors)
     assert errors[0] < 1e-3 * network(x).var().item()
 
@@ -151,7 +151,7 @@ def test_moving_average_is_free_of_its_start(random):
 
 
 def test_layers_too_wide_for_curvature_are_rounded_with_balance(graph, monkeypatch):
-    monkeypatch.setattr("intraq_cli.quantization.calibration.WIDEST", 1)
+    monkeypatch.setattr("intraq_cli.quantization.curvature.WIDEST", 1)
     wide, balanced = quantized(graph), quantized(graph, config=Quantization(weight_rounding="balanced"))
     for name, quantizer in wide.latent.items():
         assert torch.equal(quantizer.latent, balanced.latent[name].latent)

@@ -83,12 +83,13 @@ def test_a_run_that_starts_anew_forgets_what_was_told(factory, tmp_path, monkeyp
 
 
 def test_steps_of_later_tries_replace_earlier_ones_and_time_goes_on(tmp_path, monkeypatch):
+    stores = ResumeStore(tmp_path), ResumeStore(tmp_path)
     clock = iter([100.0, 107.0, 200.0, 202.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    first = Metrics(silent, ResumeStore(tmp_path))
+    first = Metrics(silent, stores[0])
     first.report(StageStarted("tuning", 20))
     first.report(step(11, kl=1.0))
-    again = Metrics(silent, ResumeStore(tmp_path))
+    again = Metrics(silent, stores[1])
     again.report(StageStarted("tuning", 20))
     again.report(step(11, kl=2.0))
     again.write(tmp_path / "all")
