@@ -28,6 +28,8 @@ from intraq_cli.recipe import Placement
 from intraq_cli.results import FrontierPoint, LayerSensitivity, SensitivityResult
 from intraq_cli.synthesis.synthesizer import Synthetic
 
+DEFAULT = 4
+"""Bits of both where there is no budget."""
 ALL = tuple(range(2, 9))
 """Bits that are tried where none are named."""
 ACTIVATIONS = 8
@@ -55,16 +57,13 @@ class AskedBits:
         return f"{self.budget.said}{unit}" + (f"-a{self.a[0]}" if len(self.a) == 1 else "")
 
 
-def asked_bits(
-    w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget: Budget | None, default: int = 4
-) -> AskedBits:
+def asked_bits(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget: Budget | None) -> AskedBits:
     """Check widths against each other.
 
     Args:
         w: of weights: one, or, under a budget, several.
         a: of activations: one, or, under a budget of bit operations, several.
         budget: to choose under.
-        default: of both where there is no budget.
 
     Raises:
         UsageError: others than 2 to 8, none, or several where there is nothing to choose by.
@@ -79,7 +78,7 @@ def asked_bits(
     if "--a" in several and budget is not None and budget.kind != "bit operations":
         raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
     if budget is None:
-        return AskedBits(found.get("--w", (default,)), found.get("--a", (default,)), None)
+        return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)), None)
     inputs = ALL if budget.kind == "bit operations" else (ACTIVATIONS,)
     return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
 
@@ -130,9 +129,9 @@ class BitChoice:
             DataError: a layer or a width is lacking.
         """
         asked = self.asked
-        if asked.budget is not None and (least := self._amount(self.narrowest)) > self._limit:
+        if asked.budget is not None and self._least > self._limit:
             widths = f"{asked.w[0]}-bit weights" + (f" and {asked.a[0]}-bit activations" if len(asked.a) > 1 else "")
-            what = f"{asked.budget} cannot be met: {widths} take {self._told(least)}"
+            what = f"{asked.budget} cannot be met: {widths} take {self._told(self._least)}"
             raise BudgetError(what, "give more, or fix fewer layers with --bits and --first-last-bits")
         if known is not None:
             lacking = {*self.widths.weights, *self.widths.inputs} - {*known.widths}
@@ -182,6 +181,11 @@ class BitChoice:
         return self._plan(self.asked.w[-1], self.asked.a[-1], self.rules)
 
     @cached_property
+    def _least(self) -> float:
+        """What the narrowest choice takes."""
+        return self._amount(self.narrowest)
+
+    @cached_property
     def _groups(self) -> list[list[Candidates]]:
         return tied(self.graph, self.narrowest, self.layers)
 
@@ -211,8 +215,8 @@ class BitChoice:
     def _within(self, limit: float, sensitivities: dict[str, LayerSensitivity]) -> dict[str, Bits] | None:
         """The bits that cost least; None if there are none."""
         kind = self._budget.kind
-        least = sum(one.size(kind, (one.weights[0], one.inputs[0])) for one in self.layers)
-        room = limit - (self._amount(self.narrowest) - least)
+        chosen = sum(one.size(kind, (one.weights[0], one.inputs[0])) for one in self.layers)
+        room = limit - (self._least - chosen)
         for _ in range(ATTEMPTS):  # the header of a file grows with the numbers in it
             bits = bits_within(self._groups, sensitivities, kind, room)
             over = 0.0 if bits is None else self._amount(self._planned(bits)) - limit
@@ -223,7 +227,7 @@ class BitChoice:
 
     def _other_limits(self) -> list[float]:
         """From the narrowest choice to the widest in like ratios, but for the one nearest to the limit."""
-        low, high = self._amount(self.narrowest), self._amount(self._widest)
+        low, high = self._least, self._amount(self._widest)
         limits = [low * (high / low) ** (k / (POINTS - 1)) for k in range(POINTS)]
         limits.remove(min(limits, key=lambda one: abs(one - self._limit)))
         return limits

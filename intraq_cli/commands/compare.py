@@ -30,7 +30,7 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False) -> None
 
 def _print(result: "ComparisonResult") -> None:
     from intraq_cli.reports.comparison import table_of
-    from intraq_cli.reports.words import decimals
+    from intraq_cli.words import decimals
 
     names, rows = table_of(result)
     worst = sorted(result.noise, key=lambda row: -row.spread)[:SHOWN]

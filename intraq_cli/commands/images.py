@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import file_size, heterogeneity, print_json, print_table
+from intraq_cli.commands.printing import heterogeneity, print_json, print_table
 from intraq_cli.errors import one_line
+from intraq_cli.words import file_size
 
 if TYPE_CHECKING:
     from intraq_cli.results import ImagesResult

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import file_size, print_json, print_table
+from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import one_line
+from intraq_cli.words import sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
@@ -73,7 +74,6 @@ def inspect(
 
 def _print(found: "InspectionResult") -> None:
     kept = [layer for layer in found.layers if layer.float_reason]
-    ratio = found.bytes_float / found.bytes_quantized
     noted = [("agreement", f"{found.agreement:.1f} % on synthetic images")] if found.agreement is not None else []
     noted += [(f"on {row['data']}", _accuracy(row)) for row in found.evaluations]
     print_table(
@@ -84,10 +84,7 @@ def _print(found: "InspectionResult") -> None:
             *[("float", one_line(f"{layer.name or 'network'}: {layer.float_reason}")) for layer in kept],
             ("parameters", f"{found.parameters:,}, of which quantized {found.parameters_quantized:,}"),
             ("multiply-adds", f"{found.multiply_adds:,} an image, of which in low bits {found.low_bit_share:.1f} %"),
-            (
-                "size",
-                f"{file_size(found.bytes_float)} -> {file_size(found.bytes_quantized)} ({ratio:.1f} times smaller)",
-            ),
+            ("size", sizes(found.bytes_float, found.bytes_quantized)),
             ("batch norms", f"{found.batch_norms} calls; ReLU-like activations {found.activations}"),
             *[(one_line(name), text) for name, text in noted],
         ],

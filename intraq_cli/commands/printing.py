@@ -10,6 +10,7 @@ from rich.console import Console
 
 from intraq_cli.errors import IntraqError
 from intraq_cli.io.atomic import plain
+from intraq_cli.words import duration
 
 if TYPE_CHECKING:
     from intraq_cli.results import Foretold
@@ -56,18 +57,6 @@ def escaped(text: str) -> str:
 def heterogeneity(value: float) -> str:
     """The figure, or why there is none."""
     return "not defined: no class has two images" if math.isnan(value) else f"{value:.3f}"
-
-
-def file_size(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 120:
-        return f"{seconds:.{int(seconds < 10)}f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def expected(foretold: "Foretold | None", device: str) -> str:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands.live import Pace, Stage
-from intraq_cli.commands.printing import duration, escaped, print_hint, stderr
+from intraq_cli.commands.printing import escaped, print_hint, stderr
 from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
+from intraq_cli.words import duration
 
 if TYPE_CHECKING:
     from rich.text import Text

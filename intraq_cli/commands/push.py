@@ -1,8 +1,9 @@
 """``intraq push``."""
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import file_size, print_hint, print_json, print_table
+from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
+from intraq_cli.words import file_size
 
 
 def push(

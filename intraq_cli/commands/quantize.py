@@ -5,17 +5,10 @@ from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
 from intraq_cli.commands.export import export_rows
-from intraq_cli.commands.printing import (
-    duration,
-    expected,
-    file_size,
-    heterogeneity,
-    print_hint,
-    print_json,
-    print_table,
-)
+from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
+from intraq_cli.words import duration, file_size, sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -89,7 +82,16 @@ def _print(result: "QuantizationResult") -> None:
     time = f"{duration(result.seconds)} on {result.device}: {stages}"
     exported = export_rows(result.export) if result.export else []
     chosen = [("bits", _bits(result))] if result.frontier else []
-    print_table(result.path, [("size", _sizes(result)), *chosen, *_on_images(result), *exported, ("time", time)])
+    print_table(
+        result.path,
+        [
+            ("size", _sizes(result)),
+            *chosen,
+            *_on_images(result),
+            *exported,
+            ("time", time),
+        ],
+    )
     given = options.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
     print_hint(f"next: intraq evaluate {given} --data {options.data_for(result.model)}")
 
@@ -104,6 +106,10 @@ def _bits(result: "QuantizationResult") -> str:
     )
 
 
+def _sizes(result: "QuantizationResult") -> str:
+    return sizes(result.bytes_float, result.bytes_quantized)
+
+
 def _print_frontier(result: "QuantizationResult") -> None:
     """What other budgets would buy; divergences are sums over layers, before tuning."""
     if result.frontier:
@@ -112,12 +118,6 @@ def _print_frontier(result: "QuantizationResult") -> None:
         mark, size = "*" if point.chosen else " ", file_size(point.bytes)
         operations = f"{point.bit_operations / 1e9:.2f} G"
         print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>14.2g} nats")
-
-
-def _sizes(result: "QuantizationResult") -> str:
-    ratio = result.bytes_float / result.bytes_quantized
-    change = f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
-    return f"{file_size(result.bytes_float)} -> {file_size(result.bytes_quantized)} ({change})"
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from intraq_cli.commands.printing import duration, expected, print_json, print_table
+from intraq_cli.commands.printing import expected, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.tables import Column, print_rows
+from intraq_cli.words import duration
 
 if TYPE_CHECKING:
     from intraq_cli.results import SeedsResult

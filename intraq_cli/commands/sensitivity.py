@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import duration, print_hint, print_json
+from intraq_cli.commands.printing import print_hint, print_json
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.tables import Column, print_rows
+from intraq_cli.words import duration
 
 if TYPE_CHECKING:
     from intraq_cli.results import SensitivityResult

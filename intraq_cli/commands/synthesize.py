@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
-from intraq_cli.commands.printing import duration, expected, heterogeneity, print_hint, print_json, print_table
+from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
+from intraq_cli.words import duration
 
 if TYPE_CHECKING:
     from intraq_cli.results import SynthesisResult

@@ -23,7 +23,7 @@ from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
 from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
-from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
+from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.rounding import reads_inputs
 from intraq_cli.recipe import Quantization
@@ -105,10 +105,9 @@ class _Calibrator(fx.Interpreter):
         self.student, self.config, self.float = student, config, float_
         self.sampled, self.correct = sampled, correct
         self.quantizers: dict[str, WeightQuantizer] = {}
-        nodes = {str(node.target): node for node in student.graph.graph.nodes if node.op == "call_module"}
-        self.weights = {nodes[f"{WEIGHTS}.{k}"]: name for k, name in enumerate(student.weights)}
+        self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
         sites = student.sites
-        self.sites = {nodes[f"{ACTIVATIONS}.{k}"]: site for k, site in enumerate(sites.values())}
+        self.sites = {node: sites[name] for name, node in student.site_nodes.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
         self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()

@@ -90,6 +90,18 @@ class QuantizedNetwork(nn.Module):
         }
 
     @property
+    def weight_nodes(self) -> dict[str, fx.Node]:
+        """Nodes of the graph that give the weights, by layer."""
+        called = calls_of_modules(self.graph)
+        return {name: called[f"{WEIGHTS}.{k}"] for k, name in enumerate(self.plan.weights)}
+
+    @property
+    def site_nodes(self) -> dict[str, fx.Node]:
+        """Nodes of the graph that quantize activations, by the name of their site."""
+        called = calls_of_modules(self.graph)
+        return {name: called[f"{ACTIVATIONS}.{k}"] for k, name in enumerate(self.plan.activations)}
+
+    @property
     def float_tensors(self) -> dict[str, Tensor]:
         """What else the graph reads, by its key in the float network's state dict."""
         return tensors(self.graph)
@@ -127,6 +139,11 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Float weight of codes: ``(q - z) s``, ``z`` and ``s`` ``(out,)``."""
     per_row = (-1,) + (1,) * (codes.dim() - 1)
     return (codes.to(scale.dtype) - zero_point.view(per_row)) * scale.view(per_row)
+
+
+def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
+    """Nodes that call a submodule, by its name."""
+    return {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
 
 
 def bias_of(call: fx.Node) -> fx.Node | None:

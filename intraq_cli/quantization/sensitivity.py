@@ -19,7 +19,7 @@ from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.curvature import moments_read
 from intraq_cli.quantization.float_statistics import channel_moments
-from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
+from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.quantization.sites import sites
@@ -118,12 +118,9 @@ class _Switched(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, plan: Plan, images: Tensor) -> None:
         self.student = QuantizedNetwork(own_tensors(graph), plan).eval()
         super().__init__(self.student.graph)
-        self.plan, self.images = plan, images
-        self.order = list(self.student.graph.graph.nodes)
-        nodes = {str(node.target): node for node in self.order if node.op == "call_module"}
-        self.holders = {name: nodes[f"{WEIGHTS}.{k}"] for k, name in enumerate(plan.weights)}
+        self.images, self.order = images, list(self.student.graph.graph.nodes)
+        self.holders, site_nodes = self.student.weight_nodes, self.student.site_nodes
         self.floats = {self.holders[name]: holder() for name, holder in self.student.weights.items()}
-        site_nodes = {name: nodes[f"{ACTIVATIONS}.{k}"] for k, name in enumerate(plan.activations)}
         places = sites(graph, plan.placement)
         self._read = {call: node for name, node in site_nodes.items() for call in places[name].layer_calls}
         self.quantizers = frozenset((*self.floats, *site_nodes.values()))

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from intraq_cli.reports.folder import Record
-from intraq_cli.reports.words import NONE, decimals, duration, size
 from intraq_cli.results import ComparedCheckpoint, ComparedNoise, ComparisonResult
+from intraq_cli.words import NONE, decimals, duration, file_size
 
 
 def comparison(records: Sequence[Record], paths: Sequence[str]) -> ComparisonResult:
@@ -70,8 +70,8 @@ def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
         ["placement", *(one.act_placement or NONE for one in all_of)],
         ["recipe", *(one.recipe for one in all_of)],
         ["seed", *(str(one.seed) for one in all_of)],
-        ["size", *(size(one.bytes_quantized) for one in all_of)],
-        ["float size", *(size(one.bytes_float) for one in all_of)],
+        ["size", *(file_size(one.bytes_quantized) for one in all_of)],
+        ["float size", *(file_size(one.bytes_float) for one in all_of)],
         ["low-bit multiply-adds, %", *(decimals(one.low_bit_share, 1) for one in all_of)],
         ["agreement, %", *(decimals(one.agreement, 1) for one in all_of)],
         ["divergence, nats", *(decimals(one.kl, 4) for one in all_of)],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from intraq_cli.reports.charts import Axis, row_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run
-from intraq_cli.reports.words import NONE, decimals
+from intraq_cli.words import NONE, decimals
 
 
 def layers_section(run: Run) -> Section | None:

@@ -9,7 +9,7 @@ from intraq_cli.reports.charts import Axis, Series, xy_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run, Step
 from intraq_cli.reports.scale import number
-from intraq_cli.reports.words import NONE
+from intraq_cli.words import NONE
 
 MOST_POINTS = 300
 """Of a line."""

@@ -11,7 +11,7 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
-from intraq_cli.reports.words import decimals, duration, ratio, size
+from intraq_cli.words import decimals, duration, file_size, ratio
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
@@ -88,7 +88,7 @@ def _facts(run: Run) -> list[Fact]:
         note = f"of {made.held_out} held-out synthetic images; divergence {decimals(made.kl, 3)} nats"
         facts.append(Fact("agreement", f"{made.agreement:.1f} %", note))
     smaller = ratio(made.bytes_float, made.bytes_quantized)
-    facts.append(Fact("size", size(made.bytes_quantized), f"float {size(made.bytes_float)}: {smaller}"))
+    facts.append(Fact("size", file_size(made.bytes_quantized), f"float {file_size(made.bytes_float)}: {smaller}"))
     if run.inspection:
         found = run.inspection
         note = f"weights{' of most layers' if _mixed(found) else ''} and activations, placement {found.act_placement}"
@@ -110,7 +110,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
         Series(chosen, "s0", line=False, dots=True, names=["this one"] * len(chosen)),
     ]
     y = Axis("divergence, nats", log=all(point.divergence > 0 for point in points))
-    rows = [[size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
+    rows = [[file_size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
     table = Table(["size", "divergence, nats", ""], rows, texts=(2,))
     chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), y, width))
     lead = "What bits by layer would buy: bytes, and the divergence expected of them before tuning."

@@ -7,8 +7,8 @@ from intraq_cli.reports.comparison import comparison, data_key, table_of
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Figure, Page, Section, Table, panel
 from intraq_cli.reports.scale import number
-from intraq_cli.reports.words import decimals, size
 from intraq_cli.results import ComparisonResult
+from intraq_cli.words import decimals, file_size
 
 MOST_ROWS = 16
 """Batch norms in the chart of differences."""
@@ -36,7 +36,7 @@ def page(records: Sequence[Record]) -> Page:
 
 def _verdict(found: ComparisonResult) -> str:
     smallest = min(found.checkpoints, key=lambda one: one.bytes_quantized)
-    text = f"The smallest is {smallest.name} with {size(smallest.bytes_quantized)}"
+    text = f"The smallest is {smallest.name} with {file_size(smallest.bytes_quantized)}"
     key, values = _quality(found)
     if not key:
         return f"{text}."
@@ -77,7 +77,7 @@ def _size(found: ComparisonResult) -> Section | None:
     ]
     what = "accuracy" if key.startswith("top-1") else "divergence"
     chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), Axis(key), width))
-    rows = [[label, size(count), f"{value:.4g}"] for count, value, label in places]
+    rows = [[label, file_size(count), f"{value:.4g}"] for count, value, label in places]
     figure = Figure([chart], Table(["checkpoint", "size", key], rows), "sizes as a table")
     return Section(f"Size against {what}", figures=[figure])
 

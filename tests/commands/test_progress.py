@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from intraq_cli.commands import progress as shown
-from intraq_cli.commands.printing import duration
 from intraq_cli.events import StageDone, StageStarted, StepDone
+from intraq_cli.words import duration
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ ROOMS = [
         "io",
         "graph",
         "results",
+        "words",
         "events",
         "errors",
         "__version__",

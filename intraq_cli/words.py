@@ -3,7 +3,7 @@
 NONE = "-"
 
 
-def size(count: float) -> str:
+def file_size(count: float) -> str:
     """Bytes."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
@@ -27,3 +27,8 @@ def ratio(before: float, after: float) -> str:
     if not before or not after:
         return NONE
     return f"{before / after:.1f} times smaller" if before >= after else f"{after / before:.1f} times larger"
+
+
+def sizes(before: float, after: float) -> str:
+    """Bytes of a float network and of the quantized one."""
+    return f"{file_size(before)} -> {file_size(after)} ({ratio(before, after)})"
