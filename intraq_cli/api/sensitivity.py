@@ -130,7 +130,7 @@ def sensitivity(
             device=str(where),
             seconds=time.perf_counter() - started,
         )
-        if path:
+        if path and job.context.ranks.rank == 0:
             with atomic_file(path, force) as scratch:
                 write_json(scratch, asdict(result))
     return result
