@@ -5,7 +5,13 @@ NONE = "-"
 
 def file_size(count: float) -> str:
     """Bytes."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+    unit, name = byte_unit(count)
+    return f"{count / unit:.{2 if name == 'MB' else 1}f} {name}"
+
+
+def byte_unit(largest: float) -> tuple[float, str]:
+    """What numbers of bytes up to ``largest`` are best told in: how many bytes that is, and its name."""
+    return (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
 
 
 def duration(seconds: float | None) -> str:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from intraq_cli.errors import RecipeError
 from intraq_cli.models.python_file import load_function
-from intraq_cli.recipe import Recipe
+from intraq_cli.recipe import ROUNDINGS, Recipe
 from intraq_cli.runtime.extensions import (
     IMAGE_LOSSES,
     OWN_LOSSES,
-    OWN_ROUNDINGS,
     WEIGHT_ROUNDINGS,
     Extension,
     file_digest,
@@ -30,7 +29,7 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
         if titles.count(titles[-1]) > 1:
             raise RecipeError(f"two losses are called {titles[-1]}", "give one of the functions another name")
     rounding = recipe.quantization.weight_rounding
-    if rounding not in OWN_ROUNDINGS:
+    if rounding not in ROUNDINGS:
         _loaded(rounding, "rounding of weights", "weight_rounding", WEIGHT_ROUNDINGS)
     return recipe
 
@@ -50,5 +49,5 @@ def code_of(recipe: Recipe) -> list[dict[str, str | None]]:
     """The user's functions in a recipe, each with the SHA-256 of its file, as manifests have them."""
     losses = [IMAGE_LOSSES[name] for name in recipe.synthesis.losses]
     rounding = recipe.quantization.weight_rounding
-    found = [*losses, *([WEIGHT_ROUNDINGS[rounding]] if rounding not in OWN_ROUNDINGS else [])]
+    found = [*losses, *([WEIGHT_ROUNDINGS[rounding]] if rounding not in ROUNDINGS else [])]
     return [{"name": one.name, "sha256": one.sha256} for one in found]

@@ -11,7 +11,7 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
-from intraq_cli.words import decimals, duration, file_size, ratio
+from intraq_cli.words import byte_unit, decimals, duration, file_size, ratio
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
@@ -102,7 +102,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     if len(points) < 2:
         return None
     ordered = sorted(points, key=lambda point: point.bytes)
-    unit, name = (1e6, "MB") if ordered[-1].bytes >= 1e6 else (1e3, "kB")
+    unit, name = byte_unit(ordered[-1].bytes)
     places = [(point.bytes / unit, point.divergence) for point in ordered]
     chosen = [place for place, point in zip(places, ordered, strict=True) if point.chosen][:1]
     series = [

@@ -8,7 +8,7 @@ from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Figure, Page, Section, Table, panel
 from intraq_cli.reports.scale import number
 from intraq_cli.results import ComparisonResult
-from intraq_cli.words import decimals, file_size
+from intraq_cli.words import byte_unit, decimals, file_size
 
 MOST_ROWS = 16
 """Batch norms in the chart of differences."""
@@ -70,7 +70,7 @@ def _size(found: ComparisonResult) -> Section | None:
     ]
     if len(places) < 2:
         return None
-    unit, name = (1e6, "MB") if max(place[0] for place in places) >= 1e6 else (1e3, "kB")
+    unit, name = byte_unit(max(place[0] for place in places))
     series = [
         Series([(count / unit, value)], f"s{min(k, STYLES - 1)}", line=False, names=[shortened(label, 30)])
         for k, (count, value, label) in enumerate(places)

@@ -20,7 +20,6 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 F = TypeVar("F", bound=Callable[..., Any])
 
 OWN_LOSSES = ("bns", "sil", "mdc", "total")
-OWN_ROUNDINGS = ROUNDINGS
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def weight_rounding(function: F) -> F:
     Raises:
         UsageError: a rounding of ours has its name.
     """
-    return _added(function, WEIGHT_ROUNDINGS, OWN_ROUNDINGS)
+    return _added(function, WEIGHT_ROUNDINGS, ROUNDINGS)
 
 
 def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:

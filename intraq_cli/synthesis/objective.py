@@ -59,7 +59,7 @@ class Objective:
         observe: the forward pass, see :class:`Observer`.
         centres: class centres of the finished batches.
         config: weights and margins.
-        bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
+        bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each, on the images' device.
         micro_batches: how many images go through the network at once.
     """
 
@@ -110,7 +110,7 @@ class Objective:
         return _detached(losses), gradient
 
     def _losses(self, shown: Tensor, observed: Observation, labels: Tensor, targets: Tensor) -> Losses:
-        black, white = (edge.to(shown.device)[:, None, None] for edge in self.bounds)
+        black, white = (edge[:, None, None] for edge in self.bounds)
         layers, logits, features = observed
         centres = self.centres(labels) or (None, None)
         given = LossInput(shown, black, white, logits, labels, targets, features, layers, *centres)

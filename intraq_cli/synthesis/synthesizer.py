@@ -92,6 +92,8 @@ def synthesize_images(
     observer = Observer(graph, config.precision, device)
     image_steps = config.num_images * config.steps // ranks.size
     observe = Compiled(observer, is_wanted(config.compile, graph, device, image_steps), device, report)
+    low, high = bounds
+    bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
     objective = Objective(observe, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
     maker = _Maker(objective, image_shape, bounds, context, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
