@@ -149,23 +149,24 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
     Raises:
         DeviceError: out of memory.
     """
-    ranks = job.context.ranks
-    kept = ranks.broadcast_object(job.context.kept.load("sensitivity"))
-    if kept is not None:
-        return TypeAdapter(Sensitivities).validate_json(kept)
-    begun, report = time.perf_counter(), job.context.report
+    kept, ranks, report = job.context.kept, job.context.ranks, job.context.report
 
     def step(done: int, count: int) -> None:
         started = StageStarted("sensitivity", count, f"{len(images)} images")
         report(StepDone("sensitivity", done, done * len(images)) if done else started)
 
-    with out_of_memory():
-        shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
-        found = layer_sensitivities(graph, placement, shown, widths, step)
-    report(StageDone("sensitivity", time.perf_counter() - begun))
-    # on GPUs processes differ in the last bits, and the choice must be the same in all
-    said = ranks.broadcast_object(json.dumps(asdict(found)))
-    job.context.kept.save("sensitivity", said)
+    kept.began("sensitivity")
+    said = ranks.broadcast_object(kept.load("sensitivity"))
+    if said is None:
+        with out_of_memory():
+            shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
+            found = layer_sensitivities(graph, placement, shown, widths, step)
+        # on GPUs processes differ in the last bits, and the choice must be the same in all
+        said = ranks.broadcast_object(json.dumps(asdict(found)))
+        kept.save("sensitivity", said)
+    else:
+        step(0, 1)
+    report(StageDone("sensitivity", kept.ended("sensitivity")))
     return TypeAdapter(Sensitivities).validate_json(said)
 
 

@@ -7,6 +7,7 @@ import pytest
 from intraq_cli import inspect, load, quantize, sensitivity
 from intraq_cli.app import main
 from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
+from intraq_cli.events import StageStarted, StepDone
 from intraq_cli.quantization.inspection import mean_bits
 from tests.conftest import SmallNet, trained
 
@@ -79,6 +80,22 @@ def test_without_a_file_of_sensitivities_they_are_measured_on_images(wide, tmp_p
     run = json.loads((tmp_path / "made" / "run.json").read_text())
     assert [set(one["weights"]) for one in run["sensitivity"]] == [{"2", "4"}] * 4
     assert {layer.w_bits for layer in inspect(str(tmp_path / "made")).layers} == {2, 4}
+
+
+def test_an_interrupted_run_measures_once_and_tells_the_time_of_all_its_parts(wide, tmp_path):
+    given = {"avg_bits": 3.0, "w": (2, 4), "recipe": "instant", "set": QUICK, "out": tmp_path / "made", **GIVEN}
+
+    def stop(event):
+        if isinstance(event, StageStarted) and event.stage == "calibration":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(wide, report=stop, **given)
+    told = []
+    made = quantize(wide, report=told.append, **given)
+    assert not [event for event in told if isinstance(event, StepDone) and event.stage == "sensitivity"]
+    assert list(made.stages) == ["synthesis", "sensitivity", "calibration"]
+    assert made.stages["sensitivity"] > 0.05
 
 
 @pytest.mark.parametrize(
