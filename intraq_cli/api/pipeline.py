@@ -16,7 +16,6 @@ from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.graph.proof import relative_error, same_answers
-from intraq_cli.graph.values import normalises_itself
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.calibration import calibrate, forget_grids, warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
@@ -182,7 +181,7 @@ class Job:
             warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, used is None and not normalises_itself(teacher))
+            self._calibrate_on(student, teacher, images, used is None)
         place(student, device)
         report(StageDone("calibration", self.context.kept.ended("calibration")))
 

@@ -113,16 +113,3 @@ def values(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
             absorbed.add(held)
         found[node] = held
     return found
-
-
-OWN_STATISTICS = (
-    *("layer_norm", "group_norm", "instance_norm", "native_layer_norm", "native_group_norm", "rms_norm"),
-    *("softmax", "_softmax", "scaled_dot_product_attention"),
-)
-"""Operations that divide by what they see of the very same image."""
-
-
-def normalises_itself(graph: fx.GraphModule) -> bool:
-    """Whether values are normalised by statistics of their own image: samples drawn place by place have others."""
-    calls = (node.target for node in graph.graph.nodes if node.op == "call_function")
-    return any(getattr(call, "overloadpacket", call).__name__ in OWN_STATISTICS for call in calls)
