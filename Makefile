@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test types tests
+.PHONY: demo test types tests docs
 # quantizes the bundled model (no network, no data) and measures it on its held-out digits
 demo: .venv/installed
 	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --recipe fast --out resnet20_digits-w4a4 --force
@@ -11,12 +11,17 @@ test: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(MAKE) --jobs=2 types tests
+	$(MAKE) docs
 
 types: .venv/installed-dev
 	$(BIN)/mypy
 
 tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+# the pages as a site; a warning is an error
+docs: .venv/installed-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env docs docs/_build
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
