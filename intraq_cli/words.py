@@ -14,6 +14,11 @@ def byte_unit(largest: float) -> tuple[float, str]:
     return (1e6, "MB") if largest >= 1e6 else (1e3, "kB")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 thread``, ``2 threads``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """A time."""
     if seconds is None:

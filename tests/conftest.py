@@ -55,6 +55,14 @@ def trained(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), seed: i
     return network.eval().requires_grad_(False)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_tests(tmp_path_factory):
+    """Answers that evaluations keep lie apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def network() -> nn.Module:
     return trained(SmallNet())

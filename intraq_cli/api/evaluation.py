@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 from pydantic import SkipValidation
-from torch import Tensor, nn
+from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
@@ -15,15 +15,17 @@ from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
-from intraq_cli.evaluation.accuracy import RecalledTeacher, compare
+from intraq_cli.evaluation.accuracy import TOP, Accuracy, answers_of, compare
 from intraq_cli.evaluation.data import open_data
-from intraq_cli.events import Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.evaluation.labelled_images import LabelledImages
+from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
+from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
 from intraq_cli.publish.repository import check_record, record
 from intraq_cli.results import EvaluationResult
-from intraq_cli.runtime.device import choose_device, place
+from intraq_cli.runtime.device import choose_device, kept_memory, place
 
 
 @verb
@@ -46,7 +48,8 @@ def evaluate(
     interpolation: str | None = None,
     weights: str | Path | None = None,
     save: bool = False,
-    answers: Annotated[dict[str, list[Tensor]] | None, SkipValidation] = None,
+    cache: bool = True,
+    kept: Annotated[KeptAnswers | None, SkipValidation] = None,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -70,8 +73,9 @@ def evaluate(
         interpolation: ``bicubic``, ``bilinear``, ..., of a float model.
         weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
         save: note the figures in the checkpoint folder that ``target`` is, and in its card.
-        answers: of float teachers on these images, from earlier calls with the same options; new ones are added. See
-            :func:`intraq_cli.evaluate_many`.
+        cache: use what an earlier run kept of this float teacher's answers on these images (folders of class folders
+            only), and keep them for the next.
+        kept: answers of float teachers, for several calls with the same options (:func:`intraq_cli.evaluate_many`).
         report: told of every batch.
 
     Raises:
@@ -94,14 +98,13 @@ def evaluate(
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
-    if answers is not None:
-        pair = _recalling(pair, answers)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split).sample(limit, seed)
     for note in images.notes:
         report(Warned(note))
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
-    with out_of_memory():
-        accuracy = compare(pair.network, pair.teacher, images.batches(batch_size, report), where, report)
+    kept = kept or KeptAnswers(answers_folder() if cache else None)
+    with kept_memory(where), out_of_memory():
+        accuracy = _measure(pair, images, batch_size, where, kept, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
     result = EvaluationResult(name, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
@@ -126,11 +129,21 @@ class _Pair:
     labels: list[str] | None
 
 
-def _recalling(pair: _Pair, answers: dict[str, list[Tensor]]) -> _Pair:
-    """The pair, its teacher not asked again what it has answered already: of the same weights, on the same images."""
-    key = repr((pair.origin.sha256, pair.origin.architecture, pair.spec, pair.num_classes, pair.labels))
-    teacher = RecalledTeacher(pair.teacher, answers.setdefault(key, []))
-    return replace(pair, teacher=teacher, network=teacher if pair.network is pair.teacher else pair.network)
+def _measure(
+    pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: KeptAnswers, report: Report
+) -> Accuracy:
+    """Both on all images; the teacher is not asked again what it, of the same weights, has answered already."""
+    digest = images.digest and images.digest()
+    origin = pair.origin
+    teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
+    key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)
+    theirs = Recalled(answers_of(pair.teacher, device), kept.recall(key, images.count, min(TOP, pair.num_classes)))
+    ours = theirs if pair.network is pair.teacher else answers_of(pair.network, device)
+    accuracy = compare(ours, theirs, images.batches(batch_size, report, pinned=device.type == "cuda"), report)
+    if theirs.reused:
+        report(Noted(f"what the float model says of {theirs.reused} images was known; --no-cache asks again"))
+    kept.keep(key, theirs.known, on_disk=digest is not None)
+    return accuracy
 
 
 def _float_pair(source: Source, device: torch.device) -> _Pair:

@@ -10,6 +10,7 @@ from intraq_cli.api.evaluation import evaluate
 from intraq_cli.api.quantization import quantize
 from intraq_cli.api.teachers import check_free
 from intraq_cli.errors import IntraqError, UsageError
+from intraq_cli.evaluation.teacher_answers import KeptAnswers, answers_folder
 from intraq_cli.events import Report, Warned, silent
 from intraq_cli.models.source import Source
 from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
@@ -20,7 +21,9 @@ Made = TypeVar("Made")
 
 
 @verb
-def evaluate_many(targets: Models, data: Text, *, report: Report = silent, **options: Any) -> EvaluationsResult:
+def evaluate_many(
+    targets: Models, data: Text, *, cache: bool = True, report: Report = silent, **options: Any
+) -> EvaluationsResult:
     """Measure several targets, each beside its float teacher, on the same images.
 
     Targets that were made from the same weights, and take the same input, share the answers of their teacher: they are
@@ -29,6 +32,7 @@ def evaluate_many(targets: Models, data: Text, *, report: Report = silent, **opt
     Args:
         targets: each as :func:`intraq_cli.evaluate` takes it.
         data: as for ``evaluate``.
+        cache: as for ``evaluate``.
         report: told of every batch, and of what fails.
         options: all others of ``evaluate``.
 
@@ -37,10 +41,10 @@ def evaluate_many(targets: Models, data: Text, *, report: Report = silent, **opt
     """
     if not targets:
         raise UsageError("no target", "give at least one checkpoint, file or model")
-    answers: dict[str, Any] = {}
+    kept = KeptAnswers(answers_folder() if cache else None)
 
     def one(target: Model) -> Any:
-        return evaluate(target, data, answers=answers, report=report, **options)
+        return evaluate(target, data, kept=kept, report=report, **options)
 
     return EvaluationsResult(*_each(targets, _spelled, one, report))
 

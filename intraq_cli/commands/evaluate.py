@@ -43,6 +43,7 @@ def evaluate(
     interpolation: options.Interpolation = None,
     weights: options.Weights = None,
     save: options.Save = False,
+    cache: options.Cache = True,
     as_json: options.Json = False,
     quiet: options.QuietShare = False,
 ) -> None:

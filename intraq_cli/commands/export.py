@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
-from intraq_cli.words import duration, file_size
+from intraq_cli.words import counted, duration, file_size
 
 if TYPE_CHECKING:
     from intraq_cli.results import ExportResult
@@ -59,5 +59,5 @@ def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
         *more,
         ("first choices", f"{same} to load()'s on {result.images} images"),
         ("logits", f"differ by at most {result.logits_difference:.2g} of their spread"),
-        ("speed", f"{times}: {ratio:.2f} times as fast, on {result.threads} threads"),
+        ("speed", f"{times}: {ratio:.2f} times as fast, on {counted(result.threads, 'thread')}"),
     ]

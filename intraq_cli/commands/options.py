@@ -228,6 +228,9 @@ Deterministic = Annotated[
     typer.Option("--deterministic", help="The same bits at every run on a GPU too; slower. A CPU always gives them."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+Cache = Annotated[
+    bool, typer.Option("--cache/--no-cache", help="Use what an earlier run kept of the float model's answers.")
+]
 Save = Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")]
 
 Revision = Annotated[str | None, _unset("--revision", help="Of a repository on the Hub.")]

@@ -1,65 +1,22 @@
 """Labelled images to measure on: folders of class folders, CIFAR, the bundled digits, data sets on the Hub."""
 
+import hashlib
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import Dataset, TensorDataset
 
 from intraq_cli.errors import DataError, first_line
 from intraq_cli.evaluation.class_labels import class_indices, known_labels
-from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
-from intraq_cli.events import Report, Warned, silent
+from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, decoding
+from intraq_cli.evaluation.labelled_images import Item, LabelledImages
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.zoo import model_folder
-
-FEW = 10
-"""So many unreadable images are always skipped; above them, one in a hundred."""
-
-Item = tuple[Tensor, int] | UnreadableImageError
-"""An image ``(C, H, W)``, normalised, and its class; or why there is none."""
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images already normalised, and their classes."""
-
-    name: str
-    dataset: Dataset[Item]
-    count: int
-    notes: tuple[str, ...] = ()
-    """What the user should know about how they were read."""
-
-    def batches(self, batch_size: int, report: Report = silent) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches ``(B, C, H, W)`` and ``(B,)``, in order; images that cannot be read are left out, and reported.
-
-        Raises:
-            DataError: more than a few of them cannot be read, or none can.
-        """
-        refused: list[UnreadableImageError] = []
-        # one process: decoding is cheap beside the networks on a CPU, and workers would hide errors
-        for items in DataLoader(self.dataset, batch_size, collate_fn=list):
-            refused += [item for item in items if isinstance(item, UnreadableImageError)]
-            if len(refused) > max(FEW, self.count // 100) or len(refused) == self.count:
-                hint = "remove or repair them; instead of links that lead out of the folder, copy the files (cp -rL)"
-                raise DataError(f"{len(refused)} of {self.count} images cannot be used, e.g. {refused[0]}", hint)
-            readable = [item for item in items if not isinstance(item, UnreadableImageError)]
-            if readable:
-                yield tuple(default_collate(readable))
-        if refused:
-            report(Warned(f"{len(refused)} of {self.count} images were left out, e.g. {refused[0]}"))
-
-    def sample(self, limit: int | None, seed: int) -> "LabelledImages":
-        """A seeded random sample of at most ``limit`` images."""
-        if limit is None or limit >= self.count:
-            return self
-        chosen = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-        return replace(self, dataset=Subset(self.dataset, chosen.tolist()), count=limit)
 
 
 def open_data(
@@ -116,6 +73,10 @@ def image_reader(spec: InputSpec) -> ImageReader:
     return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
 
 
+def _decoded_bytes(spec: InputSpec) -> int:
+    return 4 * math.prod(spec.input_size)
+
+
 class _Files(Dataset[Item]):
     def __init__(self, root: Path, files: Sequence[tuple[Path, int]], spec: InputSpec) -> None:
         self.root, self.files = root.resolve(), files
@@ -126,11 +87,16 @@ class _Files(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         path, label = self.files[index]
-        try:
-            image = self.reader.read(path, self.root)
-        except UnreadableImageError as error:
-            return error
-        return self.transform(image), label
+        return self.transform(self.reader.read(path, self.root)), label
+
+    def digest(self) -> str:
+        """Of names, classes, sizes and times, which a change of a file changes; the files are not read."""
+        digest = hashlib.sha256(str(self.root).encode(errors="surrogateescape"))
+        for path, label in self.files:
+            with suppress(OSError):  # gone meanwhile: whoever reads it will say so
+                seen = path.stat()
+                digest.update(f"{path} {label} {seen.st_size} {seen.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
 
 def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names: list[str] | None) -> LabelledImages:
@@ -152,7 +118,8 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
     if bare:
         notes.append(f"{len(bare)} class folders hold no image files, e.g. {bare[0]}")
     labelled = [(path, indices[name]) for name, paths in found.items() for path in paths]
-    return LabelledImages(str(folder), _Files(folder, labelled, spec), len(labelled), tuple(notes))
+    dataset = _Files(folder, labelled, spec)
+    return LabelledImages(str(folder), dataset, len(labelled), tuple(notes), _decoded_bytes(spec), dataset.digest)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -188,17 +155,6 @@ def image_paths(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-class _Tensors(Dataset[Item]):
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
-
-
 def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
     from safetensors.torch import load_file
 
@@ -209,7 +165,7 @@ def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
         )
     held_out = load_file(model_folder("resnet20_digits") / "held_out.safetensors")
     images = spec.from_pixels(held_out["images"].float()[:, None] / 16)
-    return LabelledImages("digits", _Tensors(images, held_out["labels"].long()), len(images))
+    return LabelledImages("digits", TensorDataset(images, held_out["labels"].long()), len(images))
 
 
 class _Mapped(Dataset[Item]):
@@ -228,12 +184,9 @@ class _Mapped(Dataset[Item]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Item:
-        try:
-            with decoding(f"image {index}"):
-                item = self.items[index]
-                image: Image.Image = self.reader.decode(item[self.keys[0]])
-        except UnreadableImageError as error:
-            return error
+        with decoding(f"image {index}"):
+            item = self.items[index]
+            image: Image.Image = self.reader.decode(item[self.keys[0]])
         label = int(item[self.keys[1]])
         if label < 0:
             raise DataError(f"image {index} has no label", "choose a --split that has labels")
@@ -252,7 +205,7 @@ def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -
         items = kind(data_dir, train=False, download=False)
     except RuntimeError as error:
         raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
-    return LabelledImages(name, _Mapped(items, spec), len(items))
+    return LabelledImages(name, _Mapped(items, spec), len(items), decoded_bytes=_decoded_bytes(spec))
 
 
 def _hub_dataset(
@@ -280,4 +233,5 @@ def _hub_dataset(
             "choose a data set of the model's classes",
         )
     classes = [known[label] for label in names] if known else None  # else they are in the model's own order
-    return LabelledImages(f"hfds:{name}", _Mapped(items, spec, images, labels, classes), len(items))
+    dataset = _Mapped(items, spec, images, labels, classes)
+    return LabelledImages(f"hfds:{name}", dataset, len(items), decoded_bytes=_decoded_bytes(spec))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from intraq_cli.reports.charts import Axis, row_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run
-from intraq_cli.words import NONE, decimals
+from intraq_cli.words import NONE, counted, decimals
 
 
 def layers_section(run: Run) -> Section | None:
@@ -66,9 +66,10 @@ def export_section(run: Run) -> Section | None:
     layers = len(made.layers_integer) + len(made.layers_float)
     same = "equal" if made.first_choices_equal else "not all equal"
     lead = (
-        f"{len(made.layers_integer)} of {layers} layers run on integers in onnxruntime, {times:.2f} times as fast as "
-        f"float32 (a batch of {made.batch}, {made.threads} threads, {made.processor}). First choices {same} to "
-        f"load()'s on {made.images} images; logits differ by at most {made.logits_difference:.2g} of their spread."
+        f"{len(made.layers_integer)} of {layers} layers run on integers in onnxruntime, {times:.2f} times as fast "
+        f"as float32 (a batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). First choices "
+        f"{same} to load()'s on {made.images} images; logits differ by at most "
+        f"{made.logits_difference:.2g} of their spread."
     )
     bars = [("quantized", [made.ms_quantized]), ("float32", [made.ms_float])]
     chart = panel(lambda width: row_chart(bars, Axis("milliseconds a batch"), width, bars=True))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from intraq_cli.errors import DeviceError, UsageError
 from intraq_cli.runtime.launch import launched
+from intraq_cli.words import counted
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's ``malloc.h``."""
@@ -61,28 +62,40 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
 
 @contextmanager
 def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterator[None]:
-    """Within the block, the whole process is set up for many steps alike.
+    """Within the block, the whole process is set up for many training steps alike.
 
     On a GPU, cuDNN finds its fastest convolutions by trying them, unless all has to be ``deterministic``: then it takes
-    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so. On a CPU, the C
-    library keeps what tensors free for the next ones, rather than give it back to the system at once: a training step
-    allocates the same large tensors again and again; new pages for each cost a tenth to a quarter of its time. Only
-    glibc has this switch.
+    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so. On a CPU, memory is
+    kept.
     """
-    cuda, libc = device.type == "cuda", _glibc() if device.type == "cpu" else None
+    cuda = device.type == "cuda"
     benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
     torch.backends.cudnn.benchmark = cuda and not deterministic
     if cuda and deterministic:
         torch.use_deterministic_algorithms(True)
+    try:
+        with kept_memory(device):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
+        if cuda and deterministic:
+            torch.use_deterministic_algorithms(strict)
+
+
+@contextmanager
+def kept_memory(device: torch.device) -> Iterator[None]:
+    """Within the block, on a CPU, the C library keeps what tensors free for the next ones.
+
+    Else it gives large ones back to the system at once: every layer allocates such, and new pages for each cost a tenth
+    to a quarter of a training step, and more than half of a forward pass. Only glibc has this switch.
+    """
+    libc = _glibc() if device.type == "cpu" else None
     if libc:
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
         libc.mallopt(M_MMAP_MAX, 0)
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = benchmark
-        if cuda and deterministic:
-            torch.use_deterministic_algorithms(strict)
         if libc:
             libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
             libc.mallopt(M_MMAP_MAX, MMAP_MAX)
@@ -90,7 +103,7 @@ def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterat
 
 
 def return_freed_memory() -> None:
-    """Give back what is kept within :func:`tuned_allocator`: for a look at how much is free."""
+    """Give back what is kept within :func:`kept_memory`: for a look at how much is free."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
@@ -134,7 +147,7 @@ def describe_device(device: torch.device) -> str:
     """For a manifest: what the work ran on."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({counted(torch.get_num_threads(), 'thread')})"
 
 
 def describe_processor() -> str:

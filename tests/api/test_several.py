@@ -9,7 +9,7 @@ import pytest
 
 from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
-from intraq_cli.events import Warned
+from intraq_cli.events import Noted, Warned
 from tests.conftest import SmallNet, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -25,14 +25,16 @@ class CountedNet(SmallNet):
         return super().forward(x)
 
 
-ALL = 6
-"""Images."""
+FIRST, REST = 5, 4
+"""Images of the two batches; a network that is known from before is asked about the first again."""
+AT_ONCE = {"batch_size": FIRST, "device": "cpu"}
 
 
 @pytest.fixture
 def labelled(labelled):
     for folder in Path(labelled).iterdir():
-        shutil.copy(folder / "plain.png", folder / "again.png")
+        for name in ("again.png", "more.png"):
+            shutil.copy(folder / "plain.png", folder / name)
     return labelled
 
 
@@ -54,10 +56,12 @@ def timeless(results):
 
 
 def test_each_is_measured_as_if_alone_and_the_teacher_once(checkpoints, network, labelled):
-    alone = [evaluate(one, labelled, model=network, device="cpu") for one in checkpoints]
+    options = {"model": network, "cache": False, **AT_ONCE}
+    alone = [evaluate(one, labelled, **options) for one in checkpoints]
+    assert CountedNet.runs.count(REST) == 2
     CountedNet.runs.clear()
-    found = evaluate_many(checkpoints, labelled, model=network, device="cpu")
-    assert CountedNet.runs.count(ALL) == 1  # batches of other sizes are looks at its form
+    found = evaluate_many(checkpoints, labelled, **options)
+    assert CountedNet.runs.count(REST) == 1  # batches of other sizes are looks at its form
     assert (timeless(found.results), found.failed) == (timeless(alone), [])
 
 
@@ -68,14 +72,33 @@ def test_another_batch_for_the_teacher_where_weights_or_input_differ(checkpoints
     CountedNet.runs.clear()
     with pytest.raises(UsageError):  # a checkpoint knows its own input
         evaluate(otherwise, labelled, model=network, device="cpu", **INPUT)
-    found = evaluate_many(given[:2], labelled, device="cpu", **INPUT)
-    assert CountedNet.runs.count(ALL) == 2
+    found = evaluate_many(given[:2], labelled, cache=False, **AT_ONCE, **INPUT)
+    assert CountedNet.runs.count(REST) == 2
     assert [one.agreement for one in found.results] == [100, 100]
     CountedNet.runs.clear()
-    found = evaluate_many([*checkpoints[:1], otherwise], labelled, model=network, device="cpu")
-    assert CountedNet.runs.count(ALL) == 2
-    alone = [evaluate(one, labelled, model=network, device="cpu") for one in (checkpoints[0], otherwise)]
+    options = {"model": network, "cache": False, **AT_ONCE}
+    found = evaluate_many([*checkpoints[:1], otherwise], labelled, **options)
+    assert CountedNet.runs.count(REST) == 2
+    alone = [evaluate(one, labelled, **options) for one in (checkpoints[0], otherwise)]
     assert timeless(found.results) == timeless(alone)
+
+
+def test_a_later_run_knows_the_teachers_answers_until_an_image_changes(checkpoints, network, labelled):
+    told = []
+    options = {"model": network, "report": told.append, **AT_ONCE}
+    first = evaluate(checkpoints[0], labelled, **options)
+    CountedNet.runs.clear()
+    assert timeless([evaluate(checkpoints[0], labelled, **options)]) == timeless([first])
+    assert CountedNet.runs.count(REST) == 0
+    assert [event.message for event in told if isinstance(event, Noted)] == [
+        f"what the float model says of {REST} images was known; --no-cache asks again"
+    ]
+    evaluate(checkpoints[0], labelled, cache=False, **options)
+    assert CountedNet.runs.count(REST) == 1
+    image = next(Path(labelled).rglob("more.png"))
+    image.write_bytes(image.read_bytes() + b" ")
+    evaluate(checkpoints[0], labelled, **options)
+    assert CountedNet.runs.count(REST) == 2
 
 
 def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled):

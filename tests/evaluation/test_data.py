@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.accuracy import compare
 from intraq_cli.evaluation.class_labels import class_indices
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.models.teacher import InputSpec
@@ -117,7 +116,7 @@ def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
     write(tmp_path, "0/deep/grey.png", 128, "L")
     (tmp_path / "0/notes.txt").write_text("no image")
     data = open_data(str(tmp_path), SPEC, 3, None)
-    ((x, y),) = list(data.batches(8))
+    ((x, y, _),) = list(data.batches(8))
     assert y.tolist() == [0, 0, 2]
     assert [round(v, 2) for v in x.mean((1, 2, 3)).tolist()] == [-1.0, 0.0, 1.0]
 
@@ -164,26 +163,6 @@ def test_no_such_data():
         open_data("cifar10", SPEC, 10, None)
 
 
-class Fixed(torch.nn.Module):
-    """Says what it is given as the image."""
-
-    def __init__(self, shift):
-        super().__init__()
-        self.shift = shift
-
-    def forward(self, x):
-        return torch.nn.functional.one_hot((x[:, 0, 0, 0].long() + self.shift) % 8, 8).float()
-
-
-def test_accuracies_and_agreement_counted_by_hand():
-    x = torch.arange(8.0)[:, None, None, None]
-    y = torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
-    found = compare(Fixed(0), Fixed(1), [(x[:3], y[:3]), (x[3:], y[3:])])
-    assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
-    assert found.float_top1 == 12.5  # image 7, class 0
-    assert compare(Fixed(0), Fixed(0), [(x, y)]).agreement == 100.0
-
-
 class Items(list):
     """As a data set on the Hub; the types of its columns are known by their names."""
 
@@ -211,7 +190,7 @@ def test_classes_of_a_data_set_on_the_hub_are_the_models(monkeypatch, names, exp
             open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
         return
     images = open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
-    labels = [int(label) for _, batch in images.batches(2, lambda event: None) for label in batch]
+    labels = [int(label) for _, batch, _ in images.batches(2, lambda event: None) for label in batch]
     assert labels == expected
 
 

@@ -64,7 +64,7 @@ def test_an_image_that_cannot_be_used_is_left_out_and_counted(tmp_path, kind):
     BAD[kind](data / "0" / "b.png")
     events = []
     batches = list(open_data(str(data), SPEC, 2, None).batches(2, events.append))
-    assert [y.tolist() for _, y in batches] == [[0], [0, 1]]  # 0/a and 0/b, 0/c and 1/a
+    assert [y.tolist() for _, y, _ in batches] == [[0], [0, 1]]  # 0/a and 0/b, 0/c and 1/a
     (warning,) = events
     assert "1 of 4 images were left out" in warning.message
     assert "b.png" in warning.message
@@ -77,7 +77,7 @@ def test_too_many_are_refused_and_so_are_all(tmp_path):
     for k in range(10):
         (tmp_path / f"0/{k:02}.png").write_bytes(b"")
     events = []
-    assert sum(len(y) for _, y in open_data(str(tmp_path), SPEC, 2, None).batches(8, events.append)) == 31
+    assert sum(len(y) for _, y, _ in open_data(str(tmp_path), SPEC, 2, None).batches(8, events.append)) == 31
     assert len(events) == 1
     (tmp_path / "0/20.png").write_bytes(b"")
     with pytest.raises(DataError, match="11 of 41 images cannot be used"):
@@ -102,7 +102,7 @@ def test_the_data_folder_may_be_a_link_and_links_may_stay_inside(tmp_path):
     (tmp_path / "real/1/again.png").symlink_to("../0/a.png")
     (tmp_path / "data").symlink_to("real")
     events = []
-    ((_, y),) = open_data(str(tmp_path / "data"), SPEC, 2, None).batches(8, events.append)
+    ((_, y, _),) = open_data(str(tmp_path / "data"), SPEC, 2, None).batches(8, events.append)
     assert y.tolist() == [0, 1, 1]
     assert not events
 

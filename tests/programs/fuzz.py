@@ -494,7 +494,7 @@ def run_image_case(seeds: Path, case: Path, rng: random.Random) -> Callable[[], 
     def use() -> str:
         images = open_data(str(case), spec, 2, None)
         warned: list[Event] = []
-        measured = sum(len(y) for _, y in images.batches(4, warned.append))
+        measured = sum(len(y) for _, y, _ in images.batches(4, warned.append))
         assert measured + len(warned) == 2
         return "left out" if warned else "accepted"
 

@@ -32,7 +32,7 @@ def run_of(**more: Any) -> dict[str, Any]:
         "seed": 0,
         "recipe": {"name": "fast", "tuning": {"steps": 150}},
         "teacher": {"source": "net", "sha256": "ab" * 32},
-        "device": "cpu (1 threads)",
+        "device": "cpu (1 thread)",
         "seconds": 34.5,
         "stages": {"synthesis": 7.0, "tuning": 22.0},
         "versions": {"intraq": "0.1.0", "torch": "2.15.0"},

@@ -88,7 +88,7 @@ def test_the_figures_are_those_of_the_manifest(folder):
         "Top-1 on digits goes from 99.50 % (float) to 98.50 %, measured on 600 images; the file is 6.2 times smaller.",
         "160.0 kB float 1.00 MB: 6.2 times smaller",
         "96.9 % of 32 held-out synthetic images; divergence 0.013 nats",
-        "34 s on cpu (1 threads): synthesis 7.0 s, tuning 22 s",
+        "34 s on cpu (1 thread): synthesis 7.0 s, tuning 22 s",
         "intraq quantize net --w 4 --a 4",
         "Least: 15.2 dB behind layer.bn2.",
         "this one",

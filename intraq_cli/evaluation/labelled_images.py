@@ -1,0 +1,149 @@
+"""Images with their classes, decoded by other processes while the network works, in the order of the data set."""
+
+import hashlib
+import math
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from intraq_cli.errors import DataError
+from intraq_cli.evaluation.image_files import UnreadableImageError
+from intraq_cli.events import Report, Warned, silent
+
+FEW = 10
+"""So many unreadable images are always skipped; above them, one in a hundred."""
+WORTH_WORKERS = 256
+"""Images from which on processes of their own pay: to start them costs as much as to decode some dozens."""
+AHEAD = 2
+"""Batches that each worker keeps ready."""
+
+Item = tuple[Tensor, int]
+"""An image ``(C, H, W)``, normalised, and its class."""
+
+
+class Batch(NamedTuple):
+    """Images that could be read."""
+
+    images: Tensor
+    """``(B, C, H, W)``."""
+    labels: Tensor
+    """``(B,)``."""
+    positions: Tensor
+    """Where each of them stands in the data set, ``(B,)``."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images already normalised, and their classes."""
+
+    name: str
+    dataset: Dataset[Any]
+    """Of :data:`Item`; each may raise ``UnreadableImageError``."""
+    count: int
+    notes: tuple[str, ...] = ()
+    """What the user should know about how they were read."""
+    decoded_bytes: int = 0
+    """Of one image, where they have to be decoded; 0 where they are in memory."""
+    digest: Callable[[], str] | None = None
+    """Computes what is the same only for the same images and classes in the same order, where that can be known."""
+
+    def batches(self, batch_size: int, report: Report = silent, pinned: bool = False) -> Iterator[Batch]:
+        """Batches in order; images that cannot be read are left out, and reported at the end.
+
+        Args:
+            batch_size: images at a time.
+            report: told of images left out.
+            pinned: in memory that a GPU copies from without waiting.
+
+        Raises:
+            DataError: more than a few of them cannot be read, or none can, or one has no label.
+        """
+        refused: list[UnreadableImageError] = []
+        for batch, errors in self._loaded(batch_size, pinned):
+            for error in errors:
+                if not isinstance(error, UnreadableImageError):
+                    raise error
+                refused.append(error)
+            if len(refused) > max(FEW, self.count // 100) or len(refused) == self.count:
+                hint = "remove or repair them; instead of links that lead out of the folder, copy the files (cp -rL)"
+                raise DataError(f"{len(refused)} of {self.count} images cannot be used, e.g. {refused[0]}", hint)
+            if batch is not None:
+                yield batch
+        if refused:
+            report(Warned(f"{len(refused)} of {self.count} images were left out, e.g. {refused[0]}"))
+
+    def _loaded(self, batch_size: int, pinned: bool) -> Iterator[tuple[Batch | None, list[Exception]]]:
+        workers = self._workers(batch_size)
+        loader = DataLoader(
+            _Carried(self.dataset),
+            batch_size,
+            collate_fn=_collate,
+            num_workers=workers,
+            pin_memory=pinned,
+            prefetch_factor=AHEAD if workers else None,
+            multiprocessing_context="fork" if workers else None,
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) or "Traceback" in str(error):
+                raise
+            hint = "memory may have run out: give a smaller --batch-size"
+            raise DataError("a process that decodes images was killed", hint) from error
+
+    def _workers(self, batch_size: int) -> int:
+        """Processes that decode; none for few images, or where they cannot be forked safely."""
+        if self.count < WORTH_WORKERS or self.decoded_bytes == 0 or sys.platform != "linux":
+            return 0
+        if multiprocessing.current_process().daemon:  # such a process may have no children
+            return 0
+        wanted = min(len(os.sched_getaffinity(0)), math.ceil(self.count / batch_size))
+        # batches come in shared memory; a container may have little of it
+        return min(wanted, _shared_memory() // ((AHEAD + 1) * batch_size * self.decoded_bytes))
+
+    def sample(self, limit: int | None, seed: int) -> "LabelledImages":
+        """A seeded random sample of at most ``limit`` images."""
+        if limit is None or limit >= self.count:
+            return self
+        chosen = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+        whole = self.digest
+        digest = None if whole is None else lambda: hashlib.sha256(f"{whole()} {chosen.tolist()}".encode()).hexdigest()
+        return replace(self, dataset=Subset(self.dataset, chosen.tolist()), count=limit, digest=digest)
+
+
+class _Carried(Dataset[tuple[int, Item | Exception]]):
+    """The items of another data set with their positions; what a user can mend comes as an item, out of any process."""
+
+    def __init__(self, dataset: Dataset[Item]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's class does not say that it has a length
+
+    def __getitem__(self, index: int) -> tuple[int, Item | Exception]:
+        try:
+            return index, self.dataset[index]
+        except (UnreadableImageError, DataError) as error:
+            return index, error
+
+
+def _collate(items: list[tuple[int, Item | Exception]]) -> tuple[Batch | None, list[Exception]]:
+    """One batch of all that is readable, as each tensor costs a file handle on its way here, and the errors."""
+    readable = [(*item, position) for position, item in items if not isinstance(item, Exception)]
+    errors = [item for _, item in items if isinstance(item, Exception)]
+    return (Batch(*default_collate(readable)) if readable else None), errors
+
+
+def _shared_memory() -> int:
+    try:
+        free = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return free.f_bavail * free.f_frsize

@@ -1,0 +1,85 @@
+"""Accuracies by hand, and answers of a float network that are known from before."""
+
+import pytest
+import torch
+
+from intraq_cli.evaluation.accuracy import answers_of, compare
+from intraq_cli.evaluation.labelled_images import Batch
+from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled
+
+KEY = ("a network", "some images")
+
+
+class Fixed(torch.nn.Module):
+    """Says what it is given as the image, shifted; counts the images that it is asked about."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift, self.asked = shift, 0
+
+    def forward(self, x):
+        self.asked += len(x)
+        return torch.nn.functional.one_hot((x[:, 0, 0, 0].long() + self.shift) % 8, 8).float()
+
+
+@pytest.fixture
+def batches():
+    """Eight images, whose values are 0 to 7, in three batches."""
+    x, y = torch.arange(8.0)[:, None, None, None], torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
+    return [Batch(x[i : i + 3], y[i : i + 3], torch.arange(8)[i : i + 3]) for i in (0, 3, 6)]
+
+
+def test_accuracies_and_agreement_counted_by_hand(batches):
+    found = compare(answers_of(Fixed(0)), answers_of(Fixed(1)), batches)
+    assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
+    assert found.float_top1 == 12.5  # image 7, class 0
+    same = answers_of(Fixed(0))
+    assert compare(same, same, batches).agreement == 100.0
+
+
+def recalled(teacher, kept, batches):
+    """The accuracies with what is kept of ``teacher``, which is kept anew."""
+    theirs = Recalled(answers_of(teacher), kept.recall(KEY, 8, 5))
+    found = compare(answers_of(Fixed(0)), theirs, batches)
+    kept.keep(KEY, theirs.known, on_disk=True)
+    return found
+
+
+def test_a_teacher_is_asked_again_about_the_first_batch_only_and_the_figures_are_the_same(batches, tmp_path):
+    once, again = Fixed(1), Fixed(1)
+    first = recalled(once, KeptAnswers(tmp_path / "new" / "folder"), batches)
+    assert recalled(again, KeptAnswers(tmp_path / "new" / "folder"), batches) == first
+    assert (once.asked, again.asked) == (8, 3)
+
+
+def test_another_network_of_the_same_weights_is_asked_about_everything(batches, tmp_path):
+    recalled(Fixed(1), KeptAnswers(tmp_path), batches)
+    changed = Fixed(2)
+    assert recalled(changed, KeptAnswers(tmp_path), batches).float_top1 == 12.5 * 1  # image 6
+    assert changed.asked == 8
+    assert recalled(Fixed(2), KeptAnswers(tmp_path), batches).float_top1 == 12.5
+
+
+def test_images_that_could_not_be_read_before_are_asked_about_and_nothing_shifts(batches, tmp_path):
+    whole = recalled(Fixed(1), KeptAnswers(None), batches)
+    second = batches[1]
+    short = Batch(second.images[1:], second.labels[1:], second.positions[1:])  # the image 3 is damaged
+    recalled(Fixed(1), KeptAnswers(tmp_path), [batches[0], short, batches[2]])
+    teacher = Fixed(1)
+    assert recalled(teacher, KeptAnswers(tmp_path), batches) == whole
+    assert teacher.asked == 6  # the first batch, and the one with the image 3
+
+
+def test_what_lies_in_the_cache_and_is_no_answer_is_not_used(batches, tmp_path):
+    kept = KeptAnswers(tmp_path)
+    recalled(Fixed(1), kept, batches)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(b"damaged")
+    assert (KeptAnswers(tmp_path).recall(KEY, 8, 5) == -1).all()
+    assert (kept.recall(KEY, 9, 5) == -1).all()  # of another number of images
+    assert (kept.recall(("another network",), 8, 5) == -1).all()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(batches, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert recalled(Fixed(1), KeptAnswers(tmp_path / "file" / "below"), batches).n == 8

@@ -1,0 +1,90 @@
+"""Batches decoded by other processes are those of one process; errors come back as they were."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from intraq_cli.errors import DataError
+from intraq_cli.evaluation.image_files import UnreadableImageError
+from intraq_cli.evaluation.labelled_images import WORTH_WORKERS, LabelledImages
+
+COUNT = WORTH_WORKERS + 7
+
+
+class Numbered(Dataset):
+    """Image ``i`` is full of ``i``, of class ``i % 3``; counts in which processes it is read."""
+
+    def __init__(self, failing=None, error=None):
+        self.failing, self.error = failing, error
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        if index == self.failing:
+            if self.error is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise self.error
+        return torch.full((1, 2, 2), float(index)), index % 3
+
+
+def images(dataset, decoded=16):
+    return LabelledImages("numbers", dataset, COUNT, decoded_bytes=decoded)
+
+
+@pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
+def test_batches_come_in_order_whoever_decodes_them(decoded):
+    batches = list(images(Numbered(), decoded).batches(10))
+    assert [len(batch.labels) for batch in batches] == [10] * 26 + [3]
+    values = torch.cat([batch.images[:, 0, 0, 0] for batch in batches])
+    assert values.tolist() == list(range(COUNT))
+    assert torch.cat([batch.labels for batch in batches]).equal(torch.arange(COUNT) % 3)
+    assert torch.cat([batch.positions for batch in batches]).equal(torch.arange(COUNT))
+
+
+def test_processes_are_used_for_many_images_and_where_memory_is_shared(monkeypatch):
+    asked = images(Numbered())
+    cores = len(os.sched_getaffinity(0))
+    assert asked._workers(10) == cores
+    assert asked._workers(COUNT) == 1  # one batch
+    assert images(Numbered(), decoded=0)._workers(10) == 0
+    monkeypatch.setattr("intraq_cli.evaluation.labelled_images._shared_memory", lambda: 3 * 10 * 16)
+    assert asked._workers(10) == 1
+    monkeypatch.setattr("intraq_cli.evaluation.labelled_images._shared_memory", lambda: 0)
+    assert asked._workers(10) == 0
+
+
+@pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
+def test_an_unreadable_image_is_left_out_with_its_position(decoded):
+    events = []
+    dataset = Numbered(12, UnreadableImageError("number 12: torn"))
+    positions = torch.cat([b.positions for b in images(dataset, decoded).batches(10, events.append)])
+    assert positions.tolist() == [i for i in range(COUNT) if i != 12]
+    assert [event.message for event in events] == [f"1 of {COUNT} images were left out, e.g. number 12: torn"]
+
+
+@pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
+def test_an_error_of_the_data_comes_back_as_it_was(decoded):
+    with pytest.raises(DataError, match=r"^image 12 has no label$") as caught:
+        list(images(Numbered(12, DataError("image 12 has no label", "another split")), decoded).batches(10))
+    assert caught.value.hint == "another split"
+
+
+def test_a_bug_in_another_process_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError, match="in __getitem__"):
+        list(images(Numbered(12, ZeroDivisionError("division"))).batches(10))
+
+
+def test_a_process_that_is_killed_is_told_in_one_line():
+    with pytest.raises(DataError, match="was killed"):
+        list(images(Numbered(12)).batches(10))
+
+
+def test_a_sample_has_a_digest_of_its_own():
+    whole = LabelledImages("numbers", Numbered(), COUNT, digest=lambda: "all")
+    one, same, other = (whole.sample(5, seed) for seed in (0, 0, 1))
+    assert one.digest() == same.digest() != other.digest()
+    assert whole.sample(None, 0).digest() == "all"
