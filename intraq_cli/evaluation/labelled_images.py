@@ -86,7 +86,7 @@ class LabelledImages:
             batch_size,
             collate_fn=_collate,
             num_workers=workers,
-            pin_memory=pinned,
+            pin_memory=pinned and torch.accelerator.is_available(),
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
