@@ -7,13 +7,14 @@ from typing import Any
 
 from intraq_cli.api.bit_budget import Chosen
 from intraq_cli.api.evidence import evidence, write_evidence
-from intraq_cli.api.pipeline import Job, Made, random_pixels
+from intraq_cli.api.pipeline import Job, Made
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.class_names import class_names
+from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
 from intraq_cli.runtime.metrics import Metrics

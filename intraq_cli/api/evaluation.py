@@ -11,7 +11,7 @@ from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
-from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
+from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
@@ -26,6 +26,7 @@ from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
 from intraq_cli.publish.repository import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory, place
+from intraq_cli.runtime.refusals import out_of_memory
 
 
 @verb

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
-from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job, out_of_memory
+from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job
 from intraq_cli.errors import IntraqError
 from intraq_cli.events import Event, StageDone, StageStarted, StepDone, Warned
 from intraq_cli.graph.layers import layers
@@ -16,6 +16,7 @@ from intraq_cli.runtime.device import return_freed_memory, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.memory import peak_memory, start_peak
 from intraq_cli.runtime.micro_batches import largest_micro_batch
+from intraq_cli.runtime.refusals import out_of_memory
 from intraq_cli.synthesis.synthesizer import Synthetic, batch_sizes
 
 FEW = 8

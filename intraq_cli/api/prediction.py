@@ -7,13 +7,14 @@ import torch
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized
-from intraq_cli.api.pipeline import EVALUATION_BATCH, out_of_memory
+from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device, place
+from intraq_cli.runtime.refusals import out_of_memory
 
 FIRST = 5
 MOST = 10_000

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
 from intraq_cli.api.manifest import digest_of, origin_of
-from intraq_cli.api.pipeline import Job, out_of_memory
+from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
 from intraq_cli.checkpoint.write import write_json
@@ -30,6 +30,7 @@ from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
+from intraq_cli.runtime.refusals import out_of_memory
 
 WIDTHS = (2, 3, 4, 6, 8)
 IMAGES = 64

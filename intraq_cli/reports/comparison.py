@@ -51,6 +51,7 @@ def _checkpoint(record: Record, path: str, name: str) -> ComparedCheckpoint:
 
 
 def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
+    """Of the batch norms by name; none if hardly any are of all: other architectures have but a name in common."""
     names = list(dict.fromkeys(name for record in records for name in record.run.measured.sqnr))
     rows = []
     for name in names:
@@ -58,7 +59,7 @@ def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
         known = [value for value in values if value is not None]
         if len(known) > 1:
             rows.append(ComparedNoise(name, values, max(known) - min(known)))
-    return rows
+    return rows if 2 * len(rows) >= len(names) else []
 
 
 def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:

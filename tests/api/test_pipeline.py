@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from intraq_cli.api import pipeline
-from intraq_cli.api.pipeline import Job, random_pixels
+from intraq_cli.api.pipeline import Job
 from intraq_cli.events import Warned
+from intraq_cli.graph.proof import relative_error
 from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, examine
 from intraq_cli.quantization.calibration import calibrate
@@ -93,3 +95,16 @@ def test_a_network_that_is_ruined_without_images_is_told(job):
     one.quantize(plan_quantization(one.anatomy.graph, 2, 2, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "ruined" in warning
+
+
+def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those_of_random_images(job):
+    told = []
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
+    with torch.no_grad():
+        one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
+    made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    (warning,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "do not fit this network" in warning
+    images = random_pixels(one.teacher.spec)
+    with torch.no_grad():
+        assert relative_error(one.teacher.network(images), made.student(images)) < 0.1

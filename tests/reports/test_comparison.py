@@ -87,3 +87,8 @@ def test_what_cannot_be_compared(pair, tmp_path, intraq):
         compare([pair[0]])
     ran = intraq("compare", pair[0], tmp_path)
     assert (ran.code, "is no checkpoint" in ran.err) == (1, True)
+
+
+def test_batch_norms_of_another_architecture_are_not_compared_by_the_one_name_they_share(tmp_path):
+    other = {**run_of()["measured"], "sqnr": {"bn1": 30.0, "stem": 21.0, "blocks.0": 9.0}}
+    assert compare([folder_of(tmp_path / "a"), folder_of(tmp_path / "b", measured=other)]).noise == []

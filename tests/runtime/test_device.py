@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from intraq_cli.api.pipeline import deterministic_or_refused
 from intraq_cli.errors import DeviceError, UsageError
 from intraq_cli.runtime.device import choose_device, place, tuned_allocator
+from intraq_cli.runtime.refusals import deterministic_or_refused
 
 
 def test_images_weights_take_channels_last_whatever_else_a_network_holds():
