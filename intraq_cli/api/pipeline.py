@@ -43,7 +43,7 @@ RUINED = 1.0
 DOUBTFUL = 0.25
 """Relative error of logits on random images from which on what batch norms promise is doubted: on networks trained on
 photographs, where promises hold, it is at most 0.23 at 8 bits."""
-CONTRADICTED = 3.0
+CONTRADICTED = 5.0
 """How much less it must be with ranges of these images to go by them; on those networks it is half as much."""
 
 
