@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import fx
 
 from intraq_cli.api.pipeline import Job
-from intraq_cli.api.sensitivity import IMAGES, asked_widths, measured
+from intraq_cli.api.sensitivity import asked_widths, image_count, measured
 from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.errors import BudgetError, DataError, UsageError
 from intraq_cli.quantization.bit_rules import BitRules, pattern_of
@@ -268,10 +268,11 @@ def chosen_bits(job: Job, choice: BitChoice, made: Synthetic | None, known: Sens
         return Chosen(choice.narrowest, asked.w[0], asked.a[0])
     if known is not None:
         return choice.chosen(known.layers)
-    images = (made or _few_images(job)).images[:IMAGES]
+    images = (made or _few_images(job)).images[: image_count(job.teacher.spec)]
     return choice.chosen(measured(job, choice.graph, choice.placement, images, choice.widths).layers)
 
 
 def _few_images(job: Job) -> Synthetic:
-    settings = replace(job.recipe.synthesis, num_images=IMAGES, batch_size=IMAGES)
+    count = image_count(job.teacher.spec)
+    settings = replace(job.recipe.synthesis, num_images=count, batch_size=count)
     return replace(job, recipe=replace(job.recipe, synthesis=settings)).synthesize()

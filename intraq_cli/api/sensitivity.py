@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Teacher
+from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
@@ -33,7 +33,10 @@ from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
 
 WIDTHS = (2, 3, 4, 6, 8)
-IMAGES = 64
+FEWEST, MOST = 64, 256
+"""Images: small ones cost little, and a network that is hardly hurt needs many to tell its layers apart."""
+PIXELS = 64 * 160**2
+"""Of all images together, within these bounds."""
 HINT = "make it with `intraq sensitivity MODEL --out FILE`"
 
 
@@ -42,7 +45,7 @@ def sensitivity(
     model: Model,
     *,
     widths: Sequence[int] = WIDTHS,
-    n: int = IMAGES,
+    n: int | None = None,
     images: str | Path | None = None,
     out: str | Path | None = None,
     act_placement: Placement = "inputs",
@@ -69,7 +72,7 @@ def sensitivity(
     Args:
         model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         widths: bits to try, 2 to 8 each.
-        n: images; they are made unless ``images`` names some.
+        n: images; they are made unless ``images`` names some. Default: 64 to 256, the more the smaller they are.
         images: what ``synthesize`` wrote; the first ``n`` of them are used.
         out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
         act_placement: as for ``quantize``.
@@ -94,9 +97,9 @@ def sensitivity(
     """
     started = time.perf_counter()
     chosen = asked_widths("--widths", widths)
-    if n < 2:
+    if n is not None and n < 2:
         raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
-    settings = chosen_recipe(recipe, [*set, f"synthesis.num_images={n}"])
+    settings = chosen_recipe(recipe, [*set])
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
@@ -104,6 +107,8 @@ def sensitivity(
     teacher = learnable(source)
     anatomy = examined(teacher, where, report)
     graph = form_of(anatomy.graph, act_placement)
+    n = n or image_count(teacher.spec)
+    settings = replace(settings, synthesis=replace(settings.synthesis, num_images=n))
     made = loaded_images(images, teacher, anatomy, source, report)
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     identity = {
@@ -135,6 +140,12 @@ def sensitivity(
             with atomic_file(path, force) as scratch:
                 write_json(scratch, asdict(result))
     return result
+
+
+def image_count(spec: InputSpec) -> int:
+    """Images on which sensitivities are measured, where nobody says how many."""
+    _, height, width = spec.input_size
+    return min(MOST, max(FEWEST, PIXELS // (height * width)))
 
 
 def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:

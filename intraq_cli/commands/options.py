@@ -165,7 +165,7 @@ Classes = Annotated[
     Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=numbers("--classes", int))
 ]
 
-FewImages = Annotated[int, typer.Option("-n", "--num-images", min=2, help="Images.")]
+FewImages = Annotated[int | None, _unset("-n", "--num-images", min=2, help="Images; default 64 to 256, by their size.")]
 Widths = Annotated[
     Any,
     _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths", int)),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def sensitivity(
     model: options.Model,
     widths: options.Widths = None,
-    n: options.FewImages = 64,
+    n: options.FewImages = None,
     images: options.Images = None,
     out: options.SensitivityFile = None,
     act_placement: options.ActPlacement = "inputs",

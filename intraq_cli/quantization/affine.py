@@ -129,7 +129,9 @@ def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, top)
 
 
-def mse_grid(rows: Tensor, top: int, symmetric: bool = False) -> tuple[Tensor, Tensor]:
+def mse_grid(
+    rows: Tensor, top: int, symmetric: bool = False, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The scale and zero-point of each row that make its squared quantization error (nearly) smallest.
 
     Shrinks the range from both ends together, then each end by itself. ``rows (R, n)``; returns ``(R,)`` twice.
@@ -138,6 +140,7 @@ def mse_grid(rows: Tensor, top: int, symmetric: bool = False) -> tuple[Tensor, T
         rows: values.
         top: the largest code.
         symmetric: the zero-point is half of ``top``.
+        importance: ``(R, n)``, how much the squared error of each value counts; None: all the same.
     """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
     together = SHRINK ** torch.arange(CANDIDATES, device=rows.device, dtype=rows.dtype)[:, None]
@@ -146,23 +149,23 @@ def mse_grid(rows: Tensor, top: int, symmetric: bool = False) -> tuple[Tensor, T
     if symmetric:
         high = torch.maximum(-low, high)
         for factors in (together, nearby):
-            high = _best_range(rows, -high * factors, high * factors, top)[1]
+            high = _best_range(rows, -high * factors, high * factors, top, importance)[1]
         return grid_of_range(-high, high, top)
-    low, high = _best_range(rows, low * together, high * together, top)
+    low, high = _best_range(rows, low * together, high * together, top, importance)
     for _ in range(2):
-        low, high = _best_range(rows, low.expand(len(nearby), -1), high * nearby, top)
-        low, high = _best_range(rows, low * nearby, high.expand(len(nearby), -1), top)
+        low, high = _best_range(rows, low.expand(len(nearby), -1), high * nearby, top, importance)
+        low, high = _best_range(rows, low * nearby, high.expand(len(nearby), -1), top, importance)
     return grid_of_range(low, high, top)
 
 
-def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
+def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of the candidates ``(K, R)``, each row's with the smallest squared error: ``(R,)`` twice."""
     scale, zero_point = grid_of_range(low, high, top)
     at_once = max(1, SEARCH_SIZE // rows.numel())
-    errors = [
-        fake_quantize(rows.expand(len(s), -1, -1), s[:, :, None], z[:, :, None], top).sub_(rows).square_().mean(2)
-        for s, z in zip(scale.split(at_once), zero_point.split(at_once), strict=True)
-    ]
+    errors = []
+    for s, z in zip(scale.split(at_once), zero_point.split(at_once), strict=True):
+        error = fake_quantize(rows.expand(len(s), -1, -1), s[:, :, None], z[:, :, None], top).sub_(rows).square_()
+        errors.append((error if importance is None else error.mul_(importance)).mean(2))
     best = torch.cat(errors).argmin(0, keepdim=True)
     return low.gather(0, best)[0], high.gather(0, best)[0]
 

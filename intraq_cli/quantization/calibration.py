@@ -21,8 +21,8 @@ from intraq_cli.graph.layers import LAYERS, run_layer
 from intraq_cli.graph.nodes import tensor_of
 from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
-from intraq_cli.quantization.curvature import moments_read
-from intraq_cli.quantization.float_statistics import FloatStatistics, channel_moments, float_statistics
+from intraq_cli.quantization.curvature import compensated, damped_moments, rows_read
+from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.rounding import reads_inputs
@@ -86,7 +86,9 @@ def _calibrate(
     correct: bool,
 ) -> None:
     float_ = float_statistics(teacher, images, sampled)
-    calibrator = _Calibrator(student, config, float_, sampled, correct)
+    # samples are no answers of the float network
+    run = FloatRun(teacher, images) if config.weight_rounding == "curvature" and not sampled else None
+    calibrator = _Calibrator(student, config, float_, run, sampled, correct)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -99,10 +101,16 @@ class _Calibrator(fx.Interpreter):
     """Runs a student's graph node by node; what is called gets its grid, and the run goes on quantized by it."""
 
     def __init__(
-        self, student: QuantizedNetwork, config: Quantization, float_: FloatStatistics, sampled: bool, correct: bool
+        self,
+        student: QuantizedNetwork,
+        config: Quantization,
+        float_: FloatStatistics,
+        run: FloatRun | None,
+        sampled: bool,
+        correct: bool,
     ) -> None:
         super().__init__(student.graph)
-        self.student, self.config, self.float = student, config, float_
+        self.student, self.config, self.float, self.float_run = student, config, float_, run
         self.sampled, self.correct = sampled, correct
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
@@ -172,9 +180,14 @@ class _Calibrator(fx.Interpreter):
         return True
 
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
-        moments = least = None
+        moments = least = rows = None
+        how: Any = (weight, call in self.normalized, len(self.quantizers))
         if reads_inputs(self.config.weight_rounding):
-            moments = moments_read(call, x, weight, call in self.normalized, len(self.quantizers))
+            rows = rows_read(call, x, *how)
+        if rows is not None:
+            moments = damped_moments(rows)
+            float_rows = rows_read(call, self.float_run.read_by(call.name), *how) if self.float_run else None
+            weight = weight if float_rows is None else compensated(weight, rows, float_rows)
         held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
         if isinstance(held, tuple):
             bias, input_scale = held

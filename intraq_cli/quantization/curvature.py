@@ -13,6 +13,8 @@ WIDEST = 8192
 """Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
 DAMPING = 0.03
 """Of the second moments that rounding by curvature goes by, relative to their mean."""
+COMPENSATION = 0.3
+"""The same, of those by which a weight makes up for errors of what it reads: measured, see docs/results.md."""
 
 
 def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,8 +69,8 @@ def second_moments(rows: Tensor, damping: float) -> Tensor:
     return moments
 
 
-def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
-    """Second moments ``(G, d, d)`` of what a layer reads, for rounding by curvature; None of one that is too wide.
+def rows_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
+    """A sample ``(G, R, d)`` of what single outputs of a layer are computed from; None of one that is too wide.
 
     Args:
         call: of the layer.
@@ -80,7 +82,37 @@ def moments_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, see
     if weight[0].numel() > WIDEST:
         return None
     rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
-    if normalized:  # what is added to every place, the batch norm takes away
-        rows = rows - rows.mean(1, keepdim=True)
-    few = rows.shape[2] / rows.shape[1]  # inputs an output for each row: too few say more of themselves than of others
-    return second_moments(rows, max(DAMPING, min(1.0, few)))
+    # what is added to every place, the batch norm takes away
+    return rows - rows.mean(1, keepdim=True) if normalized else rows
+
+
+def damped_moments(rows: Tensor) -> Tensor:
+    """Second moments ``(G, d, d)`` of rows ``(G, R, d)``, for rounding by curvature."""
+    return second_moments(rows, _damping(rows, DAMPING))
+
+
+def compensated(weight: Tensor, rows: Tensor, float_rows: Tensor) -> Tensor:
+    """The weight that does with what a quantized layer reads what the float one does with what it reads.
+
+    As far as one can: minimises ``E |w' x - w x_float|^2 + d |w' - w|^2``, so that a layer makes up for errors of those
+    before it. Rounding then goes by ``w'`` (asymmetric calibration, GPTAQ, Li et al. 2025; here by least squares before
+    the rounding, and damped, as a few images tell errors only roughly).
+
+    Args:
+        weight: ``(out, ...)``.
+        rows: what the quantized layer reads, ``(G, R, d)``, of :func:`rows_read`.
+        float_rows: what the float one reads, at the same places.
+    """
+    moments = second_moments(rows, _damping(rows, COMPENSATION))
+    lower, failed = torch.linalg.cholesky_ex(moments)
+    if failed.any() or not lower.isfinite().all():
+        return weight
+    grouped = weight.reshape(len(rows), -1, rows.shape[2])
+    lost = (float_rows - rows).transpose(1, 2) @ rows / rows.shape[1]
+    more = torch.cholesky_solve((grouped @ lost).transpose(1, 2), lower).transpose(1, 2)
+    return (grouped + more).reshape(weight.shape)
+
+
+def _damping(rows: Tensor, least: float) -> float:
+    """Relative to the mean second moment: fewer rows than inputs say more of themselves than of others."""
+    return max(least, min(1.0, rows.shape[2] / rows.shape[1]))

@@ -1,6 +1,7 @@
 """What the float network does with the images of the calibration."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -44,3 +45,29 @@ def channel_moments(out: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel of a layer's output, ``(out,)`` each."""
     rows = out.flatten(0, -2).T if linear else out.transpose(0, 1).flatten(1)
     return rows.mean(1), rows.var(1, correction=0)
+
+
+class FloatRun(fx.Interpreter):
+    """The float network on some images, node by node, no further than it has been asked about.
+
+    Args:
+        graph: of the float network.
+        images: ``(B, C, H, W)``.
+    """
+
+    def __init__(self, graph: fx.GraphModule, images: Tensor) -> None:
+        super().__init__(graph)
+        self.rest = iter(graph.graph.nodes)
+        self.env: dict[fx.Node, Any] = {}
+        self.args_iter = iter((images,))
+
+    def read_by(self, name: str) -> Tensor:
+        """What the layer reads whose call has this name; asked in the order of calls."""
+        for node in self.rest:
+            read = self.env[node.args[0]] if node.name == name else None
+            self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, ()):
+                del self.env[dead]
+            if read is not None:
+                return read
+        raise KeyError(name)

@@ -81,7 +81,7 @@ class WeightQuantizer(nn.Module):
         self.per_row = (-1,) + (1,) * (weight.dim() - 1)
         self.register_buffer("unit", weight.new_ones(()))
         self.latent = nn.Parameter(weight.detach().clone())
-        scale, zero_point = self._grid_of_weight()
+        scale, zero_point = self._grid_of_weight(moments)
         if least_scale is not None:  # a channel of zeros gets the finest grid
             zero = weight.flatten(1).abs().amax(1) <= torch.finfo(weight.dtype).tiny
             scale = torch.where(zero, least_scale, torch.maximum(scale, least_scale))
@@ -102,10 +102,15 @@ class WeightQuantizer(nn.Module):
         """The float weight that is quantized."""
         return self.latent if self.refreshed else self.latent * self.unit
 
-    def _grid_of_weight(self) -> tuple[Tensor, Tensor]:
+    def _grid_of_weight(self, moments: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Each weight's error counts as much as its input is large, where that is known."""
         rows = self.weight.detach().flatten(1)
         if self.range == "mse":
-            return mse_grid(rows, self.top, self.symmetric)
+            importance = None
+            if moments is not None and moments.isfinite().all():
+                squares = moments.diagonal(dim1=1, dim2=2)
+                importance = squares.repeat_interleave(len(rows) // len(squares), 0)
+            return mse_grid(rows, self.top, self.symmetric, importance)
         low, high = rows.amin(1), rows.amax(1)
         if self.symmetric:
             high = torch.maximum(-low, high)

@@ -10,6 +10,8 @@ from intraq_cli.runtime.extensions import WEIGHT_ROUNDINGS
 
 DAMPINGS = (0.1, 1.0, 10.0)
 """Of the moments' mean diagonal, one after the other, where they are not definite."""
+SWEEPS = 5
+"""Over all columns, after the greedy rounding; most layers are settled after two or three."""
 BLOCK = 128
 """Columns whose errors are passed on to all others at once."""
 
@@ -126,10 +128,10 @@ def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel
 
 
 def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round column by column, each column's error made up for by those not rounded yet.
+    """Round column by column, each column's error made up for by those not rounded yet; then each as the others are.
 
     Minimises ``E |(w - q) x|^2`` greedily (OBQ, Frantar & Alistarh 2022, in the fixed order and with the Cholesky form
-    of GPTQ, Frantar et al. 2023), inputs with the largest second moment first.
+    of GPTQ, Frantar et al. 2023), inputs with the largest second moment first, and by coordinate descent from there.
 
     Args:
         weight: in quantization steps, zero-point not added; ``(G, O, d)``.
@@ -141,7 +143,8 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
         Whole numbers, ``(G, O, d)``.
     """
     order = moments.diagonal(dim1=1, dim2=2).argsort(1, descending=True)  # (G, d)
-    weight = weight.gather(2, order[:, None].expand_as(weight)).clone()
+    given = weight.gather(2, order[:, None].expand_as(weight))
+    weight = given.clone()
     moments = moments.gather(1, order[:, :, None].expand_as(moments))
     moments = moments.gather(2, order[:, None].expand_as(moments))
     upper = _inverse_factor(moments)
@@ -156,7 +159,28 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
             weight[:, :, i:end] -= error[:, :, None] * upper[:, i, None, i:end]
             errors[:, :, i - start] = error
         weight[:, :, end:] -= errors @ upper[:, start:end, end:]
+    _settle(rounded, given, moments, low, high)
     return rounded.gather(2, order.argsort(1)[:, None].expand_as(rounded))
+
+
+def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:
+    """Set each whole number ``(G, O, d)`` to the best one while the others stay, until none changes; in place."""
+    curvature = moments.diagonal(dim1=1, dim2=2)
+    if not (curvature > 0).all():  # none, or no numbers
+        return
+    slope = (rounded - weight) @ moments
+    for _ in range(SWEEPS):
+        moved = False
+        for i in range(weight.shape[2]):
+            best = (rounded[:, :, i] - slope[:, :, i] / curvature[:, i, None]).round().clamp(low, high)
+            step = best - rounded[:, :, i]
+            group, out = step.nonzero(as_tuple=True)
+            if len(group):
+                moved = True
+                rounded[:, :, i] = best
+                slope[group, out] += step[group, out, None] * moments[group, i]
+        if not moved:
+            return
 
 
 def _inverse_factor(moments: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.curvature import moments_read
+from intraq_cli.quantization.curvature import damped_moments, rows_read
 from intraq_cli.quantization.float_statistics import channel_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
@@ -212,8 +212,8 @@ class _Switched(fx.Interpreter):
         if (holder, bits) not in self.rounded:
             if holder not in self.moments:
                 first_half = x[: len(x) // 2]
-                moments = moments_read(call, first_half, self.floats[holder], call in self.normalized)
-                self.rounded, self.moments = {}, {holder: moments}
+                rows = rows_read(call, first_half, self.floats[holder], call in self.normalized)
+                self.rounded, self.moments = {}, {holder: None if rows is None else damped_moments(rows)}
             made = WeightQuantizer(self.floats[holder], bits, CALIBRATION, self.moments[holder])
             self.rounded[holder, bits] = made()
         return self.rounded[holder, bits]

@@ -26,7 +26,7 @@ OUT_OF_MEMORY = (
 )
 """What errors say that are no :class:`torch.OutOfMemoryError`."""
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.0}
+WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.5}
 """Memory of a step, relative to what the float network keeps for its gradient."""
 SAME_RESULT = "with the same result"
 

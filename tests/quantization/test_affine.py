@@ -91,6 +91,19 @@ def test_the_searched_range_is_no_worse_than_min_max_and_near_the_best(bits, ran
     assert (found <= 1.05 * best).all()
 
 
+def test_the_searched_range_errs_least_where_errors_count_most(random):
+    rows, importance = torch.randn(4, 300, generator=random), 10 * torch.rand(4, 300, generator=random) ** 4
+
+    def error(scale, zero_point):
+        out = fake_quantize(rows, scale[:, None], zero_point[:, None], 7)
+        return ((out - rows).square() * importance).mean(1)
+
+    found, plain = error(*mse_grid(rows, 7, importance=importance)), error(*mse_grid(rows, 7))
+    assert (found <= plain * 1.02).all()
+    assert found.sum() < plain.sum()
+    assert torch.equal(mse_grid(rows, 7, importance=torch.ones_like(rows))[0], mse_grid(rows, 7)[0])
+
+
 def test_rows_of_zeros_and_tiny_values_keep_a_usable_scale():
     rows = torch.zeros(3, 10)
     rows[1] = 1e-38

@@ -3,9 +3,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import replace_tensors, tensors
 from intraq_cli.quantization import calibration
 from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.float_statistics import FloatRun
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Quantization
@@ -81,3 +83,33 @@ def test_each_call_of_a_layer_has_a_range_of_its_own(random):
     assert second > 2 * first
     x = torch.randn(16, 3, 8, 8, generator=random)
     assert (student(x) - graph(x)).square().mean() < 1e-3 * graph(x).var()
+
+
+def test_a_layer_makes_up_for_errors_of_what_it_reads(graph, random, monkeypatch):
+    """At three bits the last values follow the float ones more closely on other images than with plain rounding."""
+    images, unseen = torch.randn(128, 3, 8, 8, generator=random), torch.randn(128, 3, 8, 8, generator=random)
+
+    def error():
+        student = student_of(graph, 3, 3)
+        calibrate(student, graph, images, Quantization(correction="always"))
+        return (student(unseen) - graph(unseen)).square().mean()
+
+    with torch.no_grad():
+        ours = error()
+        monkeypatch.setattr(calibration, "compensated", lambda weight, rows, float_rows: weight)
+        assert ours < error()
+
+
+def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, random):
+    images, seen = torch.randn(4, 3, 8, 8, generator=random), {}
+
+    class Watched(torch.fx.Interpreter):
+        def run_node(self, n):
+            if n.target in LAYERS:
+                seen[n.name] = self.env[n.args[0]]
+            return super().run_node(n)
+
+    Watched(graph).run(images)
+    run = FloatRun(graph, images)
+    for name in [*seen][::2]:  # not every layer is asked about
+        assert torch.equal(run.read_by(name), seen[name])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.quantization.curvature import DAMPING, moments_read
+from intraq_cli.quantization.curvature import COMPENSATION, DAMPING, compensated, damped_moments, rows_read
 from tests.conftest import graph_of
 
 
@@ -14,7 +14,33 @@ def test_moments_of_few_rows_are_damped_more(rows, damping):
     head = nn.Linear(8, 3)
     (layer,) = quantizable(graph_of(nn.Sequential(nn.Flatten(), head).eval(), (2, 2, 2)))
     x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0))
-    found = moments_read(layer.calls[0], x, head.weight, normalized=False)
+    found = damped_moments(rows_read(layer.calls[0], x, head.weight, normalized=False))
     plain = (x.T @ x / rows)[None]
     expected = plain + damping * plain.diagonal(dim1=1, dim2=2).mean() * torch.eye(8)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_compensated_weight_is_the_damped_least_squares_answer():
+    random = torch.Generator().manual_seed(0)
+    float_rows = torch.randn(2, 500, 4, generator=random)
+    rows = 1.2 * float_rows + 0.1 * torch.randn(2, 500, 4, generator=random)  # errors of the layers before
+    weight = torch.randn(6, 4, generator=random)
+    found = compensated(weight, rows, float_rows).view(2, 3, 4)
+    for group in range(2):
+        own = weight.view(2, 3, 4)[group]
+        damping = COMPENSATION * (rows[group].square().mean(0)).mean()
+        # as rows of a plain least-squares problem: the damping pulls towards the weight as it was
+        many = torch.cat([rows[group] / 500**0.5, damping.sqrt() * torch.eye(4)])
+        wanted = torch.cat([float_rows[group] @ own.T / 500**0.5, damping.sqrt() * own.T])
+        assert torch.allclose(found[group], torch.linalg.lstsq(many, wanted).solution.T, atol=1e-4)
+    before = (rows @ weight.view(2, 3, 4).mT - float_rows @ weight.view(2, 3, 4).mT).square().mean()
+    after = (rows @ found.mT - float_rows @ weight.view(2, 3, 4).mT).square().mean()
+    assert after < 0.5 * before
+
+
+def test_where_nothing_was_lost_a_weight_stays_and_where_nothing_is_known_too():
+    random = torch.Generator().manual_seed(0)
+    rows, weight = torch.randn(1, 50, 4, generator=random), torch.randn(3, 4, generator=random)
+    assert torch.equal(compensated(weight, rows, rows), weight)
+    assert torch.equal(compensated(weight, torch.full_like(rows, float("nan")), rows), weight)
+    assert torch.equal(compensated(weight, torch.zeros_like(rows), rows), weight)

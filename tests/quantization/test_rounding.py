@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from intraq_cli.errors import RecipeError
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import calls
+from intraq_cli.quantization import rounding
 from intraq_cli.quantization.curvature import input_rows, second_moments
 from intraq_cli.quantization.rounding import RoundingInput, round_balanced, round_by_curvature, rounded
 from intraq_cli.runtime import extensions
@@ -95,8 +96,9 @@ def test_curvature_beats_the_nearest_and_random_flips(random):
     assert ours < 0.7 * output_error(weight.round(), weight, rows)
 
 
-def test_curvature_equals_the_loop_written_out(random):
+def test_curvature_equals_the_loop_written_out(random, monkeypatch):
     """One column after the other; what is left is the least-squares answer to the errors so far."""
+    monkeypatch.setattr(rounding, "SWEEPS", 0)
     rows = torch.randn(1, 300, 6, generator=random, dtype=torch.double) @ torch.randn(6, 6, dtype=torch.double)
     weight = torch.randn(1, 3, 6, generator=random, dtype=torch.double) * 2
     h = second_moments(rows, 0.01)[0]
@@ -110,6 +112,27 @@ def test_curvature_equals_the_loop_written_out(random):
             w[:, left] -= error[:, None] * torch.linalg.solve(h[left][:, left], h[left, column])[None]
     edges = torch.full((1, 3), -3.0), torch.full((1, 3), 3.0)
     assert torch.equal(round_by_curvature(weight, h[None], *edges)[0], expected)
+
+
+def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(random, monkeypatch):
+    rows = torch.randn(2, 400, 9, generator=random) @ torch.randn(2, 9, 9, generator=random)
+    weight, edges = 3 * torch.randn(2, 6, 9, generator=random), (torch.full((2, 6), -4.0), torch.full((2, 6), 3.0))
+    moments = second_moments(rows, 0.01)
+
+    def error(codes):
+        return ((codes - weight) @ moments * (codes - weight)).sum(2)
+
+    monkeypatch.setattr(rounding, "SWEEPS", 50)
+    settled = round_by_curvature(weight, moments, *edges)
+    monkeypatch.setattr(rounding, "SWEEPS", 0)
+    greedy = round_by_curvature(weight, moments, *edges)
+    assert (error(settled) <= error(greedy) * 1.0001).all()
+    assert error(settled).sum() < error(greedy).sum()
+    for column in range(9):
+        for step in (-1, 1):
+            moved = settled.clone()
+            moved[:, :, column] = (moved[:, :, column] + step).clamp(-4, 3)
+            assert (error(settled) <= error(moved) * 1.0001).all()
 
 
 def test_uncorrelated_inputs_are_rounded_to_the_nearest(random):
