@@ -20,9 +20,12 @@ UNKNOWN = -1
 """In place of the classes of an image that was not asked about, as it could not be read."""
 
 
-def answers_folder() -> Path:
-    """Where answers are kept: ``intraq/answers`` in the user's folder for caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intraq" / "answers"
+def answers_folder() -> Path | None:
+    """Where answers are kept: ``intraq/answers`` in the user's folder for caches; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intraq" / "answers"
+    except RuntimeError:
+        return None
 
 
 class KeptAnswers:

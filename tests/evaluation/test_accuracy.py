@@ -1,11 +1,13 @@
 """Accuracies by hand, and answers of a float network that are known from before."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from intraq_cli.evaluation.accuracy import answers_of, compare
 from intraq_cli.evaluation.labelled_images import Batch
-from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled
+from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
 
 KEY = ("a network", "some images")
 
@@ -78,6 +80,15 @@ def test_what_lies_in_the_cache_and_is_no_answer_is_not_used(batches, tmp_path):
     assert (KeptAnswers(tmp_path).recall(KEY, 8, 5) == -1).all()
     assert (kept.recall(KEY, 9, 5) == -1).all()  # of another number of images
     assert (kept.recall(("another network",), 8, 5) == -1).all()
+
+
+def test_where_there_is_no_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert answers_folder() is None
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(batches, tmp_path):
