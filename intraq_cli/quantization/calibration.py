@@ -41,6 +41,10 @@ LARGEST_BIAS = 2.0**24
 WIDER = 1.1
 """Factor of the range of sampled values for each bit above 4: real values reach further than samples from a normal
 distribution, and a fine grid can bear it."""
+COMPENSATED = 6
+"""Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
+divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
+nothing is gained."""
 LEAST_VARIANCE = 1e-5
 """Of a channel, relative to what its batch norm promises: as torch's batch norms have it by default."""
 
@@ -86,8 +90,10 @@ def _calibrate(
     correct: bool,
 ) -> None:
     float_ = float_statistics(teacher, images, sampled)
+    bits = min(student.plan.activations.values(), default=COMPENSATED)
     # samples are no answers of the float network
-    run = FloatRun(teacher, images) if config.weight_rounding == "curvature" and not sampled else None
+    comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
+    run = FloatRun(teacher, images) if comparable else None
     calibrator = _Calibrator(student, config, float_, run, sampled, correct)
     calibrator.run(images)
     calibrator.write_statistics()

