@@ -134,7 +134,7 @@ def _measure(
     pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: KeptAnswers, report: Report
 ) -> Accuracy:
     """Both on all images; the teacher is not asked again what it, of the same weights, has answered already."""
-    digest = images.digest and images.digest()
+    digest = images.digest() if images.digest and kept.folder else None  # to look at all files takes a while
     origin = pair.origin
     teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
     key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)
@@ -143,7 +143,8 @@ def _measure(
     accuracy = compare(ours, theirs, images.batches(batch_size, report, pinned=device.type == "cuda"), report)
     if theirs.reused:
         report(Noted(f"what the float model says of {theirs.reused} images was known; --no-cache asks again"))
-    kept.keep(key, theirs.known, on_disk=digest is not None)
+    if theirs.changed:
+        kept.keep(key, theirs.known, on_disk=digest is not None)
     return accuracy
 
 

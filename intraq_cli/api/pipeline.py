@@ -218,9 +218,21 @@ class Job:
         A network that normalises by its own image, or calls one part twice, may put out what no batch norm tells of.
         """
         report = self.context.report
-        made, error = self._calibrated_without(graph, plan, by_promises=True)
+        images = [*_on_device(random_pixels(self.teacher.spec).split(FEW), self.context.device)]
+        with torch.no_grad():
+            wanted = torch.cat([self.teacher.network(x) for x in images])
+
+        def made_by(promises: bool) -> tuple[Made, float]:
+            """With the relative error of the logits on random images."""
+            student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
+            self._calibrate(student, graph, None, promises)
+            made = Made(student, student.freeze(), Fidelity(), {})
+            with torch.no_grad():
+                return made, float(relative_error(wanted, torch.cat([student(x) for x in images])))
+
+        made, error = made_by(promises=True)
         if error > DOUBTFUL:
-            other, otherwise = self._calibrated_without(graph, plan, by_promises=False)
+            other, otherwise = made_by(promises=False)
             if error > CONTRADICTED * otherwise:
                 figures = f"on random images the logits are off by {error:.2f} of their spread, else by {otherwise:.2f}"
                 report(Warned(f"ranges are not by batch-norm statistics, which do not fit this network: {figures}"))
@@ -229,16 +241,6 @@ class Job:
             off = f"on random images the logits are off by {error:.1f} times their spread"
             report(Warned(f"{off}: this network may be ruined"))
         return made
-
-    def _calibrated_without(self, graph: fx.GraphModule, plan: Plan, by_promises: bool) -> tuple[Made, float]:
-        """Without synthetic images, by one of two ways, and the relative error of the logits on random images."""
-        student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-        self._calibrate(student, graph, None, by_promises)
-        made = Made(student, student.freeze(), Fidelity(), {})
-        batches = _on_device(random_pixels(self.teacher.spec).split(FEW), self.context.device)
-        with torch.no_grad():
-            wanted, got = zip(*((self.teacher.network(x), student(x)) for x in batches), strict=True)
-        return made, float(relative_error(torch.cat(wanted), torch.cat(got)))
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""

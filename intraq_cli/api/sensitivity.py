@@ -99,7 +99,7 @@ def sensitivity(
     chosen = asked_widths("--widths", widths)
     if n is not None and n < 2:
         raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
-    settings = chosen_recipe(recipe, [*set])
+    settings = chosen_recipe(recipe, set)
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)

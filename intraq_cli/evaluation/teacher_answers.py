@@ -78,7 +78,8 @@ class Recalled:
 
     def __init__(self, answer: Answer, known: Tensor) -> None:
         self.answer, self.known = answer, known
-        self.checked = False
+        self.checked = self.changed = False
+        """Whether the first batch has been asked about, and whether anything new is known."""
         self.reused = 0
         """Images of which the network was not asked."""
 
@@ -89,8 +90,9 @@ class Recalled:
             self.reused += len(found)
             return found
         asked = self.answer(batch).cpu().to(self.known.dtype)
-        if not self.checked and not asked.equal(found):
-            self.known.fill_(UNKNOWN)
+        if not asked.equal(found):
+            if not self.checked:
+                self.known.fill_(UNKNOWN)
+            self.known[batch.positions], self.changed = asked, True
         self.checked = True
-        self.known[batch.positions] = asked
         return asked
