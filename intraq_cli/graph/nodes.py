@@ -188,6 +188,18 @@ def finish(graph: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(graph, graph.graph)
 
 
+def run_each(run: fx.Interpreter, nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
+    """Run nodes one after the other: each is given while ``run.env`` holds its value and what it has read.
+
+    Then what no later node reads is forgotten.
+    """
+    for node in nodes:
+        run.env[node] = run.run_node(node)
+        yield node
+        for dead in run.user_to_last_uses.get(node, ()):
+            del run.env[dead]
+
+
 def pair(value: list[int]) -> tuple[int, int]:
     """What a convolution's setting means down and across: torch takes one or two numbers."""
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])

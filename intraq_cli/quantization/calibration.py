@@ -21,7 +21,7 @@ from intraq_cli.graph.layers import LAYERS, run_layer
 from intraq_cli.graph.nodes import tensor_of
 from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
-from intraq_cli.quantization.curvature import compensated, damped_moments, rows_read
+from intraq_cli.quantization.curvature import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, EmaObserver, FixedWeight, WeightQuantizer
@@ -191,9 +191,10 @@ class _Calibrator(fx.Interpreter):
         if reads_inputs(self.config.weight_rounding):
             rows = rows_read(call, x, *how)
         if rows is not None:
-            moments = damped_moments(rows)
+            moments = second_moments(rows)
             float_rows = rows_read(call, self.float_run.read_by(call.name), *how) if self.float_run else None
-            weight = weight if float_rows is None else compensated(weight, rows, float_rows)
+            weight = weight if float_rows is None else compensated(weight, moments, rows, float_rows)
+            moments = damped(moments, rows.shape[1])
         held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
         if isinstance(held, tuple):
             bias, input_scale = held

@@ -61,12 +61,20 @@ def _sample(total: int, count: int, generator: torch.Generator, device: torch.de
     return torch.randint(total, (count,), generator=generator).to(device)
 
 
-def second_moments(rows: Tensor, damping: float) -> Tensor:
-    """``X^T X / R`` of rows ``(G, R, d)``, its diagonal raised by ``damping`` of its mean: ``(G, d, d)``, definite."""
-    moments = rows.transpose(1, 2) @ rows / rows.shape[1]
+def second_moments(rows: Tensor) -> Tensor:
+    """``X^T X / R`` of rows ``(G, R, d)``: ``(G, d, d)``."""
+    return rows.transpose(1, 2) @ rows / rows.shape[1]
+
+
+def damped(moments: Tensor, count: int, damping: float = DAMPING) -> Tensor:
+    """Second moments ``(G, d, d)`` of ``count`` rows, made definite: the diagonal raised by ``damping`` of its mean.
+
+    Fewer rows than inputs say more of themselves than of others: then it is raised by inputs over rows, at most by 1.
+    """
+    relative = max(damping, min(1.0, len(moments[0]) / count))
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    diagonal += damping * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
-    return moments
+    raised = relative * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
+    return moments + torch.diag_embed(raised.expand_as(diagonal))
 
 
 def rows_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
@@ -86,12 +94,7 @@ def rows_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: 
     return rows - rows.mean(1, keepdim=True) if normalized else rows
 
 
-def damped_moments(rows: Tensor) -> Tensor:
-    """Second moments ``(G, d, d)`` of rows ``(G, R, d)``, for rounding by curvature."""
-    return second_moments(rows, _damping(rows, DAMPING))
-
-
-def compensated(weight: Tensor, rows: Tensor, float_rows: Tensor) -> Tensor:
+def compensated(weight: Tensor, moments: Tensor, rows: Tensor, float_rows: Tensor) -> Tensor:
     """The weight that does with what a quantized layer reads what the float one does with what it reads.
 
     As far as one can: minimises ``E |w' x - w x_float|^2 + d |w' - w|^2``, so that a layer makes up for errors of those
@@ -100,19 +103,14 @@ def compensated(weight: Tensor, rows: Tensor, float_rows: Tensor) -> Tensor:
 
     Args:
         weight: ``(out, ...)``.
+        moments: :func:`second_moments` of ``rows``.
         rows: what the quantized layer reads, ``(G, R, d)``, of :func:`rows_read`.
         float_rows: what the float one reads, at the same places.
     """
-    moments = second_moments(rows, _damping(rows, COMPENSATION))
-    lower, failed = torch.linalg.cholesky_ex(moments)
+    lower, failed = torch.linalg.cholesky_ex(damped(moments, rows.shape[1], COMPENSATION))
     if failed.any() or not lower.isfinite().all():
         return weight
     grouped = weight.reshape(len(rows), -1, rows.shape[2])
     lost = (float_rows - rows).transpose(1, 2) @ rows / rows.shape[1]
     more = torch.cholesky_solve((grouped @ lost).transpose(1, 2), lower).transpose(1, 2)
     return (grouped + more).reshape(weight.shape)
-
-
-def _damping(rows: Tensor, least: float) -> float:
-    """Relative to the mean second moment: fewer rows than inputs say more of themselves than of others."""
-    return max(least, min(1.0, rows.shape[2] / rows.shape[1]))

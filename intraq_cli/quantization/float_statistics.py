@@ -14,7 +14,7 @@ from intraq_cli.graph.batch_norms import (
     statistics,
 )
 from intraq_cli.graph.layers import LAYERS, quantizable
-from intraq_cli.graph.nodes import arguments, copy_graph, insert_call
+from intraq_cli.graph.nodes import arguments, copy_graph, insert_call, run_each
 from intraq_cli.graph.outputs import add_outputs
 
 
@@ -57,17 +57,12 @@ class FloatRun(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, images: Tensor) -> None:
         super().__init__(graph)
-        self.rest = iter(graph.graph.nodes)
+        self.steps = run_each(self, graph.graph.nodes)
         self.env: dict[fx.Node, Any] = {}
         self.args_iter = iter((images,))
 
     def read_by(self, name: str) -> Tensor:
         """What the layer reads whose call has this name; asked in the order of calls."""
-        for node in self.rest:
-            read = self.env[node.args[0]] if node.name == name else None
-            self.env[node] = self.run_node(node)
-            for dead in self.user_to_last_uses.get(node, ()):
-                del self.env[dead]
-            if read is not None:
-                return read
-        raise KeyError(name)
+        call = next(node for node in self.steps if node.name == name)
+        read: Tensor = self.env[call.args[0]]  # type: ignore[index]
+        return read

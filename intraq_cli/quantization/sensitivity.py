@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
 from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
-from intraq_cli.graph.nodes import own_tensors
+from intraq_cli.graph.nodes import own_tensors, run_each
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.curvature import damped_moments, rows_read
+from intraq_cli.quantization.curvature import damped, rows_read, second_moments
 from intraq_cli.quantization.float_statistics import channel_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
@@ -213,7 +213,8 @@ class _Switched(fx.Interpreter):
             if holder not in self.moments:
                 first_half = x[: len(x) // 2]
                 rows = rows_read(call, first_half, self.floats[holder], call in self.normalized)
-                self.rounded, self.moments = {}, {holder: None if rows is None else damped_moments(rows)}
+                moments = None if rows is None else damped(second_moments(rows), rows.shape[1])
+                self.rounded, self.moments = {}, {holder: moments}
             made = WeightQuantizer(self.floats[holder], bits, CALIBRATION, self.moments[holder])
             self.rounded[holder, bits] = made()
         return self.rounded[holder, bits]
@@ -225,11 +226,7 @@ class _Switched(fx.Interpreter):
 
     def _run(self, nodes: list[fx.Node], live: dict[fx.Node, Any]) -> Any:
         self.env, self.args_iter = live, iter((self.images,))
-        for node in nodes:
-            self.env[node] = self.run_node(node)
-            for dead in self.user_to_last_uses.get(node, ()):
-                del self.env[dead]
-        return self.env[nodes[-1]]
+        return [self.env[node] for node in run_each(self, nodes)][-1]
 
 
 def divergence(got: Tensor, wanted: Tensor) -> float:

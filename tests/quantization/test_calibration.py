@@ -97,7 +97,7 @@ def test_a_layer_makes_up_for_errors_of_what_it_reads(graph, random, monkeypatch
     with torch.no_grad():
         ours = error()
         coarse = error(bits=4)
-        monkeypatch.setattr(calibration, "compensated", lambda weight, rows, float_rows: weight)
+        monkeypatch.setattr(calibration, "compensated", lambda weight, moments, rows, float_rows: weight)
         assert ours < error()
         assert coarse == error(bits=4)  # of coarse inputs it does not try
 

@@ -5,17 +5,18 @@ import torch
 from torch import nn
 
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.quantization.curvature import COMPENSATION, DAMPING, compensated, damped_moments, rows_read
+from intraq_cli.quantization.curvature import COMPENSATION, DAMPING, compensated, damped, rows_read, second_moments
 from tests.conftest import graph_of
 
 
-@pytest.mark.parametrize(("rows", "damping"), [(5, 1.0), (16, 0.5), (4000, DAMPING)])
-def test_moments_of_few_rows_are_damped_more(rows, damping):
+@pytest.mark.parametrize(("count", "damping"), [(5, 1.0), (16, 0.5), (4000, DAMPING)])
+def test_moments_of_few_rows_are_damped_more(count, damping):
     head = nn.Linear(8, 3)
     (layer,) = quantizable(graph_of(nn.Sequential(nn.Flatten(), head).eval(), (2, 2, 2)))
-    x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(0))
-    found = damped_moments(rows_read(layer.calls[0], x, head.weight, normalized=False))
-    plain = (x.T @ x / rows)[None]
+    x = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    rows = rows_read(layer.calls[0], x, head.weight, normalized=False)
+    found = damped(second_moments(rows), count)
+    plain = (x.T @ x / count)[None]
     expected = plain + damping * plain.diagonal(dim1=1, dim2=2).mean() * torch.eye(8)
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -25,7 +26,7 @@ def test_a_compensated_weight_is_the_damped_least_squares_answer():
     float_rows = torch.randn(2, 500, 4, generator=random)
     rows = 1.2 * float_rows + 0.1 * torch.randn(2, 500, 4, generator=random)  # errors of the layers before
     weight = torch.randn(6, 4, generator=random)
-    found = compensated(weight, rows, float_rows).view(2, 3, 4)
+    found = compensated(weight, second_moments(rows), rows, float_rows).view(2, 3, 4)
     for group in range(2):
         own = weight.view(2, 3, 4)[group]
         damping = COMPENSATION * (rows[group].square().mean(0)).mean()
@@ -41,6 +42,6 @@ def test_a_compensated_weight_is_the_damped_least_squares_answer():
 def test_where_nothing_was_lost_a_weight_stays_and_where_nothing_is_known_too():
     random = torch.Generator().manual_seed(0)
     rows, weight = torch.randn(1, 50, 4, generator=random), torch.randn(3, 4, generator=random)
-    assert torch.equal(compensated(weight, rows, rows), weight)
-    assert torch.equal(compensated(weight, torch.full_like(rows, float("nan")), rows), weight)
-    assert torch.equal(compensated(weight, torch.zeros_like(rows), rows), weight)
+    assert torch.equal(compensated(weight, second_moments(rows), rows, rows), weight)
+    for nothing in (torch.full_like(rows, float("nan")), torch.zeros_like(rows)):
+        assert torch.equal(compensated(weight, second_moments(nothing), nothing, rows), weight)

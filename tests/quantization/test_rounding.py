@@ -7,7 +7,7 @@ from intraq_cli.errors import RecipeError
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import calls
 from intraq_cli.quantization import rounding
-from intraq_cli.quantization.curvature import input_rows, second_moments
+from intraq_cli.quantization.curvature import damped, input_rows, second_moments
 from intraq_cli.quantization.rounding import RoundingInput, round_balanced, round_by_curvature, rounded
 from intraq_cli.runtime import extensions
 from intraq_cli.runtime.extensions import Extension
@@ -89,7 +89,7 @@ def test_curvature_beats_the_nearest_and_random_flips(random):
     rows = torch.randn(2, 500, 12, generator=random) @ torch.randn(2, 12, 12, generator=random)
     weight = torch.randn(2, 5, 12, generator=random) * 2
     edges = torch.full((2, 5), -20.0), torch.full((2, 5), 20.0)
-    moments = second_moments(rows, 0.01)
+    moments = damped(second_moments(rows), rows.shape[1], 0.01)
     rounded = round_by_curvature(weight, moments, *edges)
     assert torch.equal(rounded, rounded.round())
     ours = output_error(rounded, weight, rows)
@@ -101,7 +101,7 @@ def test_curvature_equals_the_loop_written_out(random, monkeypatch):
     monkeypatch.setattr(rounding, "SWEEPS", 0)
     rows = torch.randn(1, 300, 6, generator=random, dtype=torch.double) @ torch.randn(6, 6, dtype=torch.double)
     weight = torch.randn(1, 3, 6, generator=random, dtype=torch.double) * 2
-    h = second_moments(rows, 0.01)[0]
+    h = damped(second_moments(rows), rows.shape[1], 0.01)[0]
     order = h.diagonal().argsort(descending=True)
     w, expected = weight[0].clone(), torch.empty(3, 6, dtype=torch.double)
     for k, column in enumerate(order):
@@ -117,7 +117,7 @@ def test_curvature_equals_the_loop_written_out(random, monkeypatch):
 def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(random, monkeypatch):
     rows = torch.randn(2, 400, 9, generator=random) @ torch.randn(2, 9, 9, generator=random)
     weight, edges = 3 * torch.randn(2, 6, 9, generator=random), (torch.full((2, 6), -4.0), torch.full((2, 6), 3.0))
-    moments = second_moments(rows, 0.01)
+    moments = damped(second_moments(rows), rows.shape[1], 0.01)
 
     def error(codes):
         return ((codes - weight) @ moments * (codes - weight)).sum(2)
@@ -146,13 +146,13 @@ def test_moments_that_are_not_definite_are_damped(random):
     rows = torch.randn(1, 500, 1, generator=random) * torch.tensor([1.0, 1.0, 0.0])
     weight = 3 * torch.randn(1, 4, 3, generator=random)
     low, high = torch.full((1, 4), -8.0), torch.full((1, 4), 7.0)
-    for moments in (second_moments(rows, 0.0), torch.zeros(1, 3, 3), torch.full((1, 3, 3), float("nan"))):
+    for moments in (second_moments(rows), torch.zeros(1, 3, 3), torch.full((1, 3, 3), float("nan"))):
         rounded = round_by_curvature(weight, moments, low, high)
         assert torch.equal(rounded, rounded.round())
         assert ((rounded >= -8) & (rounded <= 7)).all()
     error = (rounded - weight).abs()
     assert (error <= 0.5001).all()  # of NaN: to the nearest
-    together = round_by_curvature(weight, second_moments(rows, 0.0), low, high) - weight
+    together = round_by_curvature(weight, second_moments(rows), low, high) - weight
     assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second makes up for the first
 
 

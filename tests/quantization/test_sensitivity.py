@@ -15,7 +15,7 @@ from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.curvature import damped_moments, rows_read
+from intraq_cli.quantization.curvature import damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
@@ -78,7 +78,8 @@ def test_a_weights_divergence_is_that_of_the_network_with_this_weight_alone_quan
         for bits in (2, 4):
 
             def rounded(held, x, name=name, bits=bits):
-                moments = damped_moments(rows_read(calls[name], x[:12], held.weight, normalized=name != "fc"))
+                rows = rows_read(calls[name], x[:12], held.weight, normalized=name != "fc")
+                moments = damped(second_moments(rows), rows.shape[1])
                 return called(held, x, WeightQuantizer(held.weight, bits, CALIBRATION, moments)())
 
             changed = matched(network, name, images, rounded)
