@@ -24,8 +24,8 @@ CARRIERS = (
 )
 """Calls whose values are some of those of their first argument: what was on a grid stays on it."""
 PADS = (aten.pad.default, aten.constant_pad_nd.default)
-CLAMPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
 AVERAGES = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
+CLAMPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
@@ -62,11 +62,16 @@ def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
     if node.target in (aten.add.Tensor, aten.mul.Tensor):
         activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and _is_float(x)]
         return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
+    return averages_places(node) or node.target in (aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
+
+
+def averages_places(node: fx.Node) -> bool:
+    """Whether a call averages each channel of ``(B, C, H, W)`` over places: pooling, or a mean of height and width."""
     if node.target is aten.mean.dim:
         shape = node.args[0].meta.get("shape", ())  # type: ignore[union-attr]
         dims: Any = arguments(node)["dim"]
         return len(shape) == 4 and sorted(d % 4 for d in dims or ()) == [2, 3]
-    return node.target in (*AVERAGES, aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
+    return node.target in AVERAGES
 
 
 def activations(graph: fx.GraphModule) -> list[fx.Node]:

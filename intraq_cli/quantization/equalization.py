@@ -1,9 +1,9 @@
 """Cross-layer equalization: the channels of an activation share its grid better when their ranges are alike.
 
-Where a batch norm's output goes through a ReLU into one convolution, a channel can be scaled up by the affine part and
-down by the convolution's weight: that changes nothing in what the network computes, and much in how many steps of the
-activation's grid the channel can use (Nagel et al., ICCV 2019). Ranges come from the affine part alone: a channel
-leaves batch norm with mean beta and deviation gamma.
+Where a batch norm's output goes through a ReLU, and pooling perhaps, into one layer, a channel can be scaled up by the
+affine part and down by the layer's weight: that changes nothing in what the network computes, and much in how many
+steps of the activation's grid the channel can use (Nagel et al., ICCV 2019). Ranges come from the affine part alone: a
+channel leaves batch norm with mean beta and deviation gamma.
 
 What a ReLU6 cuts off would be another part of a scaled channel: it gets a bound for each channel here, and keeps its
 own in the quantized network, where the grid ends below it anyway, see :func:`uncapped`.
@@ -25,11 +25,12 @@ from intraq_cli.graph.nodes import (
     finish,
     insert_tensor,
     key_of,
+    numel,
     replace_call,
     replace_tensors,
     tensor_of,
 )
-from intraq_cli.graph.values import clamp_bounds
+from intraq_cli.graph.values import averages_places, clamp_bounds
 
 aten = torch.ops.aten
 
@@ -47,6 +48,7 @@ CAPPED = "capped"
 """In the ``meta`` of a call of :func:`clamp_channels`: the node of the ReLU6 that it stands for."""
 
 RELUS = (aten.relu.default, aten.leaky_relu.default)
+FLATTENS = (aten.flatten.using_ints, aten.reshape.default)
 
 
 @torch.no_grad()
@@ -75,9 +77,7 @@ def equalize(graph: fx.GraphModule, bits: Mapping[str, tuple[int, int]]) -> fx.G
         up = _factors(gamma, beta, DEVIATIONS * a_bits, min((_top(cap) for cap in caps), default=math.inf))
         if weight.shape[1] > 1:
             up = up ** min(1, DENSE_POWER * w_bits / a_bits)
-        groups = len(up) // weight.shape[1]
-        down = (weight.unflatten(0, (groups, -1)) / up.view(groups, 1, -1, 1, 1)).flatten(0, 1)
-        changed |= zip(map(key_of, used), (gamma * up, beta * up, down), strict=True)
+        changed |= zip(map(key_of, used), (gamma * up, beta * up, _scaled_down(weight, up)), strict=True)
         bounds |= {cap: _top(cap) * up for cap in caps}
     if not changed:
         return graph
@@ -114,20 +114,46 @@ def _factors(gamma: Tensor, beta: Tensor, deviations: float, cap: float) -> Tens
     return torch.where(top > 0, (top.max() / top).clamp(1, LARGEST), 1.0)
 
 
+def _scaled_down(weight: Tensor, up: Tensor) -> Tensor:
+    """A layer's weight ``(out, ...)``, each input channel divided by its factor of ``up (C,)``.
+
+    A linear layer reads one number of each channel, or as many as there are places, one channel after the other.
+    """
+    apart = weight if weight.dim() == 4 else weight.unflatten(1, (len(up), -1, 1))
+    groups = len(up) // apart.shape[1]
+    return (apart.unflatten(0, (groups, -1)) / up.view(groups, 1, -1, 1, 1)).reshape(weight.shape)
+
+
 def _way(norm: BatchNorm) -> list[fx.Node]:
-    """From a batch norm's output on its only way through a ReLU to the convolution it goes into; empty if to none."""
+    """From a batch norm's output on its only way through a ReLU to the layer it goes into; empty if to none."""
     made, way, rectified = norm.node, [], False
     while len(made.users) == 1:
         reader = next(iter(made.users))
         way.append(reader)
-        if reader.target in CONVOLUTIONS:
-            return way if rectified and reader.args[0] is made else []
+        if reader.target in CONVOLUTIONS or reader.target is aten.linear.default:
+            reads_images = len(made.meta["shape"]) == (4 if reader.target in CONVOLUTIONS else 2)
+            return way if rectified and reads_images and reader.args[0] is made else []
         if reader.target in RELUS or _caps(reader):
             rectified = True
-        elif not _pads_with_zeros(reader):
+        elif not _keeps_channels(reader, capped=any(map(_caps, way))):
             return []
         made = reader
     return []
+
+
+def _keeps_channels(node: fx.Node, capped: bool) -> bool:
+    """Whether a call does the same with each channel of its input ``(B, C, H, W)``, scaled or not, in the same order.
+
+    Where channels are ``capped``, averages are left alone: their grid does not cut off what the bounds do.
+    """
+    read = node.args[0]
+    if not isinstance(read, fx.Node) or len(read.meta["shape"]) != 4:
+        return False
+    if averages_places(node):
+        return not capped
+    if node.target in FLATTENS:
+        return len(node.meta["shape"]) == 2 and numel(node) == numel(read)
+    return node.target is aten.max_pool2d.default or _pads_with_zeros(node)
 
 
 def _caps(node: fx.Node) -> bool:
@@ -146,4 +172,4 @@ def _pads_with_zeros(node: fx.Node) -> bool:
     if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
         return False
     given = arguments(node)
-    return given.get("mode", "constant") == "constant" and not given.get("value")
+    return len(given["pad"]) <= 4 and given.get("mode", "constant") == "constant" and not given.get("value")

@@ -158,3 +158,62 @@ def quantized_first(graph, quantizer, x):
 
 
 CLAMPS = ("clamp_channels", "hardtanh.default", "clamp.default", "relu6.default")
+
+
+class Pooled(nn.Module):
+    """Pooling between every activation and what reads it; the last layer is linear, of as many places as are left."""
+
+    def __init__(self, relu, last):
+        super().__init__()
+        self.relu, self.last_pool = relu, last
+        self.dense, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv, self.bn2 = nn.Conv2d(8, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4 * (4 if last == "places" else 1), 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(self.relu(self.bn1(self.dense(x))), 2)
+        x = F.avg_pool2d(self.relu(self.bn2(self.conv(x))), 2)
+        if self.last_pool == "places":
+            return self.fc(x.flatten(1))
+        x = F.adaptive_avg_pool2d(x, 1).view(x.shape[0], -1) if self.last_pool == "pool" else x.mean((-2, -1))
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("relu", [F.relu, F.leaky_relu, F.relu6], ids=["relu", "leaky", "relu6"])
+@pytest.mark.parametrize("last", ["places", "pool", "mean"])
+def test_channels_are_equalized_through_pooling_and_the_network_computes_the_same(relu, last):
+    network = trained(Pooled(relu, last))
+    with torch.no_grad():
+        for norm in (network.bn1, network.bn2):
+            norm.weight.mul_(torch.logspace(-1.5, 0, len(norm.weight)))
+    made = equalize(graph_of(network), FOUR)
+    # averages of what a ReLU6 cuts off are another thing once its bound is the same for all channels
+    through = {
+        "bn1.weight",
+        "bn1.bias",
+        "conv.weight",
+        *(() if relu is F.relu6 else ("bn2.weight", "bn2.bias", "fc.weight")),
+    }
+    assert moved(network, made) == through
+    x = 2 * torch.randn(16, 3, 8, 8)
+    assert torch.allclose(made(x), network(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "between", [lambda x: F.pad(x, (0, 0, 0, 0, 2, 0)), lambda x: x.flip(1), lambda x: x.mean(1, True).expand_as(x)]
+)
+def test_channels_that_lose_their_places_are_left_alone(between):
+    class Moved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.conv = nn.LazyConv2d(4, 1)
+
+        def forward(self, x):
+            return self.conv(between(F.relu(self.bn1(self.dense(x))))).mean((2, 3))
+
+    network = Moved()
+    network(torch.randn(2, 3, 8, 8))
+    network = trained(network)
+    network.bn1.weight.data.mul_(torch.logspace(-1.5, 0, 8))
+    assert not moved(network, equalize(graph_of(network), FOUR))
