@@ -43,3 +43,8 @@ def ratio(before: float, after: float) -> str:
 def sizes(before: float, after: float) -> str:
     """Bytes of a float network and of the quantized one."""
     return f"{file_size(before)} -> {file_size(after)} ({ratio(before, after)})"
+
+
+def images_of(pictures: int) -> str:
+    """What a network was tuned on, where so many of the images are pictures that somebody gave."""
+    return "images" if pictures else "synthetic images"

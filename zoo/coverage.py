@@ -37,7 +37,7 @@ from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 LARGE = 100_000_000
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def converts(graph: fx.GraphModule, placement: Placement) -> str:
     return "converts"
 
 
-def end_to_end(job: Job, made: Synthetic, placement: Placement) -> str:
+def end_to_end(job: Job, made: TuningImages, placement: Placement) -> str:
     """What ``quantize`` and ``load`` do with images."""
     plan = plan_quantization(job.anatomy.graph, 4, 4, placement)
     images = made.images.float()

@@ -35,6 +35,11 @@ Text = Annotated[str, BeforeValidator(_text)]
 Texts = Annotated[
     list[str] | tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
+Paths = Annotated[
+    list[str | Path] | tuple[str | Path, ...],
+    BeforeValidator(lambda value: [] if value is None else [value] if isinstance(value, (str, os.PathLike)) else value),
+]
+"""One path, several, or None."""
 Size = Annotated[tuple[int, int, int], BeforeValidator(_listed)]
 """(C, H, W)."""
 Widths = Annotated[int | tuple[int, ...] | None, BeforeValidator(_listed)]

@@ -26,7 +26,7 @@ from intraq_cli.quantization.plan import Plan, plan_quantization
 from intraq_cli.quantization.sensitivity import Widths
 from intraq_cli.recipe import Placement
 from intraq_cli.results import FrontierPoint, LayerSensitivity, SensitivityResult
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 DEFAULT = 4
 """Bits of both where there is no budget."""
@@ -250,7 +250,7 @@ class BitChoice:
         return FrontierPoint(size, mean_bits(rows), bit_operations(rows), divergence, chosen)
 
 
-def chosen_bits(job: Job, choice: BitChoice, made: Synthetic | None, known: SensitivityResult | None) -> Chosen:
+def chosen_bits(job: Job, choice: BitChoice, made: TuningImages | None, known: SensitivityResult | None) -> Chosen:
     """A stage of a job: the bits of every layer; without a budget those that were asked for.
 
     Args:
@@ -272,7 +272,7 @@ def chosen_bits(job: Job, choice: BitChoice, made: Synthetic | None, known: Sens
     return choice.chosen(measured(job, choice.graph, choice.placement, images, choice.widths).layers)
 
 
-def _few_images(job: Job) -> Synthetic:
+def _few_images(job: Job) -> TuningImages:
     count = image_count(job.teacher.spec)
     settings = replace(job.recipe.synthesis, num_images=count, batch_size=count)
     return replace(job, recipe=replace(job.recipe, synthesis=settings)).synthesize()

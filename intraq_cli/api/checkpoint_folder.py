@@ -19,7 +19,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.publish.card import model_card
 from intraq_cli.runtime.metrics import Metrics
 from intraq_cli.synthesis.pictures import write_sheet
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finished:
     source: Source
     chosen: Chosen
     quantized: Made
-    made: Synthetic | None
+    made: TuningImages | None
     run: dict[str, Any]
     """The manifest, but for the size and the time."""
     started: float
@@ -55,9 +55,9 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         write_json(folder / "config.json", config)
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
-        if end.made:
+        if end.made and (shown := end.made.shown()):
             names = class_names(teacher, end.job.anatomy.num_classes)
-            write_sheet(folder / "samples.png", end.made, teacher.spec, names)
+            write_sheet(folder / "samples.png", shown, teacher.spec, names)
         write_evidence(folder, end.metrics)
         _load_once(folder, end)
     return size

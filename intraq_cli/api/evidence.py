@@ -12,7 +12,7 @@ from intraq_cli.quantization.ranges import worst_ranges
 from intraq_cli.reports.page import write_report
 from intraq_cli.runtime.metrics import METRICS, Metrics
 from intraq_cli.synthesis.pictures import shown_on_sheet
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 SHOWN_IMAGES = 24
 """Synthetic images in the report."""
@@ -27,27 +27,30 @@ def recorded(job: Job) -> tuple[Job, Metrics]:
 
 
 @torch.no_grad()
-def evidence(job: Job, student: QuantizedNetwork, made: Synthetic | None) -> dict[str, Any]:
+def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> dict[str, Any]:
     """For ``run.json``: the activations that suffer most, and what the teacher makes of the images that are shown.
 
     Args:
         job: of the run.
         student: frozen, on the device of the job.
-        made: the synthetic images; None: there is nothing to measure on.
+        made: what was tuned on; None: there is nothing to measure on.
     """
     if made is None:
         return {}
     device = job.context.device
     _, held_out = hold_out(made, job.recipe.tuning.holdout)
     seen = worst_ranges(student, held_out[:FEW].to(device, torch.float32), SHOWN_RANGES)
+    shown = made.shown()
+    return {"ranges": [asdict(one) for one in seen], "samples": _samples(job, shown) if shown else []}
+
+
+def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
     chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # that is where the report has them from
-    shown = made.images[chosen].to(device, torch.float32)
-    shares = torch.cat([job.teacher.network(part) for part in shown.split(FEW)]).softmax(1).cpu()
-    labels = made.labels[chosen]
+    images, labels = made.images[chosen].to(job.context.device, torch.float32), made.labels[chosen]
+    shares = torch.cat([job.teacher.network(part) for part in images.split(FEW)]).softmax(1).cpu()
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
     columns = labels.tolist(), confidence.tolist(), shares.argmax(1).tolist()
-    samples = [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]
-    return {"ranges": [asdict(one) for one in seen], "samples": samples}
+    return [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]
 
 
 def write_evidence(folder: Path, metrics: Metrics) -> None:

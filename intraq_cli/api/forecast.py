@@ -17,7 +17,8 @@ from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.memory import peak_memory, start_peak
 from intraq_cli.runtime.micro_batches import largest_micro_batch
 from intraq_cli.runtime.refusals import out_of_memory
-from intraq_cli.synthesis.synthesizer import Synthetic, batch_sizes
+from intraq_cli.synthesis.synthesizer import batch_sizes
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 FEW = 8
 """Images of the first trial."""
@@ -31,7 +32,7 @@ FASTER = {"synthesis": 1.3, "tuning": 1.6}
 """By this much a compiled step is: 1.1 to 1.7 times were measured on ResNet-20 and MobileNetV1."""
 
 
-def foretell(job: Job, plan: Plan | None, made: Synthetic | None, setup: float) -> Foretold | None:
+def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: float) -> Foretold | None:
     """Time and memory of a job; None where there are no steps to time, and of several processes at one job.
 
     The job is done twice, with few images and with more, for a few steps. What depends on the number of images is taken
@@ -79,7 +80,7 @@ class _Trial:
     stages: dict[str, _Timed] = field(default_factory=dict)
 
 
-def _trial(job: Job, plan: Plan | None, made: Synthetic | None, images: int, batch: int) -> _Trial:
+def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, batch: int) -> _Trial:
     """Do the job on ``images``, one batch of them, and tune on batches of ``batch``."""
     recipe, device, log = job.recipe, job.context.device, _Log(job)
     quick = replace(
@@ -94,10 +95,7 @@ def _trial(job: Job, plan: Plan | None, made: Synthetic | None, images: int, bat
     return_freed_memory()
     start_peak(device)
     started = time.perf_counter()
-    if made is None:
-        made = small.synthesize()
-    else:
-        made = replace(made, images=made.images[:images], labels=made.labels[:images])
+    made = small.synthesize() if made is None else made.select(slice(images))
     count = len(made.images)
     if plan is not None:
         small.quantize(plan, made)
@@ -166,7 +164,7 @@ def _line(x: float, first: tuple[float, float], second: tuple[float, float]) -> 
 class _Count:
     """From two trials to the whole job."""
 
-    def __init__(self, job: Job, made: Synthetic | None, few: _Trial, more: _Trial) -> None:
+    def __init__(self, job: Job, made: TuningImages | None, few: _Trial, more: _Trial) -> None:
         self.job, self.trials = job, (few, more)
         self.images = len(made.images) if made else job.recipe.synthesis.num_images
 

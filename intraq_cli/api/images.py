@@ -66,9 +66,7 @@ def _of_classes(found: ImageSet, file: str | Path, classes: Sequence[int] | None
     if missing or not classes:
         raise DataError(f"{file} has no images of class {', '.join(map(str, missing)) or '(none given)'}")
     chosen = torch.isin(made.labels, torch.tensor([*classes]))
-    confidences = None if made.confidences is None else made.confidences[chosen]
-    kept = replace(made, images=made.images[chosen], labels=made.labels[chosen], confidences=confidences)
-    return replace(found, made=kept)
+    return replace(found, made=made.select(chosen))
 
 
 def _spec(found: ImageSet, file: str | Path) -> InputSpec:

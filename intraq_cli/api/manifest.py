@@ -1,7 +1,7 @@
 """What ``run.json`` and image files record of a run."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
@@ -20,11 +20,11 @@ from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
 from intraq_cli.runtime.extensions import file_digest
 from intraq_cli.runtime.provenance import code_commit
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 
 def manifest(
-    job: Job, result: QuantizationResult, made: Synthetic | None, command: str, images: str | Path | None
+    job: Job, result: QuantizationResult, made: TuningImages | None, command: str, images: Sequence[str | Path]
 ) -> dict[str, Any]:
     """What ``run.json`` holds, but for the size and the time."""
     teacher, settings = job.teacher, job.recipe
@@ -32,12 +32,13 @@ def manifest(
     if made:
         measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
         measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
+        measured |= {"images": len(made.images), "pictures": made.pictures}
     return {
         "name": teacher.name,
         "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
         "code": code_of(settings),
-        "images": str(images) if images is not None else None,
+        "images": ", ".join(map(str, images)) or None,
         "seed": job.context.seed,
         "teacher": {
             "source": teacher.source,

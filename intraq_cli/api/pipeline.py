@@ -30,7 +30,8 @@ from intraq_cli.runtime.distributed import launched_processes, process_group
 from intraq_cli.runtime.micro_batches import MicroBatches, largest_micro_batch
 from intraq_cli.runtime.refusals import deterministic_or_refused, out_of_memory
 from intraq_cli.runtime.resume import NO_STORE, resumable
-from intraq_cli.synthesis.synthesizer import Synthetic, synthesize_images
+from intraq_cli.synthesis.synthesizer import synthesize_images
+from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.tuning.batches import AugmentedBatches
 from intraq_cli.tuning.tuner import tune
 
@@ -88,7 +89,7 @@ class Job:
         ):
             yield replace(self, context=replace(self.context, ranks=ranks, kept=kept, report=report))
 
-    def synthesize(self) -> Synthetic:
+    def synthesize(self) -> TuningImages:
         """Stage 1.
 
         Raises:
@@ -104,7 +105,7 @@ class Job:
                 self._context_of("synthesis"),
             )
 
-    def quantize(self, plan: Plan, made: Synthetic | None) -> Made:
+    def quantize(self, plan: Plan, made: TuningImages | None) -> Made:
         """Calibrate, tune (stage 2) and freeze.
 
         Raises:
@@ -113,7 +114,7 @@ class Job:
         with out_of_memory():
             return self._quantize(plan, made)
 
-    def _quantize(self, plan: Plan, made: Synthetic | None) -> Made:
+    def _quantize(self, plan: Plan, made: TuningImages | None) -> Made:
         graph = self._prepared(plan)
         if made is None:
             return self._without_images(graph, plan)
@@ -170,7 +171,7 @@ class Job:
         return Made(student, stored, follows, losses)
 
     def _calibrate(
-        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: Synthetic | None, by_promises: bool = False
+        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_promises: bool = False
     ) -> None:
         """Give the student its first grids: by images, random ones for want of others, or by batch norms' promises."""
         self.context.kept.began("calibration")
@@ -250,13 +251,13 @@ class Job:
         return replace(self.context, micro_batch_size=size)
 
 
-def hold_out(made: Synthetic, share: float) -> tuple[Synthetic, Tensor]:
+def hold_out(made: TuningImages, share: float) -> tuple[TuningImages, Tensor]:
     """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
     count = min(round(len(made.images) * share), len(made.images) - 1)
     if count < 1:
         return made, made.images
     keep = len(made.images) - count
-    return replace(made, images=made.images[:keep], labels=made.labels[:keep]), made.images[keep:]
+    return made.select(slice(keep)), made.images[keep:]
 
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

@@ -9,18 +9,19 @@ from typing import Any, Literal
 from torch import nn
 
 from intraq_cli.api import exporting
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, Widths, verb
+from intraq_cli.api.arguments import Model, Numbers, Paths, Size, Text, Texts, Widths, verb
 from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
 from intraq_cli.api.checkpoint_folder import Finished, write_folder
 from intraq_cli.api.evidence import recorded
 from intraq_cli.api.forecast import foretell
+from intraq_cli.api.given_images import digest_of_images, given_images
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
 from intraq_cli.api.outlook import announcing
-from intraq_cli.api.pipeline import Job
+from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
-from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
+from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import RecipeError, UsageError
@@ -52,7 +53,7 @@ def quantize(
     out: str | Path | None = None,
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
-    images: str | Path | None = None,
+    images: Paths = (),
     act_placement: Placement | None = None,
     first_last_bits: int | None = None,
     bits: str | Path | None = None,
@@ -89,7 +90,8 @@ def quantize(
         out: the folder; default ``NAME-wWaA``, or with the budget in its name.
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each.
-        images: what ``synthesize`` wrote, to leave out stage 1.
+        images: in place of stage 1 a file that ``synthesize`` wrote, a folder of pictures without labels, or one of
+            each; of the pictures those nearest to what batch norms promise, as many as the recipe makes images.
         act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer`` (all
             that an integer runtime needs); default: the recipe's, which is ``inputs`` where it names none.
         first_last_bits: other bits for the first and the last layer.
@@ -128,7 +130,7 @@ def quantize(
     rules = read_bit_rules(bits)
     settings = chosen_recipe(recipe, set)
     placement = choose_placement(act_placement, settings)
-    if images is None and not settings.synthesis.num_images and settings.tuning.steps:
+    if not images and not settings.synthesis.num_images and settings.tuning.steps:
         raise RecipeError(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
             "set tuning.steps=0, or choose another recipe",
@@ -154,7 +156,8 @@ def quantize(
     choice = BitChoice(graph, placement, asked, first_last_bits, rules)
     choice.check(known)
     check_storable(graph)
-    made = loaded_images(images, teacher, anatomy, source, report)
+    wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
+    made = given_images(images, source, teacher, anatomy, wanted, seed, report)
     stages: dict[str, float] = {}
     context = RunContext(
         seed, where, timing(announcing(report, settings), stages), batch_size, deterministic=deterministic
@@ -200,12 +203,12 @@ def quantize(
         "input": asdict(teacher.spec),
         "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), digest_of(sensitivity)],
         "placement": placement,
-        "images": digest_of(images),
+        "images": digest_of_images(made),
     }
     with job.started(path, identity, resume) as job:
         job, metrics = recorded(job)
         started -= job.context.kept.before
-        if images is None and settings.synthesis.num_images:
+        if not images and settings.synthesis.num_images:
             made = job.synthesize()
         chosen = chosen_bits(job, choice, made, known)
         result, found = with_bits(chosen)
@@ -218,7 +221,8 @@ def quantize(
             sqnr=follows.sqnr,
             heterogeneity=made.heterogeneity if made else math.nan,
             held_out=follows.n,
-            losses={"synthesis": made.losses, "tuning": quantized.losses} if made else {},
+            losses={made.kind: made.losses, "tuning": quantized.losses} if made else {},
+            pictures=made.pictures if made else 0,
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)

@@ -11,11 +11,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, fx
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
-from intraq_cli.api.manifest import digest_of, origin_of
+from intraq_cli.api.arguments import Model, Numbers, Paths, Size, Text, Texts, verb
+from intraq_cli.api.given_images import digest_of_images, given_images
+from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
-from intraq_cli.api.teachers import check_free, examined, learnable, loaded_images
+from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
@@ -46,7 +47,7 @@ def sensitivity(
     *,
     widths: Sequence[int] = WIDTHS,
     n: int | None = None,
-    images: str | Path | None = None,
+    images: Paths = (),
     out: str | Path | None = None,
     act_placement: Placement = "inputs",
     recipe: Text = "default",
@@ -73,7 +74,7 @@ def sensitivity(
         model: the teacher, as the README spells it, or the ``nn.Module`` itself.
         widths: bits to try, 2 to 8 each.
         n: images; they are made unless ``images`` names some. Default: 64 to 256, the more the smaller they are.
-        images: what ``synthesize`` wrote; the first ``n`` of them are used.
+        images: what ``synthesize`` wrote, of which the first ``n`` are used, or a folder of pictures, or both.
         out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
         act_placement: as for ``quantize``.
         recipe: of the images.
@@ -109,13 +110,13 @@ def sensitivity(
     graph = form_of(anatomy.graph, act_placement)
     n = n or image_count(teacher.spec)
     settings = replace(settings, synthesis=replace(settings.synthesis, num_images=n))
-    made = loaded_images(images, teacher, anatomy, source, report)
+    made = given_images(images, source, teacher, anatomy, n, seed, report)
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     identity = {
         "job": "sensitivity",
         **origin_of(teacher, settings, seed),
         "input": asdict(teacher.spec),
-        "images": digest_of(images),
+        "images": digest_of_images(made),
         "bits": chosen,
         "placement": act_placement,
     }

@@ -1,4 +1,4 @@
-"""The float network that a verb works on, and synthetic images that are there."""
+"""The float network that a verb works on."""
 
 from pathlib import Path
 
@@ -10,8 +10,6 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine
 from intraq_cli.runtime.device import place
 from intraq_cli.runtime.distributed import launched_processes
-from intraq_cli.synthesis.image_set import load_images
-from intraq_cli.synthesis.synthesizer import Synthetic
 
 
 def learnable(source: Source) -> Teacher:
@@ -35,15 +33,3 @@ def check_free(path: str | Path | None, force: bool, file: bool = False) -> None
     """Refuse an output that exists; only the first process of a job looks."""
     if path is not None and launched_processes().rank == 0:
         check_output(Path(path), force, file)
-
-
-def loaded_images(
-    images: str | Path | None, teacher: Teacher, anatomy: Anatomy, source: Source, report: Report
-) -> Synthetic | None:
-    """A file of synthetic images, if one is named; told if it was made from other weights."""
-    if images is None:
-        return None
-    made, origin = load_images(Path(images), teacher.spec, anatomy.num_classes)
-    if origin.get("sha256") != teacher.sha256:
-        report(Warned(f"{images} was made from other weights ({origin.get('model')}) than {source.spelled}"))
-    return made

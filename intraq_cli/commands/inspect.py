@@ -74,7 +74,9 @@ def inspect(
 
 def _print(found: "InspectionResult") -> None:
     kept = [layer for layer in found.layers if layer.float_reason]
-    noted = [("agreement", f"{found.agreement:.1f} % on synthetic images")] if found.agreement is not None else []
+    noted = []
+    if found.agreement is not None:
+        noted.append(("agreement", f"{found.agreement:.1f} % on images held out from tuning"))
     noted += [(f"on {row['data']}", _accuracy(row)) for row in found.evaluations]
     print_table(
         one_line(f"{found.model} at W{found.w_bits}A{found.a_bits}{_others(found)}, placement {found.act_placement}")

@@ -152,7 +152,15 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),
 ]
 NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
-Images = Annotated[Path | None, _unset("--images", help="What `synthesize` wrote; no images are made then.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--images",
+        metavar="PATH",
+        help="In place of making images: a file that `synthesize` wrote, or a folder of pictures; twice: both.",
+        show_default=False,
+    ),
+]
 
 ImagesFile = Annotated[Path, _argument("FILE", "What `synthesize` wrote.")]
 Png = Annotated[

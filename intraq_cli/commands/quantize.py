@@ -8,7 +8,7 @@ from intraq_cli.commands.export import export_rows
 from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
-from intraq_cli.words import duration, file_size, sizes
+from intraq_cli.words import duration, file_size, images_of, sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -121,13 +121,15 @@ def _print_frontier(result: "QuantizationResult") -> None:
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
-    """Figures that need no real data, where there are synthetic images."""
+    """Figures that need no labels, where there are images."""
     if not result.held_out:
         return [("images", "none: ranges and corrections come from batch-norm statistics")]
     weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
+    held_out = f"{result.held_out} held-out {images_of(result.pictures)}"
+    alike = [] if result.pictures else [("heterogeneity", heterogeneity(result.heterogeneity))]
     return [
-        ("agreement", f"{result.agreement:.1f} % with the float model on {result.held_out} held-out synthetic images"),
+        ("agreement", f"{result.agreement:.1f} % with the float model on {held_out}"),
         ("divergence", f"{result.kl:.3f} nats from the float model, on the same images"),
         ("noise", f"largest behind {weakest}: {result.sqnr[weakest]:.1f} dB under the signal"),
-        ("heterogeneity", heterogeneity(result.heterogeneity)),
+        *alike,
     ]

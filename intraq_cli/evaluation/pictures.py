@@ -1,6 +1,6 @@
 """Pictures without labels, as a model takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,11 +9,15 @@ from torch import Tensor
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.data import image_paths, image_reader, preprocessing
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
+from intraq_cli.events import Report, Warned
 from intraq_cli.models.teacher import InputSpec
 
+AT_ONCE = 16
+"""Pictures in a batch."""
 
-def picture_files(path: Path, most: int) -> list[Path]:
-    """The first ``most`` files below a folder that have the name of an image, sorted; a file is itself.
+
+def picture_files(path: Path, most: int | None = None) -> list[Path]:
+    """The files, or the first ``most``, below a folder that have the name of an image, sorted; a file is itself.
 
     Raises:
         DataError: there are none.
@@ -37,3 +41,28 @@ def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
         return torch.stack([transform(reader.read(file, file.parent.resolve())) for file in files])
     except UnreadableImageError as error:
         raise DataError(str(error), "give image files") from error
+
+
+def picture_batches(files: Sequence[Path], spec: InputSpec, report: Report) -> Iterator[Tensor]:
+    """As :func:`read_pictures`, few at a time; those that cannot be read are left out, and told at the end.
+
+    Raises:
+        DataError: none of them can be read.
+    """
+    reader, transform = image_reader(spec), preprocessing(spec)
+    batch: list[Tensor] = []
+    unreadable: list[str] = []
+    for file in files:
+        try:
+            batch.append(transform(reader.read(file, file.parent.resolve())))
+        except UnreadableImageError as error:
+            unreadable.append(str(error))
+        if len(batch) == AT_ONCE:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
+    if len(unreadable) == len(files):
+        raise DataError(f"none of {len(files)} pictures can be read: {unreadable[0]}", "give image files")
+    if unreadable:
+        report(Warned(f"{len(unreadable)} of {len(files)} pictures cannot be read: {unreadable[0]}"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.publish.privacy import local_names, without_paths
+from intraq_cli.words import counted, images_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -76,6 +77,7 @@ def _render(
     PublishedRun.model_validate(run)
     quantization, public = config["quantization_config"], local_names(run)
     evaluations = without_paths(evaluations)
+    pictures = run["measured"].get("pictures", 0)
     licence = _licence(config, run)
     card = ModelCard.from_template(
         _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
@@ -87,6 +89,8 @@ def _render(
         quantization=quantization,
         placement=quantization["activations"]["placement"],
         w_bits=quantization["weights"]["bits"],
+        data=f"{counted(pictures, 'picture')} and no labels" if pictures else "no training data",
+        images_of=images_of(pictures),
         widest=max(quantization["modules"].values()),
         a_bits=quantization["activations"]["bits"],
         cfg=config["pretrained_cfg"],
@@ -141,6 +145,7 @@ def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluat
     bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
     base, licence = base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
+    free = [] if run["measured"].get("pictures") else ["zero-shot-quantization", "data-free"]
     return ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base else None,
@@ -149,7 +154,7 @@ def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluat
         license=licence if known else "other",
         license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-"),
         datasets=[],
-        tags=["intraq", "quantized", "zero-shot-quantization", "data-free", *([bits] if library == "intraq" else [])],
+        tags=["intraq", "quantized", *free, *([bits] if library == "intraq" else [])],
         model_name=run["name"] if evaluations else None,
         eval_results=_results(evaluations) or None,
     )

@@ -11,7 +11,7 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
-from intraq_cli.words import byte_unit, decimals, duration, file_size, ratio
+from intraq_cli.words import byte_unit, decimals, duration, file_size, images_of, ratio
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
@@ -69,9 +69,9 @@ def verdict(run: Run) -> str:
         return f"{change}, measured on {one.n:,} images; the file is {smaller}."
     if made.agreement is not None:
         return (
-            f"First choices equal the float network's on {made.agreement:.1f} % of {made.held_out} synthetic images "
-            f"that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; the file is {smaller}. "
-            "Accuracy on real images was not measured yet."
+            f"First choices equal the float network's on {made.agreement:.1f} % of {made.held_out} "
+            f"{images_of(made.pictures)} that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; "
+            f"the file is {smaller}. Accuracy on real images was not measured yet."
         )
     return f"Quantized without images; the file is {smaller}. Accuracy on real images was not measured yet."
 
@@ -85,7 +85,7 @@ def _facts(run: Run) -> list[Fact]:
         note = f"float {one.float_top1:.2f} %: {change:+.2f} points, {one.n:,} images"
         facts.append(Fact("top-1", f"{one.top1:.2f} %", note))
     if made.agreement is not None:
-        note = f"of {made.held_out} held-out synthetic images; divergence {decimals(made.kl, 3)} nats"
+        note = f"of {made.held_out} held-out {images_of(made.pictures)}; divergence {decimals(made.kl, 3)} nats"
         facts.append(Fact("agreement", f"{made.agreement:.1f} %", note))
     smaller = ratio(made.bytes_float, made.bytes_quantized)
     facts.append(Fact("size", file_size(made.bytes_quantized), f"float {file_size(made.bytes_float)}: {smaller}"))
@@ -162,8 +162,8 @@ def _noise(run: Run) -> Section | None:
     chart = panel(lambda width: xy_chart(series, x, y, width))
     rows = [[str(k), name, decimals(value, 1)] for k, (name, value) in enumerate(run.measured.sqnr.items(), 1)]
     lead = (
-        f"How far quantization noise lies under the signal behind every batch norm, on the held-out synthetic images. "
-        f"Least: {found[worst]:.1f} dB behind {shortened(worst, 60)}."
+        f"How far quantization noise lies under the signal behind every batch norm, on the held-out "
+        f"{images_of(run.measured.pictures)}. Least: {found[worst]:.1f} dB behind {shortened(worst, 60)}."
     )
     table = Table(["", "batch norm", "dB"], rows, texts=(1,))
     return Section("Noise along the depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])

@@ -25,6 +25,9 @@ class Measured(_Table):
     agreement: Number = None
     kl: Number = None
     held_out: StrictInt | None = None
+    images: StrictInt | None = None
+    pictures: StrictInt = 0
+    """Of the images, those that the maker gave."""
     heterogeneity: Number = None
     teacher_accuracy_synthetic: Number = None
     sqnr: dict[Text, Number] = {}

@@ -60,7 +60,7 @@ class QuantizationResult:
     bytes_float: int
     bytes_quantized: int
     agreement: float
-    """With the teacher, on synthetic images held out from tuning; NaN (in JSON: null) without images."""
+    """With the teacher, on images held out from tuning; NaN (in JSON: null) without images."""
     kl: float
     """From the teacher, in nats, on the same images."""
     heterogeneity: float
@@ -70,6 +70,8 @@ class QuantizationResult:
     device: str
     act_placement: str
     held_out: int
+    pictures: int = 0
+    """Of the images, those that the user gave."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""

@@ -46,7 +46,7 @@ class SensitivityResult:
     model: str
     act_placement: str
     n: int
-    """Synthetic images."""
+    """Images."""
     widths: list[int]
     layers: list[LayerSensitivity]
     everything: dict[int, float]

@@ -24,6 +24,8 @@ def paper_bns_loss(layers: list[LayerStatistics]) -> Tensor:
 def scale_free_bns_loss(layers: list[LayerStatistics]) -> Tensor:
     """``mean_l mean_c [ ((mu_c(x) - mu_c)^2 + (sd_c(x) - sd_c)^2) / (var_c + eps) ]``; a scalar.
 
+    Of moments ``(B, C)``, those of each image alone, ``(B,)``.
+
     The squared 2-Wasserstein distance between the channel's two Gaussians, in units of what the layer itself divides
     by: every layer and channel counts the same whatever its scale. ``eps`` is the layer's own, so a dead channel
     (variance 1e-35) asks for no more precision than the network can see.
@@ -32,5 +34,5 @@ def scale_free_bns_loss(layers: list[LayerStatistics]) -> Tensor:
     for layer in layers:
         expected = layer.running_var + layer.eps
         deviation = (layer.var + layer.eps).sqrt() - expected.sqrt()
-        terms.append((((layer.mean - layer.running_mean).square() + deviation.square()) / expected).mean())
-    return torch.stack(terms).mean()
+        terms.append((((layer.mean - layer.running_mean).square() + deviation.square()) / expected).mean(-1))
+    return torch.stack(terms).mean(0)

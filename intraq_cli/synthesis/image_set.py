@@ -14,7 +14,7 @@ from intraq_cli.io.untrusted import TensorInfo, tensor_header
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.models.meta_build import FLOATS
 from intraq_cli.models.teacher import InputSpec
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 FORMAT = "intraq-images-1"
 HINT = "make one with `intraq synthesize MODEL --out images.safetensors`"
@@ -24,7 +24,7 @@ HINT = "make one with `intraq synthesize MODEL --out images.safetensors`"
 class ImageSet:
     """A file of synthetic images."""
 
-    made: Synthetic
+    made: TuningImages
     origin: dict[str, Any]
     """Model, recipe, seed and versions."""
     spec: InputSpec | None = None
@@ -70,11 +70,11 @@ def read_images(path: Path) -> ImageSet:
         raise DataError(f"{path} is damaged: it has labels of no class", HINT)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise DataError(f"{path} holds images that are not finite", HINT)
-    made = Synthetic(tensors["images"], tensors["labels"], *figures, tensors.get("confidences"))
+    made = TuningImages(tensors["images"], tensors["labels"], *figures, tensors.get("confidences"))
     return ImageSet(made, origin, spec, names)
 
 
-def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[Synthetic, dict[str, Any]]:
+def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[TuningImages, dict[str, Any]]:
     """Images for a model, normalised as it takes them, and their origin.
 
     Raises:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from intraq_cli.errors import one_line
 from intraq_cli.models.class_names import name_of
 from intraq_cli.models.teacher import InputSpec
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 LARGEST_SHEET = 1_000_000
 """Bytes."""
@@ -39,7 +39,7 @@ AT_ONCE = 64
 # --- class folders ---
 
 
-def write_class_folders(folder: Path, made: Synthetic, spec: InputSpec, names: list[str] | None) -> None:
+def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names: list[str] | None) -> None:
     """Write each image as it is, a PNG file in the folder of its class: ``0207_golden_retriever/00003_0.982.png``.
 
     Args:
@@ -82,7 +82,7 @@ def _picture(pixels: Tensor) -> Image.Image:
 # --- contact sheet ---
 
 
-def write_sheet(path: Path, made: Synthetic, spec: InputSpec, names: list[str] | None) -> None:
+def write_sheet(path: Path, made: TuningImages, spec: InputSpec, names: list[str] | None) -> None:
     """Write some of the images side by side with the names of their classes; a PNG, or a JPEG by the file's name.
 
     They are the first ones of each class in turn, and of many classes some evenly spread ones. A PNG of at most 1 MB:
@@ -139,7 +139,7 @@ def spread_over_classes(labels: Tensor, most: int) -> list[int]:
 
 
 def _sheet(
-    made: Synthetic, spec: InputSpec, names: list[str] | None, chosen: list[int], columns: int, factor: float
+    made: TuningImages, spec: InputSpec, names: list[str] | None, chosen: list[int], columns: int, factor: float
 ) -> tuple[Image.Image, dict[str, Any]]:
     _, height, width = spec.input_size
     tile = max(1, round(height * factor)), max(1, round(width * factor))

@@ -19,28 +19,12 @@ from intraq_cli.synthesis.image_batch import ImageBatch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
 from intraq_cli.synthesis.objective import Objective, Observer
 from intraq_cli.synthesis.progress import Progress
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 ATTEMPTS = 3
 """At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
 UNCONVERGED = 3.0
 """A batch is made again if its BNS is so many times that of the middle one."""
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """What stage 1 made, on the CPU."""
-
-    images: Tensor
-    """``(N, C, H, W)``, float16, normalised as the network receives them: what is tuned on is what a file holds."""
-    labels: Tensor
-    """``(N,)``, the class each image was made for."""
-    losses: dict[str, float]
-    """Parts of the loss of the finished images (no crops), averaged over the batches."""
-    teacher_accuracy: float
-    """Share of images that the teacher puts into their class."""
-    heterogeneity: float
-    confidences: Tensor | None = None
-    """``(N,)``, what the teacher gives each image's class, as a probability; None where a file does not say it."""
 
 
 class _Finished(TypedDict):
@@ -64,7 +48,7 @@ def synthesize_images(
     bounds: tuple[Tensor, Tensor],
     config: Synthesis,
     context: RunContext = DEFAULT_CONTEXT,
-) -> Synthetic:
+) -> TuningImages:
     """Learn ``config.num_images`` images from the network itself.
 
     Several processes make a batch each at the same time; its class centres are those of all batches of earlier rounds.
@@ -135,13 +119,13 @@ def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], ma
             finished[k] = again
 
 
-def _collect(finished: list[_Finished], labels: Tensor, batches: tuple[Tensor, ...]) -> tuple[Synthetic, Tensor]:
+def _collect(finished: list[_Finished], labels: Tensor, batches: tuple[Tensor, ...]) -> tuple[TuningImages, Tensor]:
     weights = torch.tensor([len(batch) for batch in batches]) / len(labels)
     each = torch.tensor([[*batch["losses"].values()] for batch in finished])
     mean = (each * weights[:, None]).sum(0)
     predicted = torch.cat([batch["predicted"] for batch in finished])
     features = [batch["features"] for batch in finished if batch["features"] is not None]
-    made = Synthetic(
+    made = TuningImages(
         torch.cat([batch["images"] for batch in finished]),
         labels,
         dict(zip(finished[0]["losses"], mean.tolist(), strict=True)),

@@ -15,7 +15,7 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
             raise torch.OutOfMemoryError("no more")
 
     def run(count):
-        made = Synthetic(images[:count], torch.zeros(count, dtype=torch.long), {}, 1.0, 1.0)
+        made = TuningImages(images[:count], torch.zeros(count, dtype=torch.long), {}, 1.0, 1.0)
         one = job(f"quantization.correction={correction}", report=told.append)
         return one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), made)
 

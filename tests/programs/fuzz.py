@@ -44,7 +44,7 @@ from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Recipe
 from intraq_cli.synthesis.image_set import ImageSet, load_images, save_images
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.zoo import load_recipe, zoo_root
 
 LIMIT = 5
@@ -233,7 +233,7 @@ def write_seeds(root: Path) -> None:
     write_float(root / "float-timm", "test_resnet", {"in_chans": 3}, RGB)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(6, 1, 8, 8, generator=generator).half()
-    made = Synthetic(images, torch.arange(6), {"bns": 0.1, "total": 0.2}, 1.0, 0.5)
+    made = TuningImages(images, torch.arange(6), {"bns": 0.1, "total": 0.2}, 1.0, 0.5)
     (root / "set").mkdir()
     save_images(root / "set" / "images.safetensors", ImageSet(made, {"model": "x", "sha256": "0"}, SPEC))
     (root / "weights").mkdir()

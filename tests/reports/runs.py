@@ -8,7 +8,7 @@ import torch
 
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.synthesis.pictures import write_sheet
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
 EVALUATION = {
@@ -87,7 +87,7 @@ def folder_of(path: Path, labels: tuple[str, ...] = ("cat", "dog"), **more: Any)
     return path
 
 
-def images_of(count: int, spec: InputSpec) -> Synthetic:
+def images_of(count: int, spec: InputSpec) -> TuningImages:
     """Noise of two classes."""
     images = torch.randn(count, *spec.input_size, generator=torch.Generator().manual_seed(0))
-    return Synthetic(images, torch.arange(count) % 2, {}, 1.0, 0.3)
+    return TuningImages(images, torch.arange(count) % 2, {}, 1.0, 0.3)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from intraq_cli.errors import DataError
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.synthesis.image_set import ImageSet, load_images, read_images, save_images
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 SPEC = InputSpec((3, 4, 4), (0.5,) * 3, (0.25,) * 3)
 ORIGIN = {"model": "x", "sha256": "0", "seed": 3}
@@ -18,7 +18,7 @@ ORIGIN = {"model": "x", "sha256": "0", "seed": 3}
 def images(random):
     confidences = torch.rand(5, generator=random)
     pixels = torch.rand(5, 3, 4, 4, generator=random)
-    made = Synthetic(SPEC.from_pixels(pixels).half(), torch.arange(5), {"bns": 0.5}, 0.8, 0.3, confidences)
+    made = TuningImages(SPEC.from_pixels(pixels).half(), torch.arange(5), {"bns": 0.5}, 0.8, 0.3, confidences)
     return ImageSet(made, ORIGIN, SPEC, list("abcde"))
 
 

@@ -18,12 +18,12 @@ from intraq_cli.synthesis.pictures import (
     write_class_folders,
     write_sheet,
 )
-from intraq_cli.synthesis.synthesizer import Synthetic
+from intraq_cli.synthesis.tuning_images import TuningImages
 
 
 def made_of(shape, labels, random, confidences=None):
     images = 4 * torch.rand(len(labels), *shape, generator=random) - 2
-    return Synthetic(images, torch.tensor(labels), {}, 1.0, 0.5, confidences)
+    return TuningImages(images, torch.tensor(labels), {}, 1.0, 0.5, confidences)
 
 
 def spec_of(shape):

@@ -1,0 +1,86 @@
+"""Images that a user names: synthetic ones from a file, pictures from a folder, or both."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from intraq_cli.errors import UsageError
+from intraq_cli.evaluation.pictures import picture_batches, picture_files
+from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.models.source import Source
+from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.synthesis.given_pictures import choose_pictures
+from intraq_cli.synthesis.image_set import load_images
+from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
+
+LOOKED_AT = 8
+"""Pictures that are looked at for each one that is wanted; of more than that a random sample."""
+UNLIKE = 0.5
+"""BNS loss of all pictures together from which on they are not what the network was trained on."""
+
+
+def given_images(
+    images: Sequence[str | Path],
+    source: Source,
+    teacher: Teacher,
+    anatomy: Anatomy,
+    count: int,
+    seed: int,
+    report: Report,
+) -> TuningImages | None:
+    """What to calibrate and tune on instead of images made now; None where nothing is named.
+
+    Args:
+        images: a file that ``synthesize`` wrote, a folder of pictures, or one of each.
+        source: of the teacher, as the user spelled it.
+        teacher: on its device.
+        anatomy: of the teacher.
+        count: of pictures to choose from a folder.
+        seed: of their order.
+        report: told of what is used.
+
+    Raises:
+        UsageError: several files or folders.
+        DataError: what is named cannot be read, or does not fit the model.
+    """
+    folders = [Path(one) for one in images if Path(one).is_dir()]
+    files = [Path(one) for one in images if not Path(one).is_dir()]
+    if max(len(files), len(folders)) > 1:
+        raise UsageError(
+            "--images names several files, or several folders",
+            "one file that `intraq synthesize` wrote, one folder of pictures, or one of each",
+        )
+    if launched_processes().rank:
+        report = silent
+    made = [_synthetic(file, source, teacher, anatomy, report) for file in files]
+    made += [_pictures(folder, teacher, anatomy, count, seed, report) for folder in folders]
+    return shuffled_together(made[0], made[1], seed) if len(made) == 2 else next(iter(made), None)
+
+
+def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, report: Report) -> TuningImages:
+    made, origin = load_images(file, teacher.spec, anatomy.num_classes)
+    if origin.get("sha256") != teacher.sha256:
+        report(Warned(f"{file} was made from other weights ({origin.get('model')}) than {source.spelled}"))
+    return made
+
+
+def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed: int, report: Report) -> TuningImages:
+    files = picture_files(folder)
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
+    device = next(teacher.network.parameters()).device
+    batches = picture_batches([files[k] for k in sorted(order.tolist())], teacher.spec, report)
+    made = choose_pictures(anatomy.graph, (batch.to(device) for batch in batches), count, seed)
+    bns = made.losses["bns"]
+    used = f"{len(made.images)} of {len(files)} pictures in {folder}"
+    report(Noted(f"{used}: BNS {bns:.3g}; they stay on this machine, and are shown nowhere"))
+    if bns > UNLIKE:
+        report(Warned(f"what the network sees in {folder} is not what it was trained on (BNS {bns:.3g})"))
+    return made
+
+
+def digest_of_images(made: TuningImages | None) -> str | None:
+    """SHA-256 of the images, in hexadecimal; None of none."""
+    return None if made is None else hashlib.sha256(made.images.numpy().tobytes()).hexdigest()

@@ -1,0 +1,80 @@
+"""Pictures that somebody gave, in place of or beside synthetic images: those nearest to what the network has seen.
+
+Batch norms carry mean and variance of the training data; a picture whose own moments are near to them looks to the
+network like something from there. No label is needed: tuning asks the float network what it makes of each.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, fx
+
+from intraq_cli.graph.batch_norms import Parameters, batch_norms, parameters, statistics
+from intraq_cli.graph.nodes import copy_graph, insert_call
+from intraq_cli.graph.outputs import add_outputs
+from intraq_cli.synthesis.bns import scale_free_bns_loss
+from intraq_cli.synthesis.tuning_images import TuningImages
+
+BATCH = 16
+"""Pictures at once."""
+
+Moments = list[tuple[Tensor, Tensor]]
+"""Of every batch norm's input, mean and biased variance over height and width: ``(B, C)`` each."""
+
+
+def moments_of_each(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of each image of ``x (B, C, H, W)``."""
+    return x.mean((2, 3)), x.var((2, 3), correction=0)
+
+
+def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
+    """Pass: the graph returns ``(what it returned, moments)``, :data:`Moments` in the order of its batch norms."""
+    made = copy_graph(graph)
+    return add_outputs(made, [insert_call(made, norm.x.next, moments_of_each, norm.x) for norm in batch_norms(made)])
+
+
+@torch.no_grad()
+def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int) -> TuningImages:
+    """The ``count`` pictures whose batch-norm statistics are the nearest, in a random order; all where they are fewer.
+
+    Args:
+        graph: of the float network.
+        batches: of pictures ``(B, C, H, W)``, normalised, on the graph's device; at least one.
+        count: of pictures to keep.
+        seed: of the order.
+    """
+    observed, norms = add_moments_of_each(graph), parameters(graph)
+    kept: list[Tensor] = []
+    for images in batches:
+        logits, moments = observed(images)
+        confidence, first = logits.float().softmax(1).max(1)
+        found = (distances(norms, moments), images.to(torch.float16), first, confidence)
+        here = [part.cpu() for part in found]
+        kept = [torch.cat(pair) for pair in zip(kept, here, strict=True)] if kept else here
+        if len(kept[0]) > count:
+            nearest = kept[0].topk(count, largest=False).indices.sort().values
+            kept = [part[nearest] for part in kept]
+    order = torch.randperm(len(kept[0]), generator=torch.Generator().manual_seed(seed))
+    _, images, labels, confidences = (part[order] for part in kept)
+    device = norms[0].running_mean.device
+    again = (observed(part.to(device, torch.float32))[1] for part in images.split(BATCH))
+    bns = float(scale_free_bns_loss(statistics(norms, moments_of_all(again))))
+    given = torch.ones(len(images), dtype=torch.bool)
+    return TuningImages(images, labels, {"bns": bns}, float("nan"), float("nan"), confidences, given)
+
+
+def distances(norms: list[Parameters], moments: Moments) -> Tensor:
+    """How far each picture's own statistics are from the promised ones: the BNS loss of each alone, ``(B,)``."""
+    return scale_free_bns_loss(statistics(norms, moments))
+
+
+def moments_of_all(batches: Iterable[Moments]) -> Moments:
+    """Mean and biased variance over all images and places, ``(C,)`` each, from those of each image."""
+    sums: list[tuple[Tensor, Tensor]] = []
+    count = 0
+    for moments in batches:
+        # the mean of squares adds up where variances do not
+        parts = [(mean.sum(0), (var + mean.square()).sum(0)) for mean, var in moments]
+        sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts, strict=True)] if sums else parts
+        count += len(moments[0][0])
+    return [(mean / count, square / count - (mean / count).square()) for mean, square in sums]

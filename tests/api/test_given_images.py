@@ -1,0 +1,138 @@
+"""``--images``: synthetic ones from a file, pictures from a folder, or both."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from intraq_cli import quantize, sensitivity, synthesize
+from intraq_cli.errors import DataError, UsageError
+from intraq_cli.events import Noted, Warned
+from intraq_cli.synthesis.image_set import read_images
+from intraq_cli.synthesis.pictures import images_of_sheet
+from tests.conftest import FACTORY, INPUT, TINY
+
+SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+SET = list(TINY[1::2])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A factory, a folder of 24 pictures, and a file of synthetic images of its network."""
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "nets.py").write_text(FACTORY)
+    random = torch.Generator().manual_seed(0)
+    for k in range(24):
+        below = folder / "pictures" / f"of-customer-{k % 2}"
+        below.mkdir(parents=True, exist_ok=True)
+        pixels = (128 + 40 * torch.randn(8, 8, 3, generator=random)).clamp(0, 255).byte()
+        Image.fromarray(pixels.numpy()).save(below / f"{k}.png")
+    synthesize(f"{folder / 'nets.py'}:net", out=folder / "images.safetensors", set=SET, **SPEC)
+    return folder
+
+
+def made(place, out, *images, **more):
+    events = []
+    result = quantize(
+        f"{place / 'nets.py'}:net", images=images, out=out, set=SET, report=events.append, **{**SPEC, **more}
+    )
+    return result, json.loads((out / "run.json").read_text()), events
+
+
+def test_pictures_take_the_place_of_synthetic_images_and_are_shown_nowhere(place, tmp_path):
+    result, run, events = made(place, tmp_path / "out", place / "pictures")
+    assert (result.pictures, result.held_out) == (24, 3)
+    assert run["measured"]["pictures"] == run["measured"]["images"] == 24
+    assert result.losses.keys() == {"pictures", "tuning"}
+    assert "synthesis" not in result.stages
+    assert run["samples"] == []
+    assert any("24 of 24 pictures" in event.message for event in events if isinstance(event, Noted))
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "report.html", "run.json"}
+    card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
+    assert "24 pictures and no labels" in card
+    assert "data-free" not in card
+    assert "no training data" not in card
+    assert "data:image/" not in page
+    assert "synthetic images" not in (card + page).lower()
+
+
+def test_both_together_and_only_the_synthetic_ones_on_the_sheet(place, tmp_path):
+    result, run, _ = made(place, tmp_path / "out", place / "images.safetensors", place / "pictures")
+    assert (result.pictures, run["measured"]["images"]) == (24, 24 + 32)
+    assert len(run["samples"]) > 0
+    synthetic = read_images(place / "images.safetensors")
+    shown = images_of_sheet(tmp_path / "out/samples.png", synthetic.spec)
+    distance = (shown[:, None] - synthetic.made.images.float()[None]).abs().amax((2, 3, 4)).amin(1)
+    assert distance.max() < 0.05  # each on the sheet is one of the file, but for the rounding of pixels
+    card = (tmp_path / "out/README.md").read_text()
+    assert "used beside them" in card
+    assert "![synthetic images](samples.png)" in card
+
+
+def test_one_seed_gives_one_checkpoint_and_resuming_goes_by_the_pictures_themselves(place, tmp_path):
+    for name in ("a", "b"):
+        made(place, tmp_path / name, place / "pictures")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_what_cannot_be_read_is_left_out_and_told(place, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of 1 pictures can be read"):
+        made(place, tmp_path / "none", folder)
+    for k in range(8):
+        (folder / f"{k}.png").write_bytes((place / f"pictures/of-customer-{k % 2}/{k}.png").read_bytes())
+    result, _, events = made(place, tmp_path / "out", folder)
+    assert result.pictures == 8
+    assert any("1 of 9 pictures cannot be read" in event.message for event in events if isinstance(event, Warned))
+
+
+def test_of_many_pictures_as_many_are_chosen_as_the_recipe_makes_images(place, tmp_path, monkeypatch):
+    monkeypatch.setattr("intraq_cli.api.quantization.CALIBRATION_IMAGES", 4)
+    few = [*SET, "synthesis.num_images=10", "synthesis.batch_size=10"]
+    result = quantize(f"{place / 'nets.py'}:net", images=str(place / "pictures"), out=tmp_path / "o", set=few, **SPEC)
+    assert result.pictures == 10
+
+
+def test_pictures_of_another_kind_are_warned_of(place, tmp_path):
+    folder = tmp_path / "white"
+    folder.mkdir()
+    for k in range(4):
+        Image.new("RGB", (8, 8), (255, 255, 250 + k)).save(folder / f"{k}.png")
+    _, _, events = made(place, tmp_path / "out", folder)
+    assert any("is not what it was trained on" in event.message for event in events if isinstance(event, Warned))
+
+
+def test_sensitivities_on_pictures(place):
+    found = sensitivity(f"{place / 'nets.py'}:net", images=place / "pictures", n=8, widths=(4,), **SPEC)
+    assert found.n == 8
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "said"),
+    [
+        (["pictures", "pictures/of-customer-0"], UsageError, "several files, or several folders"),
+        (["images.safetensors", "images.safetensors"], UsageError, "several files, or several folders"),
+        (["empty"], DataError, "holds no images"),
+        (["nowhere"], DataError, "nowhere"),
+    ],
+)
+def test_what_names_no_images_is_refused_in_one_line(place, tmp_path, images, error, said):
+    (place / "empty").mkdir(exist_ok=True)
+    with pytest.raises(error, match=said):
+        made(place, tmp_path / "out", *(place / one for one in images))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_takes_the_option_twice(place, tmp_path, intraq):
+    both = ("--images", place / "images.safetensors", "--images", place / "pictures")
+    ran = intraq(
+        "quantize", f"{place / 'nets.py'}:net", *INPUT, *TINY, *both, "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert ran.code == 0
+    assert "held-out images" in ran.out
+    assert "they stay on this machine" in ran.err

@@ -1,0 +1,74 @@
+"""Pictures that somebody gave: by what they are chosen, and what is noted of them."""
+
+import pytest
+import torch
+
+from intraq_cli.graph.batch_norms import add_statistics, parameters, statistics
+from intraq_cli.synthesis.bns import scale_free_bns_loss
+from intraq_cli.synthesis.given_pictures import add_moments_of_each, choose_pictures, distances, moments_of_all
+from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
+
+
+def bns_of(graph, images):
+    """The loss of all images together, by the graph that stage 1 uses."""
+    _, moments = add_statistics(graph)(images)
+    return scale_free_bns_loss(statistics(parameters(graph), moments))
+
+
+def test_the_distance_of_a_picture_is_the_bns_loss_of_it_alone(graph, random):
+    images = torch.randn(5, 3, 8, 8, generator=random)
+    logits, moments = add_moments_of_each(graph)(images)
+    assert torch.equal(logits, graph(images))
+    alone = torch.stack([bns_of(graph, image[None]) for image in images])
+    assert torch.allclose(distances(parameters(graph), moments), alone, rtol=1e-4)
+
+
+def test_moments_of_several_batches_are_those_of_all_images_at_once(random):
+    images = 3 + torch.randn(7, 4, 5, 6, generator=random) * torch.arange(1, 8).view(7, 1, 1, 1)
+    each = images.mean((2, 3)), images.var((2, 3), correction=0)
+    ((mean, var),) = moments_of_all([[(each[0][:3], each[1][:3])], [(each[0][3:], each[1][3:])]])
+    assert torch.allclose(mean, images.mean((0, 2, 3)))
+    assert torch.allclose(var, images.var((0, 2, 3), correction=0), rtol=1e-4)
+
+
+def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph, random):
+    """The network was trained on noise of deviation 1: the louder a picture, the further it is."""
+    loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
+    images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
+    made = choose_pictures(graph, images.split(3), 4, seed=5)
+    kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
+    assert sorted(kept) == [0, 2, 4, 6]
+    assert (
+        kept != sorted(kept)
+        or choose_pictures(graph, images.split(3), 4, seed=6).labels.tolist() != made.labels.tolist()
+    )
+    shares = graph(images[kept]).softmax(1)
+    assert torch.equal(made.labels, shares.argmax(1))
+    assert torch.allclose(made.confidences, shares.amax(1))
+    assert made.given.all()
+    assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
+    # how many are looked at at once makes no difference
+    assert torch.equal(choose_pictures(graph, images.split(1), 4, seed=5).images, made.images)
+
+
+def some(count, given=None, value=0.0):
+    images = torch.full((count, 1, 2, 2), value).half()
+    return TuningImages(images, torch.arange(count), {"bns": value}, 0.5, 0.25, torch.rand(count), given)
+
+
+def test_both_kinds_are_shuffled_and_only_synthetic_ones_are_shown():
+    made = shuffled_together(some(6), some(3, torch.ones(3, dtype=torch.bool), 1.0), seed=0)
+    assert (len(made.images), made.pictures, made.kind) == (9, 3, "synthesis")
+    assert torch.equal(made.given, made.images[:, 0, 0, 0] == 1)
+    assert not torch.equal(made.given, made.given.sort().values)
+    shown = made.shown()
+    assert shown.images.sum() == 0
+    assert sorted(shown.labels.tolist()) == list(range(6))
+    assert made.losses == {"bns": 0.0}
+
+
+def test_pictures_alone_are_not_shown():
+    pictures = some(3, torch.ones(3, dtype=torch.bool))
+    assert pictures.shown() is None
+    assert pictures.kind == "pictures"
+    assert some(3).shown() is not None
