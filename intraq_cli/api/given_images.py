@@ -71,7 +71,7 @@ def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed
     files = picture_files(folder)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
     device = next(teacher.network.parameters()).device
-    batches = picture_batches([files[k] for k in sorted(order.tolist())], teacher.spec, report)
+    batches = picture_batches([files[k] for k in sorted(order.tolist())], folder, teacher.spec, report)
     made = choose_pictures(anatomy.graph, (batch.to(device) for batch in batches), count, seed)
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(files)} pictures in {folder}"

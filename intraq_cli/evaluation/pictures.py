@@ -43,18 +43,20 @@ def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
         raise DataError(str(error), "give image files") from error
 
 
-def picture_batches(files: Sequence[Path], spec: InputSpec, report: Report) -> Iterator[Tensor]:
-    """As :func:`read_pictures`, few at a time; those that cannot be read are left out, and told at the end.
+def picture_batches(files: Sequence[Path], folder: Path, spec: InputSpec, report: Report) -> Iterator[Tensor]:
+    """Files below ``folder`` as :func:`read_pictures` reads them, few at a time.
+
+    Those that cannot be read are left out, and told at the end.
 
     Raises:
         DataError: none of them can be read.
     """
-    reader, transform = image_reader(spec), preprocessing(spec)
+    reader, transform, root = image_reader(spec), preprocessing(spec), folder.resolve()
     batch: list[Tensor] = []
     unreadable: list[str] = []
     for file in files:
         try:
-            batch.append(transform(reader.read(file, file.parent.resolve())))
+            batch.append(transform(reader.read(file, root)))
         except UnreadableImageError as error:
             unreadable.append(str(error))
         if len(batch) == AT_ONCE:
