@@ -116,10 +116,10 @@ def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled)
         evaluate_many("x", labelled)
 
 
-def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatch):
+def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     for w in (4, 8):
-        assert intraq("quantize", "resnet20_digits", "--w", w, "--recipe", "instant", "--out", f"w{w}", "-q").code == 0
+        assert intraq("quantize", small_digits, "--w", w, "--recipe", "instant", "--out", f"w{w}", "-q").code == 0
     few = ("--data", "digits", "--limit", "60")
     alone = [json.loads(intraq("evaluate", name, *few, "--json").out) for name in ("w4", "w8")]
     made = intraq("evaluate", "w4", "w8", *few)
@@ -173,22 +173,22 @@ def test_seeds_that_make_no_sense(network, seeds):
         quantize_seeds(network, seeds=seeds, **SEEDS)
 
 
-def test_seeds_on_the_command_line(intraq, tmp_path, monkeypatch):
+def test_seeds_on_the_command_line(intraq, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     few = ("--set", "synthesis.num_images=8", "--set", "synthesis.batch_size=8", "--set", "synthesis.steps=1",
            "--set", "tuning.steps=0")  # fmt: skip
-    refused = intraq("quantize", "resnet20_digits", "--seeds", "0,1", "--seed", "0", *few)
+    refused = intraq("quantize", small_digits, "--seeds", "0,1", "--seed", "0", *few)
     assert (refused.code, refused.out) == (2, "")
-    (tmp_path / "resnet20_digits-w4a4-seed3").mkdir()
-    made = intraq("quantize", "resnet20_digits", "--seeds", "2,3", *few, "--json")
+    (tmp_path / "resnet8_digits-w4a4-seed3").mkdir()
+    made = intraq("quantize", small_digits, "--seeds", "2,3", *few, "--json")
     found = json.loads(made.out)
     assert made.code == 1
-    assert [run["path"] for run in found["runs"]] == ["resnet20_digits-w4a4-seed2"]
+    assert [run["path"] for run in found["runs"]] == ["resnet8_digits-w4a4-seed2"]
     assert found["mean"]["agreement"] == found["runs"][0]["agreement"]
     assert found["range"]["kl"] == [found["runs"][0]["kl"]] * 2
     assert found["failed"][0]["name"] == "seed 3"
-    made = intraq("quantize", "resnet20_digits", "--seeds", "2,4", *few, "--force")
+    made = intraq("quantize", small_digits, "--seeds", "2,4", *few, "--force")
     assert made.code == 0
     rows = made.out.split("\n\n")[0].splitlines()[1:]
-    assert [row.split()[:2] for row in rows] == [[str(k), f"resnet20_digits-w4a4-seed{k}"] for k in (2, 4)]
+    assert [row.split()[:2] for row in rows] == [[str(k), f"resnet8_digits-w4a4-seed{k}"] for k in (2, 4)]
     assert "on average" in made.out.splitlines()[-1]

@@ -15,7 +15,7 @@ def seeds(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("kind", "count"), [("checkpoint", 50), ("image", 100)])
+@pytest.mark.parametrize(("kind", "count"), [("checkpoint", 25), ("image", 100)])
 def test_mutated_files_are_taken_or_refused_in_one_line(seeds, monkeypatch, kind, count):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     make = {"checkpoint": fuzz.run_checkpoint_case, "image": fuzz.run_image_case}[kind]

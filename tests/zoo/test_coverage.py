@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-SAMPLE = [
+SAMPLE = ["test_byobnet", "test_efficientnet"]
+MORE = [
     "tf_mobilenetv3_small_minimal_100",  # depthwise, "same" padding
     "ese_vovnet19b_slim_dw",  # BatchNormAct2d
-]
-MORE = [
     "mobileone_s0",  # branches that re-parametrise, a strided 1x1 convolution of the image
     "efficientnet_cc_b0_4e",  # weights computed from the input
     "lambda_resnet26t",  # 3-D convolutions
