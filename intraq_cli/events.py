@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class StageStarted:
     """A stage begins, with its number of steps.
 
-    It is ``synthesis``, ``calibration``, ``tuning``, ``sensitivity`` or ``evaluation``.
+    It is ``pictures``, ``synthesis``, ``calibration``, ``tuning``, ``sensitivity`` or ``evaluation``.
     """
 
     stage: str

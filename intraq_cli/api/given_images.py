@@ -1,14 +1,16 @@
 """Images that a user names: synthetic ones from a file, pictures from a folder, or both."""
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from intraq_cli.errors import UsageError
-from intraq_cli.evaluation.pictures import picture_batches, picture_files
-from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.evaluation.pictures import AT_ONCE, picture_batches, picture_files
+from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.runtime.distributed import launched_processes
@@ -70,9 +72,19 @@ def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, r
 def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed: int, report: Report) -> TuningImages:
     files = picture_files(folder)
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
-    device = next(teacher.network.parameters()).device
-    batches = picture_batches([files[k] for k in sorted(order.tolist())], folder, teacher.spec, report)
-    made = choose_pictures(anatomy.graph, (batch.to(device) for batch in batches), count, seed)
+    looked_at = [files[k] for k in sorted(order.tolist())]
+    device, started = next(teacher.network.parameters()).device, time.perf_counter()
+
+    def batches() -> Iterator[Tensor]:
+        done = 0
+        for step, batch in enumerate(picture_batches(looked_at, folder, teacher.spec, report), 1):
+            done += len(batch)
+            report(StepDone("pictures", step, done))
+            yield batch.to(device)
+
+    report(StageStarted("pictures", -(-len(looked_at) // AT_ONCE), f"{len(looked_at)} of {len(files)} in {folder}"))
+    made = choose_pictures(anatomy.graph, batches(), count, seed)
+    report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(files)} pictures in {folder}"
     report(Noted(f"{used}: BNS {bns:.3g}; they stay on this machine, and are shown nowhere"))
