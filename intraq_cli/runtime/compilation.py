@@ -5,8 +5,10 @@ import os
 import shutil
 import sys
 import sysconfig
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,6 +20,7 @@ from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.recipe import Compile
 from intraq_cli.runtime.micro_batches import is_out_of_memory
+from intraq_cli.words import counted
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
@@ -26,6 +29,10 @@ PAYS = 2e9
 """Values put out by a layer, of all images of a run, for each thread: so many take twice the time of compiling off the
 steps, or more. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes shorter by 0.4 to 2.9 ns
 a value, and compiling takes 1.3 to 2.9 s a layer."""
+
+
+MINUTE = 60.0
+"""Seconds between two lines about a wait."""
 
 
 def is_wanted(setting: Compile, graph: fx.GraphModule, device: torch.device | str, images: int) -> bool:
@@ -73,6 +80,7 @@ class Compiled(Generic[Made]):
         report: Report = silent,
     ) -> None:
         self.function, self.report = function, report
+        self.first = True
         self.compiled: Callable[[Tensor], Made] | None = None
         if wanted:
             mode = "reduce-overhead" if torch.device(device).type == "cuda" else None
@@ -90,10 +98,32 @@ class Compiled(Generic[Made]):
         """
         if self.compiled is not None:
             try:
-                return work(self.compiled)
+                with _telling_of_the_wait(self.report) if self.first else nullcontext():
+                    self.first = False
+                    return work(self.compiled)
             except Exception as error:  # the compiler's own errors have no common class
                 if interruption(error) or is_out_of_memory(error):  # smaller portions help
                     raise
                 self.compiled = None
                 self.report(Warned(f"torch.compile failed, going on without it: {first_line(error)[:200]}"))
         return work(self.function)
+
+
+@contextmanager
+def _telling_of_the_wait(report: Report) -> Iterator[None]:
+    """Within the block, a line a minute says that it goes on: nobody knows how far the compiler is."""
+    over = threading.Event()
+
+    def tell() -> None:
+        minutes = 0
+        while not over.wait(MINUTE):
+            minutes += 1
+            report(Noted(f"torch.compile: {counted(minutes, 'minute')} so far"))
+
+    watch = threading.Thread(target=tell, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()

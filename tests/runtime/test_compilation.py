@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -127,3 +128,15 @@ def test_an_error_of_the_function_itself_is_raised():
     wrong.compiled = failing(ZeroDivisionError("wrong"))
     with pytest.raises(ZeroDivisionError):
         wrong.run(lambda function: function(1))
+
+
+def test_a_long_wait_for_the_compiler_is_told_once_a_minute_and_no_longer_than_it_lasts(monkeypatch):
+    monkeypatch.setattr(compilation, "MINUTE", 0.05)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    told = []
+    made = Compiled(torch.sin, wanted=True, report=told.append)
+    made.run(lambda function: (time.sleep(0.18), function(torch.ones(1)))[1])
+    waits = [event.message for event in told[1:]]
+    assert waits[:3] == [f"torch.compile: {count} so far" for count in ("1 minute", "2 minutes", "3 minutes")]
+    made.run(lambda _: time.sleep(0.12))  # it is compiled by now
+    assert len(told) == 1 + len(waits)
