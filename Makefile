@@ -10,8 +10,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --jobs=2 types tests
-	$(MAKE) docs
+	$(MAKE) --jobs=3 types docs tests
 
 types: .venv/installed-dev
 	$(BIN)/mypy
