@@ -142,6 +142,15 @@ def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
     return names_of_calls(calls(graph, *ACTIVATIONS))
 
 
+def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
+    multiplying, found = set(calls(graph, *LAYERS, *PRODUCTS)), set[fx.Node]()
+    for node in reversed(graph.graph.nodes):
+        if any(user in multiplying or user in found for user in node.users):
+            found.add(node)
+    return found
+
+
 def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
     """Whether its first input is the image itself, padded perhaps."""
     node: Any = layer.calls[0].args[0]

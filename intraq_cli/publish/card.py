@@ -28,7 +28,7 @@ DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 PLACEMENTS = {
     "inputs": "what enters every convolution and linear layer; the image itself at 8 bits",
     "integer": "all that an integer runtime needs (inputs of layers, and at 8 bits what goes between other operations)",
-    "activations": "what leaves every ReLU-like activation (the placement of the IntraQ paper)",
+    "activations": "what leaves every ReLU-like activation in front of a layer (the placement of the IntraQ paper)",
 }
 
 

@@ -6,7 +6,7 @@ from torch import fx
 
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.integer_form import integer_form
-from intraq_cli.graph.layers import Layer, quantizable, reads_image
+from intraq_cli.graph.layers import Layer, before_layers, quantizable, reads_image
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
 from intraq_cli.quantization.sites import Site, sites
 from intraq_cli.recipe import Placement
@@ -51,7 +51,8 @@ def plan_quantization(
         graph: of the float network, in the form of the placement.
         w_bits: of weights.
         a_bits: of activations.
-        placement: ``inputs`` of layers, outputs of ``activations``, or all that an ``integer`` runtime needs.
+        placement: ``inputs`` of layers, outputs of ``activations`` but those behind the last layer, or all that an
+            ``integer`` runtime needs.
         first_last_bits: other bits for the first and the last layer.
         rules: other bits for layers by their names. What leaves an activation has the most of those that the layers
             behind it ask for; the image has 8 bits where no rule speaks of the first layer's input.
@@ -64,11 +65,14 @@ def plan_quantization(
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
     places = sites(graph, placement)
+    if placement == "activations":  # one behind the last layer makes the answer: no layer reads what is lost there
+        needed = before_layers(graph)
+        places = {name: site for name, site in places.items() if site.value in needed}
     calls = {call for site in places.values() for call in site.layer_calls}
     rules.check([layer.name for layer in found], [layer.name for layer in found if calls & {*layer.calls}])
     if placement == "activations":
         if not places:
-            raise ModelError("the network calls no ReLU-like activation", "use --act-placement inputs")
+            raise ModelError("no ReLU-like activation lies in front of a layer", "use --act-placement inputs")
         read = {call: rules.input_bits(layer.name, a_bits) for layer in found for call in layer.calls}
         wanted = {name: [read[call] for call in site.layer_calls] for name, site in places.items()}
         return Plan(placement, weights, {name: max(bits, default=a_bits) for name, bits in wanted.items()})

@@ -163,3 +163,48 @@ def test_nearest_starts_from_the_weights_as_they_are(network, graph):
         assert torch.allclose(quantizer.weight, network.get_submodule(name).weight, atol=1e-6)
     whole = quantized(graph).latent["conv2"].latent
     assert torch.equal(whole, whole.round())
+
+
+class Ending(nn.Module):
+    """A head of a convolution, an activation and pooling: the activation makes the logits."""
+
+    def __init__(self, last=lambda x: x):
+        super().__init__()
+        self.conv, self.bn, self.head, self.last = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 1), last
+
+    def forward(self, x):
+        x = F.leaky_relu(self.bn(self.conv(x)), 0.1)
+        return self.last(F.leaky_relu(self.head(x), 0.1).mean((2, 3)))
+
+
+def test_an_activation_behind_the_last_layer_makes_the_answer_and_is_not_quantized(random):
+    network = trained(Ending())
+    graph = graph_of(network)
+    assert len(plan_quantization(graph, 4, 4, "activations").activations) == 1
+    student = student_of(graph, 8, 8, "activations")
+    (quantizer,) = student.sites.values()
+    quantizer.set_grid(torch.tensor(1.0), torch.tensor(2.0))
+    x = torch.randn(2, 3, 8, 8, generator=random)
+    rounded = F.leaky_relu(network.bn(network.conv(x)), 0.1).round().clamp(-2, 253)
+    expected = F.leaky_relu(network.head(rounded), 0.1).mean((2, 3))
+    assert torch.allclose(student(x), expected, atol=1e-5)
+
+
+def test_one_that_a_product_reads_is_in_front_of_it():
+    between = nn.Linear(4, 4, bias=False)
+
+    def gated(x):  # the product of two activations, each of which is on a grid
+        return (F.relu(x)[:, :, None] @ F.relu(between(x))[:, None]).sum(1)
+
+    network = Ending(gated)
+    network.between = between
+    graph = graph_of(trained(network))
+    assert len(plan_quantization(graph, 4, 4, "activations").activations) == 4
+
+
+def test_a_network_whose_only_activation_is_its_answer_is_refused_in_that_placement():
+    network = trained(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    )
+    with pytest.raises(ModelError, match="no ReLU-like activation lies in front of a layer"):
+        plan_quantization(graph_of(network), 4, 4, "activations")
