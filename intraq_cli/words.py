@@ -45,6 +45,11 @@ def sizes(before: float, after: float) -> str:
     return f"{file_size(before)} -> {file_size(after)} ({ratio(before, after)})"
 
 
+def data_of(pictures: int) -> str:
+    """What a network was quantized with, where so many of the images are pictures that somebody gave."""
+    return f"{counted(pictures, 'picture')} and no labels" if pictures else "no training data"
+
+
 def images_of(pictures: int) -> str:
     """What a network was tuned on, where so many of the images are pictures that somebody gave."""
     return "images" if pictures else "synthetic images"

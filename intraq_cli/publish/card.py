@@ -7,7 +7,7 @@ from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.publish.privacy import local_names, without_paths
-from intraq_cli.words import counted, images_of
+from intraq_cli.words import data_of, images_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -89,7 +89,7 @@ def _render(
         quantization=quantization,
         placement=quantization["activations"]["placement"],
         w_bits=quantization["weights"]["bits"],
-        data=f"{counted(pictures, 'picture')} and no labels" if pictures else "no training data",
+        data=data_of(pictures),
         images_of=images_of(pictures),
         widest=max(quantization["modules"].values()),
         a_bits=quantization["activations"]["bits"],

@@ -11,7 +11,7 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
-from intraq_cli.words import byte_unit, decimals, duration, file_size, images_of, ratio
+from intraq_cli.words import byte_unit, data_of, decimals, duration, file_size, images_of, ratio
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
@@ -38,7 +38,7 @@ def page(record: Record) -> Page:
     bits = bits_of(run)
     return Page(
         title=f"{run.name}{', ' + bits if bits else ''}",
-        subtitle="quantized without data",
+        subtitle=f"quantized with {data_of(run.measured.pictures)}",
         verdict=verdict(run),
         facts=_facts(run),
         command=run.command,

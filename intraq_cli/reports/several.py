@@ -22,7 +22,7 @@ def page(records: Sequence[Record]) -> Page:
     names, rows = table_of(found)
     every = Section("Side by side", table=Table(["", *names], rows))
     sections = [every, _size(found), _noise(found), _differences(found)]
-    subtitle = "quantized without data, side by side"
+    subtitle = "side by side"
     if not found.same_model:
         subtitle += "; not all of the same float weights, so that agreement and divergence are of different networks"
     return Page(
