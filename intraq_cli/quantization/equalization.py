@@ -147,7 +147,7 @@ def _keeps_channels(node: fx.Node, capped: bool) -> bool:
     Where channels are ``capped``, averages are left alone: their grid does not cut off what the bounds do.
     """
     read = node.args[0]
-    if not isinstance(read, fx.Node) or len(read.meta["shape"]) != 4:
+    if not isinstance(read, fx.Node) or len(read.meta.get("shape", ())) != 4:  # a size is no image
         return False
     if averages_places(node):
         return not capped
