@@ -94,5 +94,9 @@ def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed
 
 
 def digest_of_images(made: TuningImages | None) -> str | None:
-    """SHA-256 of the images, in hexadecimal; None of none."""
-    return None if made is None else hashlib.sha256(made.images.numpy().tobytes()).hexdigest()
+    """SHA-256 of the images and their labels, in hexadecimal; None of none."""
+    if made is None:
+        return None
+    digest = hashlib.sha256(made.images.numpy().tobytes())
+    digest.update(made.labels.numpy().tobytes())
+    return digest.hexdigest()

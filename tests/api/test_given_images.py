@@ -1,12 +1,14 @@
 """``--images``: synthetic ones from a file, pictures from a folder, or both."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from intraq_cli import quantize, sensitivity, synthesize
+from intraq_cli.api.given_images import digest_of_images
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Noted, Warned
 from intraq_cli.synthesis.image_set import read_images
@@ -71,11 +73,18 @@ def test_both_together_and_only_the_synthetic_ones_on_the_sheet(place, tmp_path)
     assert "![synthetic images](samples.png)" in card
 
 
-def test_one_seed_gives_one_checkpoint_and_resuming_goes_by_the_pictures_themselves(place, tmp_path):
+def test_one_seed_gives_one_checkpoint(place, tmp_path):
     for name in ("a", "b"):
         made(place, tmp_path / name, place / "pictures")
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert first == second
+
+
+def test_a_job_is_told_from_another_by_its_images_and_by_their_labels(place):
+    made = read_images(place / "images.safetensors").made
+    others = [replace(made, images=made.images + 1), replace(made, labels=made.labels.flip(0)), None]
+    assert digest_of_images(made) == digest_of_images(made.select(slice(None)))
+    assert len({digest_of_images(one) for one in (made, *others)}) == 4
 
 
 def test_what_cannot_be_read_is_left_out_and_told(place, tmp_path):
