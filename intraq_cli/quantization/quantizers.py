@@ -1,5 +1,7 @@
 """Quantizers: one for a layer's weight, one for a tensor on its way through the network."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -154,7 +156,7 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits, self.top = bits, 2**bits - 1
-        self.observer: EmaObserver | None = None
+        self.observer: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self.step = Step(torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros(()))
 
@@ -165,30 +167,5 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x`` (any shape)."""
         if self.observer is not None:
-            return fake_quantize(x, *self.observer.observe(x), self.top)
+            return fake_quantize(x, *self.observer(x), self.top)
         return fake_quantize(x, self.step(), self.zero_point, self.top)
-
-
-class EmaObserver:
-    """Moving average of batch minimum and maximum, free of the bias of its start (Adam's correction).
-
-    The published code divides by ``1 - beta^t`` inside the recursion, on a value already corrected; this does not.
-    """
-
-    def __init__(self, top: int, beta: float) -> None:
-        self.top, self.beta = top, beta
-        self.steps = 0
-        self.low: Tensor | float = 0.0
-        self.high: Tensor | float = 0.0
-
-    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Note a batch; the network goes on with the range so far."""
-        self.steps += 1
-        self.low = self.beta * self.low + (1 - self.beta) * x.detach().amin()
-        self.high = self.beta * self.high + (1 - self.beta) * x.detach().amax()
-        return self.grid()
-
-    def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero-point, ``()`` each."""
-        weight = 1 - self.beta**self.steps
-        return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.top)

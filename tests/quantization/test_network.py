@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from intraq_cli.errors import ModelError
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range
 from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.ema_ranges import EmaObserver
 from intraq_cli.quantization.plan import plan_quantization
-from intraq_cli.quantization.quantizers import EmaObserver
 from intraq_cli.recipe import Quantization
 from tests.conftest import graph_of, student_of, trained
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
-from intraq_cli.quantization.calibration import calibrate, warm_up
+from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.runtime import resume

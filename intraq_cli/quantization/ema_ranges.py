@@ -1,0 +1,55 @@
+"""Activation ranges as published: a moving average of the smallest and largest values of training batches."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from intraq_cli.quantization.affine import grid_of_range
+from intraq_cli.quantization.network import QuantizedNetwork
+from intraq_cli.recipe import Quantization
+
+
+@torch.no_grad()
+def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quantization) -> None:
+    """Set the activation ranges as published: a moving average over ``batches`` of images ``(B, C, H, W)``.
+
+    The weights are quantized already, and the activations by the range so far.
+    """
+    observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.sites.values()]
+    try:
+        for quantizer, observer in zip(student.sites.values(), observers, strict=True):
+            quantizer.observer = observer.observe
+        for batch in batches:
+            student(batch)
+    finally:
+        for quantizer in student.sites.values():
+            quantizer.observer = None
+    for quantizer, observer in zip(student.sites.values(), observers, strict=True):
+        quantizer.set_grid(*observer.grid())
+        quantizer.step.learn(config.activation_scale == "learned")
+
+
+class EmaObserver:
+    """Moving average of batch minimum and maximum, free of the bias of its start (Adam's correction).
+
+    The published code divides by ``1 - beta^t`` inside the recursion, on a value already corrected; this does not.
+    """
+
+    def __init__(self, top: int, beta: float) -> None:
+        self.top, self.beta = top, beta
+        self.steps = 0
+        self.low: Tensor | float = 0.0
+        self.high: Tensor | float = 0.0
+
+    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Note a batch; the network goes on with the range so far."""
+        self.steps += 1
+        self.low = self.beta * self.low + (1 - self.beta) * x.detach().amin()
+        self.high = self.beta * self.high + (1 - self.beta) * x.detach().amax()
+        return self.grid()
+
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero-point, ``()`` each."""
+        weight = 1 - self.beta**self.steps
+        return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.top)
