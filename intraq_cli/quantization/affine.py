@@ -129,16 +129,6 @@ def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, top)
 
 
-def reaching(
-    scale: Tensor, zero_point: Tensor, low: Tensor, high: Tensor, top: int, most: float = 4.0
-) -> tuple[Tensor, Tensor]:
-    """The grid, widened to hold [low, high] too where they are finite, but to at most ``most`` times its own span."""
-    own_low, own_high = -zero_point * scale, (top - zero_point) * scale
-    below, above = (gap.clamp(min=0).nan_to_num(0, 0, 0) for gap in (own_low - low, high - own_high))
-    share = ((most - 1) * (own_high - own_low) / (below + above)).clamp(max=1)
-    return grid_of_range(own_low - share * below, own_high + share * above, top)
-
-
 def mse_grid(
     rows: Tensor, top: int, symmetric: bool = False, importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

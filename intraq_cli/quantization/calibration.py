@@ -20,15 +20,9 @@ from intraq_cli.graph.batch_norms import (
 from intraq_cli.graph.layers import LAYERS, run_layer
 from intraq_cli.graph.nodes import tensor_of
 from intraq_cli.graph.values import PADS
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, reaching
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
 from intraq_cli.quantization.curvature import compensated, damped, rows_read, second_moments
-from intraq_cli.quantization.float_statistics import (
-    FloatRanges,
-    FloatRun,
-    FloatStatistics,
-    channel_moments,
-    float_statistics,
-)
+from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.rounding import reads_inputs
@@ -47,10 +41,6 @@ LARGEST_BIAS = 2.0**24
 WIDER = 1.1
 """Factor of the range of sampled values for each bit above 4: real values reach further than samples from a normal
 distribution, and a fine grid can bear it."""
-FINE = 8
-"""Bits from which on a range that was sampled reaches at least as far as the float network does on random images:
-values may reach far beyond what batch norms promise, where a layer that no batch norm follows puts them out. Measured:
-at 8 bits the divergence rises by less than 0.001 where that was needless, at 6 and 5 by half."""
 COMPENSATED = 6
 """Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
 divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
@@ -104,10 +94,7 @@ def _calibrate(
     # samples are no answers of the float network
     comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
-    ranges = FloatRanges(student, [name for name, site in student.sites.items() if sampled and site.bits >= FINE])
-    if ranges.sites:
-        ranges.run(images)
-    calibrator = _Calibrator(student, config, float_, run, ranges.found, sampled, correct)
+    calibrator = _Calibrator(student, config, float_, run, sampled, correct)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -125,7 +112,6 @@ class _Calibrator(fx.Interpreter):
         config: Quantization,
         float_: FloatStatistics,
         run: FloatRun | None,
-        reached: Mapping[str, tuple[Tensor, Tensor]],
         sampled: bool,
         correct: bool,
     ) -> None:
@@ -134,9 +120,8 @@ class _Calibrator(fx.Interpreter):
         self.sampled, self.correct = sampled, correct
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
-        quantizers = student.sites
-        self.sites = {node: quantizers[name] for name, node in student.site_nodes.items()}
-        self.reached = {node: reached[name] for name, node in student.site_nodes.items() if name in reached}
+        sites = student.sites
+        self.sites = {node: sites[name] for name, node in student.site_nodes.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
         self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()
@@ -224,8 +209,6 @@ class _Calibrator(fx.Interpreter):
         scale, zero_point = grid_of_values(x, quantizer.top)
         if self.sampled:
             scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
-        if node in self.reached:
-            scale, zero_point = reaching(scale, zero_point, *self.reached[node], quantizer.top)
         quantizer.set_grid(scale, zero_point)
         reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":

@@ -1,6 +1,5 @@
 """What the float network does with the images of the calibration."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from intraq_cli.graph.batch_norms import (
 from intraq_cli.graph.layers import LAYERS, quantizable
 from intraq_cli.graph.nodes import arguments, copy_graph, insert_call, run_each
 from intraq_cli.graph.outputs import add_outputs
-from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 
 
 @dataclass(frozen=True)
@@ -68,29 +66,3 @@ class FloatRun(fx.Interpreter):
         call = next(node for node in self.steps if node.name == name)
         read: Tensor = self.env[call.args[0]]  # type: ignore[index]
         return read
-
-
-class FloatRanges(fx.Interpreter):
-    """A quantized network's graph, run as if nothing were quantized, on some images ``(B, C, H, W)``.
-
-    Args:
-        student: not yet calibrated, so that its weights are float.
-        sites: names of activation quantizers.
-
-    After :meth:`run`, ``found`` has the smallest and the largest value at each of these sites, ``()`` each.
-    """
-
-    def __init__(self, student: QuantizedNetwork, sites: Collection[str]) -> None:
-        super().__init__(student.graph)
-        self.names = {node: name for name, node in student.site_nodes.items()}
-        self.sites = sites
-        self.found: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does, but for what rounds."""
-        if n in self.names:
-            x: Tensor = self.env[n.args[0]]  # type: ignore[index]
-            if self.names[n] in self.sites:
-                self.found[self.names[n]] = (x.amin(), x.amax())
-            return x
-        return self.env[n.args[0]] if n.target is bias_on_grid else super().run_node(n)  # type: ignore[index]

@@ -6,8 +6,8 @@ import torch
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 from tests.programs import odd_networks
 
-FOLLOW = (2, 6, 7, 29, 729)
-"""The last two put out more, behind layers without a batch norm, than batch norms promise."""
+FOLLOW = (2, 6, 7, 21)
+"""The last one normalises by its own image: batch norms tell too little of it."""
 
 
 @pytest.mark.parametrize("seed", FOLLOW)
