@@ -116,9 +116,8 @@ class Quantization:
     activation_scale: Literal["learned", "frozen"] = "learned"
     equalization: StrictBool = True
     """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
-    correction: Literal["rescue", "always", "never"] = "rescue"
-    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs. ``rescue``: only of a
-    network that is ruined without it, or that is not tuned; tuning ends better from the true statistics."""
+    correction: Literal["always", "never"] = "always"
+    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
     ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
     act_placement: Placement | None = None

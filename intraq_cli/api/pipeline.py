@@ -24,7 +24,7 @@ from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of, layer_bits
 from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.recipe import Quantization, Recipe
+from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import place, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes, process_group
@@ -177,7 +177,7 @@ class Job:
         """Give the student its first grids: by images, random ones for want of others, or by batch norms' promises."""
         self.context.kept.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
-        config, tuning = self._quantization, self.recipe.tuning
+        config, tuning = self.recipe.quantization, self.recipe.tuning
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
             # published: the warm-up runs on what tuning runs on, the weights already quantized
@@ -203,16 +203,9 @@ class Job:
             forget_grids(student, weights)
             student.load_state_dict(before)
             (first,) = _on_device([images[:count]], device)
-            calibrate(student, teacher, first, self._quantization, sampled=sampled)
+            calibrate(student, teacher, first, self.recipe.quantization, sampled=sampled)
 
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
-
-    @property
-    def _quantization(self) -> Quantization:
-        """The recipe's settings; what rescues a network is always done where it is not tuned."""
-        config = self.recipe.quantization
-        rescued = config.correction == "rescue" and not self.recipe.tuning.steps
-        return replace(config, correction="always") if rescued else config
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> Made:
         """By what batch norms promise; by random images where these contradict it.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import (
@@ -34,8 +34,6 @@ IMAGES_PER_RANGE = 16
 """Images on which candidates of an activation's range are compared by what they do to the next layer's output."""
 FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
 """Those candidates, times the error-minimising range."""
-RUINED = 0.5
-"""Agreement with the teacher, on the images, below which batch norms are corrected to rescue the network."""
 LARGEST_BIAS = 2.0**24
 """Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
 WIDER = 1.1
@@ -53,7 +51,7 @@ LEAST_VARIANCE = 1e-5
 def calibrate(
     student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
-    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if need be.
+    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics.
 
     Args:
         student: of the graph ``teacher``, with tensors of its own, on the same device; its weights are still float.
@@ -62,11 +60,18 @@ def calibrate(
         config: the recipe's quantization section.
         sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
     """
-    floats = dict(student.weights)
-    _calibrate(student, teacher, images, config, sampled, config.correction == "always")
-    if config.correction == "rescue" and _agreement(student, teacher, images) < RUINED:
-        forget_grids(student, floats)
-        _calibrate(student, teacher, images, config, sampled, True)
+    float_ = float_statistics(teacher, images, sampled)
+    bits = min(student.plan.activations.values(), default=COMPENSATED)
+    # samples are no answers of the float network
+    comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
+    run = FloatRun(teacher, images) if comparable else None
+    calibrator = _Calibrator(student, config, float_, run, sampled)
+    calibrator.run(images)
+    calibrator.write_statistics()
+    for name, quantizer in calibrator.quantizers.items():
+        student.set_weight(name, quantizer)
+    for site in student.sites.values():
+        site.step.learn(config.activation_scale == "learned")
 
 
 def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | WeightQuantizer]) -> None:
@@ -75,32 +80,6 @@ def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | 
         student.set_weight(name, weight)
     for site in student.sites.values():
         site.step.learn(False)
-
-
-def _agreement(student: nn.Module, teacher: nn.Module, images: Tensor) -> float:
-    return float((student(images).argmax(1) == teacher(images).argmax(1)).float().mean())
-
-
-def _calibrate(
-    student: QuantizedNetwork,
-    teacher: fx.GraphModule,
-    images: Tensor,
-    config: Quantization,
-    sampled: bool,
-    correct: bool,
-) -> None:
-    float_ = float_statistics(teacher, images, sampled)
-    bits = min(student.plan.activations.values(), default=COMPENSATED)
-    # samples are no answers of the float network
-    comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
-    run = FloatRun(teacher, images) if comparable else None
-    calibrator = _Calibrator(student, config, float_, run, sampled, correct)
-    calibrator.run(images)
-    calibrator.write_statistics()
-    for name, quantizer in calibrator.quantizers.items():
-        student.set_weight(name, quantizer)
-    for site in student.sites.values():
-        site.step.learn(config.activation_scale == "learned")
 
 
 class _Calibrator(fx.Interpreter):
@@ -113,11 +92,10 @@ class _Calibrator(fx.Interpreter):
         float_: FloatStatistics,
         run: FloatRun | None,
         sampled: bool,
-        correct: bool,
     ) -> None:
         super().__init__(student.graph)
         self.student, self.config, self.float, self.float_run = student, config, float_, run
-        self.sampled, self.correct = sampled, correct
+        self.sampled, self.correct = sampled, config.correction == "always"
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
         sites = student.sites

@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -12,25 +11,6 @@ from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Quantization
 from tests.conftest import graph_of, student_of, trained
-
-
-@pytest.mark.parametrize("placement", ["inputs", "activations"])
-@pytest.mark.parametrize(("agreement", "as_with"), [(0.0, "never"), (1.1, "always")])
-def test_a_ruined_network_is_rescued_and_another_one_left_alone(
-    graph, random, monkeypatch, placement, agreement, as_with
-):
-    """Agreement at which a network counts as ruined: none is below 0, every one below 1.1."""
-    monkeypatch.setattr(calibration, "RUINED", agreement)
-    images = torch.randn(32, 3, 8, 8, generator=random)
-    states = []
-    for correction in ("rescue", as_with):
-        student = student_of(graph, 3, 3, placement)
-        calibrate(student, graph, images, Quantization(correction=correction))
-        states.append(student.state_dict())
-    assert states[0].keys() == states[1].keys()
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key]), key
-
 
 FINE = Quantization(correction="always", weight_rounding="nearest", activation_range="mse", weight_range="minmax")
 
