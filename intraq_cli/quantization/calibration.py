@@ -51,7 +51,7 @@ LEAST_VARIANCE = 1e-5
 def calibrate(
     student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
-    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics.
+    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if ``config`` does.
 
     Args:
         student: of the graph ``teacher``, with tensors of its own, on the same device; its weights are still float.

@@ -59,6 +59,7 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
 
 def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monkeypatch):
     told, seen = [], []
+    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     monkeypatch.setattr(pipeline, "largest_micro_batch", lambda network, shape, device, stage: 3)
     monkeypatch.setattr(
         pipeline,
@@ -67,7 +68,7 @@ def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monke
     )
     one = job("quantization.weight_rounding=nearest", report=told.append)
     one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), None)
-    assert set(seen) == {3}
+    assert seen == [3]
     assert "calibrated on 3 of 64 images" in next(event.message for event in told if isinstance(event, Warned))
 
 
@@ -83,12 +84,12 @@ def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
     assert images.mean((1, 2, 3)).std() > 0.5
 
 
-def test_a_network_that_is_ruined_without_images_is_told(job):
+def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
     told = []
+    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
-    assert not [event for event in told if isinstance(event, Warned) and "ruined" in event.message]
-    told.clear()
+    assert not [event for event in told if isinstance(event, Warned)]
     with torch.no_grad():
         one.teacher.network.fc.weight.mul_(1e-3)  # what is left of the logits is less than a step of the last grid
         one.teacher.network.fc.weight[0].add_(torch.randn(6, generator=torch.Generator().manual_seed(0)))

@@ -15,6 +15,19 @@ from tests.conftest import graph_of, student_of, trained
 FINE = Quantization(correction="always", weight_rounding="nearest", activation_range="mse", weight_range="minmax")
 
 
+def test_statistics_are_left_alone_where_that_is_asked_for_and_corrected_else(graph, random):
+    images = torch.randn(32, 3, 8, 8, generator=random)
+    moved = {}
+    for correction in ("never", "always"):
+        student = student_of(graph, 3, 3)
+        calibrate(student, graph, images, Quantization(correction=correction))
+        found = {key: value for key, value in student.float_tensors.items() if "running" in key}
+        moved[correction] = [key for key, value in found.items() if not torch.equal(value, tensors(graph)[key])]
+    assert not moved["never"]
+    assert moved["always"] == list(found)
+    assert Quantization().correction == "always"
+
+
 def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(graph, random):
     """What is wrong is linear per channel, so that the correction can be exact; 8 bits add next to nothing."""
     factors = {"conv1.weight": torch.linspace(0.6, 1.5, 6).view(-1, 1, 1, 1), "conv2.weight": 1.2, "conv3.weight": 0.8}
