@@ -19,6 +19,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def logits_differ(largest: float) -> str:
+    """How far the logits of two networks are apart, by the largest difference in units of their spread."""
+    return f"differ by at most {largest:.2g} of their spread" if largest else "are the very same"
+
+
 def duration(seconds: float | None) -> str:
     """A time."""
     if seconds is None:

@@ -16,8 +16,10 @@ from intraq_cli.events import StepDone
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, own_tensors
 from intraq_cli.models.architectures import build_architecture
+from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
+from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.zoo import model_folder
 
 
@@ -80,6 +82,18 @@ def student_of(graph: fx.GraphModule, w=4, a=4, placement="inputs", ends=None) -
     graph = form_of(graph, placement)
     own = own_tensors(graph)
     return QuantizedNetwork(own, plan_quantization(graph, w, a, placement, ends))
+
+
+def frozen_student(
+    network: nn.Module, w: int, a: int, placement: Placement = "integer", shape: tuple[int, int, int] = (3, 8, 8)
+) -> QuantizedNetwork:
+    """A network quantized on random images and not tuned."""
+    graph = graph_of(network, shape)
+    student = student_of(graph, w, a, placement)
+    images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(5))
+    calibrate(student, form_of(graph, placement), images, Quantization())
+    student.freeze()
+    return student.eval()
 
 
 def watch_input(graph: fx.GraphModule, function: Callable[[Tensor], Tensor]) -> fx.GraphModule:

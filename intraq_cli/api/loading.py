@@ -29,6 +29,8 @@ def load(
 ) -> QuantizedNetwork:
     """The network of a checkpoint folder, or of one on the Hub: the very logits that it had when ``quantize`` ended.
 
+    One of placement ``integer`` computes on integers, code for code what its exported file does in onnxruntime.
+
     Its ``transform`` turns a PIL image into what it takes, ``(C, H, W)``; ``label_names`` are its classes, if known.
 
     Args:

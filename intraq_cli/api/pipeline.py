@@ -21,6 +21,7 @@ from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.calibration import calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
+from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of, layer_bits
 from intraq_cli.quantization.quantizers import WeightQuantizer
@@ -163,7 +164,7 @@ class Job:
         context: RunContext,
     ) -> Made:
         """The end, tuned or not."""
-        stored = student.freeze()
+        stored = _frozen(student)
         network, device = self.teacher.network, context.device
         follows = MicroBatches(context.micro_batch_size, context.report).run(
             lambda size: fidelity(student.graph, network, teacher, _on_device(held_out.split(size), device)),
@@ -221,7 +222,7 @@ class Job:
             """With the relative error of the logits on random images."""
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
             self._calibrate(student, graph, None, promises)
-            made = Made(student, student.freeze(), Fidelity(), {})
+            made = Made(student, _frozen(student), Fidelity(), {})
             with torch.no_grad():
                 return made, float(relative_error(wanted, torch.cat([student(x) for x in images])))
 
@@ -243,6 +244,13 @@ class Job:
             return self.context
         size = largest_micro_batch(self.teacher.network, self.teacher.spec.input_size, self.context.device, stage)
         return replace(self.context, micro_batch_size=size)
+
+
+def _frozen(student: QuantizedNetwork) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """End the tuning, and compute as a loaded checkpoint does; returns what is stored of the weights."""
+    stored = student.freeze()
+    compute_on_integers(student)
+    return stored
 
 
 def hold_out(made: TuningImages, share: float) -> tuple[TuningImages, Tensor]:

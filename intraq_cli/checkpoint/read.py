@@ -24,6 +24,7 @@ from intraq_cli.models.config import ModelConfig, check_config, is_class_count, 
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec
+from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
 from intraq_cli.quantization.plan import Plan, form_of
@@ -90,6 +91,7 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
         raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", "fetch or make it again") from error
     _restore(quantized, tensors, folder)
     place(quantized.eval().requires_grad_(False), device)
+    compute_on_integers(quantized)
     return Checkpoint(quantized, spec, config, run)
 
 

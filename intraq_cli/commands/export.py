@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
-from intraq_cli.words import counted, duration, file_size
+from intraq_cli.words import counted, duration, file_size, logits_differ
 
 if TYPE_CHECKING:
     from intraq_cli.results import ExportResult
@@ -58,6 +58,6 @@ def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
         *(("float", f"{layer['name']}: {layer['reason']}") for layer in left[:SHOWN]),
         *more,
         ("first choices", f"{same} to load()'s on {result.images} images"),
-        ("logits", f"differ by at most {result.logits_difference:.2g} of their spread"),
+        ("logits", logits_differ(result.logits_difference)),
         ("speed", f"{times}: {ratio:.2f} times as fast, on {counted(result.threads, 'thread')}"),
     ]

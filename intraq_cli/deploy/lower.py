@@ -22,7 +22,7 @@ from intraq_cli.graph.nodes import (
     pair,
     tensor_of,
 )
-from intraq_cli.graph.values import AVERAGES, PADS, carries, clamp_bounds
+from intraq_cli.graph.values import AVERAGES, PADS, carries, keeps_places, without_clamps
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 
@@ -94,12 +94,8 @@ class _Lowering:
 
     def _quantizer(self, node: fx.Node, module: ActivationQuantizer) -> None:
         scale, zero_point = module.step().detach(), int(module.zero_point)
-        value: fx.Node = node.args[0]  # type: ignore[assignment]
-        low, high, source = -math.inf, math.inf, value
-        while (bounds := clamp_bounds(source)) is not None and len(source.users) == 1:
-            low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp has the last word
-            source = source.args[0]  # type: ignore[assignment]
-        ends = (_code(low, scale, zero_point, module.top), _code(high, scale, zero_point, module.top))
+        source, low, high = without_clamps(node.args[0])  # type: ignore[arg-type]
+        ends = (module.code(low), module.code(high))
         source, shape = self.reshaped.get(source, (source, None))
         key = str(node.target)
         grid = (
@@ -212,28 +208,12 @@ class _Lowering:
 
     def _average(self, node: fx.Node) -> None:
         """Means over all places as the one operation that runtimes have for them."""
-        given, x = arguments(node), node.args[0]
-        shape = x.meta["shape"]  # type: ignore[union-attr]
-        if len(shape) != 4:
+        keep = keeps_places(node)
+        if keep is None:
             return
-        if node.target is aten.mean.dim:
-            whole, keep = sorted(d % 4 for d in given["dim"] or ()) == [2, 3], bool(given["keepdim"])
-        elif node.target is aten.adaptive_avg_pool2d.default:
-            whole, keep = set(given["output_size"]) == {1}, True
-        else:
-            whole = pair(given["kernel_size"]) == tuple(shape[2:]) and not any(given["padding"])
-            whole, keep = whole and given["divisor_override"] is None, True
-        if not whole:
-            return
+        x: fx.Node = node.args[0]  # type: ignore[assignment]
         made = insert_call(self.graph, node, global_average_pool, x)
-        self._replace(node, made if keep else self._reshape(node, made, [-1, shape[1]]))
-
-
-def _code(value: float, scale: Tensor, zero_point: int, top: int) -> int:
-    """The code of a value."""
-    if math.isinf(value):
-        return 0 if value < 0 else top
-    return int((torch.tensor(value) / scale.cpu()).round().clamp(-zero_point, top - zero_point)) + zero_point
+        self._replace(node, made if keep else self._reshape(node, made, [-1, x.meta["shape"][1]]))
 
 
 def _is_padding_of_layers(node: fx.Node) -> bool:

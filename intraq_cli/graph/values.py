@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from intraq_cli.graph.nodes import arguments, constant_nodes, output_node
+from intraq_cli.graph.nodes import arguments, constant_nodes, output_node, pair
 
 aten = torch.ops.aten
 
@@ -43,6 +43,15 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
+def without_clamps(node: fx.Node) -> tuple[fx.Node, float, float]:
+    """What a chain of calls that ends in ``node``, read by nothing else, clamps, and between which numbers."""
+    low, high = -math.inf, math.inf
+    while (bounds := clamp_bounds(node)) is not None and len(node.users) == 1:
+        low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp has the last word
+        node = node.args[0]  # type: ignore[assignment]
+    return node, low, high
+
+
 def carries(node: fx.Node) -> bool:
     """Whether a call hands on values of its first argument, and zeros perhaps."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
@@ -72,6 +81,19 @@ def averages_places(node: fx.Node) -> bool:
         dims: Any = arguments(node)["dim"]
         return len(shape) == 4 and sorted(d % 4 for d in dims or ()) == [2, 3]
     return node.target in AVERAGES
+
+
+def keeps_places(node: fx.Node) -> bool | None:
+    """Of a mean over all places of ``(B, C, H, W)``, whether it keeps both dimensions; None of other calls."""
+    if node.target not in AVERAGES or len(shape := node.args[0].meta["shape"]) != 4:  # type: ignore[union-attr]
+        return None
+    given = arguments(node)
+    if node.target is aten.mean.dim:
+        return bool(given["keepdim"]) if averages_places(node) else None
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return True if set(given["output_size"]) == {1} else None
+    whole = pair(given["kernel_size"]) == tuple(shape[2:]) and not any(given["padding"])
+    return True if whole and given["divisor_override"] is None else None
 
 
 def activations(graph: fx.GraphModule) -> list[fx.Node]:

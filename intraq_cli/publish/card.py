@@ -7,7 +7,7 @@ from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.publish.privacy import local_names, without_paths
-from intraq_cli.words import data_of, images_of
+from intraq_cli.words import data_of, images_of, logits_differ
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -91,6 +91,7 @@ def _render(
         w_bits=quantization["weights"]["bits"],
         data=data_of(pictures),
         images_of=images_of(pictures),
+        logits_differ=logits_differ,
         widest=max(quantization["modules"].values()),
         a_bits=quantization["activations"]["bits"],
         cfg=config["pretrained_cfg"],

@@ -107,7 +107,12 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def round_to_step(x: Tensor, step: Tensor) -> Tensor:
     """The nearest whole multiple of ``step``, of ``x``'s shape; the gradient passes straight through to ``x``."""
     step = step.detach()
-    out: Tensor = _Round.apply(x / step) * step
+    return round_straight_through(x / step) * step
+
+
+def round_straight_through(x: Tensor) -> Tensor:
+    """The nearest whole numbers, of ``x``'s shape; the gradient passes straight through."""
+    out: Tensor = _Round.apply(x)
     return out
 
 

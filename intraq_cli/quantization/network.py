@@ -44,10 +44,13 @@ class QuantizedNetwork(nn.Module):
         self.computed = {name for name in plan.weights if found[name].computed}
         """Layers whose weight the float network computes as it runs."""
         self.body = _insert_quantizers(graph, plan, found)
+        """What runs."""
+        self.simulation: tuple[fx.GraphModule] | None = None
+        """What ran before :meth:`run_instead`; in a tuple, as its tensors are those of ``body``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
-        out: Tensor = self.graph(x)
+        out: Tensor = self.body(x)
         return out
 
     @cached_property
@@ -60,8 +63,15 @@ class QuantizedNetwork(nn.Module):
 
     @property
     def graph(self) -> fx.GraphModule:
-        """What runs. No submodule may have this name: exported by torch, it would stand for the nodes."""
-        return self.body
+        """What is quantized where, in floats, for passes.
+
+        No submodule may have this name: exported by torch, it would stand for the nodes.
+        """
+        return self.body if self.simulation is None else self.simulation[0]
+
+    def run_instead(self, body: fx.GraphModule) -> None:
+        """From now on run ``body``, which computes the same in another way; :attr:`graph` stays."""
+        self.simulation, self.body = (self.graph,), body
 
     @property
     def weights(self) -> dict[str, FixedWeight | WeightQuantizer]:

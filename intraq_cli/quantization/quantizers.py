@@ -1,5 +1,6 @@
 """Quantizers: one for a layer's weight, one for a tensor on its way through the network."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -163,6 +164,13 @@ class ActivationQuantizer(nn.Module):
     def set_grid(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale and zero-point, both ``()``."""
         self.step.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
+
+    def code(self, value: float) -> int:
+        """The code of a number, infinity included."""
+        if math.isinf(value):
+            return 0 if value < 0 else self.top
+        scale, zero_point = self.step().detach().cpu(), int(self.zero_point)
+        return int((torch.tensor(value) / scale).round().clamp(-zero_point, self.top - zero_point)) + zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x`` (any shape)."""

@@ -56,7 +56,7 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
 
     hooks = [quantizer.register_forward_hook(watcher(site)) for site, quantizer in student.sites.items()]
     try:
-        student(images)
+        student.graph(images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from intraq_cli.reports.charts import Axis, row_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run
-from intraq_cli.words import NONE, counted, decimals
+from intraq_cli.words import NONE, counted, decimals, logits_differ
 
 
 def layers_section(run: Run) -> Section | None:
@@ -68,8 +68,7 @@ def export_section(run: Run) -> Section | None:
     lead = (
         f"{len(made.layers_integer)} of {layers} layers run on integers in onnxruntime, {times:.2f} times as fast "
         f"as float32 (a batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). First choices "
-        f"{same} to load()'s on {made.images} images; logits differ by at most "
-        f"{made.logits_difference:.2g} of their spread."
+        f"{same} to load()'s on {made.images} images; logits {logits_differ(made.logits_difference)}."
     )
     bars = [("quantized", [made.ms_quantized]), ("float32", [made.ms_float])]
     chart = panel(lambda width: row_chart(bars, Axis("milliseconds a batch"), width, bars=True))

@@ -1,0 +1,241 @@
+"""Pass: a frozen network of placement ``integer`` in the arithmetic of integer runtimes, code for code.
+
+Simulated in floats, a value that lies half way between two codes is rounded now to the one, now to the other: about one
+in a million, and a deep network carries that on to its logits. Here layers add up products of whole numbers, which
+float32 does exactly, and get from their sums to the next grid by one multiplication, as the kernels of onnxruntime do
+(Jacob et al. 2018, eq. 4, with a float multiplier). So logits are those of the exported file.
+
+Codes are counted from the zero-point everywhere in this file: zero is 0.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import copy_graph, finish, insert_call, tensor_of
+from intraq_cli.graph.values import carries, keeps_places, without_clamps
+from intraq_cli.quantization.affine import round_straight_through
+from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
+from intraq_cli.quantization.quantizers import STEP, ActivationQuantizer, FixedWeight
+
+aten = torch.ops.aten
+
+EXACT = 2**24
+"""Up to here float32 holds every whole number."""
+HALF = 16
+"""Weights whose sums may get larger are split into multiples of this and the rest."""
+
+
+def compute_on_integers(network: QuantizedNetwork) -> None:
+    """Let a frozen network run in integer arithmetic from now on, if its placement is ``integer``."""
+    if network.plan.placement != "integer":
+        return
+    graph = copy_graph(network.graph)
+    rewriting = _Rewriting(graph)
+    for node in list(graph.graph.nodes):
+        rewriting.visit(node)
+    made = finish(graph)
+    for kind in (WEIGHTS, ACTIVATIONS):  # the graph reads parts of them only
+        for name, module in network.graph.get_submodule(kind).named_children():
+            made.add_submodule(f"{kind}.{name}", module)
+    network.run_instead(made)
+
+
+def codes_on_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Codes of floats ``x`` (any shape), between two others; ``scale`` is ``()``."""
+    return _rounded(x / scale, low, high)
+
+
+def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
+    """Codes of a quantized weight ``(out, ...)`` with scale ``(out,)``."""
+    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round()
+
+
+def coarse_part(codes: Tensor) -> Tensor:
+    """Of a weight's codes, how many times :data:`HALF` they are."""
+    return (codes / HALF).round()
+
+
+def bias_codes(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """Codes of a bias ``(out,)``, on the grid of the sums."""
+    return (bias / (input_scale * weight_scale)).round().clamp(-(2**30), 2**30)
+
+
+def sums_on_grid(sums: Tensor, factor: Tensor, low: int, high: int) -> Tensor:
+    """Codes of sums of products of codes; ``factor``: the scale of the sums over that of the grid."""
+    return _rounded(sums * factor, low, high)
+
+
+def sum_of_two(
+    a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor, Tensor], zero_points: tuple[int, int, int], low: int, high: int
+) -> Tensor:
+    """Codes of a sum of two activations, whose scales and zero-points come first, then those of the sum.
+
+    Every step is rounded as the kernels of processors with fused multiply-adds round it.
+    """
+    (of_a, of_b), (zero_a, zero_b, zero) = [scale / scales[2] for scale in scales[:2]], zero_points
+    fixed = zero - _multiply_add(of_a.new_tensor(zero_a), of_a, of_b * zero_b)
+    total = _multiply_add(a + zero_a, of_a, _multiply_add(b + zero_b, of_b, fixed))
+    return _rounded(total, low + zero, high + zero).sub(zero).to(a.dtype)
+
+
+def _multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """``a b + c`` in float32, rounded once: float64 holds it as it is."""
+    return a.double().mul_(b.double()).add_(c.double()).float()
+
+
+def _rounded(x: Tensor, low: int, high: int) -> Tensor:
+    """Whole numbers between two others; the gradient passes straight through the rounding. ``x`` may be overwritten."""
+    return round_straight_through(x).clamp(low, high) if x.requires_grad else x.round_().clamp_(low, high)
+
+
+def scale_of_product(a: Tensor, b: Tensor, out: Tensor, trailing: int = 0) -> Tensor:
+    """``a b / out``, in this order, with so many dimensions of size 1 behind it."""
+    factor = a * b / out
+    return factor.view(-1, *[1] * trailing) if trailing else factor
+
+
+def scale_of_mean(x: Tensor, out: Tensor, places: int) -> Tensor:
+    """From the sum of codes over places to the codes of their mean."""
+    return x / (out * places)
+
+
+@dataclass(frozen=True)
+class _OnGrid:
+    """A value that is on a grid."""
+
+    codes: fx.Node
+    scale: fx.Node
+    zero_point: int
+    largest: int
+    """Of its codes, up or down."""
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """What a layer adds up."""
+
+    codes: fx.Node
+    input_scale: fx.Node
+    weight_scale: fx.Node
+    trailing: int
+    """Dimensions behind that of the channels."""
+
+
+class _Rewriting:
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        self.grids: dict[fx.Node, _OnGrid] = {}
+        self.sums: dict[fx.Node, _Sums] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "call_module" and isinstance(self._module(node), ActivationQuantizer):
+            self._quantizer(node)
+        elif node.op == "call_function" and node.target in LAYERS:
+            self._layer(node)
+        elif carries(node) and (grid := self.grids.get(node.args[0])):  # type: ignore[arg-type]
+            codes = insert_call(self.graph, node.next, node.target, grid.codes, *node.args[1:])  # type: ignore[arg-type]
+            codes.kwargs, codes.meta = node.kwargs, dict(node.meta)
+            self.grids[node] = replace(grid, codes=codes)
+
+    def _module(self, node: fx.Node) -> torch.nn.Module:
+        return self.graph.get_submodule(str(node.target))
+
+    def _scale(self, node: fx.Node) -> fx.Node:
+        """A node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
+        with self.graph.graph.inserting_before(node):
+            scale = self.graph.graph.call_module(f"{node.target}.{STEP}")
+        scale.meta = {"path": "", "stack_trace": None}
+        return scale
+
+    def _replace(self, node: fx.Node, function: Any, *args: Any) -> fx.Node:
+        made = insert_call(self.graph, node, function, *args)
+        node.replace_all_uses_with(made)
+        self.graph.graph.erase_node(node)
+        return made
+
+    def _quantizer(self, node: fx.Node) -> None:
+        module = self._module(node)
+        assert isinstance(module, ActivationQuantizer)
+        source, *bounds = without_clamps(node.args[0])  # type: ignore[arg-type]
+        zero_point, scale = int(module.zero_point), self._scale(node)
+        low, high = (module.code(bound) - zero_point for bound in bounds)
+        codes = self._codes(node, source, scale, zero_point, (low, high))
+        value = self._replace(node, aten.mul.Tensor, codes, scale)
+        self.grids[value] = _OnGrid(codes, scale, zero_point, max(-low, high))
+
+    def _codes(
+        self, before: fx.Node, source: fx.Node, scale: fx.Node, zero_point: int, ends: tuple[int, int]
+    ) -> fx.Node:
+        """Codes of what a quantizer reads: from sums of codes where it is one, else from floats."""
+
+        def call(function: Any, *args: Any) -> fx.Node:
+            return insert_call(self.graph, before, function, *args)
+
+        if (sums := self.sums.get(source)) is not None:
+            factor = call(scale_of_product, sums.input_scale, sums.weight_scale, scale, sums.trailing)
+            return call(sums_on_grid, sums.codes, factor, *ends)
+        read = [self.grids.get(x) for x in source.args[:2] if isinstance(x, fx.Node)] if source.args else []
+        if None in read or not read:
+            return call(codes_on_grid, source, scale, *ends)
+        first, last = read[0], read[-1]
+        assert first is not None
+        assert last is not None
+        if len(read) == 2 and source.target is aten.add.Tensor and source.kwargs.get("alpha", 1) == 1:
+            scales, zeros = (first.scale, last.scale, scale), (first.zero_point, last.zero_point, zero_point)
+            return call(sum_of_two, first.codes, last.codes, scales, zeros, *ends)
+        if len(read) == 2 and source.target is aten.mul.Tensor:
+            product = call(aten.mul.Tensor, first.codes, last.codes)
+            return call(sums_on_grid, product, call(scale_of_product, first.scale, last.scale, scale), *ends)
+        keep = keeps_places(source)
+        if keep is None:
+            return call(codes_on_grid, source, scale, *ends)
+        places = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
+        total = call(aten.sum.dim_IntList, first.codes, [2, 3], keep)
+        return call(sums_on_grid, total, call(scale_of_mean, first.scale, scale, places), *ends)
+
+    def _layer(self, node: fx.Node) -> None:
+        x, weight, bias, *settings = node.args
+        grid = self.grids.get(x)  # type: ignore[arg-type]
+        if grid is None or weight.op != "call_module" or not (bias is None or bias.target is bias_on_grid):  # type: ignore[union-attr]
+            return
+        scale = self._scale(weight)  # type: ignore[arg-type]
+        codes = insert_call(self.graph, node, weight_codes, weight, scale)
+        own = bias if bias is None else insert_call(self.graph, node, bias_codes, bias.args[0], grid.scale, scale)  # type: ignore[union-attr]
+        if self._is_exact(weight, bias, grid):  # type: ignore[arg-type]
+            sums = insert_call(self.graph, node, node.target, grid.codes, codes, own, *settings)  # type: ignore[arg-type]
+        else:
+            sums = self._in_two_parts(node, grid.codes, codes, own, settings)
+        trailing = len(node.meta["shape"]) - 2 if LAYERS[node.target] != "linear" else 0
+        step = insert_call(self.graph, node, aten.mul.Tensor, grid.scale, scale)
+        if trailing:
+            step = insert_call(self.graph, node, aten.view.default, step, [-1] + [1] * trailing)
+        value = self._replace(node, aten.mul.Tensor, sums, step)
+        self.sums[value] = _Sums(sums, grid.scale, scale, trailing)
+
+    def _is_exact(self, weight: fx.Node, bias: fx.Node | None, grid: _OnGrid) -> bool:
+        """Whether no sum of products of codes can get too large for float32."""
+        module = self._module(weight)
+        assert isinstance(module, FixedWeight)
+        held = None if bias is None else tensor_of(self.graph, bias.args[0])
+        largest = weight_codes(module.weight, module.step()).flatten(1).abs().sum(1) * grid.largest
+        if held is not None:
+            input_scale = self._module(grid.scale)()
+            largest = largest + bias_codes(held, input_scale, module.step()).abs()
+        return bool((largest <= EXACT).all())
+
+    def _in_two_parts(self, node: fx.Node, x: fx.Node, codes: fx.Node, bias: fx.Node | None, settings: Any) -> fx.Node:
+        """Sums whose parts are exact, and which are rounded once, as a whole number that becomes a float is."""
+
+        def call(function: Any, *args: Any) -> fx.Node:
+            return insert_call(self.graph, node, function, *args)
+
+        coarse = call(coarse_part, codes)
+        fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, HALF))
+        fine_sums = call(node.target, x, fine, bias, *settings)
+        return call(
+            aten.add.Tensor, fine_sums, call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), HALF)
+        )
