@@ -1,5 +1,6 @@
 """What the file computes in onnxruntime is what the checkpoint computes in torch."""
 
+import copy
 import functools
 import json
 import math
@@ -18,6 +19,10 @@ from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from tests.conftest import INPUT, SmallNet, frozen_student, trained
 
 SHAPE = (3, 16, 16)
+
+
+ADDS_WITH_ONE_ROUNDING = platform.machine() in ("x86_64", "AMD64")
+"""Other processors add two activations in ways of their own, which may round differently between two codes."""
 
 
 class Everything(nn.Module):
@@ -49,7 +54,7 @@ frozen = functools.partial(frozen_student, shape=SHAPE)
 
 @functools.cache
 def frozen_everything(bits=4):
-    """Made once: nothing that reads it changes it."""
+    """Made once: its graph is changed by nothing that reads it."""
     return frozen(trained(Everything(), SHAPE), bits, bits)
 
 
@@ -61,19 +66,20 @@ def run(model, x):
     return OnnxNetwork(open_session(model.SerializeToString(), 1))(x)
 
 
+def share_of_equal(wanted, got):
+    """Of images, whose logits are the very same."""
+    return float((wanted == got).all(1).float().mean())
+
+
 @pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (8, 8), (7, 3)])
 def test_logits_are_those_of_the_checkpoint_for_any_batch(w, a, random):
     student = frozen(trained(SmallNet(), (3, 8, 8)), w, a, shape=(3, 8, 8))
     model = model_of(student, shape=(3, 8, 8))
     assert integer_layers(model) == (["conv1", "conv2", "conv3", "fc"], [])
     compute_on_integers(student)
-    same = total = 0
     for batch in (1, 5, 64):
         x = torch.randn(batch, 3, 8, 8, generator=random)
-        equal = (student(x) == run(model, x)).all(1)
-        same, total = same + int(equal.sum()), total + batch
-    # other processors add two activations in a way of their own, which may round differently between two codes
-    assert same == total if platform.machine() in ("x86_64", "AMD64") else same >= 0.95 * total
+        assert share_of_equal(student(x), run(model, x)) >= (1 if ADDS_WITH_ONE_ROUNDING else 0.8)
 
 
 # at 8 bits the codes are those of SmallNet above, and the operations those at 4 bits
@@ -84,11 +90,12 @@ def test_all_layers_of_a_network_with_everything_are_integer(bits, random):
     integer, left = integer_layers(model)
     assert not left
     assert set(integer) == set(student.plan.weights)
+    simulated = copy.deepcopy(student)
+    compute_on_integers(student)
     x = torch.randn(64, *SHAPE, generator=random)
     wanted, got = student(x), run(model, x)
-    spread = wanted.std()
-    assert ((wanted - got).abs().max(1).values < 0.02 * spread).float().mean() > 0.7
-    assert (wanted - got).abs().mean() < 0.02 * spread
+    assert share_of_equal(wanted, got) >= (1 if ADDS_WITH_ONE_ROUNDING else 0.7)
+    assert (simulated(x) - got).abs().mean() < 0.02 * wanted.std()
 
 
 def test_the_float_twin_computes_what_no_quantizer_disturbs(random):
