@@ -23,6 +23,7 @@ from intraq_cli.graph.nodes import (
     tensor_of,
 )
 from intraq_cli.graph.values import AVERAGES, PADS, carries, keeps_places, without_clamps
+from intraq_cli.quantization.integer_arithmetic import bias_codes, weight_codes
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 
@@ -137,8 +138,7 @@ class _Lowering:
         name, scale = self.layers[str(holder.target)], module.step().detach()
         key = f"{name}.weight"
         if key not in self.shared:
-            per_row = (-1,) + (1,) * (module.weight.dim() - 1)
-            self.shared[key] = self._dequantized(call, key, (module.weight / scale.view(per_row)).round(), scale)
+            self.shared[key] = self._dequantized(call, key, weight_codes(module.weight, scale), scale)
         bias = self._bias(call, f"{name}.bias", scale)
         kind = LAYERS[call.target]
         if kind == "conv2d":
@@ -172,12 +172,11 @@ class _Lowering:
         bias: fx.Node | None = call.args[2]  # type: ignore[assignment]
         if bias is None or bias.target is not bias_on_grid or held is None:
             return bias
-        step = self._module(bias.args[1])()  # type: ignore[arg-type]
-        step = step.detach() * scale
-        codes = (held.detach() / step).round().clamp(-(2**30), 2**30)
+        input_scale = self._module(bias.args[1])().detach()  # type: ignore[arg-type]
+        codes = bias_codes(held.detach(), input_scale, scale)
         number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
         unique = f"{key}_{number}" if number else key
-        self.shared[unique] = self._dequantized(call, unique, codes, step, torch.int32)
+        self.shared[unique] = self._dequantized(call, unique, codes, input_scale * scale, torch.int32)
         return self.shared[unique]
 
     def _conv(self, call: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:

@@ -25,8 +25,8 @@ aten = torch.ops.aten
 
 EXACT = 2**24
 """Up to here float32 holds every whole number."""
-HALF = 16
-"""Weights whose sums may get larger are split into multiples of this and the rest."""
+COARSE = 16
+"""Codes of weights whose sums may get larger are split into multiples of this and the rest."""
 
 
 def compute_on_integers(network: QuantizedNetwork) -> None:
@@ -55,8 +55,8 @@ def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def coarse_part(codes: Tensor) -> Tensor:
-    """Of a weight's codes, how many times :data:`HALF` they are."""
-    return (codes / HALF).round()
+    """Of a weight's codes, how many times :data:`COARSE` they are."""
+    return (codes / COARSE).round()
 
 
 def bias_codes(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
@@ -234,8 +234,8 @@ class _Rewriting:
             return insert_call(self.graph, node, function, *args)
 
         coarse = call(coarse_part, codes)
-        fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, HALF))
+        fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, COARSE))
         fine_sums = call(node.target, x, fine, bias, *settings)
         return call(
-            aten.add.Tensor, fine_sums, call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), HALF)
+            aten.add.Tensor, fine_sums, call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), COARSE)
         )
