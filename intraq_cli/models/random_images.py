@@ -5,25 +5,24 @@ from torch import Tensor
 
 from intraq_cli.models.teacher import InputSpec
 
-COUNT = 64
 CAST = 0.15
 """Standard deviation of a channel's brightness about the image's; 1 is from black to white."""
 
 
-def random_pixels(spec: InputSpec) -> Tensor:
-    """Where there are no synthetic images, for what no batch norm speaks of: ``(N, C, H, W)``, normalised.
+def random_pixels(spec: InputSpec, count: int = 64) -> Tensor:
+    """Where there are no synthetic images, for what no batch norm speaks of: ``(count, C, H, W)``, normalised.
 
     Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast, some with a
     colour cast: of white noise little but the mean is left where a convolution adds up neighbours.
     """
     generator = torch.Generator().manual_seed(0)
     channels, height, width = spec.input_size
-    grey = torch.randn(COUNT, 1, height, width, generator=generator)
-    noise = grey + 0.5 * torch.randn(COUNT, channels, height, width, generator=generator)
+    grey = torch.randn(count, 1, height, width, generator=generator)
+    noise = grey + 0.5 * torch.randn(count, channels, height, width, generator=generator)
     frequency = (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
     noise = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency.clamp(min=1 / max(height, width)), s=(height, width))
     noise = noise / noise.std((1, 2, 3), correction=0, keepdim=True).clamp(min=1e-6)
-    contrast, brightness = torch.rand(2, COUNT, 1, 1, 1, generator=generator)
-    brightness = brightness + CAST * torch.randn(COUNT, channels, 1, 1, generator=generator)
+    contrast, brightness = torch.rand(2, count, 1, 1, 1, generator=generator)
+    brightness = brightness + CAST * torch.randn(count, channels, 1, 1, generator=generator)
     low, high = (edge[:, None, None] for edge in spec.bounds)
     return low + (high - low) * (brightness + 0.5 * contrast * noise).clamp(0, 1)
