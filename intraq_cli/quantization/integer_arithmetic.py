@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from intraq_cli.graph.batch_norms import batch_norms
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import copy_graph, finish, insert_call, tensor_of
+from intraq_cli.graph.nodes import copy_graph, finish, insert_call, replace_call, tensor_of
 from intraq_cli.graph.values import carries, keeps_places, without_clamps
 from intraq_cli.quantization.affine import round_straight_through
 from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
@@ -34,6 +35,9 @@ def compute_on_integers(network: QuantizedNetwork) -> None:
     if network.plan.placement != "integer":
         return
     graph = copy_graph(network.graph)
+    for norm in batch_norms(graph):
+        tensors = norm.running_mean, norm.running_var, norm.weight, norm.bias
+        replace_call(graph, norm.node, batch_norm, norm.x, *tensors, norm.eps)
     rewriting = _Rewriting(graph)
     for node in list(graph.graph.nodes):
         rewriting.visit(node)
@@ -47,6 +51,22 @@ def compute_on_integers(network: QuantizedNetwork) -> None:
 def codes_on_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     """Codes of floats ``x`` (any shape), between two others; ``scale`` is ``()``."""
     return _rounded(x / scale, low, high)
+
+
+def average_on_grid(x: Tensor, scale: Tensor, zero_point: int, low: int, high: int) -> Tensor:
+    """The same of averages, which often lie half way between two codes: kernels add the zero-point, then round."""
+    return _rounded(x / scale + zero_point, low + zero_point, high + zero_point).sub(zero_point)
+
+
+def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """A batch norm that stands alone, of ``x`` ``(B, C, ...)``: one product and one sum, as in kernels."""
+    factor = (var + eps).sqrt().reciprocal()
+    offset = mean * factor
+    if weight is not None:
+        factor, offset = factor * weight, offset * weight
+    offset = -offset if bias is None else bias - offset
+    per_channel = (-1, *[1] * (x.dim() - 2))
+    return x * factor.view(per_channel) + offset.view(per_channel)
 
 
 def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
@@ -191,6 +211,8 @@ class _Rewriting:
             product = call(aten.mul.Tensor, first.codes, last.codes)
             return call(sums_on_grid, product, call(scale_of_product, first.scale, last.scale, scale), *ends)
         keep = keeps_places(source)
+        if keep is None and source.target is aten.avg_pool2d.default:
+            return call(average_on_grid, source, scale, zero_point, *ends)
         if keep is None:
             return call(codes_on_grid, source, scale, *ends)
         places = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
