@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from intraq_cli.errors import ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
@@ -223,16 +223,17 @@ class Job:
             self._calibrate(student, graph, images, by_promises=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
-        spec, report = self.teacher.spec, self.context.report
-        made = made_by(images=None)
-        error = self._error(made.student, random_pixels(spec))
+        spec, report, teacher = self.teacher.spec, self.context.report, self.teacher.network
+        made, images = made_by(images=None), random_pixels(spec)
+        error = relative_error(self._logits(teacher, images), self._logits(made.student, images))
         if error > DOUBTFUL:
             candidates = _on_device(random_pixels(spec, CANDIDATES).split(FEW), self.context.device)
             nearest = choose_pictures(self.anatomy.graph, candidates, NEAREST, self.context.seed)
-            error = self._error(made.student, nearest.images)
+            wanted = self._logits(teacher, nearest.images)
+            error = relative_error(wanted, self._logits(made.student, nearest.images))
         if error > DOUBTFUL:
             other = made_by(nearest)
-            otherwise = self._error(other.student, nearest.images)
+            otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
             if error > CONTRADICTED * otherwise:
                 figures = f"on random images the logits are off by {error:.2f} of their spread, else by {otherwise:.2f}"
                 report(Warned(f"ranges are not by batch-norm statistics, which do not fit this network: {figures}"))
@@ -243,11 +244,8 @@ class Job:
         return made
 
     @torch.no_grad()
-    def _error(self, student: QuantizedNetwork, images: Tensor) -> float:
-        """Relative error of a network's logits on images."""
-        batches = [*_on_device(images.split(FEW), self.context.device)]
-        wanted, got = (torch.cat([network(x) for x in batches]) for network in (self.teacher.network, student))
-        return float(relative_error(wanted, got))
+    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat([network(x) for x in _on_device(images.split(FEW), self.context.device)])
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""

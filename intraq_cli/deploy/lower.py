@@ -23,8 +23,8 @@ from intraq_cli.graph.nodes import (
     tensor_of,
 )
 from intraq_cli.graph.values import AVERAGES, PADS, carries, keeps_places, without_clamps
-from intraq_cli.quantization.integer_arithmetic import bias_codes, weight_codes
-from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid
+from intraq_cli.quantization.integer_arithmetic import bias_codes
+from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 
 aten = torch.ops.aten

@@ -9,6 +9,7 @@ Codes are counted from the zero-point everywhere in this file: zero is 0.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,16 @@ from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import copy_graph, finish, insert_call, replace_call, tensor_of
 from intraq_cli.graph.values import carries, keeps_places, without_clamps
 from intraq_cli.quantization.affine import round_straight_through
-from intraq_cli.quantization.network import ACTIVATIONS, WEIGHTS, QuantizedNetwork, bias_on_grid
-from intraq_cli.quantization.quantizers import STEP, ActivationQuantizer, FixedWeight
+from intraq_cli.quantization.network import (
+    ACTIVATIONS,
+    WEIGHTS,
+    QuantizedNetwork,
+    bias_of,
+    bias_on_grid,
+    insert_scale,
+    weight_codes,
+)
+from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 
 aten = torch.ops.aten
 
@@ -69,11 +78,6 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias
     return x * factor.view(per_channel) + offset.view(per_channel)
 
 
-def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
-    """Codes of a quantized weight ``(out, ...)`` with scale ``(out,)``."""
-    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round()
-
-
 def coarse_part(codes: Tensor) -> Tensor:
     """Of a weight's codes, how many times :data:`COARSE` they are."""
     return (codes / COARSE).round()
@@ -112,10 +116,9 @@ def _rounded(x: Tensor, low: int, high: int) -> Tensor:
     return round_straight_through(x).clamp(low, high) if x.requires_grad else x.round_().clamp_(low, high)
 
 
-def scale_of_product(a: Tensor, b: Tensor, out: Tensor, trailing: int = 0) -> Tensor:
-    """``a b / out``, in this order, with so many dimensions of size 1 behind it."""
-    factor = a * b / out
-    return factor.view(-1, *[1] * trailing) if trailing else factor
+def scale_of_product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """``a b / out``, rounded in this order."""
+    return a * b / out
 
 
 def scale_of_mean(x: Tensor, out: Tensor, places: int) -> Tensor:
@@ -139,10 +142,8 @@ class _Sums:
     """What a layer adds up."""
 
     codes: fx.Node
-    input_scale: fx.Node
-    weight_scale: fx.Node
-    trailing: int
-    """Dimensions behind that of the channels."""
+    scales: tuple[fx.Node, fx.Node]
+    """Of its input, and of its weight in the shape of its output's channels."""
 
 
 class _Rewriting:
@@ -164,100 +165,72 @@ class _Rewriting:
     def _module(self, node: fx.Node) -> torch.nn.Module:
         return self.graph.get_submodule(str(node.target))
 
-    def _scale(self, node: fx.Node) -> fx.Node:
-        """A node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
-        with self.graph.graph.inserting_before(node):
-            scale = self.graph.graph.call_module(f"{node.target}.{STEP}")
-        scale.meta = {"path": "", "stack_trace": None}
-        return scale
-
-    def _replace(self, node: fx.Node, function: Any, *args: Any) -> fx.Node:
-        made = insert_call(self.graph, node, function, *args)
-        node.replace_all_uses_with(made)
-        self.graph.graph.erase_node(node)
-        return made
-
     def _quantizer(self, node: fx.Node) -> None:
         module = self._module(node)
         assert isinstance(module, ActivationQuantizer)
         source, *bounds = without_clamps(node.args[0])  # type: ignore[arg-type]
-        zero_point, scale = int(module.zero_point), self._scale(node)
+        zero_point, scale = int(module.zero_point), insert_scale(self.graph, node, node)
         low, high = (module.code(bound) - zero_point for bound in bounds)
         codes = self._codes(node, source, scale, zero_point, (low, high))
-        value = self._replace(node, aten.mul.Tensor, codes, scale)
+        value = replace_call(self.graph, node, aten.mul.Tensor, codes, scale)
         self.grids[value] = _OnGrid(codes, scale, zero_point, max(-low, high))
 
     def _codes(
         self, before: fx.Node, source: fx.Node, scale: fx.Node, zero_point: int, ends: tuple[int, int]
     ) -> fx.Node:
-        """Codes of what a quantizer reads: from sums of codes where it is one, else from floats."""
-
-        def call(function: Any, *args: Any) -> fx.Node:
-            return insert_call(self.graph, before, function, *args)
-
+        """Codes of what a quantizer reads: from codes where it is computed from them, else from floats."""
+        call = partial(insert_call, self.graph, before)
         if (sums := self.sums.get(source)) is not None:
-            factor = call(scale_of_product, sums.input_scale, sums.weight_scale, scale, sums.trailing)
-            return call(sums_on_grid, sums.codes, factor, *ends)
-        read = [self.grids.get(x) for x in source.args[:2] if isinstance(x, fx.Node)] if source.args else []
-        if None in read or not read:
-            return call(codes_on_grid, source, scale, *ends)
-        first, last = read[0], read[-1]
-        assert first is not None
-        assert last is not None
+            return call(sums_on_grid, sums.codes, call(scale_of_product, *sums.scales, scale), *ends)
+        read = [self.grids[x] for x in source.args[:2] if isinstance(x, fx.Node) and x in self.grids]
         if len(read) == 2 and source.target is aten.add.Tensor and source.kwargs.get("alpha", 1) == 1:
-            scales, zeros = (first.scale, last.scale, scale), (first.zero_point, last.zero_point, zero_point)
-            return call(sum_of_two, first.codes, last.codes, scales, zeros, *ends)
+            a, b = read
+            scales, zero_points = (a.scale, b.scale, scale), (a.zero_point, b.zero_point, zero_point)
+            return call(sum_of_two, a.codes, b.codes, scales, zero_points, *ends)
         if len(read) == 2 and source.target is aten.mul.Tensor:
-            product = call(aten.mul.Tensor, first.codes, last.codes)
-            return call(sums_on_grid, product, call(scale_of_product, first.scale, last.scale, scale), *ends)
-        keep = keeps_places(source)
-        if keep is None and source.target is aten.avg_pool2d.default:
+            a, b = read
+            product = call(aten.mul.Tensor, a.codes, b.codes)
+            return call(sums_on_grid, product, call(scale_of_product, a.scale, b.scale, scale), *ends)
+        if read and (keep := keeps_places(source)) is not None:
+            places = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
+            total = call(aten.sum.dim_IntList, read[0].codes, [2, 3], keep)
+            return call(sums_on_grid, total, call(scale_of_mean, read[0].scale, scale, places), *ends)
+        if read and source.target is aten.avg_pool2d.default:
             return call(average_on_grid, source, scale, zero_point, *ends)
-        if keep is None:
-            return call(codes_on_grid, source, scale, *ends)
-        places = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
-        total = call(aten.sum.dim_IntList, first.codes, [2, 3], keep)
-        return call(sums_on_grid, total, call(scale_of_mean, first.scale, scale, places), *ends)
+        return call(codes_on_grid, source, scale, *ends)
 
     def _layer(self, node: fx.Node) -> None:
         x, weight, bias, *settings = node.args
         grid = self.grids.get(x)  # type: ignore[arg-type]
         if grid is None or weight.op != "call_module" or not (bias is None or bias.target is bias_on_grid):  # type: ignore[union-attr]
             return
-        scale = self._scale(weight)  # type: ignore[arg-type]
-        codes = insert_call(self.graph, node, weight_codes, weight, scale)
-        own = bias if bias is None else insert_call(self.graph, node, bias_codes, bias.args[0], grid.scale, scale)  # type: ignore[union-attr]
-        if self._is_exact(weight, bias, grid):  # type: ignore[arg-type]
-            sums = insert_call(self.graph, node, node.target, grid.codes, codes, own, *settings)  # type: ignore[arg-type]
+        call = partial(insert_call, self.graph, node)
+        scale = insert_scale(self.graph, node, weight)  # type: ignore[arg-type]
+        codes = call(weight_codes, weight, scale)
+        own = None if bias is None else call(bias_codes, bias_of(node), grid.scale, scale)
+        if self._is_exact(node, grid):
+            sums = call(node.target, grid.codes, codes, own, *settings)  # type: ignore[arg-type]
         else:
             sums = self._in_two_parts(node, grid.codes, codes, own, settings)
-        trailing = len(node.meta["shape"]) - 2 if LAYERS[node.target] != "linear" else 0
-        step = insert_call(self.graph, node, aten.mul.Tensor, grid.scale, scale)
-        if trailing:
-            step = insert_call(self.graph, node, aten.view.default, step, [-1] + [1] * trailing)
-        value = self._replace(node, aten.mul.Tensor, sums, step)
-        self.sums[value] = _Sums(sums, grid.scale, scale, trailing)
+        if LAYERS[node.target] != "linear":
+            scale = call(aten.view.default, scale, [-1] + [1] * (len(node.meta["shape"]) - 2))
+        value = replace_call(self.graph, node, aten.mul.Tensor, sums, call(aten.mul.Tensor, grid.scale, scale))
+        self.sums[value] = _Sums(sums, (grid.scale, scale))
 
-    def _is_exact(self, weight: fx.Node, bias: fx.Node | None, grid: _OnGrid) -> bool:
+    def _is_exact(self, call: fx.Node, grid: _OnGrid) -> bool:
         """Whether no sum of products of codes can get too large for float32."""
-        module = self._module(weight)
-        assert isinstance(module, FixedWeight)
-        held = None if bias is None else tensor_of(self.graph, bias.args[0])
-        largest = weight_codes(module.weight, module.step()).flatten(1).abs().sum(1) * grid.largest
-        if held is not None:
-            input_scale = self._module(grid.scale)()
-            largest = largest + bias_codes(held, input_scale, module.step()).abs()
+        holder = self._module(call.args[1])  # type: ignore[arg-type]
+        assert isinstance(holder, FixedWeight)
+        largest = weight_codes(holder.weight, holder.step()).flatten(1).abs().sum(1) * grid.largest
+        bias = tensor_of(self.graph, bias_of(call))
+        if bias is not None:
+            largest = largest + bias_codes(bias, self._module(grid.scale)(), holder.step()).abs()
         return bool((largest <= EXACT).all())
 
     def _in_two_parts(self, node: fx.Node, x: fx.Node, codes: fx.Node, bias: fx.Node | None, settings: Any) -> fx.Node:
-        """Sums whose parts are exact, and which are rounded once, as a whole number that becomes a float is."""
-
-        def call(function: Any, *args: Any) -> fx.Node:
-            return insert_call(self.graph, node, function, *args)
-
+        """Sums whose parts are exact, and which are rounded once, as a whole number is that becomes a float."""
+        call = partial(insert_call, self.graph, node)
         coarse = call(coarse_part, codes)
         fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, COARSE))
-        fine_sums = call(node.target, x, fine, bias, *settings)
-        return call(
-            aten.add.Tensor, fine_sums, call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), COARSE)
-        )
+        rest = call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), COARSE)  # type: ignore[arg-type]
+        return call(aten.add.Tensor, call(node.target, x, fine, bias, *settings), rest)  # type: ignore[arg-type]

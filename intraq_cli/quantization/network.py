@@ -135,7 +135,7 @@ class QuantizedNetwork(nn.Module):
             per_row = quantizer.per_row
             weight = quantizer()
             # exact: the quantized weight is a whole number times its scale
-            codes = (weight / scale.view(per_row)).round() + zero_point.view(per_row)
+            codes = weight_codes(weight, scale) + zero_point.view(per_row)
             stored[name] = (codes.to(torch.uint8), scale, zero_point)
             # in the memory layout of the float weight, which decides the kernel and the last bits of its sums
             fixed = torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))
@@ -149,6 +149,11 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Float weight of codes: ``(q - z) s``, ``z`` and ``s`` ``(out,)``."""
     per_row = (-1,) + (1,) * (codes.dim() - 1)
     return (codes.to(scale.dtype) - zero_point.view(per_row)) * scale.view(per_row)
+
+
+def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
+    """Codes of a quantized weight ``(out, ...)``, counted from the zero-point; ``scale`` is ``(out,)``."""
+    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round()
 
 
 def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
@@ -219,12 +224,19 @@ def input_quantizer(call: fx.Node) -> fx.Node | None:
     return node if node.op == "call_module" else None
 
 
+def insert_scale(graph: fx.GraphModule, before: fx.Node, node: fx.Node) -> fx.Node:
+    """A new node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
+    with graph.graph.inserting_before(before):
+        scale = graph.graph.call_module(f"{node.target}.{STEP}")
+    scale.meta = {"path": "", "stack_trace": None}
+    return scale
+
+
 def _round_bias(made: fx.GraphModule, call: fx.Node) -> None:
     bias, quantizer = call.args[2], input_quantizer(call)
     if bias is None or quantizer is None:
         return
     holder: fx.Node = call.args[1]  # type: ignore[assignment]
-    with made.graph.inserting_before(call):
-        scales = [made.graph.call_module(f"{node.target}.{STEP}") for node in (quantizer, holder)]
+    scales = [insert_scale(made, call, node) for node in (quantizer, holder)]
     rounded = insert_call(made, call, bias_on_grid, bias, *scales)
     call.args = (*call.args[:2], rounded, *call.args[3:])

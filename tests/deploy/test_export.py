@@ -1,6 +1,5 @@
 """What the file computes in onnxruntime is what the checkpoint computes in torch."""
 
-import copy
 import functools
 import json
 import math
@@ -19,8 +18,6 @@ from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from tests.conftest import INPUT, SmallNet, frozen_student, trained
 
 SHAPE = (3, 16, 16)
-
-
 KERNELS_OF_X86 = platform.machine() in ("x86_64", "AMD64")
 """Other processors have kernels of their own, which may round differently between two codes, in sums for one."""
 
@@ -77,9 +74,13 @@ def test_logits_are_those_of_the_checkpoint_for_any_batch(w, a, random):
     model = model_of(student, shape=(3, 8, 8))
     assert integer_layers(model) == (["conv1", "conv2", "conv3", "fc"], [])
     compute_on_integers(student)
+    same = total = 0
     for batch in (1, 5, 64):
         x = torch.randn(batch, 3, 8, 8, generator=random)
-        assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.8)
+        wanted, got = student(x), run(model, x)
+        close = (wanted - got).abs().max(1).values <= (0 if KERNELS_OF_X86 else 1e-4) * wanted.abs().max()
+        same, total = same + int(close.sum()), total + batch
+    assert same >= (1 if KERNELS_OF_X86 else 0.95) * total
 
 
 # at 8 bits the codes are those of SmallNet above, and the operations those at 4 bits
@@ -90,12 +91,13 @@ def test_all_layers_of_a_network_with_everything_are_integer(bits, random):
     integer, left = integer_layers(model)
     assert not left
     assert set(integer) == set(student.plan.weights)
-    simulated = copy.deepcopy(student)
-    compute_on_integers(student)
     x = torch.randn(64, *SHAPE, generator=random)
-    wanted, got = student(x), run(model, x)
-    assert share_of_equal(wanted, got) >= (1 if KERNELS_OF_X86 else 0.7)
-    assert (simulated(x) - got).abs().mean() < 0.02 * wanted.std()
+    wanted, got = student.graph(x), run(model, x)  # simulated in floats
+    spread = wanted.std()
+    assert ((wanted - got).abs().max(1).values < 0.02 * spread).float().mean() > 0.7
+    assert (wanted - got).abs().mean() < 0.02 * spread
+    compute_on_integers(student)
+    assert share_of_equal(student(x), got) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
 class Dense(nn.Module):
