@@ -9,13 +9,13 @@ CAST = 0.15
 """Standard deviation of a channel's brightness about the image's; 1 is from black to white."""
 
 
-def random_pixels(spec: InputSpec, count: int = 64) -> Tensor:
+def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0) -> Tensor:
     """Where there are no synthetic images, for what no batch norm speaks of: ``(count, C, H, W)``, normalised.
 
     Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast, some with a
     colour cast: of white noise little but the mean is left where a convolution adds up neighbours.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     channels, height, width = spec.input_size
     grey = torch.randn(count, 1, height, width, generator=generator)
     noise = grey + 0.5 * torch.randn(count, channels, height, width, generator=generator)

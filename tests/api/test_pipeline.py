@@ -15,6 +15,7 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
+from intraq_cli.synthesis.given_pictures import choose_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 
@@ -100,17 +101,21 @@ def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
 
 
 def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those_of_random_images(job, monkeypatch):
-    told, errors = [], []
+    told, errors, judged = [], [], []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     images = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))  # as the network saw in training
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
+    few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
+    nearest = choose_pictures(one.anatomy.graph, few_at_once, 128, 0).images.float()
     for contradicted in (pipeline.CONTRADICTED, torch.inf):
         monkeypatch.setattr(pipeline, "CONTRADICTED", contradicted)
         made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
         with torch.no_grad():
             errors.append(relative_error(one.teacher.network(images), made.student(images)))
+            judged.append(relative_error(one.teacher.network(nearest), made.student(nearest)))
     warning, ruined = [event.message for event in told if isinstance(event, Warned)]
     assert "do not fit this network" in warning
     assert "ruined" in ruined
+    assert judged[0] < 0.1
     assert errors[0] < 0.1 * errors[1]
