@@ -68,19 +68,18 @@ def seeded(*shape: int) -> Tensor:
 
 @check
 def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
-    """Rounding at .5 may go either way after a division that differs in its last bit: a few in a million.
+    """Values in bfloat16 too, which a GPU brings to the grid in float32.
 
-    A CPU rounds what it puts out to bfloat16 where the grid is coarse, by a thirtieth of a step at the most.
+    Rounding at .5 may go either way after a division that differs in its last bit: a few in a million.
     """
     worst = 0.0
     for dtype in (torch.float32, torch.bfloat16):
         for top in (3, 15, 255):
             x = seeded(64, 16, 9, 9).to(dtype)
             scale, zero = (one[0] for one in mse_grid(x.float().reshape(1, -1)[:, : 2**14], top))
-            zero = zero.to(dtype)
-            here = fake_quantize(x, scale, zero, top)
-            there = fake_quantize(x.to(device), scale.to(device), zero.to(device), top).cpu()
-            worst = max(worst, ((here.float() - there.float()).abs() > scale / 4).float().mean().item())
+            here = fake_quantize(x.float(), scale, zero, top)
+            there = fake_quantize(x.to(device), scale.to(device), zero.to(device, dtype), top).cpu()
+            worst = max(worst, ((here - there.float()).abs() > scale / 4).float().mean().item())
     assert worst < 1e-4, f"{worst:.2%} of the values differ by more than a quarter of a step"
     return f"{worst:.1e} of the values differ"
 
@@ -153,6 +152,26 @@ def the_same_seed_gives_the_same_bits(device: torch.device) -> str:
     same = sum(a == b for a, b in zip(*files, strict=True)) / len(files[0])
     assert files[0] == files[1], f"{same:.1%} of the bytes are the same"
     return "bit for bit"
+
+
+@check
+def recorded_steps_are_those_that_are_not(device: torch.device) -> str:
+    """CUDA graphs run the same kernels."""
+    if device.type != "cuda":
+        return "needs a GPU"
+    files, warned = [], []
+    told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder:
+        for setting in ("false", "auto"):
+            out = Path(folder) / setting
+            how = [f"{stage}.compile={setting}" for stage in ("synthesis", "tuning")]
+            quantized(device, out, "tuning.steps=20", *how, w=4, a=4, deterministic=True, report=told)
+            files.append((out / "model.safetensors").read_bytes())
+    failed = [message for message in warned if "CUDA graph" in message]
+    assert not failed, failed[0]
+    same = sum(a == b for a, b in zip(*files, strict=True)) / len(files[0])
+    assert same > 0.99, f"{same:.1%} of the bytes of the checkpoint are the same"
+    return f"{same:.2%} of the bytes of the checkpoint are the same"
 
 
 @check
@@ -320,9 +339,9 @@ def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
     teacher = loaded or timm_teacher(network, name, name)
     multiply_adds = sum(layer.multiply_adds for layer in layers(examine(teacher).graph))
     for precision in ("float32", "bfloat16"):
-        for compiled in (False, True) if compile_ else (False,):
-            settings = {"precision": precision, "compile": compiled}
-            how = f"{precision}{' compiled' if compiled else ''}"
+        modes = {"plain": False, "by itself": "auto", "compiled": True}
+        for mode, setting in list(modes.items())[: 3 if compile_ else 2]:
+            settings, how = {"precision": precision, "compile": setting}, f"{precision} {mode}"
             for stage, seconds, first in timed(teacher, device, batch, 10, settings):
                 # forward, and twice that backward (stage 1 needs no gradient of weights); tuning runs the teacher too
                 passes = 2 if stage == "synthesis" else 4

@@ -11,7 +11,7 @@ from intraq_cli.graph.layers import layers
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.recipe import Compile
 from intraq_cli.results import Foretold
-from intraq_cli.runtime.compilation import is_wanted
+from intraq_cli.runtime.compilation import mode_of
 from intraq_cli.runtime.device import return_freed_memory, tuned_allocator
 from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.memory import peak_memory, start_peak
@@ -199,7 +199,7 @@ class _Count:
     def _steps(self, stage: str, steps: int, images: int, setting: Compile) -> float:
         """Seconds of all steps of so many images."""
         seconds, graph = steps * self.at(stage, "step", images), self.job.anatomy.graph
-        if is_wanted(setting, graph, self.job.context.device, steps * images):
+        if mode_of(setting, graph, self.job.context.device, steps * images) == "compiled":
             seconds = COMPILING * len(layers(graph)) + seconds / FASTER[stage]
         return seconds
 

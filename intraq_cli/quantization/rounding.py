@@ -142,6 +142,9 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
     Returns:
         Whole numbers, ``(G, O, d)``.
     """
+    device = weight.device
+    # thousands of small operations, one after another, which a GPU takes longer to launch than a CPU to do
+    weight, moments, low, high = (tensor.cpu() for tensor in (weight, moments, low, high))
     order = moments.diagonal(dim1=1, dim2=2).argsort(1, descending=True)  # (G, d)
     given = weight.gather(2, order[:, None].expand_as(weight))
     weight = given.clone()
@@ -160,7 +163,7 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
             errors[:, :, i - start] = error
         weight[:, :, end:] -= errors @ upper[:, start:end, end:]
     _settle(rounded, given, moments, low, high)
-    return rounded.gather(2, order.argsort(1)[:, None].expand_as(rounded))
+    return rounded.gather(2, order.argsort(1)[:, None].expand_as(rounded)).to(device)
 
 
 def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:

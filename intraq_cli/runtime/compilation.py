@@ -1,4 +1,4 @@
-"""``torch.compile``, where a recipe asks for it or it pays, and plain torch again where it fails."""
+"""Steps by ``torch.compile`` or as CUDA graphs, where that pays, and by plain torch again where it fails."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -19,9 +19,13 @@ from intraq_cli.errors import first_line, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.recipe import Compile
+from intraq_cli.runtime.cuda_graph import CudaGraph
+from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.micro_batches import is_out_of_memory
 from intraq_cli.words import counted
 
+Mode = Literal["plain", "graph", "compiled"]
+"""How steps run: kernel by kernel, recorded as a CUDA graph, or by ``torch.compile``."""
 Made = TypeVar("Made")
 Result = TypeVar("Result")
 
@@ -35,8 +39,11 @@ MINUTE = 60.0
 """Seconds between two lines about a wait."""
 
 
-def is_wanted(setting: Compile, graph: fx.GraphModule, device: torch.device | str, images: int) -> bool:
-    """Whether to compile the steps of a run; not by the clock, so that the same run always takes the same way.
+def mode_of(setting: Compile, graph: fx.GraphModule, device: torch.device | str, images: int) -> Mode:
+    """How to run the steps of a run; not by the clock, so that the same run always takes the same way.
+
+    By itself, a GPU replays a CUDA graph: the same kernels, so the same results, and no wait. Several processes do not:
+    while one records, the others' messages must not arrive.
 
     Args:
         setting: the recipe's.
@@ -45,11 +52,15 @@ def is_wanted(setting: Compile, graph: fx.GraphModule, device: torch.device | st
         images: how many go through it, over all steps of this process.
     """
     if setting != "auto":
-        return setting
-    if torch.device(device).type != "cpu" or not can_compile():
-        return False
+        return "compiled" if setting else "plain"
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "graph" if launched().size == 1 else "plain"
+    if kind != "cpu" or not can_compile():
+        return "plain"
     found = layers(graph)
-    return sum(layer.outputs for layer in found) * images >= PAYS * len(found) * torch.get_num_threads()
+    pays = sum(layer.outputs for layer in found) * images >= PAYS * len(found) * torch.get_num_threads()
+    return "compiled" if pays else "plain"
 
 
 def can_compile() -> bool:
@@ -59,15 +70,15 @@ def can_compile() -> bool:
     return sys.platform == "linux" and compiler is not None and headers.exists()
 
 
-class Compiled(Generic[Made]):
-    """A function in two forms: as it is and, if ``wanted``, compiled.
+class Accelerated(Generic[Made]):
+    """A function in two forms: as it is and, in another ``mode`` than ``plain``, a faster one.
 
-    What lies between convolutions is then computed in one pass rather than several, forward and backward; on CUDA its
-    kernels are launched at once (CUDA graphs). Compilation takes minutes, at the first call.
+    Compiled, what lies between convolutions is computed in one pass rather than several, forward and backward, after
+    minutes of compiling at the first call; on CUDA its kernels are launched at once as well.
 
     Args:
         function: of a tensor, of a few different shapes.
-        wanted: whether to compile it.
+        mode: see :func:`mode_of`.
         device: where it works.
         report: told of the wait, and of a failure.
     """
@@ -75,16 +86,18 @@ class Compiled(Generic[Made]):
     def __init__(
         self,
         function: Callable[[Tensor], Made],
-        wanted: bool,
+        mode: Mode = "plain",
         device: torch.device | str = "cpu",
         report: Report = silent,
     ) -> None:
-        self.function, self.report = function, report
+        self.function, self.mode, self.report = function, mode, report
         self.first = True
-        self.compiled: Callable[[Tensor], Made] | None = None
-        if wanted:
-            mode = "reduce-overhead" if torch.device(device).type == "cuda" else None
-            self.compiled = torch.compile(function, dynamic=False, mode=mode)
+        self.fast: Callable[[Tensor], Made] | None = None
+        if mode == "graph":
+            self.fast = CudaGraph(function)
+        if mode == "compiled":
+            inductor = "reduce-overhead" if torch.device(device).type == "cuda" else None
+            self.fast = torch.compile(function, dynamic=False, mode=inductor)
             # the compiler itself looks at gradients of tensors that keep none
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             # and for CUDA, where there is none
@@ -92,20 +105,24 @@ class Compiled(Generic[Made]):
             report(Noted("torch.compile: the first step takes minutes"))
 
     def run(self, work: Callable[[Callable[[Tensor], Made]], Result]) -> Result:
-        """``work(function)``, gradients and all; with the plain one, for good, where it fails with the compiled one.
+        """``work(function)``, gradients and all; with the plain one, for good, where it fails with the fast one.
 
-        It must start over each time. An error that is not the compiler's comes up again, and so is raised.
+        It must start over each time. An error of the function itself comes up again, and so is raised.
         """
-        if self.compiled is not None:
+        if self.fast is not None:
             try:
-                with _telling_of_the_wait(self.report) if self.first else nullcontext():
+                with _telling_of_the_wait(self.report) if self.first and self.mode == "compiled" else nullcontext():
                     self.first = False
-                    return work(self.compiled)
+                    return work(self.fast)
             except Exception as error:  # the compiler's own errors have no common class
-                if interruption(error) or is_out_of_memory(error):  # smaller portions help
+                full = is_out_of_memory(error)
+                # smaller portions help; a graph takes memory of its own, and so may be what was too much
+                if interruption(error) or (full and self.mode == "compiled"):
                     raise
-                self.compiled = None
-                self.report(Warned(f"torch.compile failed, going on without it: {first_line(error)[:200]}"))
+                self.fast = None
+                what = "torch.compile" if self.mode == "compiled" else "recording a CUDA graph"
+                self.report(Warned(f"{what} failed, going on without it: {first_line(error)[:200]}"))
+            torch.cuda.empty_cache()
         return work(self.function)
 
 

@@ -12,7 +12,7 @@ from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, parame
 from intraq_cli.graph.outputs import add_features
 from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.runtime.autocast import in_precision
-from intraq_cli.runtime.compilation import Compiled
+from intraq_cli.runtime.compilation import Accelerated
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.losses import LossInput, Term, terms
 from intraq_cli.synthesis.mdc import ClassCentres
@@ -63,7 +63,7 @@ class Objective:
         micro_batches: how many images go through the network at once.
     """
 
-    observe: Compiled[Observation]
+    observe: Accelerated[Observation]
     centres: ClassCentres
     config: Synthesis
     bounds: tuple[Tensor, Tensor]

@@ -12,7 +12,7 @@ from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, Warned
 from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
-from intraq_cli.runtime.compilation import Compiled, is_wanted
+from intraq_cli.runtime.compilation import Accelerated, mode_of
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.image_batch import ImageBatch
@@ -75,7 +75,7 @@ def synthesize_images(
     centres = ClassCentres(num_classes, device)
     observer = Observer(graph, config.precision, device)
     image_steps = config.num_images * config.steps // ranks.size
-    observe = Compiled(observer, is_wanted(config.compile, graph, device, image_steps), device, report)
+    observe = Accelerated(observer, mode_of(config.compile, graph, device, image_steps), device, report)
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
     objective = Objective(observe, centres, config, bounds, MicroBatches(context.micro_batch_size, report))

@@ -16,7 +16,7 @@ from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.recipe import Tuning
 from intraq_cli.runtime.autocast import in_precision
-from intraq_cli.runtime.compilation import Compiled, is_wanted
+from intraq_cli.runtime.compilation import Accelerated, mode_of
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.tuning.batches import AugmentedBatches, extremes, jitter, mix
@@ -91,7 +91,7 @@ class _Run:
         self.micro_batches = MicroBatches(context.micro_batch_size, report)
         pair = _Pair(student.graph, teacher, config, device)
         image_steps = config.steps * config.batch_size // context.ranks.size
-        self.answers = Compiled(pair, is_wanted(config.compile, teacher, device, image_steps), device, report)
+        self.answers = Accelerated(pair, mode_of(config.compile, teacher, device, image_steps), device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         low, high = extremes(images)
@@ -136,7 +136,7 @@ class _Run:
         return losses
 
     def _at_once(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
-        if size < len(x) and x.is_cuda:  # a CUDA graph's second run would write over the gradients of the first
+        if size < len(x) and x.is_cuda:  # a CUDA graph writes over the gradients of the run before
             return self._accumulate(self.answers.function, x, y, size, share)
         return self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share))
 

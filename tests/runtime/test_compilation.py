@@ -11,7 +11,7 @@ import torch
 from intraq_cli.events import Noted, Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import compilation
-from intraq_cli.runtime.compilation import PAYS, Compiled, is_wanted
+from intraq_cli.runtime.compilation import PAYS, Accelerated, mode_of
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from tests.conftest import graph_of, needs_compiler
@@ -21,22 +21,32 @@ def warnings_in(events):
     return [event.message for event in events if isinstance(event, Warned) and "torch.compile" in event.message]
 
 
-def test_by_itself_only_long_runs_are_compiled(network, graph, monkeypatch):
+def test_by_itself_only_long_runs_are_compiled_on_a_cpu(network, graph, monkeypatch):
     monkeypatch.setattr(compilation, "can_compile", lambda: True)
     values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
     enough = PAYS * 4 * torch.get_num_threads() / values
-    assert is_wanted("auto", graph, "cpu", int(1.001 * enough))
-    assert not is_wanted("auto", graph, "cpu", int(0.999 * enough))
-    for device in ("meta", "cuda", torch.device("cuda", 1)):
-        assert not is_wanted("auto", graph, device, int(10 * enough))
-    assert is_wanted("auto", graph_of(network.to("meta")), "cpu", int(1.001 * enough))  # values are not looked at
-    assert is_wanted(True, graph, "cpu", 1)
-    assert not is_wanted(False, graph, "cpu", int(10 * enough))
+    assert mode_of("auto", graph, "cpu", int(1.001 * enough)) == "compiled"
+    assert mode_of("auto", graph, "cpu", int(0.999 * enough)) == "plain"
+    assert mode_of("auto", graph, "meta", int(10 * enough)) == "plain"
+    meta = graph_of(network.to("meta"))
+    assert mode_of("auto", meta, "cpu", int(1.001 * enough)) == "compiled"  # values are not looked at
+    assert mode_of(True, graph, "cpu", 1) == "compiled"
+    assert mode_of(False, graph, "cpu", int(10 * enough)) == "plain"
 
 
 def test_by_itself_nothing_is_compiled_without_a_compiler(graph, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert not is_wanted("auto", graph, "cpu", 10**15)
+    assert mode_of("auto", graph, "cpu", 10**15) == "plain"
+
+
+def test_by_itself_a_gpu_replays_a_cuda_graph_but_not_beside_other_processes(graph, monkeypatch):
+    for device in ("cuda", torch.device("cuda", 1)):
+        assert mode_of("auto", graph, device, 1) == "graph"
+        assert mode_of(False, graph, device, 1) == "plain"
+        assert mode_of(True, graph, device, 1) == "compiled"
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert mode_of("auto", graph, "cuda", 1) == "plain"
 
 
 @pytest.mark.slow
@@ -56,10 +66,10 @@ def test_stage_1_makes_the_same_images(graph):
 
 WITHOUT_COMPILER = """
 import torch
-from intraq_cli.runtime.compilation import Compiled
+from intraq_cli.runtime.compilation import Accelerated
 
 told = []
-double = Compiled(lambda x: (2 * x.sin()).cos() + 0.123, wanted=True, report=told.append)
+double = Accelerated(lambda x: (2 * x.sin()).cos() + 0.123, mode="compiled", report=told.append)
 x = torch.arange(5.0)
 for _ in range(2):
     assert torch.equal(double.run(lambda function: function(x)), (2 * x.sin()).cos() + 0.123)
@@ -86,8 +96,8 @@ def failing(error):
 
 def test_work_that_fails_compiled_starts_over_with_the_plain_function():
     told, started = [], []
-    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
-    double.compiled = failing(RuntimeError("no\nway"))
+    double = Accelerated(lambda x: 2 * x, report=told.append)
+    double.mode, double.fast = "compiled", failing(RuntimeError("no\nway"))
 
     def work(function):
         started.append(function)
@@ -100,12 +110,21 @@ def test_work_that_fails_compiled_starts_over_with_the_plain_function():
 
 def test_running_out_of_memory_is_not_the_compilers_fault():
     told = []
-    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
-    double.compiled = failing(torch.OutOfMemoryError("full"))
+    double = Accelerated(lambda x: 2 * x, report=told.append)
+    double.mode, double.fast = "compiled", failing(torch.OutOfMemoryError("full"))
     with pytest.raises(torch.OutOfMemoryError):
         double.run(lambda function: function(1))
-    assert double.compiled is not None
+    assert double.fast is not None
     assert not told
+
+
+def test_a_graph_that_does_not_fit_is_done_without():
+    told = []
+    double = Accelerated(lambda x: 2 * x, report=told.append)
+    double.mode, double.fast = "graph", failing(torch.OutOfMemoryError("full"))
+    assert double.run(lambda function: function(1)) == 2
+    assert double.fast is None
+    assert [event.message for event in told] == ["recording a CUDA graph failed, going on without it: full"]
 
 
 def test_an_interruption_is_not_the_compilers_fault():
@@ -116,16 +135,16 @@ def test_an_interruption_is_not_the_compilers_fault():
             [].pop()
 
     told = []
-    double = Compiled(lambda x: 2 * x, wanted=False, report=told.append)
-    double.compiled = interrupted
+    double = Accelerated(lambda x: 2 * x, report=told.append)
+    double.mode, double.fast = "compiled", interrupted
     with pytest.raises(IndexError):
         double.run(lambda function: function(1))
     assert not told
 
 
 def test_an_error_of_the_function_itself_is_raised():
-    wrong = Compiled(failing(ZeroDivisionError("wrong")), wanted=False)
-    wrong.compiled = failing(ZeroDivisionError("wrong"))
+    wrong = Accelerated(failing(ZeroDivisionError("wrong")))
+    wrong.mode, wrong.fast = "compiled", failing(ZeroDivisionError("wrong"))
     with pytest.raises(ZeroDivisionError):
         wrong.run(lambda function: function(1))
 
@@ -134,7 +153,7 @@ def test_a_long_wait_for_the_compiler_is_told_once_a_minute_and_no_longer_than_i
     monkeypatch.setattr(compilation, "MINUTE", 0.05)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     told = []
-    made = Compiled(torch.sin, wanted=True, report=told.append)
+    made = Accelerated(torch.sin, mode="compiled", report=told.append)
     made.run(lambda function: (time.sleep(0.18), function(torch.ones(1)))[1])
     waits = [event.message for event in told[1:]]
     assert waits[:3] == [f"torch.compile: {count} so far" for count in ("1 minute", "2 minutes", "3 minutes")]

@@ -10,7 +10,7 @@ from intraq_cli.errors import DivergedError
 from intraq_cli.events import StepDone, Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import extensions, resume
-from intraq_cli.runtime.compilation import Compiled
+from intraq_cli.runtime.compilation import Accelerated
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.runtime.resume import ResumeStore
@@ -196,7 +196,7 @@ def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, si
     monkeypatch.setitem(extensions.IMAGE_LOSSES, "mixed", extensions.Extension("mixed", mixed, "", None))
     for bns in ("paper", "scale-free"):
         config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9, losses={"mixed": 0.7})
-        observe = Compiled(Observer(graph_of(network), "float32", "cpu"), wanted=False)
+        observe = Accelerated(Observer(graph_of(network), "float32", "cpu"))
         whole, part = (
             Objective(observe, centres, config, BOUNDS, MicroBatches(n)).with_gradient(x, y, targets)
             for n in (None, size)
