@@ -72,6 +72,8 @@ def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
 
     Rounding at .5 may go either way after a division that differs in its last bit: a few in a million.
     """
+    if device.type == "cpu":
+        return "needs a GPU: a CPU divides them in bfloat16 where the grid is coarse"
     worst = 0.0
     for dtype in (torch.float32, torch.bfloat16):
         for top in (3, 15, 255):
