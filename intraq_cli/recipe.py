@@ -95,8 +95,9 @@ class Synthesis:
     """``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere; statistics, logits and losses always are
     float32."""
     compile: CompileSetting = "auto"
-    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on
-    CPUs, where there is one and the run is so long that it pays."""
+    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on CPUs
+    that have one where the run is so long that it pays; on a GPU its kernels are recorded as a CUDA graph, in a
+    second. ``False``: neither."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

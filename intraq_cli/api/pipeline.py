@@ -236,8 +236,9 @@ class Job:
             other = made_by(nearest)
             otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
             if error > CONTRADICTED * otherwise:
-                figures = f"on random images the logits are off by {error:.2f} of their spread, else by {otherwise:.2f}"
-                report(Warned(f"ranges are not by batch-norm statistics, which do not fit this network: {figures}"))
+                by = f"by {error:.2f} of their spread on random images, by {otherwise:.2f} with ranges of such images"
+                what = "batch-norm statistics do not fit this network, so ranges are not by them"
+                report(Warned(f"{what} (logits off {by}): try it on images of your own"))
                 made, error = other, otherwise
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"

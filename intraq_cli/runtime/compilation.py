@@ -95,6 +95,8 @@ class Accelerated(Generic[Made]):
         self.fast: Callable[[Tensor], Made] | None = None
         if mode == "graph":
             self.fast = CudaGraph(function)
+            for harmless in ("The AccumulateGrad node's stream", "Attempting to run cuBLAS, but there was no current"):
+                warnings.filterwarnings("ignore", harmless)  # recording goes on beside the main stream
         if mode == "compiled":
             inductor = "reduce-overhead" if torch.device(device).type == "cuda" else None
             self.fast = torch.compile(function, dynamic=False, mode=inductor)

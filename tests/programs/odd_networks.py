@@ -2,7 +2,7 @@
 
 ``python -m tests.programs.odd_networks --count 500 --seed 0 [--jobs 2]`` prints a line for each that fails, and counts;
 ``test_odd_networks.py`` runs a few. A network passes if its quantized twin follows it on unseen images (relative error
-of the logits at most 0.1), or if it is refused with an IntraqError, or told to be ruined. Some networks blow up errors
+of the logits at most 0.1), or if it is refused with an IntraqError, or told to be ruined or no fit. Some networks blow up errors
 of eight bits: one that is off by more is ``coarse``, not ``WRONG``, if eight bits calibrated on images of the very
 kind that it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it.
 """
@@ -519,7 +519,7 @@ def judged(seed: int) -> tuple[str, str]:
     error = relative_error(wanted, got)
     if error <= MOST:
         return "follows", ""
-    if any("may be ruined" in one for one in warned):
+    if any("may be ruined" in one or "do not fit this network" in one for one in warned):
         return "told", f"{placement}, off by {error:.3f}"
     best = relative_error(wanted, calibrated_on_pictures(network, placement)(x))
     return ("coarse" if error <= 2 * best else "WRONG"), f"{placement}, off by {error:.3f}; at best by {best:.3f}"
