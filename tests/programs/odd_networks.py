@@ -3,8 +3,8 @@
 ``python -m tests.programs.odd_networks --count 500 --seed 0 [--jobs 2]`` prints a line for each that fails, and counts;
 ``test_odd_networks.py`` runs a few. A network passes if its quantized twin follows it on unseen images (relative error
 of the logits at most 0.1), or if it is refused with an IntraqError, or told to be ruined or not to fit. Some networks
-blow up errors of eight bits: one that is off by more is ``coarse``, not ``WRONG``, if eight bits calibrated on images of
-the very kind that it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it.
+blow up errors of eight bits: one that is off by more is ``coarse``, not ``WRONG``, if eight bits calibrated on images
+of the kind that it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it.
 """
 
 import argparse
