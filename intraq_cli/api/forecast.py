@@ -83,11 +83,19 @@ class _Trial:
 def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, batch: int) -> _Trial:
     """Do the job on ``images``, one batch of them, and tune on batches of ``batch``."""
     recipe, device, log = job.recipe, job.context.device, _Log(job)
+
+    def unless_compiled(setting: Compile) -> Compile:
+        """To compile takes minutes; a GPU records a step's kernels in the first one, which is not counted."""
+        return "auto" if setting == "auto" and device.type == "cuda" else False
+
+    synthesis, tuning = recipe.synthesis, recipe.tuning
+    steps, how = min(STEPS, tuning.steps), unless_compiled(tuning.compile)
+    one_batch = replace(synthesis, num_images=images, batch_size=images, steps=STEPS)
     quick = replace(
         recipe,
-        synthesis=replace(recipe.synthesis, num_images=images, batch_size=images, steps=STEPS, compile=False),
+        synthesis=replace(one_batch, compile=unless_compiled(synthesis.compile)),
         quantization=replace(recipe.quantization, ema_steps=STEPS),
-        tuning=replace(recipe.tuning, steps=min(STEPS, recipe.tuning.steps), batch_size=batch, compile=False),
+        tuning=replace(tuning, steps=steps, batch_size=batch, compile=how),
     )
     at_once = _at_once(job, "synthesis", images) if made is None else None
     context = replace(job.context, report=log.note, micro_batch_size=at_once)

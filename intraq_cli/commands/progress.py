@@ -10,7 +10,7 @@ from intraq_cli.commands.live import Pace, Stage
 from intraq_cli.commands.printing import escaped, print_hint, stderr
 from intraq_cli.errors import one_line
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.words import duration
+from intraq_cli.words import counted, duration
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -125,7 +125,7 @@ class _Lines:
             case StageStarted():
                 self.paces.start(event)
                 self.last = now
-                stderr.print(f"{event.stage}: {event.steps} steps, {event.detail}")
+                stderr.print(f"{event.stage}: {counted(event.steps, 'step')}, {event.detail}")
             case StepDone():
                 pace = self.paces.note(event)
                 if now - self.last >= PLAIN_EVERY:
