@@ -38,7 +38,8 @@ class CudaGraph(Generic[Made]):
             self.recorded_for = self.replay = None  # its memory is free before another takes some
             self.flat = _Flat(self.function)
             sample = x.detach().clone().requires_grad_(x.requires_grad)
-            self.replay = torch.cuda.make_graphed_callables(self.flat, (sample,), allow_unused_input=True)
+            with torch.cuda.device(x.device):
+                self.replay = torch.cuda.make_graphed_callables(self.flat, (sample,), allow_unused_input=True)
             self.recorded_for = kind
         assert self.replay is not None
         made: Made = self.flat.whole(self.replay(x))

@@ -4,7 +4,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -65,8 +65,8 @@ def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterat
     """Within the block, the whole process is set up for many training steps alike.
 
     On a GPU, cuDNN finds its fastest convolutions by trying them, unless all has to be ``deterministic``: then it takes
-    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so; ``device`` is the
-    current one. On a CPU, memory is kept.
+    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so. On a CPU, memory is
+    kept.
     """
     cuda = device.type == "cuda"
     benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
@@ -74,10 +74,7 @@ def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterat
     if cuda and deterministic:
         torch.use_deterministic_algorithms(True)
     try:
-        with (
-            kept_memory(device),
-            torch.cuda.device(device) if cuda else nullcontext(),
-        ):  # CUDA graphs are of the current
+        with kept_memory(device):
             yield
     finally:
         torch.backends.cudnn.benchmark = benchmark
