@@ -75,7 +75,7 @@ def _load_once(folder: Path, end: Finished) -> None:
         loaded = read_checkpoint(folder, end.source if end.source.needs_code else None, device).network
     except IntraqError as error:
         raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
-    images = random_pixels(end.job.teacher.spec)[:2].to(device)
+    images = random_pixels(end.job.teacher.spec, 2).to(device)
     tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
     if not same_answers(end.quantized.student, loaded, images, tolerance):
         raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")

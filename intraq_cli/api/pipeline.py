@@ -145,7 +145,7 @@ class Job:
         Raises:
             ModelError: that form does not compute the same.
         """
-        (pixels,) = _on_device([random_pixels(self.teacher.spec)[:2]], self.context.device)
+        (pixels,) = _on_device([random_pixels(self.teacher.spec, 2)], self.context.device)
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
         for equalized in ways:
             graph = self.anatomy.graph
