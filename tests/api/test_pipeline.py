@@ -100,6 +100,16 @@ def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
     assert "ruined" in warning
 
 
+def test_a_network_that_random_images_blow_up_is_told_though_it_follows_on_the_nearest(job, monkeypatch):
+    told = []
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
+    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)
+    monkeypatch.setattr(pipeline, "BLOWN_UP", 1e-4)  # eight bits are off by more on whatever images
+    one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    (warning,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "images unlike those of training may ruin it" in warning
+
+
 def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those_of_random_images(job, monkeypatch):
     told, errors, judged = [], [], []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)

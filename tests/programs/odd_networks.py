@@ -519,7 +519,7 @@ def judged(seed: int) -> tuple[str, str]:
     error = relative_error(wanted, got)
     if error <= MOST:
         return "follows", ""
-    if any("may be ruined" in one or "do not fit this network" in one for one in warned):
+    if any(said in one for one in warned for said in ("may be ruined", "may ruin", "do not fit this network")):
         return "told", f"{placement}, off by {error:.3f}"
     best = relative_error(wanted, calibrated_on_pictures(network, placement)(x))
     return ("coarse" if error <= 2 * best else "WRONG"), f"{placement}, off by {error:.3f}; at best by {best:.3f}"
