@@ -26,7 +26,7 @@ import itertools
 
 import intraq_cli
 from intraq_cli.errors import DeviceError
-from intraq_cli.events import Event, StepDone, Warned
+from intraq_cli.events import Event, Report, StepDone, Warned
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.models.source import Source
@@ -116,6 +116,16 @@ def quantized(device: torch.device, folder: Path, *settings: str, report: Any = 
     return intraq_cli.quantize(BUNDLED, device=str(device), out=folder, set=[*FEW, *settings], **told, **options)
 
 
+def warnings_into(warned: list[str]) -> Report:
+    """Keep what is warned of."""
+
+    def told(event: Event) -> None:
+        if isinstance(event, Warned):
+            warned.append(event.message)
+
+    return told
+
+
 @check
 def instant_follows(device: torch.device) -> str:
     """Quantize without images on the device, and evaluate there and on a CPU."""
@@ -135,8 +145,7 @@ def both_stages_work(device: torch.device) -> str:
     warned: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
-        made = quantized(device, out, "tuning.steps=60", w=4, a=4, report=told)
+        made = quantized(device, out, "tuning.steps=60", w=4, a=4, report=warnings_into(warned))
         found = intraq_cli.evaluate(out, data="digits", device=str(device))
     assert found.float_top1 - found.top1 < 8, f"{found.top1:.1f} % of {found.float_top1:.1f} %"
     return f"{found.top1:.1f} % of {found.float_top1:.1f} %, agreement {made.agreement:.1f} %; warned: {warned or 'no'}"
@@ -161,13 +170,13 @@ def recorded_steps_are_those_that_are_not(device: torch.device) -> str:
     """CUDA graphs run the same kernels."""
     if device.type != "cuda":
         return "needs a GPU"
-    files, warned = [], []
-    told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
+    files: list[bytes] = []
+    warned: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for setting in ("false", "auto"):
             out = Path(folder) / setting
             how = [f"{stage}.compile={setting}" for stage in ("synthesis", "tuning")]
-            quantized(device, out, "tuning.steps=20", *how, w=4, a=4, deterministic=True, report=told)
+            quantized(device, out, "tuning.steps=20", *how, w=4, a=4, deterministic=True, report=warnings_into(warned))
             files.append((out / "model.safetensors").read_bytes())
     failed = [message for message in warned if "CUDA graph" in message]
     assert not failed, failed[0]
@@ -216,10 +225,9 @@ def memory_that_runs_out_makes_smaller_batches(device: torch.device) -> str:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.empty_cache()
         warned: list[str] = []
-        told = lambda event: warned.append(event.message) if isinstance(event, Warned) else None  # noqa: E731
         torch.cuda.set_per_process_memory_fraction(0.6 * needed / total, device)
         try:
-            quantized(device, Path(folder) / "b", "tuning.steps=3", w=4, a=4, report=told)
+            quantized(device, Path(folder) / "b", "tuning.steps=3", w=4, a=4, report=warnings_into(warned))
         except DeviceError as error:
             return f"needs {needed / 2**20:.0f} MiB; too little even for one image: {error}"
         finally:

@@ -91,7 +91,7 @@ class Accelerated(Generic[Made]):
         report: Report = silent,
     ) -> None:
         self.function, self.mode, self.report = function, mode, report
-        self.first = True
+        self.to_compile = mode == "compiled"
         self.fast: Callable[[Tensor], Made] | None = None
         if mode == "graph":
             self.fast = CudaGraph(function)
@@ -113,8 +113,8 @@ class Accelerated(Generic[Made]):
         """
         if self.fast is not None:
             try:
-                with _telling_of_the_wait(self.report) if self.first and self.mode == "compiled" else nullcontext():
-                    self.first = False
+                with _telling_of_the_wait(self.report) if self.to_compile else nullcontext():
+                    self.to_compile = False
                     return work(self.fast)
             except Exception as error:  # the compiler's own errors have no common class
                 full = is_out_of_memory(error)

@@ -54,10 +54,9 @@ class _Flat(nn.Module):
         self.function = function
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        self.leaves, self.form = pytree.tree_flatten(self.function(x))
-        out = tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
-        self.leaves = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        return out
+        leaves, self.form = pytree.tree_flatten(self.function(x))
+        self.leaves = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     def whole(self, out: Any) -> Any:
         """What the function puts out, of the tensors ``out`` among it."""
