@@ -22,7 +22,7 @@ from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
+from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, example_of
 from intraq_cli.publish.repository import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory, place
@@ -169,5 +169,5 @@ def _check_save(target: Model) -> None:
 
 
 def _num_classes(teacher: Teacher, device: torch.device) -> int:
-    place(teacher.network, device)
+    place(teacher.network, device, example_of(teacher))
     return check_classifier(teacher)

@@ -126,7 +126,7 @@ def _fitting(job: Job, stage: str, batch: int) -> int:
     """Images that the job itself takes at once."""
     size = job.context.micro_batch_size
     if size is None:
-        size = largest_micro_batch(job.teacher.network, job.teacher.spec.input_size, job.context.device, stage)
+        size = largest_micro_batch(job.anatomy.graph, job.teacher.spec.input_size, job.context.device, stage)
     return min(size or batch, batch)
 
 

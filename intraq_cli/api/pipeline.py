@@ -202,7 +202,7 @@ class Job:
         """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
-        size = largest_micro_batch(self.teacher.network, spec.input_size, device, "calibration")
+        size = largest_micro_batch(self.anatomy.graph, spec.input_size, device, "calibration")
         if size is not None and size < len(images):
             self.context.report(Warned(f"calibrated on {size} of {len(images)} images: memory holds no more"))
 
@@ -259,7 +259,7 @@ class Job:
         """With the number of images that fit into memory at once in a stage, where none is given."""
         if self.context.micro_batch_size is not None:
             return self.context
-        size = largest_micro_batch(self.teacher.network, self.teacher.spec.input_size, self.context.device, stage)
+        size = largest_micro_batch(self.anatomy.graph, self.teacher.spec.input_size, self.context.device, stage)
         return replace(self.context, micro_batch_size=size)
 
 
@@ -281,4 +281,5 @@ def hold_out(made: TuningImages, share: float) -> tuple[TuningImages, Tensor]:
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     for batch in batches:
-        yield batch.to(device, torch.float32, memory_format=torch.channels_last)
+        # not in channels-last: the network's own code may look at them as they lie in memory
+        yield batch.to(device, torch.float32, memory_format=torch.contiguous_format)

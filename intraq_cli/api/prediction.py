@@ -12,6 +12,7 @@ from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
+from intraq_cli.models.teacher import example_of
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device, place
 from intraq_cli.runtime.refusals import out_of_memory
@@ -64,7 +65,7 @@ def predict(
     found = find_quantized(name, code, where, revision, override)
     if found is None:
         teacher = Source.parse(target, override, weights=weights, revision=revision).load()
-        place(teacher.network, where)
+        place(teacher.network, where, example_of(teacher))
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
         network, spec, labels = found.network, found.spec, found.label_names

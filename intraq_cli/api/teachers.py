@@ -7,7 +7,7 @@ import torch
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import check_output
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine
+from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, example_of
 from intraq_cli.runtime.device import place
 from intraq_cli.runtime.distributed import launched_processes
 
@@ -21,7 +21,7 @@ def learnable(source: Source) -> Teacher:
 
 def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
     """Place the teacher on ``device``, and see that it can be quantized; what is odd about it is reported."""
-    place(teacher.network, device)
+    place(teacher.network, device, example_of(teacher))
     anatomy = examine(teacher)
     if launched_processes().rank == 0:
         for doubt in doubts(anatomy):

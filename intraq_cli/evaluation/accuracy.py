@@ -31,7 +31,7 @@ def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer
     """What ``network``, on ``device``, says of the images ``(B, C, H, W)`` of a batch."""
 
     def answer(batch: Batch) -> Tensor:
-        logits = network(batch.images.to(device, memory_format=torch.channels_last, non_blocking=True))
+        logits = network(batch.images.to(device, non_blocking=True))
         return logits.topk(min(TOP, logits.shape[1])).indices
 
     return answer

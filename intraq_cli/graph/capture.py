@@ -45,7 +45,13 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
         raise ModelError("the network has layers without a shape (lazy modules)", "show it a batch of images first")
     _check_reads(network, example)
     exported = _exported(network, example)
-    graph = normalize(exported, network)
+    try:
+        graph = normalize(exported, network)
+    except KeyError as error:  # by a name that torch's own graphs have a use for
+        reason = "a tensor or module of its own has a name that torch.fx uses itself"
+        raise ModelError(
+            f"the network cannot be captured as a graph: {first_line(error)}", f"{reason}: rename it"
+        ) from error
     try:
         _record_shapes(graph, example)
         if not example.is_meta and not any(map(is_random, calls(graph))):
@@ -56,12 +62,18 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
 
 
 def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
-    for images in (example[:1], torch.cat([example, example.flip(-1)])[:3]):
-        if not same_answers(network, graph, images):
-            raise ModelError(
-                "the network does not compute what its captured graph computes",
-                "its answers depend on something beside its input, such as a counter or the batch",
-            )
+    try:
+        one = network(example[:1].clone())
+    except (RuntimeError, TypeError, ValueError, IndexError):  # squeeze() drops the batch of one image as well
+        one = network(example.clone())[:1]
+    if not (
+        same_answers(lambda _: one, graph, example[:1])
+        and same_answers(network, graph, torch.cat([example, example.flip(-1)])[:3])
+    ):
+        raise ModelError(
+            "the network does not compute what its captured graph computes",
+            "its answers depend on something beside its input, such as a counter or the batch",
+        )
 
 
 def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

@@ -1,7 +1,6 @@
-"""All that multiplies in a network: its convolutions and linear layers, and what else does, with its multiply-adds."""
+"""A network's convolutions and linear layers, with their multiply-adds, and what lies before and behind them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,11 +88,16 @@ class Layer:
 
 
 def layers(graph: fx.GraphModule) -> list[Layer]:
-    """The convolutions and linear layers, in the order of their first calls; calls that share a weight are one."""
+    """The convolutions and linear layers, in the order of their first calls; calls that share a weight are one.
+
+    What they make of the network's tensors alone is no layer's work: it never changes.
+    """
     constant = constant_nodes(graph)
     found: dict[fx.Node, Layer] = {}
     names: set[str] = set()
     for call in calls(graph, *LAYERS):
+        if call in constant:
+            continue
         weight = arguments(call)["weight"]
         if weight not in found:
             name = _name(call, weight, weight in constant)
@@ -128,6 +132,8 @@ def _float_reason(graph: fx.GraphModule, weight: fx.Node, constant: bool) -> str
         return "its weight is computed from the input"
     if not any(isinstance(tensor_of(graph, source), nn.Parameter) for source in sources(weight)):
         return "a fixed filter, not learned"
+    if any(tensor.is_complex() for source in sources(weight) if (tensor := tensor_of(graph, source)) is not None):
+        return "its weight is complex"
     return None
 
 
@@ -140,15 +146,6 @@ def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
 def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
     """Calls of :data:`ACTIVATIONS`, in order, with their names."""
     return names_of_calls(calls(graph, *ACTIVATIONS))
-
-
-def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
-    multiplying, found = set(calls(graph, *LAYERS, *PRODUCTS)), set[fx.Node]()
-    for node in reversed(graph.graph.nodes):
-        if any(user in multiplying or user in found for user in node.users):
-            found.add(node)
-    return found
 
 
 def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
@@ -180,111 +177,3 @@ def features(graph: fx.GraphModule) -> Features | None:
         return None
     last = max(found)  # nodes are ordered as they run
     return Features(last.args[0], LAYERS[last.target] == "linear")  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class Product:
-    """An operation beside :data:`LAYERS` that multiplies: it stays float."""
-
-    name: str
-    kind: str
-    node: fx.Node
-    reason: str
-    shape: tuple[int, ...]
-    """Of its weights; empty if it multiplies activations alone."""
-    parameters: int
-    multiply_adds: int
-    """For one image."""
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    return tuple(node.meta["shape"])
-
-
-def _matrix(node: fx.Node, given: dict[str, Any]) -> int:
-    first = node.args[1] if node.target in (aten.addmm.default, aten.baddbmm.default) else node.args[0]
-    return numel(node) * int(_shape(first)[-1])
-
-
-def _einsum(node: fx.Node, given: dict[str, Any]) -> int:
-    sizes: dict[Any, int] = {}
-    terms = str(given["equation"]).replace(" ", "").partition("->")[0].split(",")
-    for term, operand in zip(terms, given["tensors"], strict=True):
-        shape = _shape(operand)
-        start, _, end = term.partition("...")
-        rest = shape[len(start) : len(shape) - len(end)]
-        named = [*start, *(("...", k - len(rest)) for k in range(len(rest))), *end]
-        for label, size in zip(named, shape, strict=True):
-            sizes[label] = max(size, sizes.get(label, 1))
-    return math.prod(sizes.values())
-
-
-def _attention(node: fx.Node, given: dict[str, Any]) -> int:
-    query, key, value = (_shape(given[name]) for name in ("query", "key", "value"))
-    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _recurrent(node: fx.Node, given: dict[str, Any]) -> int:
-    x = _shape(given["input"])
-    weights = sum(numel(p) for p in given["params"] if len(_shape(p)) > 1)
-    return weights * math.prod(x[:-1])
-
-
-def _transposed(node: fx.Node, given: dict[str, Any]) -> int:
-    return numel(given["input"]) * math.prod(_shape(given["weight"])[1:])
-
-
-def _bilinear(node: fx.Node, given: dict[str, Any]) -> int:
-    return numel(node) * math.prod(_shape(given["weight"])[1:])
-
-
-Count = Callable[[fx.Node, dict[str, Any]], int]
-PRODUCTS: dict[Any, tuple[str, Count]] = {
-    **dict.fromkeys(
-        (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default,
-         aten.mv.default, aten.dot.default), ("matmul", _matrix)),
-    aten.einsum.default: ("einsum", _einsum),
-    aten.scaled_dot_product_attention.default: ("attention", _attention),
-    **dict.fromkeys(
-        (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), ("recurrent", _recurrent)),
-    **dict.fromkeys(
-        (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
-        ("conv_transpose", _transposed)),
-    aten.bilinear.default: ("bilinear", _bilinear),
-}  # fmt: skip
-REASONS = {
-    "recurrent": "a recurrent layer",
-    "conv_transpose": "a transposed convolution",
-    "bilinear": "a bilinear layer",
-}
-
-
-def products(graph: fx.GraphModule) -> list[Product]:
-    """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
-    constant = constant_nodes(graph)
-    found = [node for node in calls(graph) if node not in constant and (node.target in PRODUCTS or _is_foreign(node))]
-    return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
-
-
-def _is_foreign(node: fx.Node) -> bool:
-    """Whether a call is of an operation that torch itself does not have, with weights."""
-    namespace = getattr(node.target, "namespace", "aten")
-    return namespace not in ("aten", "prims", "prim") and any(
-        source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
-    )
-
-
-def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.Node]) -> Product:
-    weights = [
-        source for source in node.all_input_nodes if source in constant and len(source.meta.get("shape", ())) > 1
-    ]
-    shape = max(map(_shape, weights), key=math.prod, default=())
-    read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
-    parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
-    if node.target not in PRODUCTS:
-        kind = str(node.target)
-        reason = f"an operation that is not torch's own ({kind})"
-        return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
-    kind, count = PRODUCTS[node.target]
-    reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
-    return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))

@@ -170,12 +170,13 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
 
 def _canonical_calls(graph: fx.GraphModule) -> None:
     """Give each thing that passes look for one form."""
-    constant = constant_nodes(graph)
     for node in calls(graph):
         form = FORMS.get(node.target)
         if form is not None:
             form(graph, node)
-        elif node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
+    constant = constant_nodes(graph)
+    for node in calls(graph):
+        if node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
             _as_linear(graph, node)
     for node in calls(graph, *LAYERS):
         node.args, node.kwargs = tuple(arguments(node).values()), {}
@@ -211,6 +212,20 @@ def _view(graph: fx.GraphModule, node: fx.Node) -> None:
     replace_call(graph, node, aten.reshape.default, *node.args)
 
 
+def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
+    # of a batch of one image it would take that dimension away as well
+    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    ones = [k for k, size in enumerate(shape) if isinstance(size, int) and size == 1]
+    replace_call(graph, node, aten.squeeze.dims, node.args[0], ones)
+
+
+def _contiguous_input(graph: fx.GraphModule, node: fx.Node) -> None:
+    # looks at memory as it lies, which was contiguous where it was captured
+    made = insert_call(graph, node, aten.clone.default, node.args[0])
+    made.kwargs = {"memory_format": torch.contiguous_format}
+    node.update_arg(0, made)
+
+
 def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     if not given.get("train", False):
@@ -225,6 +240,10 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,
+    aten.squeeze.default: _squeeze,
+    aten.view_as_complex.default: _contiguous_input,
+    aten.view.dtype: _contiguous_input,
+    aten.as_strided.default: _contiguous_input,
     aten.dropout.default: _nothing,
     aten.feature_dropout.default: _nothing,
     aten.alpha_dropout.default: _nothing,

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -151,11 +152,10 @@ def check_classifier(teacher: Teacher) -> int:
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
     try:
-        out = network(_example(teacher))
+        out = network(example_of(teacher))
     except BUILD_ERRORS as error:
-        size = ",".join(map(str, teacher.spec.input_size))
-        line = first_line(error)
-        raise ModelError(f"{teacher.source} does not run on input {size}: {line}", "set --input-size C,H,W") from error
+        size, line = ",".join(map(str, teacher.spec.input_size)), first_line(error)
+        raise ModelError(f"{teacher.source} does not run on input {size}: {line}", _way_out(line)) from error
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
@@ -167,7 +167,15 @@ def check_classifier(teacher: Teacher) -> int:
     return out.shape[1]
 
 
-def _example(teacher: Teacher) -> Tensor:
+def _way_out(line: str) -> str:
+    """What to do about an error of torch: networks run in float32, with weights of convolutions in channels-last."""
+    if re.search(r"\bd?type\b", line):
+        return "weights are in float32 here: let its forward not cast (half, double) or have layers of other types"
+    return "set --input-size C,H,W"
+
+
+def example_of(teacher: Teacher) -> Tensor:
+    """Two images of noise, ``(2, C, H, W)``, where the network is."""
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, *teacher.spec.input_size, generator=generator)
     return example.to(next(teacher.network.parameters()).device)
@@ -181,7 +189,7 @@ def examine(teacher: Teacher) -> Anatomy:
     """
     num_classes = check_classifier(teacher)
     try:
-        graph = capture(teacher.network, _example(teacher))
+        graph = capture(teacher.network, example_of(teacher))
     except ModelError as error:
         raise ModelError(f"{teacher.source}: {error.message}", error.hint) from error
     if not batch_norms(graph):

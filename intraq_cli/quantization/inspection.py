@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, fx
 
-from intraq_cli.graph.layers import Layer, Product, layers, products
+from intraq_cli.graph.layers import Layer, layers
+from intraq_cli.graph.products import Product, products
 from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan, bits_read
 from intraq_cli.results import InspectedLayer

@@ -6,7 +6,8 @@ from torch import fx
 
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.integer_form import integer_form
-from intraq_cli.graph.layers import Layer, before_layers, quantizable, reads_image
+from intraq_cli.graph.layers import Layer, quantizable, reads_image
+from intraq_cli.graph.products import before_layers
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
 from intraq_cli.quantization.sites import Site, sites
 from intraq_cli.recipe import Placement

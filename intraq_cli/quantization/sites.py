@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from intraq_cli.graph.layers import Layer, activation_calls, quantizable
-from intraq_cli.graph.nodes import constant_nodes, input_node, names_of_calls
+from intraq_cli.graph.nodes import calls, constant_nodes, input_node, names_of_calls
 from intraq_cli.graph.values import final_readers, is_answer, is_integer_operation, values
 from intraq_cli.recipe import Placement
 
@@ -28,9 +28,11 @@ def sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
     """All places for activation quantizers in a placement, by name, in the order of the graph."""
     found = quantizable(graph)
     if placement == "activations":
-        calls = {call for layer in found for call in layer.calls}
+        layer_calls = {call for layer in found for call in layer.calls}
         named = activation_calls(graph).items()
-        return {name: Site(call, None, tuple(user for user in call.users if user in calls)) for call, name in named}
+        return {
+            name: Site(call, None, tuple(user for user in call.users if user in layer_calls)) for call, name in named
+        }
     inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.sites.items()}  # type: ignore[arg-type]
     if placement == "inputs":
         return dict(sorted(inputs.items(), key=lambda item: item[1].layer_calls[0]))
@@ -41,19 +43,28 @@ def _named(name: str, end: str) -> str:
     return f"{name}.{end}".lstrip(".")  # a call in the network's own forward has an empty name
 
 
+def _on_integers(graph: fx.GraphModule, layer_calls: set[fx.Node]) -> set[fx.Node]:
+    """The layers, and the integer operations that hang together with them.
+
+    Others lie between two operations in floats (the average between two powers), and would gain nothing from a grid.
+    """
+    constant = constant_nodes(graph)
+    found, able = set(layer_calls), {node for node in calls(graph) if is_integer_operation(node, constant)}
+    links = [(call, user) for call, value in values(graph).items() for user, _ in final_readers(value)]
+    while more := {b for link in links for a, b in (link, link[::-1]) if a in found and b in able - found}:
+        found |= more
+    return found
+
+
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
     """Values that an integer operation puts out or reads; the logits are none."""
-    constant = constant_nodes(graph)
     layer_calls = {call for layer in found for call in layer.calls}
-
-    def on_integers(node: fx.Node) -> bool:
-        return node in layer_calls or is_integer_operation(node, constant)
-
+    on_integers = _on_integers(graph, layer_calls)
     made: dict[fx.Node, Site] = {}
     for call, value in values(graph).items():
         readers = list(final_readers(value))
         by_layers = tuple(dict.fromkeys(user for user, read in readers if user in layer_calls and user.args[0] is read))
-        if is_answer(graph, call) or not (on_integers(call) or any(on_integers(user) for user, _ in readers)):
+        if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in readers)):
             continue
         others = [user for user, read in readers if user not in by_layers or user.args[0] is not read]
         made[call] = Site(value, None, by_layers, not others)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.errors import DeviceError, UsageError
+from intraq_cli.errors import DeviceError, UsageError, interruption
+from intraq_cli.graph.proof import same_answers
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import counted
 
@@ -116,16 +117,40 @@ def _glibc() -> Any:
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
-def place(network: nn.Module, device: torch.device | str) -> nn.Module:
+def place(network: nn.Module, device: torch.device | str, example: Tensor | None = None) -> nn.Module:
     """Move ``network`` to ``device``, its convolutions in channels-last memory: the fast layout on CPUs and GPUs alike.
 
-    Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from.
+    Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from; but for one
+    whose code looks at tensors as they lie in memory (``view``, ``as_strided``), which ``example`` shows.
+
+    Args:
+        network: in evaluation mode.
+        device: where to.
+        example: ``(B, C, H, W)``, on any device; a network of somebody else's code is tried on it. None: it is a graph.
     """
     network.to(device)
+    if example is None:
+        _lay_out(network, torch.channels_last)
+        return network
+    example = example.to(device)
+    try:
+        with torch.no_grad():
+            as_written = network(example.clone())
+        _lay_out(network, torch.channels_last)
+        alike = same_answers(lambda _: as_written, network, example)
+    except Exception as error:  # an error of the network's own is for those to say who look at it next
+        if interruption(error):
+            raise
+        alike = False
+    if not alike:
+        _lay_out(network, torch.contiguous_format)
+    return network
+
+
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     for tensor in chain(network.parameters(), network.buffers()):
         if tensor.dim() == 4:  # Module.to would try it on weights of 3-D convolutions too, and fail
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    return network
+            tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from intraq_cli.events import Report, Warned, silent
+from intraq_cli.graph.nodes import calls, numel
 from intraq_cli.runtime.device import return_freed_memory
 from intraq_cli.runtime.launch import launched
 
@@ -70,9 +71,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_micro_batch(
-    network: nn.Module, image_shape: tuple[int, int, int], device: torch.device, stage: str
+    network: fx.GraphModule, image_shape: tuple[int, int, int], device: torch.device, stage: str
 ) -> int | None:
     """Images that a step of ``stage`` can take at once; None: all, until memory runs out.
+
+    ``network`` is a captured graph: of a forward under ``torch.no_grad()`` as well it keeps what gradients need.
 
     So it is on a GPU, which says when it is full, and where the free memory is not known. A CPU does not say it: the
     system kills a process that takes too much.
@@ -91,6 +94,8 @@ def largest_micro_batch(
         out = network(x)  # alive until all is counted
         own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
         each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
+    # nothing where no gradient reaches the image: layers keep their inputs all the same once they are tuned
+    each = each or sum(out.element_size() * numel(call) for call in calls(network) if "shape" in call.meta)
     del x, out
     return_freed_memory()
     share = MEMORY_SHARE * free_memory() / launched().local_size

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
+from intraq_cli.errors import DivergedError, ModelError, NotFiniteError, check_finite
 from intraq_cli.events import Report, StageDone, StageStarted, Warned
 from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
@@ -62,6 +62,7 @@ def synthesize_images(
         context: of its processes each makes a batch at a time.
 
     Raises:
+        ModelError: no gradient reaches the images.
         DivergedError: a batch's losses are not finite, however gently it is made.
     """
     context.kept.began("synthesis")
@@ -76,6 +77,7 @@ def synthesize_images(
     observer = Observer(graph, config.precision, device)
     image_steps = config.num_images * config.steps // ranks.size
     observe = Accelerated(observer, mode_of(config.compile, graph, device, image_steps), device, report)
+    _check_gradient(observer, image_shape, device)
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
     objective = Objective(observe, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
@@ -99,6 +101,21 @@ def synthesize_images(
     _warn_of_unreached(made[1], labels, num_classes, report)
     report(StageDone("synthesis", kept.ended("synthesis")))
     return made[0]
+
+
+@torch.enable_grad()
+def _check_gradient(observer: Observer, image_shape: tuple[int, int, int], device: torch.device) -> None:
+    """Refuse a network that rounds, thresholds or detaches its images before its first batch norm."""
+    x = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    seen = observer(x)
+    values = [*(part for layer in seen.layers for part in (layer.mean, layer.var)), seen.logits]
+    whole = sum((value.float().square().sum() for value in values), torch.zeros((), device=device))
+    reached = whole.requires_grad and (made := torch.autograd.grad(whole, x, allow_unused=True)[0]) is not None
+    if not reached or not made.any():
+        raise ModelError(
+            "no gradient reaches the images: the network rounds, thresholds or detaches them first",
+            "--recipe instant needs none; nor does --images FOLDER, with pictures",
+        )
 
 
 def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:

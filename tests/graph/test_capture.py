@@ -10,8 +10,9 @@ from torch.nn.utils import parametrizations, prune
 
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.capture import capture
-from intraq_cli.graph.layers import layers, products
+from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls, tensors
+from intraq_cli.graph.products import products
 from tests.conftest import SmallNet, graph_of, trained
 
 aten = torch.ops.aten
@@ -254,3 +255,38 @@ def test_the_meta_device_gives_the_same_graph(network):
     assert [(n.op, str(n.target), n.meta.get("shape")) for n in real.graph.nodes] == [
         (n.op, str(n.target), n.meta.get("shape")) for n in sketch.graph.nodes
     ]
+
+
+def test_squeezing_leaves_a_batch_of_one_image_its_dimension(random):
+    network = with_middle(lambda self, x: F.adaptive_avg_pool2d(x, 1).squeeze()[..., None, None])
+    graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
+    assert torch.equal(graph(x), network(x))
+    assert graph(x[:1]).shape == (1, 4)
+    assert torch.allclose(graph(x[:1]), graph(x)[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda self, x: x.as_strided((len(x), 6, 3), (6 * 36, 36, 1))[..., None],
+        lambda self, x: torch.view_as_complex(x.unflatten(3, (3, 2))).abs(),
+        lambda self, x: x.view(torch.int32).bitwise_and(-2).view(torch.float32),
+    ],
+)
+def test_what_looks_at_memory_sees_it_as_it_was_captured(middle, random):
+    network = with_middle(middle)
+    graph, x = graph_of(network), torch.randn(2, 3, 8, 8, generator=random)
+    wanted = network(x)
+    for tensor in network.parameters():
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(graph(x.contiguous(memory_format=torch.channels_last)), wanted, atol=1e-5)
+
+
+def test_a_name_that_torch_uses_itself_is_refused_with_a_way_out():
+    network = Body().eval()
+    network.register_parameter("code", nn.Parameter(torch.ones(1)))
+    network.middle = lambda x: x * network.code
+    with pytest.raises(ModelError, match="code") as refused:
+        graph_of(network)
+    assert "rename" in refused.value.hint

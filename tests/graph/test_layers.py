@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.layers import activation_calls, features, layers, products, quantizable, reads_image
+from intraq_cli.graph.layers import activation_calls, features, layers, quantizable, reads_image
+from intraq_cli.graph.products import products
 from intraq_cli.quantization.inspection import inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import plan_quantization
 from tests.conftest import graph_of, student_of, trained
@@ -219,3 +220,88 @@ def test_inspection_on_the_meta_device_needs_no_weights(everything):
     assert bits["mixed"] == (None, None)
     assert bits["stem"] == (4, None)  # the image is not quantized in the paper's placement
     assert bits["shared"][0] == 4
+
+
+class Rarer(nn.Module):
+    """Products that are written in other ways than ``@``, of features ``(B, 6)``; multiply-adds counted by hand."""
+
+    COUNTS = (
+        ("tensordot", 64 * 6 * 5),
+        ("matmul", 6 * 7),
+        ("distance", 9 * 6),
+        ("distance", 6),
+        ("distance", 6),
+        ("outer", 4 * 5),
+        ("recurrent", 12 * 6 + 12 * 3),
+        ("recurrent", 9 * 6 + 9 * 3),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.dot, self.inner = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(7, 6))
+        self.prototypes, self.one = nn.Parameter(torch.randn(9, 6)), nn.Parameter(torch.randn(6))
+        self.lstm, self.gru = nn.LSTMCell(6, 3), nn.GRUCell(6, 3)
+        self.left, self.right = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        parts = [torch.tensordot(x, self.dot, ([1], [0])).mean((1, 2))]
+        x = x.mean((2, 3))
+        parts += [torch.inner(x, self.inner), torch.cdist(x, self.prototypes)]
+        parts += [torch.linalg.vecdot(x, self.one)[:, None], F.cosine_similarity(x, self.one[None])[:, None]]
+        parts += [torch.outer(self.left * x.mean(), self.right).sum().expand(len(x), 1)]
+        return torch.cat([*parts, self.lstm(x)[0], self.gru(x)], 1)
+
+
+def test_products_in_rarer_forms_are_listed_and_counted():
+    found = products(graph_of(trained(Rarer())))
+    assert [(one.kind, one.multiply_adds) for one in found] == list(Rarer.COUNTS)
+
+
+class Hyper(nn.Module):
+    """A convolution's weight and a classifier's, each from a linear layer that reads no image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.seed, self.kernel = nn.Parameter(torch.randn(8, 4)), nn.Linear(4, 6 * 9)
+        self.names, self.project = nn.Parameter(torch.randn(5, 7)), nn.Linear(7, 8)
+        self.flat = nn.Parameter(torch.randn(40))
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        x = F.conv2d(x, self.kernel(self.seed).view(8, 6, 3, 3)).relu().mean((2, 3))
+        return x @ self.project(self.names).t() + x @ self.flat.view(8, 5)
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
+def test_layers_that_read_no_image_are_part_of_the_weights_they_make(placement, random):
+    network = trained(Hyper())
+    graph = graph_of(network)
+    assert [(layer.shape, layer.computed, layer.float_reason) for layer in layers(graph)] == [
+        ((6, 3, 3, 3), False, None),
+        ((8, 6, 3, 3), True, None),
+        ((5, 8), True, None),
+        ((5, 8), True, None),
+    ]
+    assert products(graph) == []
+    student, x = student_of(graph, 8, 8, placement), torch.randn(2, 3, 8, 8, generator=random)
+    assert len(student.weights) == 4
+    assert torch.allclose(graph(x), network(x), atol=1e-4)
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+        self.mixing = nn.Conv2d(6, 6, 1, bias=False, dtype=torch.cfloat)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        return self.fc(self.mixing(x.to(torch.cfloat)).abs().mean((2, 3)))
+
+
+def test_complex_weights_stay_as_they_are_and_say_so():
+    found = {layer.name: layer.float_reason for layer in layers(graph_of(Complex().eval()))}
+    assert found == {"conv": None, "mixing": "its weight is complex", "fc": None}

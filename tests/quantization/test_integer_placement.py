@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from intraq_cli.errors import RecipeError
 from intraq_cli.graph.nodes import tensor_of
+from intraq_cli.graph.proof import relative_error
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import bias_of
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Quantization, Recipe, choose_placement
-from tests.conftest import SmallNet, graph_of, student_of, trained
+from tests.conftest import SmallNet, frozen_student, graph_of, student_of, trained
 
 
 def calibrated(graph, w=4, a=4, **kwargs):
@@ -177,3 +178,23 @@ def test_a_batch_norm_alone_stays_between_quantizers():
     plan = plan_quantization(form_of(graph_of(trained(Pre())), "integer"), 4, 4, "integer")
     assert plan.activations["norm.output"] == 4
     assert plan.activations["conv.output"] == 8
+
+
+class PowerMean(nn.Module):
+    """Generalised mean pooling: an average between two powers, whose range no grid of a few bits holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        return self.fc(x.clamp(min=1e-6).pow(6).mean((2, 3)).pow(1 / 6))
+
+
+def test_an_average_between_two_float_operations_stays_float():
+    network = trained(PowerMean())
+    student = frozen_student(network, 8, 8)
+    assert len(student.sites) == 3  # the image, what goes into the powers, and the classifier's input
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+    assert relative_error(network(x), student(x)) < 0.05

@@ -20,6 +20,33 @@ def test_images_weights_take_channels_last_whatever_else_a_network_holds():
     assert all(torch.equal(value, before[key]) for key, value in placed.state_dict().items())
 
 
+class Flattening(nn.Module):
+    """Takes its features as they lie in memory."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.how = nn.Conv2d(3, 4, 3, padding=1), how
+
+    def forward(self, x):
+        return self.how(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("how", "stays"),
+    [
+        (lambda x: x.flatten(1), False),
+        (lambda x: x.view(len(x), -1), True),  # fails in channels-last
+        (lambda x: x.as_strided((len(x), 256), (256, 1)), True),  # takes other values there
+    ],
+)
+def test_a_network_that_looks_at_memory_keeps_its_layout_and_its_answers(random, how, stays):
+    network, example = Flattening(how).eval(), torch.randn(2, 3, 8, 8, generator=random)
+    wanted = network(example)
+    placed = place(network, "cpu", example)
+    assert placed.conv.weight.is_contiguous() is stays
+    assert torch.allclose(placed(example), wanted, atol=1e-5)
+
+
 def test_within_a_deterministic_block_torch_refuses_what_sums_in_any_order_on_a_gpu():
     with tuned_allocator(torch.device("cuda"), deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()

@@ -9,7 +9,8 @@ import torch
 
 from intraq_cli.events import Warned
 from intraq_cli.runtime import micro_batches
-from intraq_cli.runtime.micro_batches import MicroBatches, free_memory
+from intraq_cli.runtime.micro_batches import MicroBatches, free_memory, largest_micro_batch
+from tests.conftest import SmallNet, graph_of, trained
 
 PROGRAM = """
 import torch
@@ -31,7 +32,8 @@ def use_and_free():
 
 with tuned_allocator(cpu):
     kept = use_and_free()
-    largest_micro_batch(torch.nn.Conv2d(3, 4, 3), (3, 8, 8), cpu, "tuning")
+    graph = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)))
+    largest_micro_batch(graph, (3, 8, 8), cpu, "tuning")
     counted = resident() - before
     use_and_free()
 print(kept, counted, resident() - before)
@@ -132,3 +134,24 @@ def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
         micro_batches.run(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 10)
     with pytest.raises(type(error)):
         MicroBatches(1).run(lambda size: work(9), 10)
+
+
+class Thresholded(SmallNet):
+    def forward(self, x):
+        return super().forward((x > 0).float())
+
+
+class Undifferentiated(SmallNet):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_images_that_get_no_gradient_count_with_what_tuning_keeps(monkeypatch):
+    monkeypatch.setattr(micro_batches, "free_memory", lambda: float(2**22))
+    plain, decorated, thresholded = (
+        largest_micro_batch(graph_of(trained(kind())), (3, 8, 8), torch.device("cpu"), "tuning")
+        for kind in (SmallNet, Undifferentiated, Thresholded)
+    )
+    assert decorated == plain > 1
+    assert plain / 4 < thresholded < 4 * plain

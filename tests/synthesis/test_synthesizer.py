@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from intraq_cli.errors import DivergedError
+from intraq_cli.errors import DivergedError, ModelError
 from intraq_cli.events import StepDone, Warned
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime import extensions, resume
@@ -334,3 +334,11 @@ def test_classes_that_are_never_reached_are_reported(network):
     missed = [k for k in range(4) if not (logits[made.labels == k].argmax(1) == k).any()]
     (said,) = [event.message for event in told if isinstance(event, Warned) and "puts no image" in event.message]
     assert said.endswith(f"in {len(missed)} of 4 classes: {', '.join(map(str, missed))}")
+
+
+@pytest.mark.parametrize("how", [torch.round, torch.Tensor.detach, lambda x: (x > 0).float()])
+def test_a_network_that_hides_its_images_from_gradients_is_refused(network, how):
+    hidden = watch_input(graph_of(network), how)
+    with pytest.raises(ModelError, match="no gradient reaches the images") as refused:
+        synthesize_images(hidden, SHAPE, 4, BOUNDS, Synthesis(num_images=4, batch_size=4, steps=1))
+    assert "instant" in refused.value.hint

@@ -1,0 +1,162 @@
+"""What multiplies in a network beside its convolutions and linear layers, with its multiply-adds."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, key_of, names_of_calls, numel, sources, tensor_of
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Product:
+    """An operation beside :data:`LAYERS` that multiplies: it stays float."""
+
+    name: str
+    kind: str
+    node: fx.Node
+    reason: str
+    shape: tuple[int, ...]
+    """Of its weights; empty if it multiplies activations alone."""
+    parameters: int
+    multiply_adds: int
+    """For one image."""
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(node.meta["shape"])
+
+
+def _matrix(node: fx.Node, given: dict[str, Any]) -> int:
+    adding = node.target in (aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
+    first = node.args[1] if adding else node.args[0]
+    return numel(node) * int(_shape(first)[-1])
+
+
+def _einsum(node: fx.Node, given: dict[str, Any]) -> int:
+    sizes: dict[Any, int] = {}
+    terms = str(given["equation"]).replace(" ", "").partition("->")[0].split(",")
+    for term, operand in zip(terms, given["tensors"], strict=True):
+        shape = _shape(operand)
+        start, _, end = term.partition("...")
+        rest = shape[len(start) : len(shape) - len(end)]
+        named = [*start, *(("...", k - len(rest)) for k in range(len(rest))), *end]
+        for label, size in zip(named, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return math.prod(sizes.values())
+
+
+def _attention(node: fx.Node, given: dict[str, Any]) -> int:
+    query, key, value = (_shape(given[name]) for name in ("query", "key", "value"))
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _recurrent(node: fx.Node, given: dict[str, Any]) -> int:
+    x = _shape(given["input"])
+    weights = sum(numel(p) for p in given["params"] if len(_shape(p)) > 1)
+    return weights * math.prod(x[:-1])
+
+
+def _transposed(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(given["input"]) * math.prod(_shape(given["weight"])[1:])
+
+
+def _bilinear(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * math.prod(_shape(given["weight"])[1:])
+
+
+def _cell(node: fx.Node, given: dict[str, Any]) -> int:
+    return math.prod(_shape(given["input"])[:-1]) * (numel(given["w_ih"]) + numel(given["w_hh"]))
+
+
+def _tensordot(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * math.prod(_shape(given["self"])[dim] for dim in given["dims_self"])
+
+
+def _along_one(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * int(_shape(node.args[0])[given.get("dim", -1)])
+
+
+def _outer(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node)
+
+
+def _of_batches(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(given["batch1"]) * int(_shape(given["batch2"])[-1])
+
+
+Count = Callable[[fx.Node, dict[str, Any]], int]
+PRODUCTS: dict[Any, tuple[str, Count]] = {
+    **dict.fromkeys(
+        (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default,
+         aten.mv.default, aten.dot.default, aten.vdot.default, aten.inner.default, aten.addmv.default),
+        ("matmul", _matrix)),
+    aten.addbmm.default: ("matmul", _of_batches),
+    aten.tensordot.default: ("tensordot", _tensordot),
+    **dict.fromkeys(
+        (aten.linalg_vecdot.default, aten.cosine_similarity.default, aten.cdist.default, aten._cdist_forward.default),
+        ("distance", _along_one)),
+    **dict.fromkeys((aten.outer.default, aten.ger.default, aten.addr.default, aten.kron.default), ("outer", _outer)),
+    aten.einsum.default: ("einsum", _einsum),
+    aten.scaled_dot_product_attention.default: ("attention", _attention),
+    **dict.fromkeys(
+        (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input), ("recurrent", _recurrent)),
+    **dict.fromkeys(
+        (aten.lstm_cell.default, aten.gru_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
+        ("recurrent", _cell)),
+    **dict.fromkeys(
+        (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
+        ("conv_transpose", _transposed)),
+    aten.bilinear.default: ("bilinear", _bilinear),
+}  # fmt: skip
+REASONS = {
+    "recurrent": "a recurrent layer",
+    "conv_transpose": "a transposed convolution",
+    "bilinear": "a bilinear layer",
+}
+
+
+def products(graph: fx.GraphModule) -> list[Product]:
+    """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
+    constant = constant_nodes(graph)
+    found = [node for node in calls(graph) if node not in constant and (node.target in PRODUCTS or _is_foreign(node))]
+    return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
+
+
+def _is_foreign(node: fx.Node) -> bool:
+    """Whether a call is of an operation that torch itself does not have, with weights."""
+    namespace = getattr(node.target, "namespace", "aten")
+    return namespace not in ("aten", "prims", "prim") and any(
+        source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
+    )
+
+
+def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.Node]) -> Product:
+    weights = [
+        source for source in node.all_input_nodes if source in constant and len(source.meta.get("shape", ())) > 1
+    ]
+    shape = max(map(_shape, weights), key=math.prod, default=())
+    read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
+    parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
+    if node.target not in PRODUCTS:
+        kind = str(node.target)
+        reason = f"an operation that is not torch's own ({kind})"
+        return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
+    kind, count = PRODUCTS[node.target]
+    reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
+    return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
+
+
+def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
+    multiplying, found = set(calls(graph, *LAYERS, *PRODUCTS)), set[fx.Node]()
+    for node in reversed(graph.graph.nodes):
+        if any(user in multiplying or user in found for user in node.users):
+            found.add(node)
+    return found
