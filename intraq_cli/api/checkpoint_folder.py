@@ -11,6 +11,7 @@ from intraq_cli.api.pipeline import Job, Made
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.models.class_names import class_names
@@ -77,5 +78,6 @@ def _load_once(folder: Path, end: Finished) -> None:
         raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
     images = random_pixels(end.job.teacher.spec, 2).to(device)
     tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
-    if not same_answers(end.quantized.student, loaded, images, tolerance):
+    student = end.quantized.student
+    if not draws_numbers(student.graph) and not same_answers(student, loaded, images, tolerance):
         raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line, interruption
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, calls, is_random
+from intraq_cli.graph.nodes import arguments, calls, draws_numbers
 from intraq_cli.graph.normalize import normalize
 from intraq_cli.graph.proof import same_answers
 
@@ -54,7 +54,7 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
         ) from error
     try:
         _record_shapes(graph, example)
-        if not example.is_meta and not any(map(is_random, calls(graph))):
+        if not example.is_meta and not draws_numbers(graph):
             _prove(network, graph, example)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"the network's captured graph does not run: {first_line(error)}", FIXED) from error

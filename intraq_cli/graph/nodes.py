@@ -118,6 +118,11 @@ def is_random(node: fx.Node) -> bool:
     return bool(given.get("train", given.get("training", True))) and given.get("dropout_p", 1.0) != 0
 
 
+def draws_numbers(graph: fx.GraphModule) -> bool:
+    """Whether any call draws random numbers, so that no two answers are equal."""
+    return any(map(is_random, calls(graph)))
+
+
 def sources(node: fx.Node) -> list[fx.Node]:
     """The ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
     seen: dict[fx.Node, None] = {}

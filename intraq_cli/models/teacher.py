@@ -14,7 +14,7 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms, parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, is_random
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
 aten = torch.ops.aten
@@ -204,7 +204,7 @@ def examine(teacher: Teacher) -> Anatomy:
 def doubts(anatomy: Anatomy) -> list[str]:
     """What makes a network's answers or statistics worth less than they look; it can be quantized all the same."""
     found = []
-    if any(map(is_random, calls(anatomy.graph))):
+    if draws_numbers(anatomy.graph):
         found.append(
             "the network draws random numbers as it runs (dropout that is always on?): no two answers are equal"
         )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from intraq_cli import evaluate, inspect, load, push, quantize, synthesize
 from intraq_cli.errors import IntraqError, ModelError, UsageError
 from intraq_cli.events import Warned
+from intraq_cli.graph.proof import relative_error
 from tests.conftest import SmallNet, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -164,3 +165,32 @@ def test_what_is_odd_about_a_network_is_said(network):
     texts = [event.message for event in said if isinstance(event, Warned)]
     assert any("draws random numbers" in text for text in texts)
     assert any("1 of 4 batch norms have not statistics of data" in text for text in texts)
+
+
+class Written(SmallNet):
+    """A network as people write them; ``end`` goes from features ``(B, 6, H, W)`` to what the classifier takes."""
+
+    def __init__(self, end):
+        super().__init__(channels=6)
+        self.end = end
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.end(self.act(self.bn2(self.conv2(x)))))
+
+
+WAYS = {
+    "view": lambda x: x.view(len(x), 6, -1).mean(2),
+    "squeeze": lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(),
+    "no gradient": torch.no_grad()(lambda x: x.mean((2, 3))),
+    "dropout that is always on": lambda x: F.dropout(x.mean((2, 3)), 1e-6),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("placement", ["inputs", "integer"])
+def test_common_ways_of_writing_a_network_are_taken(way, placement, tmp_path):
+    network = trained(Written(WAYS[way]))
+    made = quantize(network, w=8, a=8, act_placement=placement, out=tmp_path / "out", **INPUT, **INSTANT)
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert relative_error(network(x), load(made.path, model=network)(x)) < 0.1
