@@ -47,7 +47,7 @@ def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> 
 def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
     chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # that is where the report has them from
     images, labels = made.images[chosen].to(job.context.device, torch.float32), made.labels[chosen]
-    shares = torch.cat([job.teacher.network(part) for part in images.split(FEW)]).softmax(1).cpu()
+    shares = torch.cat([job.teacher.logits(part) for part in images.split(FEW)]).softmax(1).cpu()
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
     columns = labels.tolist(), confidence.tolist(), shares.argmax(1).tolist()
     return [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]

@@ -1,7 +1,7 @@
 """What ``synthesize`` and ``quantize`` do: their stages one after the other, each with what all of them are given."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from intraq_cli.errors import ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
@@ -171,7 +171,7 @@ class Job:
     ) -> Made:
         """The end, tuned or not."""
         stored = _frozen(student)
-        network, device = self.teacher.network, context.device
+        network, device = self.teacher.logits, context.device
         follows = MicroBatches(context.micro_batch_size, context.report).run(
             lambda size: fidelity(student.graph, network, teacher, _on_device(held_out.split(size), device)),
             min(EVALUATION_BATCH, len(held_out)),
@@ -226,7 +226,7 @@ class Job:
             self._calibrate(student, graph, images, by_promises=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
-        spec, report, teacher = self.teacher.spec, self.context.report, self.teacher.network
+        spec, report, teacher = self.teacher.spec, self.context.report, self.teacher.logits
         made, images = made_by(images=None), random_pixels(spec)
         error = on_any = relative_error(self._logits(teacher, images), self._logits(made.student, images))
         if error > DOUBTFUL:
@@ -252,7 +252,7 @@ class Job:
         return made
 
     @torch.no_grad()
-    def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
+    def _logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return torch.cat([network(x) for x in _on_device(images.split(FEW), self.context.device)])
 
     def _context_of(self, stage: str) -> RunContext:

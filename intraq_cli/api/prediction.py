@@ -74,7 +74,8 @@ def predict(
     with out_of_memory(), torch.no_grad():
         for k in range(0, len(files), EVALUATION_BATCH):
             part = files[k : k + EVALUATION_BATCH]
-            chances = network(read_pictures(part, spec).to(where)).softmax(1)
+            # of one image alone some networks drop the first dimension
+            chances = network(read_pictures(part, spec).to(where)).reshape(len(part), -1).softmax(1)
             best = chances.topk(min(FIRST, chances.shape[1]))
             rows = zip(part, best.indices.tolist(), (100 * best.values).tolist(), strict=True)
             results += [

@@ -31,7 +31,8 @@ def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer
     """What ``network``, on ``device``, says of the images ``(B, C, H, W)`` of a batch."""
 
     def answer(batch: Batch) -> Tensor:
-        logits = network(batch.images.to(device, non_blocking=True))
+        # of one image alone some networks drop the first dimension
+        logits = network(batch.images.to(device, non_blocking=True)).reshape(len(batch.images), -1)
         return logits.topk(min(TOP, logits.shape[1])).indices
 
     return answer

@@ -1,11 +1,11 @@
 """How closely a quantized network follows its teacher on synthetic images: figures that need no real data."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
@@ -26,7 +26,10 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(
-    student: fx.GraphModule, network: nn.Module, teacher: fx.GraphModule, batches: Iterable[Tensor]
+    student: fx.GraphModule,
+    network: Callable[[Tensor], Tensor],
+    teacher: fx.GraphModule,
+    batches: Iterable[Tensor],
 ) -> Fidelity:
     """Compare a quantized network with its float one on ``batches`` of images ``(B, C, H, W)``, where the networks are.
 

@@ -89,6 +89,11 @@ class Teacher:
     weights: str | None = None
     """The file that the user gave weights in."""
 
+    def logits(self, images: Tensor) -> Tensor:
+        """``(B, K)``, of images ``(B, C, H, W)``; of one image alone some networks drop the first dimension."""
+        out: Tensor = self.network(images)
+        return out.reshape(len(images), -1)
+
     @cached_property
     def sha256(self) -> str:
         """Digest of the weights: names, types, shapes and values, in the order of the names."""
@@ -168,7 +173,7 @@ def check_classifier(teacher: Teacher) -> int:
 
 
 def _way_out(line: str) -> str:
-    """What to do about an error of torch: networks run in float32, with weights of convolutions in channels-last."""
+    """What to do about an error of torch, where networks run in float32."""
     if re.search(r"\bd?type\b", line):
         return "weights are in float32 here: let its forward not cast (half, double) or have layers of other types"
     return "set --input-size C,H,W"

@@ -16,6 +16,8 @@ from intraq_cli.graph.proof import same_answers
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import counted
 
+ALIKE = 0.05
+"""By how much logits may differ between layouts, relative to their spread: kernels round otherwise, TF32 most."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of glibc's ``malloc.h``."""
 TRIM_THRESHOLD, MMAP_MAX = 128 * 1024, 65536
@@ -137,7 +139,7 @@ def place(network: nn.Module, device: torch.device | str, example: Tensor | None
         with torch.no_grad():
             as_written = network(example.clone())
         _lay_out(network, torch.channels_last)
-        alike = same_answers(lambda _: as_written, network, example)
+        alike = same_answers(lambda _: as_written, network, example, ALIKE)
     except Exception as error:  # an error of the network's own is for those to say who look at it next
         if interruption(error):
             raise

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli import evaluate, inspect, load, push, quantize, synthesize
+from intraq_cli import evaluate, inspect, load, predict, push, quantize, synthesize
 from intraq_cli.errors import IntraqError, ModelError, UsageError
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
@@ -194,3 +194,14 @@ def test_common_ways_of_writing_a_network_are_taken(way, placement, tmp_path):
     made = quantize(network, w=8, a=8, act_placement=placement, out=tmp_path / "out", **INPUT, **INSTANT)
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     assert relative_error(network(x), load(made.path, model=network)(x)) < 0.1
+
+
+def test_a_network_that_squeezes_is_measured_on_one_image_too(tmp_path, labelled):
+    network = trained(Written(WAYS["squeeze"]))
+    network.fc = nn.Linear(6, 3).requires_grad_(False)
+    made = quantize(network, out=tmp_path / "out", **INPUT, **INSTANT)
+    options = {"model": network, "device": "cpu", "cache": False}
+    one, all_at_once = (evaluate(made.path, labelled, batch_size=size, **options) for size in (1, 3))
+    assert (one.n, one.float_top1, one.top1) == (3, all_at_once.float_top1, all_at_once.top1)
+    picture = next(Path(labelled).rglob("*.png"))
+    assert len(predict(network, picture, device="cpu", **INPUT)[0].classes) == 3
