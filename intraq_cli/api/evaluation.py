@@ -12,6 +12,7 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH
+from intraq_cli.api.teachers import placed
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
@@ -22,10 +23,10 @@ from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, example_of
+from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
 from intraq_cli.publish.repository import check_record, record
 from intraq_cli.results import EvaluationResult
-from intraq_cli.runtime.device import choose_device, kept_memory, place
+from intraq_cli.runtime.device import choose_device, kept_memory
 from intraq_cli.runtime.refusals import out_of_memory
 
 
@@ -169,5 +170,5 @@ def _check_save(target: Model) -> None:
 
 
 def _num_classes(teacher: Teacher, device: torch.device) -> int:
-    place(teacher.network, device, example_of(teacher))
+    placed(teacher, device)
     return check_classifier(teacher)

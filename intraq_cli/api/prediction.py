@@ -8,13 +8,14 @@ import torch
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
+from intraq_cli.api.teachers import placed
 from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import example_of
+from intraq_cli.models.teacher import logits_of
 from intraq_cli.results import PredictionResult
-from intraq_cli.runtime.device import choose_device, place
+from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
 
 FIRST = 5
@@ -65,7 +66,7 @@ def predict(
     found = find_quantized(name, code, where, revision, override)
     if found is None:
         teacher = Source.parse(target, override, weights=weights, revision=revision).load()
-        place(teacher.network, where, example_of(teacher))
+        placed(teacher, where)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
         network, spec, labels = found.network, found.spec, found.label_names
@@ -74,8 +75,7 @@ def predict(
     with out_of_memory(), torch.no_grad():
         for k in range(0, len(files), EVALUATION_BATCH):
             part = files[k : k + EVALUATION_BATCH]
-            # of one image alone some networks drop the first dimension
-            chances = network(read_pictures(part, spec).to(where)).reshape(len(part), -1).softmax(1)
+            chances = logits_of(network, read_pictures(part, spec).to(where)).softmax(1)
             best = chances.topk(min(FIRST, chances.shape[1]))
             rows = zip(part, best.indices.tolist(), (100 * best.values).tolist(), strict=True)
             results += [

@@ -19,9 +19,14 @@ def learnable(source: Source) -> Teacher:
     return source.load()
 
 
+def placed(teacher: Teacher, device: torch.device) -> None:
+    """Move the teacher to ``device``, in the memory layout that its code can do with."""
+    place(teacher.network, device, example_of(teacher))
+
+
 def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
     """Place the teacher on ``device``, and see that it can be quantized; what is odd about it is reported."""
-    place(teacher.network, device, example_of(teacher))
+    placed(teacher, device)
     anatomy = examine(teacher)
     if launched_processes().rank == 0:
         for doubt in doubts(anatomy):

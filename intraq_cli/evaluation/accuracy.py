@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from intraq_cli.evaluation.labelled_images import Batch
 from intraq_cli.events import Report, StepDone, silent
+from intraq_cli.models.teacher import logits_of
 
 TOP = 5
 Answer = Callable[[Batch], Tensor]
@@ -31,8 +32,7 @@ def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer
     """What ``network``, on ``device``, says of the images ``(B, C, H, W)`` of a batch."""
 
     def answer(batch: Batch) -> Tensor:
-        # of one image alone some networks drop the first dimension
-        logits = network(batch.images.to(device, non_blocking=True)).reshape(len(batch.images), -1)
+        logits = logits_of(network, batch.images.to(device, non_blocking=True))
         return logits.topk(min(TOP, logits.shape[1])).indices
 
     return answer

@@ -48,10 +48,8 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         graph = normalize(exported, network)
     except KeyError as error:  # by a name that torch's own graphs have a use for
-        reason = "a tensor or module of its own has a name that torch.fx uses itself"
-        raise ModelError(
-            f"the network cannot be captured as a graph: {first_line(error)}", f"{reason}: rename it"
-        ) from error
+        way_out = "rename the tensor or module, whose name torch.fx uses itself"
+        raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
     try:
         _record_shapes(graph, example)
         if not example.is_meta and not draws_numbers(graph):

@@ -90,9 +90,8 @@ class Teacher:
     """The file that the user gave weights in."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """``(B, K)``, of images ``(B, C, H, W)``; of one image alone some networks drop the first dimension."""
-        out: Tensor = self.network(images)
-        return out.reshape(len(images), -1)
+        """What the network says of images, see :func:`logits_of`."""
+        return logits_of(self.network, images)
 
     @cached_property
     def sha256(self) -> str:
@@ -104,6 +103,12 @@ class Teacher:
             values = torch.view_as_real(dense) if dense.is_complex() else dense
             digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """``(B, K)``, of images ``(B, C, H, W)``; a network that drops the first dimension of one image gets it back."""
+    out: Tensor = network(images)
+    return out[None] if out.dim() == 1 else out
 
 
 def state_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -43,14 +43,16 @@ def _named(name: str, end: str) -> str:
     return f"{name}.{end}".lstrip(".")  # a call in the network's own forward has an empty name
 
 
-def _on_integers(graph: fx.GraphModule, layer_calls: set[fx.Node]) -> set[fx.Node]:
+def _on_integers(
+    graph: fx.GraphModule, layer_calls: set[fx.Node], readers: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
+) -> set[fx.Node]:
     """The layers, and the integer operations that hang together with them.
 
     Others lie between two operations in floats (the average between two powers), and would gain nothing from a grid.
     """
     constant = constant_nodes(graph)
     found, able = set(layer_calls), {node for node in calls(graph) if is_integer_operation(node, constant)}
-    links = [(call, user) for call, value in values(graph).items() for user, _ in final_readers(value)]
+    links = [(call, user) for call, found_readers in readers.items() for user, _ in found_readers]
     while more := {b for link in links for a, b in (link, link[::-1]) if a in found and b in able - found}:
         found |= more
     return found
@@ -59,14 +61,16 @@ def _on_integers(graph: fx.GraphModule, layer_calls: set[fx.Node]) -> set[fx.Nod
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
     """Values that an integer operation puts out or reads; the logits are none."""
     layer_calls = {call for layer in found for call in layer.calls}
-    on_integers = _on_integers(graph, layer_calls)
+    found_values = values(graph)
+    readers = {call: list(final_readers(value)) for call, value in found_values.items()}
+    on_integers = _on_integers(graph, layer_calls, readers)
     made: dict[fx.Node, Site] = {}
-    for call, value in values(graph).items():
-        readers = list(final_readers(value))
-        by_layers = tuple(dict.fromkeys(user for user, read in readers if user in layer_calls and user.args[0] is read))
-        if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in readers)):
+    for call, value in found_values.items():
+        users = readers[call]
+        by_layers = tuple(dict.fromkeys(user for user, read in users if user in layer_calls and user.args[0] is read))
+        if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
             continue
-        others = [user for user, read in readers if user not in by_layers or user.args[0] is not read]
+        others = [user for user, read in users if user not in by_layers or user.args[0] is not read]
         made[call] = Site(value, None, by_layers, not others)
     image = input_node(graph)
     names = {image: "image"} if image in made else {}
