@@ -101,7 +101,7 @@ def test_all_layers_of_a_network_with_everything_are_integer(bits, random):
 
 
 class Dense(nn.Module):
-    """Batch norms that stand alone, in front of convolutions, and averages over four places."""
+    """Batch norms that stand alone, in front of convolutions, and averages of every kind."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,8 @@ class Dense(nn.Module):
 
     def forward(self, x):
         x = F.avg_pool2d(self.stem(x), 2)
-        x = F.avg_pool2d(torch.cat([x, self.more(F.relu(self.norm(x)))], 1), 2)
+        x = F.avg_pool2d(torch.cat([x, self.more(F.relu(self.norm(x)))], 1), 3, 2, ceil_mode=True)
+        x = F.avg_pool2d(x, 2, divisor_override=3)
         return self.fc(self.flat(F.relu(self.last(x)).mean((2, 3))))
 
 

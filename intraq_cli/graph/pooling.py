@@ -1,0 +1,49 @@
+"""Average pooling in the form that all runtimes understand alike.
+
+ONNX has no divisor of one's own, and onnxruntime's integer kernel takes values that a window covers beyond the padding
+for zeros, where torch leaves them out.
+"""
+
+from itertools import chain
+
+import torch
+from torch import fx
+
+from intraq_cli.graph.nodes import arguments, insert_call, replace_call
+
+aten = torch.ops.aten
+
+AVERAGE_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default)
+
+
+def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Write a call of average pooling whose windows jut out beyond the padding (``ceil_mode``) with padding of its own
+    that does not count, and one with a ``divisor_override`` as a product with a mean; leave others."""
+    given = arguments(node)
+    dims = 1 + AVERAGE_POOLS.index(node.target)  # type: ignore[arg-type]
+    kernel, padding = (_per_dim(given[name], dims) for name in ("kernel_size", "padding"))
+    stride = _per_dim(given["stride"], dims) or kernel
+    sizes, out = (x.meta["val"].shape[-dims:] for x in (given["self"], node))
+    windows = zip(sizes, out, kernel, stride, padding, strict=True)
+    beyond = [max(0, (o - 1) * s + k - (size + 2 * p)) for size, o, k, s, p in windows]
+    divisor = given.get("divisor_override")
+    if divisor is None and not (given["count_include_pad"] and any(beyond)):
+        return
+    ends = zip(padding, beyond if divisor else [0] * dims, strict=True)
+    pads = list(chain.from_iterable((p, p + more) for p, more in reversed(list(ends))))
+    x = insert_call(graph, node, aten.constant_pad_nd.default, given["self"], pads) if any(pads) else given["self"]
+    settings = (kernel, stride, [0] * dims)
+    if divisor:
+        mean = insert_call(graph, node, node.target, x, *settings)  # type: ignore[arg-type]
+        replace_call(graph, node, aten.mul.Tensor, mean, torch.Size(kernel).numel() / divisor)
+        return
+    made = insert_call(graph, node, node.target, x, *settings, True, False)  # type: ignore[arg-type]
+    for dim, (size, o, s, p) in enumerate(zip(sizes, out, stride, padding, strict=True)):
+        if o * s < size + 2 * p:  # torch left out a window that would begin in the padding
+            made = insert_call(graph, node, aten.slice.Tensor, made, dim - dims, 0, o)
+    node.replace_all_uses_with(made)
+    graph.graph.erase_node(node)
+
+
+def _per_dim(value: list[int], dims: int) -> list[int]:
+    return list(value) * dims if len(value) == 1 else list(value)

@@ -1,0 +1,60 @@
+"""Average pooling in the one form that runtimes understand alike: the same averages, whatever the windows cover."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli.graph.capture import capture
+from intraq_cli.graph.nodes import arguments, calls
+from intraq_cli.graph.pooling import AVERAGE_POOLS
+
+POOLS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+
+
+def settings_of(dims):
+    for (kernel, stride), padding, ceil_mode, include in itertools.product(
+        ((2, 2), (3, 2), (2, 3)), (0, 1), (False, True), (False, True)
+    ):
+        plain = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+        yield {**plain, "count_include_pad": include}
+        if dims > 1 and include:
+            yield {**plain, "divisor_override": 5}
+
+
+class Pools(nn.Module):
+    """Average pooling in every setting, of images as torch takes them in one to three dimensions."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x):
+        shaped = {1: x[:, :, 0], 2: x, 3: x[:, None]}[self.dims]
+        pooled = [POOLS[self.dims - 1](shaped, **settings) for settings in settings_of(self.dims)]
+        return torch.cat([one.flatten(1) for one in pooled], 1)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_averages_are_those_of_torch_without_own_divisors_and_without_counted_padding_beyond_the_image(dims):
+    torch.manual_seed(0)
+    network, image = Pools(dims), torch.randn(2, 4, 7, 6)
+    graph = capture(network, image)
+    torch.testing.assert_close(graph(image), network(image))
+    pools = calls(graph, *AVERAGE_POOLS)
+    assert len(pools) == len(list(settings_of(dims)))
+    for call in pools:
+        given = arguments(call)
+        assert given.get("divisor_override") is None
+        assert not (given["ceil_mode"] and given["count_include_pad"] and juts_out(call))
+
+
+def juts_out(call):
+    given = arguments(call)
+    dims = 1 + AVERAGE_POOLS.index(call.target)
+    return any(
+        (o - 1) * given["stride"][0] + given["kernel_size"][0] > size + 2 * given["padding"][0]
+        for size, o in zip(call.args[0].meta["shape"][-dims:], call.meta["shape"][-dims:], strict=True)
+    )
