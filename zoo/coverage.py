@@ -115,7 +115,7 @@ def end_to_end(job: Job, made: TuningImages, placement: Placement) -> str:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder)
         write_weights(path, checkpoint_tensors(quantized.student, quantized.stored))
-        write_json(path / "config.json", checkpoint_config(job.teacher, job.anatomy.num_classes, plan, 4, 4))
+        write_json(path / "config.json", checkpoint_config(job.teacher, job.anatomy, plan, 4, 4))
         again = read_checkpoint(path).network
         ours, theirs = quantized.student(images), again(images)
     if not ours.isfinite().all():

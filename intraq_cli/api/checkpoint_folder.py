@@ -47,7 +47,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         ModelError: it does not give the network back.
     """
     teacher, student, run = end.job.teacher, end.quantized.student, end.run
-    config = checkpoint_config(teacher, end.job.anatomy.num_classes, end.chosen.plan, end.chosen.w, end.chosen.a)
+    config = checkpoint_config(teacher, end.job.anatomy, end.chosen.plan, end.chosen.w, end.chosen.a)
     tensors = checkpoint_tensors(student, end.quantized.stored)
     run |= evidence(end.job, student, end.made)
     with atomic_folder(path, force) as folder:

@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 
 from intraq_cli.checkpoint.layout import stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
+from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, TORCH, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
+from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
@@ -84,7 +85,9 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     run = read_run(folder)
     weights = safe_path(folder, "model.safetensors", CheckpointError)
     header = tensor_header(weights, CheckpointError)
-    quantized = _described_network(folder, checked, plan, spec, model, header)
+    graph = _float_graph(folder, checked, plan, spec, model, header)
+    _check_code(folder, config, graph)
+    quantized = _quantized(folder, graph, plan, header)
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
@@ -95,10 +98,10 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     return Checkpoint(quantized, spec, config, run)
 
 
-def _described_network(
+def _float_graph(
     folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: Source | None, header: dict[str, TensorInfo]
-) -> QuantizedNetwork:
-    """The network that the config speaks of, quantized by ``plan``; it fits the ``header``, and has no values yet."""
+) -> fx.GraphModule:
+    """The graph of the float network that the config speaks of; its tensors need not have values."""
 
     def build() -> nn.Module:
         return build_architecture(config.architecture, config.num_classes, config.model_args)
@@ -109,25 +112,23 @@ def _described_network(
                 f"{folder} was made from {config.architecture} and holds no code",
                 "name it again: --model file.py:factory",
             )
-        return _quantized(folder, model.taking(spec).load().network, config, plan, spec, header)
+        return _captured(folder, model.taking(spec).load().network, config, plan, spec)
     described = build_on_meta(build, header, CheckpointError).eval()
     try:
-        return _quantized(folder, described, config, plan, spec, header)
+        return _captured(folder, described, config, plan, spec)
     except _NotOnMetaError:  # there are networks that look at values as they run; the meta device has none
-        return _quantized(folder, build().eval(), config, plan, spec, header)
+        return _captured(folder, build().eval(), config, plan, spec)
 
 
 class _NotOnMetaError(Exception):
     """A network cannot be captured on the meta device; perhaps it can with values."""
 
 
-def _quantized(
-    folder: Path, network: nn.Module, config: ModelConfig, plan: Plan, spec: InputSpec, header: dict[str, TensorInfo]
-) -> QuantizedNetwork:
-    """``network`` with its quantizers; its tensors are those of the header.
+def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan, spec: InputSpec) -> fx.GraphModule:
+    """The graph of ``network``.
 
     Raises:
-        CheckpointError: it does not take the input that the config speaks of, or its names or tensors are others.
+        CheckpointError: it does not take the input that the config speaks of, or its names or classes are others.
     """
     _check_names(folder, network, plan)
     size = ",".join(map(str, spec.input_size))
@@ -144,6 +145,32 @@ def _quantized(
     logits = output_node(graph).args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", "fetch it again")
+    return graph
+
+
+def _check_code(folder: Path, config: dict[str, Any], graph: fx.GraphModule) -> None:
+    """Refuse code that computes something else than the code that a checkpoint was made from.
+
+    Another version of torch may capture the same code in another way: then nothing is compared.
+
+    Raises:
+        CheckpointError: an operation, its settings or a number in the code is another.
+    """
+    code = config["quantization_config"].get("code")
+    if isinstance(code, dict) and code.get("torch") == TORCH and code.get("sha256") != fingerprint(graph):
+        raise CheckpointError(
+            f"{folder}: the network of --model has other operations, or other numbers in its code, than the one that "
+            "the checkpoint was made from",
+            "name the very code that it was made from, or quantize anew",
+        )
+
+
+def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str, TensorInfo]) -> QuantizedNetwork:
+    """The network of ``graph`` with its quantizers, which have no values yet; its tensors are those of the header.
+
+    Raises:
+        CheckpointError: its layers or tensors are others.
+    """
     graph = form_of(graph, plan.placement)
     known = {layer.name: layer for layer in quantizable(graph)}
     places = sites(graph, plan.placement)

@@ -9,10 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor, fx
 
 from intraq_cli.errors import ModelError
+from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import tensors as read_tensors
 from intraq_cli.io.atomic import plain
 from intraq_cli.models.meta_build import DTYPES
-from intraq_cli.models.teacher import Teacher
+from intraq_cli.models.source import needs_code
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import pack
 from intraq_cli.quantization.plan import Plan
@@ -20,6 +22,8 @@ from intraq_cli.quantization.plan import Plan
 FORMAT_VERSION = 2
 METADATA = {"format": "pt"}
 """Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
+TORCH = torch.__version__.partition("+")[0]
+"""The version, without the kind of its build; each captures code in its own way."""
 SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
 """What an activation's tensors are called behind the name of its site."""
 
@@ -68,12 +72,12 @@ def site_prefix(plan: Plan, site: str) -> str:
     return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
 
 
-def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
+def checkpoint_config(teacher: Teacher, anatomy: Anatomy, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
     """``config.json``: timm's keys, and how the network is quantized."""
     spec = teacher.spec
     config: dict[str, Any] = {
         "architecture": teacher.architecture,
-        "num_classes": num_classes,
+        "num_classes": anatomy.num_classes,
         "model_args": teacher.model_args,
         "pretrained_cfg": {**teacher.pretrained_cfg, **vars(spec)},
     }
@@ -87,6 +91,8 @@ def checkpoint_config(teacher: Teacher, num_classes: int, plan: Plan, w_bits: in
         "modules": plan.weights,
         "sites": plan.activations,
     }
+    if needs_code(teacher.architecture):
+        config["quantization_config"]["code"] = {"torch": TORCH, "sha256": fingerprint(anatomy.graph)}
     return config
 
 

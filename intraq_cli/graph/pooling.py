@@ -17,10 +17,13 @@ AVERAGE_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool
 
 
 def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write a call of average pooling whose windows jut out beyond the padding (``ceil_mode``) with padding of its own
-    that does not count, and one with a ``divisor_override`` as a product with a mean; leave others."""
+    """Write average pooling so that neither padding that counts nor another divisor meets a runtime.
+
+    Where windows jut out beyond the padding (``ceil_mode``), it becomes values, and what is left does not count. A
+    mean and a product do what ``divisor_override`` does.
+    """
     given = arguments(node)
-    dims = 1 + AVERAGE_POOLS.index(node.target)  # type: ignore[arg-type]
+    dims = 1 + AVERAGE_POOLS.index(node.target)
     kernel, padding = (_per_dim(given[name], dims) for name in ("kernel_size", "padding"))
     stride = _per_dim(given["stride"], dims) or kernel
     sizes, out = (x.meta["val"].shape[-dims:] for x in (given["self"], node))

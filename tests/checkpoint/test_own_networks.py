@@ -212,3 +212,34 @@ def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_pat
     with pytest.raises(ModelError, match=r"filter is a tensor that no checkpoint can hold \(complex128"):
         quantize(f"{nets}:complex128", recipe="instant", out=tmp_path / "out", **SPEC)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ("torch.relu(self.bn", "torch.tanh(self.bn"),
+        (".mean((2, 3))", ".amax((2, 3))"),
+        ("return self.fc(", "return 1.5 * self.fc("),
+        ("nn.BatchNorm2d(8)", "nn.BatchNorm2d(8, eps=0.1)"),
+        ("nn.Conv2d(3, 8, 3, 1, 1, bias=False)", "nn.Conv2d(3, 8, 3, 1, 1, bias=False, padding_mode='reflect')"),
+    ],
+)
+def test_code_that_computes_something_else_is_refused(written, tmp_path, was, now):
+    written("net")
+    (tmp_path / "nets.py").write_text(NETS.replace(was, now))
+    with pytest.raises(CheckpointError, match="other operations, or other numbers in its code"):
+        load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")
+
+
+def test_code_that_is_only_spelled_otherwise_is_taken_and_that_of_another_torch_is_not_compared(written, tmp_path):
+    _, config = written("net")
+    x = torch.randn(4, 3, 8, 8)
+    logits = load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")(x)
+    (tmp_path / "nets.py").write_text(NETS.replace("return self.fc(torch.relu(", "y = (\n  torch.relu)(").replace(
+        ").mean((2, 3)))", ")\n        return self.fc(y.mean(dim=(2, 3)))"
+    ))  # fmt: skip
+    assert torch.equal(load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")(x), logits)
+    (tmp_path / "nets.py").write_text(NETS.replace("torch.relu(self.bn", "torch.tanh(self.bn"))
+    config["quantization_config"]["code"]["torch"] = "1.0"
+    (tmp_path / "out/config.json").write_text(json.dumps(config))
+    assert not torch.equal(load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")(x), logits)

@@ -38,7 +38,7 @@ from intraq_cli.events import Event
 from intraq_cli.graph.capture import capture
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, examine
+from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher, examine
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
@@ -208,7 +208,7 @@ def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec
         site.set_grid(torch.tensor(0.1), torch.tensor(3.0))
     folder.mkdir(parents=True)
     write_weights(folder, checkpoint_tensors(student, student.freeze()))
-    write_json(folder / "config.json", checkpoint_config(teacher, 10, plan, 4, 4))
+    write_json(folder / "config.json", checkpoint_config(teacher, Anatomy(graph, 10), plan, 4, 4))
     write_json(folder / "run.json", {"teacher": {"source": "resnet20_digits", "sha256": None, "weights": None}})
 
 
