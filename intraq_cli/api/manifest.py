@@ -33,6 +33,8 @@ def manifest(
         measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
         measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
         measured |= {"images": len(made.images), "pictures": made.pictures}
+    else:
+        measured["logits_error"] = result.logits_error
     return {
         "name": teacher.name,
         "command": command,

@@ -1,6 +1,7 @@
 """What ``synthesize`` and ``quantize`` do: their stages one after the other, each with what all of them are given."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -66,6 +67,8 @@ class Made:
     fidelity: Fidelity
     losses: dict[str, float]
     """Of tuning, at its end; empty without."""
+    logits_error: float = math.nan
+    """Without images: relative to the spread of the float network's logits, on random images."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ class Job:
         elif not on_any <= BLOWN_UP:
             off = f"on some random images the logits are off by {on_any:.0f} times their spread"
             report(Warned(f"{off}: images unlike those of training may ruin it, try it on images of your own"))
-        return made
+        return replace(made, logits_error=error)
 
     @torch.no_grad()
     def _logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -223,6 +223,7 @@ def quantize(
             held_out=follows.n,
             losses={made.kind: made.losses, "tuning": quantized.losses} if made else {},
             pictures=made.pictures if made else 0,
+            logits_error=quantized.logits_error,
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)

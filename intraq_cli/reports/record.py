@@ -29,6 +29,7 @@ class Measured(_Table):
     pictures: StrictInt = 0
     """Of the images, those that the maker gave."""
     heterogeneity: Number = None
+    logits_error: Number = None
     teacher_accuracy_synthetic: Number = None
     sqnr: dict[Text, Number] = {}
 

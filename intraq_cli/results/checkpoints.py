@@ -72,6 +72,8 @@ class QuantizationResult:
     held_out: int
     pictures: int = 0
     """Of the images, those that the user gave."""
+    logits_error: float = math.nan
+    """Without images: how far the logits are off the float network's, relative to their spread, on random images."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""

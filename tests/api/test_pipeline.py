@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from intraq_cli import load, quantize
 from intraq_cli.api import pipeline
 from intraq_cli.api.pipeline import Job
 from intraq_cli.events import Warned
@@ -129,3 +130,13 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
     assert "ruined" in ruined
     assert judged[0] < 0.1
     assert errors[0] < 0.1 * errors[1]
+
+
+def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random_images(tmp_path):
+    made = quantize("resnet20_digits", w=8, a=8, recipe="instant", out=tmp_path / "out", device="cpu")
+    teacher = Source.parse("resnet20_digits").load()
+    images = random_pixels(teacher.spec)
+    with torch.no_grad():
+        wanted, got = teacher.network(images), load(made.path)(images)
+    off, spread = (got - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
+    assert 0 < made.logits_error == pytest.approx(float((off / spread).sqrt()), rel=1e-3)
