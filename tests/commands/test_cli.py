@@ -257,9 +257,8 @@ def test_instant_needs_no_images(intraq, tmp_path):
     made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--json")
     assert made.code == 0, made.err
     found = json.loads(made.out)
-    assert json.loads(Path("resnet20_digits-w4a4/run.json").read_text())["measured"]["logits_error"] == (
-        found["logits_error"]
-    )
+    run = json.loads((tmp_path / "resnet20_digits-w4a4/run.json").read_text())
+    assert run["measured"]["logits_error"] == found["logits_error"]
     assert (found["agreement"], found["heterogeneity"], found["held_out"]) == (None, None, 0)
     assert {p.name for p in (tmp_path / "resnet20_digits-w4a4").iterdir()} == {
         *("model.safetensors", "config.json", "run.json", "README.md", "report.html")
