@@ -15,6 +15,7 @@ IntraqError                 exit 1: one line and a hint
 """
 
 import math
+import re
 from collections.abc import Mapping
 
 LONGEST = 1000
@@ -123,7 +124,7 @@ class HubError(IntraqError):
 
 def first_line(error: BaseException) -> str:
     """What an error says first; its name if it says nothing."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # colours
     return lines[0] if lines else type(error).__name__
 
 

@@ -1,6 +1,7 @@
 """From a quantized network to an ONNX model."""
 
 import json
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -39,9 +40,7 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     except Exception as error:  # those of torch.onnx have no common class
         if interruption(error):
             raise
-        raise ExportError(
-            f"torch.onnx cannot write this network: {first_line(error)}", "use load() in torch"
-        ) from error
+        raise _refusal(error) from error
     model = program.model_proto
     _tidy(model)
     if storage == "int4":
@@ -50,6 +49,17 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     onnx.helper.set_model_props(model, {PRODUCER: json.dumps(about)})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _refusal(error: BaseException) -> ExportError:
+    """What an error of ``torch.onnx`` means, which lies at the root of several that it raises."""
+    root: BaseException | None = error
+    while root is not None:
+        error, root = root, root.__cause__
+    lacking = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
+    if lacking:
+        return ExportError(f"ONNX has no operator for {lacking[1]}, which this network calls", "use load() in torch")
+    return ExportError(f"torch.onnx cannot write this network: {first_line(error)}", "use load() in torch")
 
 
 def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:

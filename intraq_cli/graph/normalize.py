@@ -26,7 +26,7 @@ from intraq_cli.graph.nodes import (
     replace_call,
     tensor_of,
 )
-from intraq_cli.graph.pooling import AVERAGE_POOLS, average_pool
+from intraq_cli.graph.pooling import POOLING
 
 aten = torch.ops.aten
 
@@ -250,7 +250,7 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten.alpha_dropout.default: _nothing,
     aten.alias.default: _nothing,
     aten.lift_fresh_copy.default: _nothing,
-    **dict.fromkeys(AVERAGE_POOLS, average_pool),
+    **POOLING,
 }
 
 PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {

@@ -1,9 +1,10 @@
-"""Average pooling in the form that all runtimes understand alike.
+"""Pooling in the form that all runtimes understand alike.
 
-ONNX has no divisor of one's own, and onnxruntime's integer kernel takes values that a window covers beyond the padding
-for zeros, where torch leaves them out.
+ONNX has no divisor of one's own and no adaptive maximum, and onnxruntime's integer kernel takes values that a window
+covers beyond the padding for zeros, where torch leaves them out.
 """
 
+import operator
 from itertools import chain
 
 import torch
@@ -48,5 +49,23 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
     graph.graph.erase_node(node)
 
 
+def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Write ``adaptive_max_pool2d`` whose windows have one size, and of which no places are asked for, as plain one."""
+    given = arguments(node)
+    sizes, out = node.args[0].meta["val"].shape[-2:], _per_dim(given["output_size"], 2)  # type: ignore[union-attr]
+    items = [user for user in node.users if user.users]
+    places = any(item.target is not operator.getitem or item.args[1] != 0 for item in items)
+    if places or any(size % o for size, o in zip(sizes, out, strict=True)):
+        return
+    windows = [size // o for size, o in zip(sizes, out, strict=True)]
+    made = insert_call(graph, node, aten.max_pool2d.default, given["self"], windows, windows)
+    for item in items:
+        item.replace_all_uses_with(made)
+
+
 def _per_dim(value: list[int], dims: int) -> list[int]:
     return list(value) * dims if len(value) == 1 else list(value)
+
+
+POOLING = {**dict.fromkeys(AVERAGE_POOLS, average_pool), aten.adaptive_max_pool2d.default: adaptive_max_pool}
+"""What writes each of them."""

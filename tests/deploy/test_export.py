@@ -14,6 +14,7 @@ from intraq_cli import evaluate, export, load, predict, quantize
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
+from intraq_cli.errors import ExportError
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from tests.conftest import INPUT, SmallNet, frozen_student, trained
 
@@ -113,7 +114,7 @@ class Dense(nn.Module):
         self.last, self.flat, self.fc = nn.BatchNorm2d(16), nn.BatchNorm1d(16), nn.Linear(16, 5)
 
     def forward(self, x):
-        x = F.avg_pool2d(self.stem(x), 2)
+        x = F.avg_pool2d(self.stem(x), 2) + F.adaptive_max_pool2d(x[:, :1], 8)
         x = F.avg_pool2d(torch.cat([x, self.more(F.relu(self.norm(x)))], 1), 3, 2, ceil_mode=True)
         x = F.avg_pool2d(x, 2, divisor_override=3)
         return self.fc(self.flat(F.relu(self.last(x)).mean((2, 3))))
@@ -124,6 +125,15 @@ def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
     compute_on_integers(student)
     x = torch.randn(64, *SHAPE, generator=random)
     assert share_of_equal(student(x), run(model_of(student), x)) >= (1 if KERNELS_OF_X86 else 0.7)
+
+
+def test_what_onnx_has_no_operator_for_is_named_in_one_line(random):
+    class Odd(SmallNet):
+        def forward(self, x):
+            return super().forward(torch.special.i0(x))
+
+    with pytest.raises(ExportError, match=r"^ONNX has no operator for prims\.bessel_i0, which this network calls$"):
+        model_of(frozen(trained(Odd(), (3, 8, 8)), 8, 8, shape=(3, 8, 8)), shape=(3, 8, 8))
 
 
 def test_the_float_twin_computes_what_no_quantizer_disturbs(random):

@@ -1,4 +1,4 @@
-"""Average pooling in the one form that runtimes understand alike: the same averages, whatever the windows cover."""
+"""Pooling in the one form that runtimes understand alike: the same values, whatever the windows cover."""
 
 import itertools
 
@@ -58,3 +58,22 @@ def juts_out(call):
         (o - 1) * given["stride"][0] + given["kernel_size"][0] > size + 2 * given["padding"][0]
         for size, o in zip(call.args[0].meta["shape"][-dims:], call.meta["shape"][-dims:], strict=True)
     )
+
+
+@pytest.mark.parametrize(("size", "adaptive_left"), [(1, 0), ((2, 3), 0), ((7, 6), 0), (4, 1)])
+def test_adaptive_maxima_of_windows_of_one_size_are_plain_ones(size, adaptive_left, random):
+    image = torch.randn(2, 4, 14, 6, generator=random)
+    network = nn.AdaptiveMaxPool2d(size)
+    graph = capture(network, image)
+    assert torch.equal(graph(image), network(image))
+    assert len(calls(graph, torch.ops.aten.adaptive_max_pool2d.default)) == adaptive_left
+
+
+def test_adaptive_maxima_whose_places_are_asked_for_stay_as_they_are(random):
+    class Places(nn.Module):
+        def forward(self, x):
+            values, places = F.adaptive_max_pool2d(x, 1, return_indices=True)
+            return values + places
+
+    image = torch.randn(2, 4, 6, 6, generator=random)
+    assert torch.equal(capture(Places(), image)(image), Places()(image))
