@@ -11,6 +11,7 @@ from torch import Tensor
 from intraq_cli.errors import UsageError
 from intraq_cli.evaluation.pictures import AT_ONCE, picture_batches, picture_files
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, Warned, silent
+from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.runtime.distributed import launched_processes
@@ -66,6 +67,8 @@ def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, r
     made, origin = load_images(file, teacher.spec, anatomy.num_classes)
     if origin.get("sha256") != teacher.sha256:
         report(Warned(f"{file} was made from other weights ({origin.get('model')}) than {source.spelled}"))
+    elif is_other_code(origin.get("network"), anatomy.graph):
+        report(Warned(f"{file} was made from other code than that of {source.spelled}"))
     return made
 
 

@@ -13,8 +13,9 @@ from torch import nn
 from intraq_cli import __version__
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import code_of
+from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.models.source import needs_code
-from intraq_cli.models.teacher import Teacher
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
@@ -60,12 +61,13 @@ def manifest(
     }
 
 
-def origin_of(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, Any]:
+def origin_of(teacher: Teacher, anatomy: Anatomy, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What images are made from: what has to be the same for a run to go on."""
     return {
         "model": teacher.source,
         "revision": teacher.revision,
         "sha256": teacher.sha256,
+        "network": fingerprint(anatomy.graph),
         "recipe": recipe.to_dict()["synthesis"],
         "code": code_of(recipe),
         "seed": seed,

@@ -149,9 +149,9 @@ def quantize(
     teacher = learnable(source)
     path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
     check_free(path, force)
-    if known is not None:
-        check_origin(known, teacher, placement)
     anatomy = examined(teacher, where, report)
+    if known is not None:
+        check_origin(known, teacher, anatomy, placement)
     graph = form_of(anatomy.graph, placement)
     choice = BitChoice(graph, placement, asked, first_last_bits, rules)
     choice.check(known)
@@ -198,7 +198,7 @@ def quantize(
         return replace(result, foretold=foretold)
     identity = {
         "job": "quantize",
-        **origin_of(teacher, settings, seed),
+        **origin_of(teacher, anatomy, settings, seed),
         "recipe": settings.to_dict(),
         "input": asdict(teacher.spec),
         "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), digest_of(sensitivity)],

@@ -20,11 +20,12 @@ from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
+from intraq_cli.graph.fingerprint import fingerprint, is_other_code
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
@@ -114,7 +115,7 @@ def sensitivity(
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     identity = {
         "job": "sensitivity",
-        **origin_of(teacher, settings, seed),
+        **origin_of(teacher, anatomy, settings, seed),
         "input": asdict(teacher.spec),
         "images": digest_of_images(made),
         "bits": chosen,
@@ -133,6 +134,8 @@ def sensitivity(
             layers=found.layers,
             everything=found.everything,
             sha256=teacher.sha256,
+            network=fingerprint(anatomy.graph),
+            input_size=teacher.spec.input_size,
             seed=seed,
             device=str(where),
             seconds=time.perf_counter() - started,
@@ -196,17 +199,22 @@ def read_sensitivity(path: Path) -> SensitivityResult:
         raise DataError(f"{path} holds no sensitivities", HINT) from error
 
 
-def check_origin(found: SensitivityResult, teacher: Teacher, placement: Placement) -> None:
+def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, placement: Placement) -> None:
     """See that sensitivities are of this network.
 
     Raises:
-        DataError: they were measured on other weights or for another placement.
+        DataError: they were measured on other weights, other code or another input, or for another placement.
     """
     if found.act_placement != placement:
         what = f"the sensitivities were measured for placement {found.act_placement}, this is {placement}"
         raise DataError(what, HINT)
     if found.sha256 != teacher.sha256:
         raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
+    if is_other_code(found.network, anatomy.graph):
+        raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
+    if found.input_size not in (None, teacher.spec.input_size):
+        size = ",".join(map(str, found.input_size))
+        raise DataError(f"the sensitivities were measured on images of {size}", HINT)
 
 
 def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:

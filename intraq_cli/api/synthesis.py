@@ -109,7 +109,7 @@ def synthesize(
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     if dry_run:
         return replace(result, foretold=foretell(job, None, None, time.perf_counter() - started))
-    origin = origin_of(teacher, settings, seed)
+    origin = origin_of(teacher, anatomy, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         started -= job.context.kept.before
         made = job.synthesize()

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 
 from intraq_cli.checkpoint.layout import stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, TORCH, site_prefix
+from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
-from intraq_cli.graph.fingerprint import fingerprint
+from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
@@ -151,13 +151,10 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
 def _check_code(folder: Path, config: dict[str, Any], graph: fx.GraphModule) -> None:
     """Refuse code that computes something else than the code that a checkpoint was made from.
 
-    Another version of torch may capture the same code in another way: then nothing is compared.
-
     Raises:
         CheckpointError: an operation, its settings or a number in the code is another.
     """
-    code = config["quantization_config"].get("code")
-    if isinstance(code, dict) and code.get("torch") == TORCH and code.get("sha256") != fingerprint(graph):
+    if is_other_code(config["quantization_config"].get("code"), graph):
         raise CheckpointError(
             f"{folder}: the network of --model has other operations, or other numbers in its code, than the one that "
             "the checkpoint was made from",

@@ -22,8 +22,6 @@ from intraq_cli.quantization.plan import Plan
 FORMAT_VERSION = 2
 METADATA = {"format": "pt"}
 """Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
-TORCH = torch.__version__.partition("+")[0]
-"""The version, without the kind of its build; each captures code in its own way."""
 SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
 """What an activation's tensors are called behind the name of its site."""
 
@@ -92,7 +90,7 @@ def checkpoint_config(teacher: Teacher, anatomy: Anatomy, plan: Plan, w_bits: in
         "sites": plan.activations,
     }
     if needs_code(teacher.architecture):
-        config["quantization_config"]["code"] = {"torch": TORCH, "sha256": fingerprint(anatomy.graph)}
+        config["quantization_config"]["code"] = fingerprint(anatomy.graph)
     return config
 
 

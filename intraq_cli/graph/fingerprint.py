@@ -1,19 +1,19 @@
 """What a network computes beside its tensors: a digest of its operations and of the numbers in its code."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import fx
 
+TORCH = torch.__version__.partition("+")[0]
+"""The version, without the kind of its build; each captures code in its own way."""
 ELSEWHERE = (torch.device, torch.memory_format, torch.layout)
 """Arguments that say where values lie, not what they are."""
 
 
-def fingerprint(graph: fx.GraphModule) -> str:
-    """SHA-256, in hexadecimal, of a captured graph: equal for equal code, whatever its tensors hold.
-
-    Another version of torch may capture the same code as other operations.
-    """
+def fingerprint(graph: fx.GraphModule) -> dict[str, str]:
+    """``sha256`` (in hexadecimal) of a captured graph, which is that of equal code whatever its tensors; and ``torch``."""
     numbers = {node: f"%{k}" for k, node in enumerate(graph.graph.nodes)}
     digest = hashlib.sha256()
     for node in graph.graph.nodes:
@@ -22,4 +22,13 @@ def fingerprint(graph: fx.GraphModule) -> str:
         kwargs = {key: value for key, value in node.kwargs.items() if not isinstance(value, ELSEWHERE)}
         args = fx.node.map_arg((node.args, kwargs), lambda read: numbers[read])
         digest.update(f"{node.op} {named} {function} {args}\n".encode())
-    return digest.hexdigest()
+    return {"torch": TORCH, "sha256": digest.hexdigest()}
+
+
+def is_other_code(stated: Any, graph: fx.GraphModule) -> bool:
+    """Whether a graph does other things than one of which a file states the :func:`fingerprint`.
+
+    Another version of torch may capture the same code in another way: then nothing is compared, nor where a file states
+    nothing.
+    """
+    return isinstance(stated, dict) and stated.get("torch") == TORCH and stated != fingerprint(graph)

@@ -56,6 +56,10 @@ class SensitivityResult:
     seed: int
     device: str
     seconds: float
+    network: dict[str, str] | None = None
+    """Digest of the float network's operations, and the version of torch that captured them."""
+    input_size: tuple[int, int, int] | None = None
+    """(C, H, W)."""
 
 
 @dataclass(frozen=True)

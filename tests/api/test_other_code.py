@@ -1,0 +1,59 @@
+"""What was begun, learned or measured with other code than the network's is refused or told."""
+
+from pathlib import Path
+
+import pytest
+
+from intraq_cli import quantize, sensitivity, synthesize
+from intraq_cli.errors import DataError, OutputError
+from intraq_cli.events import Noted, Warned
+from tests.conftest import FACTORY, Stop, stopping
+
+GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+FEW = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=2", "tuning.batch_size=4"]
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    """Writes the factory; its relu may be something else."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(activation="torch.relu"):
+        Path("nets.py").write_text(FACTORY.replace("torch.relu(self.bn", f"{activation}(self.bn"))
+        return "nets.py:net"
+
+    return write
+
+
+def test_a_run_goes_on_with_its_own_code_only(code):
+    with pytest.raises(Stop):
+        quantize(code(), set=FEW, out="out", report=stopping("tuning", 1), **GIVEN)
+    with pytest.raises(OutputError, match=r"out\.unfinished is of a run with another network"):
+        quantize(code("torch.tanh"), set=FEW, out="out", **GIVEN)
+    told = []
+    quantize(code(), set=FEW, out="out", report=told.append, **GIVEN)
+    assert "going on from out.unfinished" in [event.message for event in told if isinstance(event, Noted)]
+
+
+def test_images_that_were_learned_with_other_code_are_told(code):
+    made = synthesize(code(), set=FEW, out="images.safetensors", **GIVEN)
+
+    def warnings(model):
+        told = []
+        quantize(model, images=[made.path], set=FEW, dry_run=True, report=told.append, **GIVEN)
+        return [event.message for event in told if isinstance(event, Warned)]
+
+    assert warnings(code()) == []
+    assert "images.safetensors was made from other code than that of nets.py:net" in warnings(code("torch.tanh"))
+
+
+def test_sensitivities_that_were_measured_with_other_code_or_input_are_refused(code):
+    found = sensitivity(code(), widths=(2, 4), n=4, set=FEW, out="s.json", **GIVEN)
+    assert found.network is not None
+    assert found.input_size == (3, 8, 8)
+    given = {"avg_bits": 3, "w": (2, 4), "sensitivity": "s.json", "recipe": "instant", "dry_run": True}
+    assert quantize(code(), **given, **GIVEN).frontier
+    with pytest.raises(DataError, match=r"measured on images of 3,8,8"):
+        quantize(code(), **given, **{**GIVEN, "input_size": (3, 16, 16)})
+    with pytest.raises(DataError, match=r"measured on other code \(nets\.py:net\)"):
+        quantize(code("torch.tanh"), **given, **GIVEN)
