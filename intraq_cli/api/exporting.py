@@ -137,7 +137,8 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
     if not left:
         return
     planned = [layer for layer in left if layer.name in checkpoint.network.plan.weights]
-    text = f"{len(left)} layers stay float: {some_of([f'{layer.name} ({layer.reason})' for layer in left])}"
+    count = f"{len(left)} layers stay" if len(left) > 1 else "1 layer stays"
+    text = f"{count} float: {some_of([f'{layer.name} ({layer.reason})' for layer in left])}"
     if planned and checkpoint.network.plan.placement == "integer" and not allow_float:
         raise ExportError(text, "write the file all the same with --allow-float")
     more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"

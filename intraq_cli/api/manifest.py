@@ -31,9 +31,11 @@ def manifest(
     teacher, settings = job.teacher, job.recipe
     measured: dict[str, Any] = {"bytes_float": result.bytes_float}
     if made:
-        measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out", "heterogeneity")}
+        measured["heterogeneity"] = result.heterogeneity
         measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
         measured |= {"images": len(made.images), "pictures": made.pictures}
+        if result.held_out:
+            measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out")}
     else:
         measured["logits_error"] = result.logits_error
     return {

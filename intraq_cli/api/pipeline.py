@@ -131,6 +131,15 @@ class Job:
             return self._without_images(graph, plan)
         student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
         used, held_out = hold_out(made, self.recipe.tuning.holdout)
+        done = self._by_images(student, graph, used, held_out)
+        if len(used.images) == len(made.images):  # agreement on images that were used would say too much
+            return replace(done, fidelity=Fidelity())
+        return done
+
+    def _by_images(
+        self, student: QuantizedNetwork, graph: fx.GraphModule, used: TuningImages, held_out: Tensor
+    ) -> Made:
+        """Calibrated, and tuned if the recipe says so, on the images ``used``."""
         self._calibrate(student, graph, used)
         context = self._context_of("tuning")
         if not self.recipe.tuning.steps:

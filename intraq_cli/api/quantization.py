@@ -24,8 +24,8 @@ from intraq_cli.api.sensitivity import check_origin, read_sensitivity
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
-from intraq_cli.errors import RecipeError, UsageError
-from intraq_cli.events import Noted, Report, StageDone, silent, some_of
+from intraq_cli.errors import IntraqError, RecipeError, UsageError
+from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.bit_rules import read_bit_rules
@@ -33,7 +33,7 @@ from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.recipe import Placement, choose_placement
-from intraq_cli.results import InspectionResult, QuantizationResult
+from intraq_cli.results import ExportResult, InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
@@ -230,10 +230,23 @@ def quantize(
             run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
             end = Finished(job, source, chosen, quantized, made, run, started, metrics)
             result = replace(result, bytes_quantized=write_folder(path, force, end))
-            if export is not None:
-                code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
-                result = replace(result, export=exporting.export(str(path), to=export, model=code, report=report))
+    if export is not None and job.context.ranks.rank == 0:
+        result = replace(result, export=_exported(path, export, model, report))
     return replace(result, seconds=time.perf_counter() - started)
+
+
+def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> ExportResult:
+    """The checkpoint that was just written, exported.
+
+    Raises:
+        IntraqError: it cannot be; the checkpoint is there all the same.
+    """
+    code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
+    try:
+        return exporting.export(str(path), to=to, model=code, report=report)
+    except IntraqError as error:
+        report(Warned(f"the checkpoint {path} is complete; only its export failed"))
+        raise error
 
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:

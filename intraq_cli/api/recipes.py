@@ -7,6 +7,7 @@ from intraq_cli.errors import RecipeError
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
 from intraq_cli.runtime.extensions import (
+    BESIDE_LOSSES,
     IMAGE_LOSSES,
     OWN_LOSSES,
     WEIGHT_ROUNDINGS,
@@ -26,6 +27,8 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     titles = [*OWN_LOSSES]
     for loss in recipe.synthesis.losses:
         titles.append(_loaded(loss, "loss on the images", "image_loss", IMAGE_LOSSES).title)
+        if titles[-1] in BESIDE_LOSSES:
+            raise RecipeError(f"{loss}: the metrics have a {titles[-1]} of their own", "give the function another name")
         if titles.count(titles[-1]) > 1:
             raise RecipeError(f"two losses are called {titles[-1]}", "give one of the functions another name")
     rounding = recipe.quantization.weight_rounding

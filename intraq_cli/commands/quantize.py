@@ -122,6 +122,8 @@ def _print_frontier(result: "QuantizationResult") -> None:
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
     """Figures that need no labels, where there are images."""
+    if result.losses and not result.held_out:
+        return [("agreement", "not measured: no image was held out")]
     if not result.held_out:
         off = f"{decimals(result.logits_error, 3)} of their spread, on random images; a rough guide to real ones"
         return [("images", "none: ranges and corrections come from batch-norm statistics"), ("logits off", off)]

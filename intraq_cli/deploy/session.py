@@ -79,6 +79,10 @@ def metadata(session: Any, name: str) -> dict[str, Any]:
     return about
 
 
+MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN")
+"""Operators whose second input is a weight, or another activation."""
+
+
 @dataclass(frozen=True)
 class FloatLayer:
     """A layer that does not run on integers."""
@@ -102,7 +106,7 @@ def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
     held = {tensor.name.removesuffix(CODES) for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in MULTIPLYING or len(node.input) < 2:
             continue
         maker = makers.get(node.input[1])
         weight = node.input[1] if maker is None else maker.input[0]

@@ -13,7 +13,7 @@ ELSEWHERE = (torch.device, torch.memory_format, torch.layout)
 
 
 def fingerprint(graph: fx.GraphModule) -> dict[str, str]:
-    """``sha256`` (in hexadecimal) of a captured graph, which is that of equal code whatever its tensors; and ``torch``."""
+    """``sha256`` of a captured graph, in hexadecimal, the same whatever its tensors hold, and the ``torch`` version."""
     numbers = {node: f"%{k}" for k, node in enumerate(graph.graph.nodes)}
     digest = hashlib.sha256()
     for node in graph.graph.nodes:

@@ -19,7 +19,8 @@ def check_output(path: Path, force: bool, file: bool = False) -> None:
 
     Raises:
         OutputError: ``path`` exists and ``force`` is off, it is a folder where a ``file`` is to be, or a file where a
-            folder is, it has no name of its own, or its folder is missing or read-only.
+            folder is, or a folder of other things than outputs; it has no name of its own, or its folder is missing or
+            read-only.
     """
     if path.name in ("", ".."):
         raise OutputError(f"{path} is no name for an output", "give --out a new name")
@@ -28,11 +29,20 @@ def check_output(path: Path, force: bool, file: bool = False) -> None:
     if path.exists() and path.is_dir() == file:
         kinds = ("a folder", "a file") if file else ("a file", "a folder")
         raise OutputError(f"{path} is {kinds[0]}, and the output {kinds[1]}", "give another --out")
+    if path.is_dir() and not _is_output(path):
+        raise OutputError(f"{path} holds other things than an output of this tool", "give another --out, or remove it")
     parent = path.resolve().parent
     if not parent.is_dir():
         raise OutputError(f"there is no folder {parent}", "make it first, or give another --out")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} is not writable", "give another --out")
+
+
+def _is_output(folder: Path) -> bool:
+    """Whether a folder is a checkpoint, folders of pictures by class, or empty: ``--force`` deletes nothing else."""
+    if (folder / "config.json").is_file():
+        return True
+    return all(entry.is_dir() and all(file.suffix == ".png" for file in entry.iterdir()) for entry in folder.iterdir())
 
 
 def unfinished_folder(path: Path) -> Path:

@@ -73,10 +73,10 @@ def verdict(run: Run) -> str:
             f"{images_of(made.pictures)} that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; "
             f"the file is {smaller}. Accuracy on real images was not measured yet."
         )
-    off = ""
+    how, off = "without images" if made.images is None else "by images of which none was held out", ""
     if made.logits_error is not None:
         off = f"on random ones the logits are off by {decimals(made.logits_error, 3)} of their spread; "
-    return f"Quantized without images; {off}the file is {smaller}. Accuracy on real images was not measured yet."
+    return f"Quantized {how}; {off}the file is {smaller}. Accuracy on real images was not measured yet."
 
 
 def _facts(run: Run) -> list[Fact]:

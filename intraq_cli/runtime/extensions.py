@@ -20,6 +20,8 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 F = TypeVar("F", bound=Callable[..., Any])
 
 OWN_LOSSES = ("bns", "sil", "mdc", "total")
+BESIDE_LOSSES = ("stage", "step", "images", "seconds")
+"""What else a row of ``metrics.jsonl`` holds."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ def image_loss(function: F) -> F:
     weight is ``synthesis.losses.NAME``: ``synthesize(..., set=["synthesis.losses.total_variation=0.1"])``.
 
     Raises:
-        UsageError: a loss of ours has its name.
+        UsageError: a loss of ours, or another entry of the metrics, has its name.
     """
-    return _added(function, IMAGE_LOSSES, OWN_LOSSES)
+    return _added(function, IMAGE_LOSSES, OWN_LOSSES + BESIDE_LOSSES)
 
 
 def weight_rounding(function: F) -> F:

@@ -156,6 +156,7 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
     job = json.loads(json.dumps(job))
     lock = _locked(folder)
     try:
+        _put_back(path, folder)
         try:
             going_on = _prepare(folder, job, resume)
         except OSError as error:
@@ -175,6 +176,18 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
         _remove(folder, lock)
     finally:
         lock.release()
+
+
+def _put_back(path: Path, folder: Path) -> None:
+    """Give back what a run, killed as it put its own output in that place, had taken away.
+
+    Raises:
+        OutputError: something was put back, and may be wanted.
+    """
+    for old in folder.glob(f".{path.name}.*/old"):
+        if not path.exists():
+            old.rename(path)
+            raise OutputError(f"{path} is back, which a killed run was about to replace", "run the same command again")
 
 
 def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:

@@ -1,5 +1,7 @@
 """The stages, each given what it needs."""
 
+import math
+
 import pytest
 import torch
 
@@ -140,3 +142,15 @@ def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random
         wanted, got = teacher.network(images), load(made.path)(images)
     off, spread = (got - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
     assert 0 < made.logits_error == pytest.approx(float((off / spread).sqrt()), rel=1e-3)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_where_no_image_was_held_out_no_agreement_is_told(network, tmp_path, steps):
+    few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.batch_size=4"]
+    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "out": tmp_path / "out"}
+    made = quantize(network, set=[*few, f"tuning.steps={steps}", "tuning.holdout=0"], **given)
+    assert (made.held_out, math.isnan(made.agreement), math.isnan(made.kl)) == (0, True, True)
+    card, report = (tmp_path.joinpath("out", name).read_text() for name in ("README.md", "report.html"))
+    assert "| agreement |" not in card
+    assert "learned the images below" in card
+    assert "by images of which none was held out" in report

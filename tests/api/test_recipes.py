@@ -144,3 +144,10 @@ def test_a_checkpoint_runs_no_code_of_its_recipe(intraq, factory, labelled, own)
     own.write_text("raise SystemExit('it ran')\n")
     assert intraq("evaluate", "out", "--model", model, "--data", labelled, "--save").code == 0
     assert intraq("push", "out", "me/out", "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("name", ["images", "step", "seconds", "stage"])
+def test_a_loss_that_is_called_as_something_else_in_the_metrics_is_refused(own, name):
+    own.write_text(CODE.replace("def bright", f"def {name}"))
+    with pytest.raises(RecipeError, match=f"own.py:{name}: the metrics have a {name} of their own"):
+        chosen_recipe("default", [f"synthesis.losses.own.py:{name}=2"])

@@ -15,6 +15,7 @@ from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
 from intraq_cli.errors import ExportError
+from intraq_cli.events import Warned
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from tests.conftest import INPUT, SmallNet, frozen_student, trained
 
@@ -290,17 +291,34 @@ def test_products_of_activations_are_listed_and_no_reason_to_refuse(tmp_path):
         def __init__(self):
             super().__init__()
             self.conv, self.norm, self.qkv = nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Linear(8, 24)
-            self.fc = nn.Linear(8, 4)
+            self.up, self.fc = nn.ConvTranspose2d(8, 8, 2, 2), nn.Linear(8, 4)
 
         def forward(self, x):
-            x = F.relu(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
+            x = self.up(F.relu(self.norm(self.conv(x)))).flatten(2).transpose(1, 2)
             q, k, v = self.qkv(x).chunk(3, -1)
-            return self.fc(((q @ k.transpose(1, 2)).softmax(-1) @ v).mean(1))
+            return self.fc(torch.einsum("bqk,bkd->bd", (q @ k.transpose(1, 2)).softmax(-1), v))
 
     network = trained(Attention())
     given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant"}
     quantize(network, w=8, a=8, out=tmp_path / "out", act_placement="integer", **given)
     result = export(tmp_path / "out", model=network)
     assert set(result.layers_integer) >= {"conv", "qkv"}
-    assert {layer["reason"] for layer in result.layers_float} >= {"a product of activations"}
+    reasons = [layer["reason"] for layer in result.layers_float]
+    assert reasons.count("a product of activations") == 2
+    assert {"name": "up", "reason": "its weight is not quantized"} in result.layers_float
     assert not {layer["name"] for layer in result.layers_float} & {"conv", "qkv", "fc"}
+
+
+def test_a_checkpoint_whose_export_fails_is_complete(tmp_path):
+    class Odd(SmallNet):
+        def forward(self, x):
+            return super().forward(torch.special.i0(x))
+
+    network, told = trained(Odd(), (3, 8, 8)), []
+    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant", "device": "cpu"}
+    with pytest.raises(ExportError, match="ONNX has no operator"):
+        quantize(network, out=tmp_path / "out", export="onnx", report=told.append, **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert load(tmp_path / "out", model=network)(torch.randn(2, 3, 8, 8)).isfinite().all()
+    said = [event.message for event in told if isinstance(event, Warned)]
+    assert said[-1:] == [f"the checkpoint {tmp_path / 'out'} is complete; only its export failed"]

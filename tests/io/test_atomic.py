@@ -14,7 +14,7 @@ from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
 def old(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "a").write_text("old")
+    (folder / "config.json").write_text("old")
     return folder
 
 
@@ -22,7 +22,7 @@ def make(whole, path, force, meanwhile):
     """Write an output anew; ``meanwhile`` is called when all is written, and nothing is in its place."""
     with whole(path, force) as made:
         if whole is atomic_folder:
-            (made / "a").write_text("new")
+            (made / "config.json").write_text("new")
         else:
             made.write_text("new")
         meanwhile()
@@ -42,8 +42,8 @@ def contents(folder):
 def test_a_folder_takes_its_place_at_the_end(old, tmp_path):
     seen = []
     make(atomic_folder, old, True, lambda: seen.append(contents(old)))
-    assert seen == [{"a": "old"}]
-    assert contents(tmp_path) == {"out/a": "new"}
+    assert seen == [{"config.json": "old"}]
+    assert contents(tmp_path) == {"out/config.json": "new"}
 
 
 def test_folders_in_a_folder_can_be_entered(tmp_path):
@@ -66,8 +66,8 @@ def test_folders_in_a_folder_can_be_entered(tmp_path):
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
 def test_what_breaks_off_leaves_what_was_there(old, tmp_path, whole, error, raised):
     with pytest.raises(raised) as caught:
-        make(whole, old if whole is atomic_folder else old / "a", True, fail(error))
-    assert contents(tmp_path) == {"out/a": "old"}
+        make(whole, old if whole is atomic_folder else old / "config.json", True, fail(error))
+    assert contents(tmp_path) == {"out/config.json": "old"}
     if raised is OutputError:
         assert "No space left on device" in caught.value.message
 
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(old, tmp_path, monkeypatch
     with pytest.raises(OutputError, match="Input/output error"):
         make(atomic_folder, old, True, lambda: None)
     assert done == ["out", "new", "old"]
-    assert contents(tmp_path) == {"out/a": "old"}
+    assert contents(tmp_path) == {"out/config.json": "old"}
 
 
 def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, 
     with pytest.raises(OutputError) as caught:
         make(atomic_folder, old, True, lambda: None)
     kept = Path(caught.value.hint.removeprefix("what was there is now "))
-    assert contents(kept) == {"a": "old"}
+    assert contents(kept) == {"config.json": "old"}
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
@@ -117,9 +117,9 @@ def test_all_is_on_the_disk_before_it_takes_its_place(old, monkeypatch, whole):
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(atomic, "check_output", checked)
-    path = old if whole is atomic_folder else old / "a"
+    path = old if whole is atomic_folder else old / "config.json"
     make(whole, path, True, lambda: None)
-    made = [old / "a", old] if whole is atomic_folder else [path]
+    made = [old / "config.json", old] if whole is atomic_folder else [path]
     assert order == [*(file.stat().st_ino for file in made), "rename", path.parent.stat().st_ino]
 
 
@@ -127,8 +127,8 @@ def test_all_is_on_the_disk_before_it_takes_its_place(old, monkeypatch, whole):
 def test_a_disk_that_does_not_take_it_leaves_what_was_there(old, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OutputError, match="No space left"):
-        make(whole, old if whole is atomic_folder else old / "a", True, lambda: None)
-    assert contents(tmp_path) == {"out/a": "old"}
+        make(whole, old if whole is atomic_folder else old / "config.json", True, lambda: None)
+    assert contents(tmp_path) == {"out/config.json": "old"}
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
@@ -156,11 +156,40 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "file", "says"),
-    [(".", False, "no name"), ("..", False, "no name"), ("out", True, "is a folder"), ("out/a", False, "is a file")],
+    [
+        (".", False, "no name"),
+        ("..", False, "no name"),
+        ("out", True, "is a folder"),
+        ("out/config.json", False, "is a file"),
+    ],
 )
 def test_what_could_not_be_replaced_at_the_end_is_refused_at_once(old, tmp_path, monkeypatch, path, file, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match=says):
         check_output(Path(path), True, file)
     check_output(Path("out"), True)
-    check_output(Path("out/a"), True, file=True)
+    check_output(Path("out/config.json"), True, file=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["config.json", "model.safetensors"], True),
+        (["0_cat/00001_0.9.png", "1_dog/00002_0.8.png"], True),
+        ([], True),
+        (["chapter.tex"], False),
+        (["figures/curve.png", "figures/curve.tex"], False),
+        (["model.safetensors"], False),
+    ],
+)
+def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files, taken):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+    if taken:
+        check_output(folder, force=True)
+    else:
+        with pytest.raises(OutputError, match="thesis holds other things than an output of this tool"):
+            check_output(folder, force=True)

@@ -288,3 +288,17 @@ def test_a_run_that_starts_anew_counts_anew(factory, stopped):
     made = run(factory, stopped, resume=False)
     assert made.seconds < 4000
     assert made.stages["synthesis"] < 4000
+
+
+def test_what_a_killed_run_was_about_to_replace_is_put_back(tmp_path):
+    """Killed between the two renames, after which the old checkpoint is among the unfinished things alone."""
+    out, old = tmp_path / "out", tmp_path / "out.unfinished/.out.k1ll/old"
+    old.mkdir(parents=True)
+    (old / "config.json").write_text("the old one")
+    says = "out is back, which a killed run was about to replace"
+    with pytest.raises(OutputError, match=says), resume.resumable(out, {}, resume=False):
+        raise AssertionError
+    assert (out / "config.json").read_text() == "the old one"
+    with resume.resumable(out, {}, resume=False):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
