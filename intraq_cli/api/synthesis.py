@@ -117,9 +117,9 @@ def synthesize(
             names = class_names(teacher, anatomy.num_classes)
             with atomic_file(path, force) as scratch:
                 save_images(scratch, ImageSet(made, origin, teacher.spec, names))
-            if png is not None:
-                with atomic_folder(Path(png), force) as folder:
-                    write_class_folders(folder, made, teacher.spec, names)
+                if png is not None:  # both or none, so that the same command can go on
+                    with atomic_folder(Path(png), force) as folder:
+                        write_class_folders(folder, made, teacher.spec, names)
     return replace(
         result,
         seconds=time.perf_counter() - started,

@@ -130,7 +130,8 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     Raises:
         CheckpointError: it does not take the input that the config speaks of, or its names or classes are others.
     """
-    _check_names(folder, network, plan)
+    hint = "name the code that it was made from" if needs_code(config.architecture) else "fetch it again"
+    _check_names(folder, network, plan, hint)
     size = ",".join(map(str, spec.input_size))
     like = next(network.parameters(), torch.empty(0))
     try:
@@ -139,12 +140,10 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
         if like.is_meta:
             raise _NotOnMetaError from error
         line = first_line(error)
-        raise CheckpointError(
-            f"{folder}: the network does not run on input {size}: {line}", "fetch it again"
-        ) from error
+        raise CheckpointError(f"{folder}: the network does not run on input {size}: {line}", hint) from error
     logits = output_node(graph).args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
-        raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", "fetch it again")
+        raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", hint)
     return graph
 
 
@@ -178,7 +177,7 @@ def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str
     return quantized
 
 
-def _check_names(folder: Path, network: nn.Module, plan: Plan) -> None:
+def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> None:
     """Refuse most of the networks that are not those of the plan before they are captured, which takes a while.
 
     Raises:
@@ -190,7 +189,7 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan) -> None:
     for name in plan.weights:
         stem = name.partition("#")[0]
         if not known & {stem, f"{stem}.weight"}:
-            raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
+            raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -207,6 +206,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has format version {version!s:.20}, this intraq reads {FORMAT_VERSION}",
             "make it again with `intraq quantize`" if version == 1 else "update intraq",
         )
+    for key in ("weights", "activations"):
+        table = quantization.get(key)
+        bits, symmetric = (table.get("bits"), table.get("symmetric")) if isinstance(table, dict) else (None, None)
+        if type(bits) is not int or not 2 <= bits <= 8 or type(symmetric) is not bool:
+            raise CheckpointError(f"{folder}/config.json: quantization_config.{key} is damaged", "fetch it again")
     for key, fits in {"num_classes": is_class_count, "pretrained_cfg": lambda cfg: isinstance(cfg, dict)}.items():
         if not fits(config.get(key)):
             raise CheckpointError(f"{folder}/config.json lacks {key}", hint)
@@ -215,8 +219,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _read_plan(folder: Path, config: dict[str, Any]) -> Plan:
     quantization = config["quantization_config"]
-    activations = quantization.get("activations")
-    placement = activations.get("placement") if isinstance(activations, dict) else None
+    placement = quantization["activations"].get("placement")
     modules, sites = (quantization.get(key) for key in ("modules", "sites"))
     for key, table in {"modules": modules, "sites": sites}.items():
         if not isinstance(table, dict):

@@ -1,10 +1,12 @@
 """What is reported while a batch of images is learned."""
 
+import math
+
 import torch
 
 from intraq_cli.errors import check_finite
 from intraq_cli.events import Report, StepDone, Warned
-from intraq_cli.runtime.extensions import OWN_LOSSES
+from intraq_cli.runtime.extensions import IMAGE_LOSSES, OWN_LOSSES
 from intraq_cli.synthesis.objective import Losses, Objective
 
 REPORT_EVERY = 10
@@ -24,11 +26,19 @@ class Progress:
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
         values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        self._blame(values)
         check_finite(values)
         for part in self.seen:
             self.seen[part] = max(self.seen[part], abs(values[part]))
         done = self.batch * self.config.steps + step + 1
         self.report(StepDone("synthesis", done, done * images, f"batch {self.batch + 1}/{self.batches}", values))
+
+    def _blame(self, values: dict[str, float]) -> None:
+        """Refuse a loss of the user's that is no number while ours are: images, and all losses, would be none next."""
+        if all(math.isfinite(value) for name, value in values.items() if name in OWN_LOSSES and name != "total"):
+            for loss in map(IMAGE_LOSSES.__getitem__, self.config.losses):
+                if not math.isfinite(values[loss.title]):
+                    raise loss.refuse(f"returned {values[loss.title]}")
 
     def warn_of_idle_parts(self) -> None:
         """A part at zero through a whole batch pulls at nothing; the first batch has no class centres for MDC."""

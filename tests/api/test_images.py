@@ -1,8 +1,11 @@
+import errno
+
 import pytest
 import torch
 from PIL import Image
 
 from intraq_cli import IntraqError, images, synthesize
+from intraq_cli.errors import OutputError
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.synthesis.image_set import read_images
@@ -65,8 +68,13 @@ def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
         with pytest.raises(IntraqError):
             images(file, **refused)
     assert (there / "mine").read_text() == "mine"
+    with pytest.raises(IntraqError, match="other things"):
+        images(file, png=there, force=True)
+    assert (there / "mine").read_text() == "mine"
+    (there / "0").mkdir()
+    (there / "mine").rename(there / "0/mine.png")
     images(file, png=there, force=True)
-    assert not (there / "mine").exists()
+    assert not (there / "0/mine.png").exists()
     with pytest.raises(IntraqError, match="exists"):
         synthesize("resnet20_digits", out=tmp_path / "j.safetensors", png=there)
     assert not (tmp_path / "j.safetensors").exists()
@@ -100,3 +108,20 @@ def test_classes_have_the_models_names_or_imagenets():
     assert named("resnet18", 10, pretrained_cfg={"tag": "a1_in1k"}) is None
     assert named("resnet18", pretrained_cfg={"tag": "a1_in1k"}, weights="own.pth") is None
     assert named("resnet18.a1_in1k", pretrained_cfg={"tag": "a1_in1k"}, weights="own.pth") == names
+
+
+def test_where_pictures_cannot_be_written_the_same_command_goes_on(tmp_path, network, monkeypatch):
+    few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2"]
+    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "set": few}
+    given |= {"out": tmp_path / "i.safetensors", "png": tmp_path / "png"}
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("intraq_cli.api.synthesis.write_class_folders", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            synthesize(network, **given)
+    assert [path.name for path in tmp_path.iterdir()] == ["i.safetensors.unfinished"]
+    synthesize(network, **given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i.safetensors", "png"]

@@ -15,6 +15,9 @@ from helper import half
 def bright(given):
     return half * (1 - given.pixels).square().mean()
 
+def nothing(given):
+    return given.images.mean() * float("nan")
+
 def floor(given):
     per_channel = (-1,) + (1,) * (given.weight.dim() - 1)
     return given.weight.floor().clamp(given.low.view(per_channel), given.high.view(per_channel))
@@ -81,12 +84,12 @@ def test_an_error_in_own_code_names_its_line(intraq, factory, own):
     assert made.code == 1
     error = json.loads(made.out)["error"]
     assert error["code"] == "recipe"
-    assert "own.py, line 12: " in error["message"]
+    assert "own.py, line 15: " in error["message"]
     made = intraq("sensitivity", f"{factory}:net", *INPUT, *TINY, "-n", 4, "--set", "synthesis.losses.own.py:broken=1")
-    assert "own.py, line 12: " in made.err
+    assert "own.py, line 15: " in made.err
     made = intraq("quantize", f"{factory}:net", *INPUT, *TINY, "--set", "quantization.weight_rounding=own.py:broken")
     assert made.code == 1
-    assert "own.py, line 12: " in made.err
+    assert "own.py, line 15: " in made.err
 
 
 def test_a_run_goes_on_with_the_same_code_alone(own, tmp_path, monkeypatch):
@@ -151,3 +154,9 @@ def test_a_loss_that_is_called_as_something_else_in_the_metrics_is_refused(own, 
     own.write_text(CODE.replace("def bright", f"def {name}"))
     with pytest.raises(RecipeError, match=f"own.py:{name}: the metrics have a {name} of their own"):
         chosen_recipe("default", [f"synthesis.losses.own.py:{name}=2"])
+
+
+def test_a_loss_that_is_no_number_is_named(own):
+    network = trained(SmallNet())
+    with pytest.raises(RecipeError, match="own.py:nothing returned nan"):
+        synthesize(network, out="i.safetensors", set=[*TINY[1::2], "synthesis.losses.own.py:nothing=1"], **GIVEN)

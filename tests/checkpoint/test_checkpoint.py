@@ -133,6 +133,8 @@ BREAK = {
     "bits": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc=9)),
     "bits as text": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc="4")),
     "other bits": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(fc=5)),
+    "bits of all": lambda f: change_config(f, lambda c: c["quantization_config"]["weights"].update(bits=99)),
+    "no bits of all": lambda f: change_config(f, lambda c: c["quantization_config"].pop("weights")),
     "unknown layer": lambda f: change_config(f, lambda c: c["quantization_config"]["modules"].update(nowhere=3)),
     "unknown architecture": lambda f: change_config(f, lambda c: c.update(architecture="os.system")),
     "wrong arguments": lambda f: change_config(f, lambda c: c.update(model_args={"evil": 1})),
