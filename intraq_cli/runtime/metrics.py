@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone
 from intraq_cli.io.atomic import plain
 from intraq_cli.runtime.resume import ResumeStore
@@ -24,13 +24,19 @@ class Metrics:
     Args:
         report: told of every event as well.
         kept: of the job; lines that an interrupted run has left there are gone on with.
+
+    Raises:
+        OutputError: these lines are damaged.
     """
 
     def __init__(self, report: Report, kept: ResumeStore) -> None:
         self._report, self.kept = report, kept
         self.steps: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in kept.lines(METRICS):
-            self._note(json.loads(line))
+        try:
+            for line in kept.lines(METRICS):
+                self._note(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{kept.folder}/{METRICS} is damaged", "--no-resume starts anew") from error
         self._began: dict[str, float] = {}
 
     def report(self, event: Event) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -75,7 +74,9 @@ class ResumeStore:
             return None
         try:
             return torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        except Exception as error:  # what a damaged file makes torch raise has no common class
+            if interruption(error):
+                raise
             raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
 
     def save(self, name: str, state: Any) -> None:

@@ -158,5 +158,5 @@ def test_a_loss_that_is_called_as_something_else_in_the_metrics_is_refused(own, 
 
 def test_a_loss_that_is_no_number_is_named(own):
     network = trained(SmallNet())
-    with pytest.raises(RecipeError, match="own.py:nothing returned nan"):
+    with pytest.raises(RecipeError, match=r"own\.py:nothing returned nan"):
         synthesize(network, out="i.safetensors", set=[*TINY[1::2], "synthesis.losses.own.py:nothing=1"], **GIVEN)

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from intraq_cli import quantize, synthesize
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Noted, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.metrics import METRICS, Metrics, to_tensorboard
@@ -176,3 +176,10 @@ def test_without_tensorboard_it_says_what_to_install_before_any_work(monkeypatch
         run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
     assert caught.value.hint == "pip install tensorboard"
     assert to_tensorboard(silent, None) is silent
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"stage": "tuning"}'])
+def test_damaged_lines_of_an_interrupted_run_are_one_line(tmp_path, damaged):
+    (tmp_path / METRICS).write_text('{"stage": "tuning", "step": 1}\n' + damaged + "\n")
+    with pytest.raises(OutputError, match=r"metrics\.jsonl is damaged"):
+        Metrics(silent, ResumeStore(tmp_path))
