@@ -28,4 +28,4 @@ def library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ExportError(f"{name} is not installed", "pip install 'intraq[onnx]'") from error
+        raise ExportError(f"{name} is not installed", "pip install onnx onnxscript onnxruntime") from error

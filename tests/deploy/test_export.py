@@ -259,7 +259,7 @@ def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
     monkeypatch.setattr("intraq_cli.deploy.libraries.import_module", missing)
     ran = intraq("export", folder, "--model", model, "--out", tmp_path / "d.onnx")
     assert ran.code == 1
-    assert "pip install 'intraq[onnx]'" in ran.err
+    assert "pip install onnx onnxscript onnxruntime" in ran.err
     assert not (tmp_path / "d.onnx").exists()
 
 
