@@ -76,6 +76,8 @@ def export(
     path = Path(out or Path(folder, FILE))
     check_output(path, force, file=True)
     checkpoint = read_checkpoint(Path(folder), None if model is None else Source.parse(model))
+    if storage == "int4" and min(checkpoint.network.plan.weights.values()) > 4:
+        raise UsageError("--storage int4: no weight has 4 bits or fewer", "leave it out: the file would not be smaller")
     report(StageStarted("export", 1, f"{len(checkpoint.network.plan.weights)} layers"))
     size = checkpoint.spec.input_size
     made = onnx_model(lower(checkpoint.network), size, storage, _about(checkpoint))

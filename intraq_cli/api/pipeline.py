@@ -251,9 +251,11 @@ class Job:
             other = made_by(nearest)
             otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
             if error > CONTRADICTED * otherwise:
-                by = f"by {error:.2f} of their spread on random images, by {otherwise:.2f} with ranges of such images"
-                what = "batch-norm statistics do not fit this network, so ranges are not by them"
-                report(Warned(f"{what} (logits off {by}): try it on images of your own"))
+                off = (
+                    f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with ranges by batch norms"
+                )
+                what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
+                report(Warned(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)"))
                 made, error = other, otherwise
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"

@@ -241,11 +241,14 @@ def test_evaluate_and_predict_take_the_file(made, tmp_path, labelled):
 
 def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
     folder, model = made
+    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    wide = quantize(model, w=5, recipe="instant", out=tmp_path / "wide", device="cpu", **spec).path
     for arguments, code, text in (
         ((tmp_path / "none",), 2, "is no folder"),
         ((folder, "--model", model, "--storage", "int3"), 2, "int3"),
         ((folder, "--model", model, "--out", tmp_path / "no" / "where.onnx"), 1, "no folder"),
         ((folder,), 1, "holds no code"),
+        ((wide, "--model", model, "--storage", "int4"), 2, "no weight has 4 bits or fewer"),
     ):
         ran = intraq("export", *arguments)
         assert (ran.code, text in ran.err.replace("\n", " ")) == (code, True), ran.err
