@@ -252,7 +252,7 @@ class Job:
             otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
             if error > CONTRADICTED * otherwise:
                 off = (
-                    f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with ranges by batch norms"
+                    f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with theirs"
                 )
                 what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
                 report(Warned(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)"))
