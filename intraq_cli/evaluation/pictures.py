@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.data import image_paths, image_reader, preprocessing
+from intraq_cli.evaluation.data import ImageTensors, image_paths
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.teacher import InputSpec
@@ -36,9 +36,9 @@ def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
     Raises:
         DataError: one cannot be read.
     """
-    reader, transform = image_reader(spec), preprocessing(spec)
+    images = ImageTensors(spec)
     try:
-        return torch.stack([transform(reader.read(file, file.parent.resolve())) for file in files])
+        return torch.stack([images.read(file, file.parent.resolve()) for file in files])
     except UnreadableImageError as error:
         raise DataError(str(error), "give image files") from error
 
@@ -51,12 +51,12 @@ def picture_batches(files: Sequence[Path], folder: Path, spec: InputSpec, report
     Raises:
         DataError: none of them can be read.
     """
-    reader, transform, root = image_reader(spec), preprocessing(spec), folder.resolve()
+    images, root = ImageTensors(spec), folder.resolve()
     batch: list[Tensor] = []
     unreadable: list[str] = []
     for file in files:
         try:
-            batch.append(transform(reader.read(file, root)))
+            batch.append(images.read(file, root))
         except UnreadableImageError as error:
             unreadable.append(str(error))
         if len(batch) == AT_ONCE:
