@@ -76,8 +76,8 @@ class ImageTensors:
         self.reader = ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
         self.transform = preprocessing(spec)
 
-    def read(self, path: Path, root: Path) -> Tensor:
-        """Of a file below ``root``, which is resolved.
+    def read(self, path: Path, root: Path | None) -> Tensor:
+        """Of a file below ``root``, which is resolved; None: wherever it lies.
 
         Raises:
             UnreadableImageError: as :meth:`ImageReader.read`; or resizing leaves nothing of so narrow a picture.

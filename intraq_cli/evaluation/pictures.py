@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +29,43 @@ def picture_files(path: Path, most: int | None = None) -> list[Path]:
     if not found:
         raise DataError(f"{path} holds no images", f"known endings: {' '.join(sorted(EXTENSIONS))}")
     return found[:most]
+
+
+class Picture(NamedTuple):
+    """A file to look at."""
+
+    file: Path
+    folder: Path | None
+    """What was named, resolved; None: the file itself was."""
+
+
+def named_pictures(path: Path) -> list[Picture]:
+    """The file that ``path`` is, or all images in the folder that it is.
+
+    Raises:
+        DataError: there are none.
+    """
+    folder = path.resolve() if path.is_dir() else None
+    return [Picture(file, folder) for file in picture_files(path)]
+
+
+def read_named(pictures: Sequence[Picture], spec: InputSpec) -> tuple[list[Path], list[Tensor], list[str]]:
+    """The files that can be read, their images as the model wants them, and why others in folders cannot.
+
+    Raises:
+        DataError: a file that was named itself cannot be read.
+    """
+    images = ImageTensors(spec)
+    files, tensors, unreadable = [], [], []
+    for file, folder in pictures:
+        try:
+            tensors.append(images.read(file, folder))
+            files.append(file)
+        except UnreadableImageError as error:
+            if folder is None:
+                raise DataError(str(error), "give image files") from error
+            unreadable.append(str(error))
+    return files, tensors, unreadable
 
 
 def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
