@@ -16,7 +16,7 @@ from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named
 from intraq_cli.events import Report, Warned, silent, some_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, logits_of
+from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
@@ -70,6 +70,7 @@ def predict(
     if found is None:
         teacher = Source.parse(target, override, weights=weights, revision=revision).load()
         placed(teacher, where)
+        check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
         network, spec, labels = found.network, found.spec, found.label_names

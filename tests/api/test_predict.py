@@ -19,7 +19,7 @@ class Brightness(nn.Module):
 
     def forward(self, x):
         bright = x.mean((1, 2, 3))[:, None]
-        return torch.where(bright.abs() < 0.1, torch.nan, bright * self.weight)
+        return torch.where(bright.abs() < 0.01, torch.nan, bright * self.weight)
 
 
 INPUT = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "device": "cpu"}
