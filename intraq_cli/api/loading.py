@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from intraq_cli.api.arguments import Model, Text, verb
+from intraq_cli.api.arguments import Model, Text, check_unused, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
@@ -48,9 +48,20 @@ def load(
         raise CheckpointError(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
+    check_code_used(target, checkpoint, model)
     network = checkpoint.network
     network.make_transform, network.label_names = partial(preprocessing, checkpoint.spec), checkpoint.label_names
     return network
+
+
+def check_code_used(target: str, found: Checkpoint | Exported, model: Model | None) -> None:
+    """Refuse a ``model`` beside what builds its network without one.
+
+    Raises:
+        UsageError: as said.
+    """
+    if not isinstance(found, Checkpoint) or not needs_code(str(found.config["architecture"])):
+        check_unused(f"{target} says itself how its network is built", model=model)
 
 
 def find_checkpoint(target: str, code: Source | None, device: torch.device, revision: str | None) -> Checkpoint | None:
@@ -85,6 +96,7 @@ def find_quantized(
         IntraqError: it is damaged, or cannot be had.
     """
     if is_onnx(target):
+        check_unused(f"{target} is a file", revision=revision)
         found: Checkpoint | Exported | None = open_exported(Path(target))
     else:
         found = find_checkpoint(target, code, device, revision) if target else None

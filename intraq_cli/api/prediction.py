@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
-from intraq_cli.api.loading import find_quantized
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
+from intraq_cli.api.loading import check_code_used, find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.api.teachers import placed
 from intraq_cli.errors import DataError, UsageError
@@ -68,11 +68,15 @@ def predict(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     found = find_quantized(name, code, where, revision, override)
     if found is None:
-        teacher = Source.parse(target, override, weights=weights, revision=revision).load()
+        source = Source.parse(target, override, weights=weights, revision=revision)
+        check_unused(f"{source.spelled} is a float model", model=model)
+        teacher = source.load()
         placed(teacher, where)
         check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
+        check_unused(f"{name} has weights of its own", weights=weights)
+        check_code_used(name, found, model)
         network, spec, labels = found.network, found.spec, found.label_names
     pictures = [picture for path in given for picture in named_pictures(Path(path))]
     with out_of_memory():

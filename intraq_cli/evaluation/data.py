@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from intraq_cli.errors import DataError, first_line
+from intraq_cli.errors import DataError, UsageError, first_line
 from intraq_cli.evaluation.class_labels import class_indices
 from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
@@ -32,13 +33,23 @@ def open_data(
 
     Raises:
         DataError: there is no such data, it cannot be read, or its classes do not fit the model.
+        UsageError: ``split`` or ``data_dir`` beside data that have none.
     """
+    on_the_hub, cifar = data.startswith("hfds:"), data in ("cifar10", "cifar100")
+    if split is not None and not on_the_hub:
+        raise UsageError(f"--split {split}: {data} is no data set on the Hub", "leave it out")
+    if data_dir is not None and not cifar:
+        raise UsageError(f"--data-dir {data_dir}: {data} is neither cifar10 nor cifar100", "leave it out")
+    if on_the_hub:
+        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
+    if (data == "digits" or (cifar and data_dir is None)) and os.path.isdir(data):
+        note = f"{data} is taken for the folder here, not for the data set of that name"
+        found = _class_folders(Path(data), spec, num_classes, label_names)
+        return replace(found, name=f"./{data}", notes=(note, *found.notes))
+    if cifar:
+        return _cifar(data, spec, num_classes, label_names, data_dir)
     if data == "digits":
         return _digits(spec, num_classes)
-    if data in ("cifar10", "cifar100"):
-        return _cifar(data, spec, num_classes, label_names, data_dir)
-    if data.startswith("hfds:"):
-        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
     folder = Path(data)
     if not os.path.isdir(folder):
         raise DataError(
