@@ -9,7 +9,7 @@ import torch
 from pydantic import SkipValidation
 from torch import nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.api.teachers import placed
@@ -96,6 +96,7 @@ def evaluate(
     found = find_quantized(name, given, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
+        check_unused(f"{source.spelled} is a float model", model=model)
         name, pair = name or source.spelled, _float_pair(source, where)
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from torch import fx, nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, check_unused, verb
 from intraq_cli.api.loading import find_folder
 from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.checkpoint.run_manifest import read_run
@@ -27,9 +27,9 @@ from intraq_cli.results import InspectionResult
 def inspect(
     model: Model,
     *,
-    w: int = 4,
-    a: int = 4,
-    act_placement: Placement = "inputs",
+    w: int | None = None,
+    a: int | None = None,
+    act_placement: Placement | None = None,
     first_last_bits: int | None = None,
     bits: str | Path | None = None,
     input_size: Size | None = None,
@@ -45,10 +45,10 @@ def inspect(
     Args:
         model: the teacher, as the README spells it, or the ``nn.Module`` itself; or a checkpoint, whose bits and input
             are its own.
-        w: bits of the weights, 2 to 8.
-        a: bits of the activations, 2 to 8.
-        act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer``
-            (all that an integer runtime needs).
+        w: bits of the weights, 2 to 8; default 4.
+        a: bits of the activations, 2 to 8; default 4.
+        act_placement: ``inputs`` (of every layer, the default), ``activations`` (after every ReLU, the paper's), or
+            ``integer`` (all that an integer runtime needs).
         first_last_bits: other bits for the first and the last layer.
         bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
         input_size: (C, H, W), where the model does not say it.
@@ -64,9 +64,12 @@ def inspect(
         check_width(option, width)
     rules = read_bit_rules(bits)
     found = _checkpoint(model)
-    if found is not None:
-        return found
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
+    if found is not None:
+        own = {"w": w, "a": a, "act_placement": act_placement, "first_last_bits": first_last_bits, "bits": bits}
+        check_unused("a checkpoint has its own", **own, **override.stated)
+        return found
+    w, a, act_placement = w or 4, a or 4, act_placement or "inputs"
     source = Source.parse(model, override)
     teacher = source.on_meta()
     anatomy = examine(teacher)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from intraq_cli.api.arguments import Model, Text, verb
+from intraq_cli.api.arguments import Model, Text, check_unused, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
@@ -85,6 +85,7 @@ def find_quantized(
         IntraqError: it is damaged, or cannot be had.
     """
     if is_onnx(target):
+        check_unused(f"{target} is a file", revision=revision)
         found: Checkpoint | Exported | None = open_exported(Path(target))
     else:
         found = find_checkpoint(target, code, device, revision) if target else None

@@ -251,9 +251,7 @@ class Job:
             other = made_by(nearest)
             otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
             if error > CONTRADICTED * otherwise:
-                off = (
-                    f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with theirs"
-                )
+                off = f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with theirs"
                 what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
                 report(Warned(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)"))
                 made, error = other, otherwise

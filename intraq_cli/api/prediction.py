@@ -1,26 +1,28 @@
 """``predict``: the first five classes of pictures."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.api.teachers import placed
-from intraq_cli.errors import UsageError
-from intraq_cli.evaluation.pictures import picture_files, read_pictures
+from intraq_cli.checkpoint.read import Checkpoint
+from intraq_cli.errors import DataError, UsageError
+from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named
+from intraq_cli.events import Noted, Report, Warned, silent, some_of
 from intraq_cli.models.preprocessing import InputOverride
-from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import logits_of
+from intraq_cli.models.source import Source, needs_code
+from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
 
 FIRST = 5
-MOST = 10_000
-"""Pictures of one folder."""
 
 
 @verb
@@ -37,6 +39,7 @@ def predict(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     weights: str | Path | None = None,
+    report: Report = silent,
 ) -> list[PredictionResult]:
     """Say what is in pictures.
 
@@ -52,6 +55,7 @@ def predict(
         crop_pct: side of the centre crop by the shorter side of the resized image, of a float model.
         interpolation: ``bicubic``, ``bilinear``, ..., of a float model.
         weights: of a float model: a safetensors or ``.pth`` file, in place of timm's weights.
+        report: told of pictures in folders that cannot be read, which are left out.
 
     Raises:
         IntraqError: anything that the caller can mend.
@@ -65,21 +69,52 @@ def predict(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     found = find_quantized(name, code, where, revision, override)
     if found is None:
-        teacher = Source.parse(target, override, weights=weights, revision=revision).load()
+        source = Source.parse(target, override, weights=weights, revision=revision)
+        check_unused(f"{source.spelled} is a float model", model=model)
+        teacher = source.load()
         placed(teacher, where)
+        check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
+        check_unused(f"{name} has weights of its own", weights=weights)
+        if model is not None and not (isinstance(found, Checkpoint) and needs_code(found.config["architecture"])):
+            report(Noted(f"{name} says itself how its network is built: --model is not used"))
         network, spec, labels = found.network, found.spec, found.label_names
-    files = [file for path in given for file in picture_files(Path(path), MOST)]
-    results = []
-    with out_of_memory(), torch.no_grad():
-        for k in range(0, len(files), EVALUATION_BATCH):
-            part = files[k : k + EVALUATION_BATCH]
-            chances = logits_of(network, read_pictures(part, spec).to(where)).softmax(1)
-            best = chances.topk(min(FIRST, chances.shape[1]))
-            rows = zip(part, best.indices.tolist(), (100 * best.values).tolist(), strict=True)
-            results += [
-                PredictionResult(str(file), classes, [labels[c] if labels else str(c) for c in classes], shares)
-                for file, classes, shares in rows
-            ]
+    pictures = [picture for path in given for picture in named_pictures(Path(path))]
+    with out_of_memory():
+        return _predictions(network, where, spec, labels, pictures, report)
+
+
+@torch.no_grad()
+def _predictions(
+    network: nn.Module,
+    device: torch.device,
+    spec: InputSpec,
+    labels: list[str] | None,
+    pictures: Sequence[Picture],
+    report: Report,
+) -> list[PredictionResult]:
+    """The first classes of all pictures that can be read; the others are reported.
+
+    Raises:
+        DataError: none can be read, or one that was named itself cannot.
+    """
+    results: list[PredictionResult] = []
+    unreadable: list[str] = []
+    for k in range(0, len(pictures), EVALUATION_BATCH):
+        files, images, reasons = read_named(pictures[k : k + EVALUATION_BATCH], spec)
+        unreadable += reasons
+        if not files:
+            continue
+        chances = logits_of(network, torch.stack(images).to(device)).softmax(1)
+        best = chances.topk(min(FIRST, chances.shape[1]))
+        for file, classes, shares in zip(files, best.indices.tolist(), (100 * best.values).tolist(), strict=True):
+            if math.isnan(shares[0]):
+                report(Warned(f"{file}: the network's logits are NaN"))
+            names = [labels[c] if labels else str(c) for c in classes]
+            results.append(PredictionResult(str(file), classes, names, shares))
+    if not results:
+        raise DataError(f"none of {len(pictures)} pictures can be read: {unreadable[0]}", "give image files")
+    if unreadable:
+        report(Warned(f"{len(unreadable)} of {len(pictures)} pictures were left out: {some_of(unreadable)}"))
     return results

@@ -38,9 +38,9 @@ SORTED_BY: dict[str, Callable[["InspectedLayer"], Any]] = {
 
 def inspect(
     model: options.Inspected,
-    w: options.WBits = 4,
-    a: options.ABits = 4,
-    act_placement: options.ActPlacement = "inputs",
+    w: options.WBits = None,
+    a: options.ABits = None,
+    act_placement: options.ModelPlacement = None,
     first_last_bits: options.FirstLastBits = None,
     bits: options.Bits = None,
     input_size: options.InputSize = None,

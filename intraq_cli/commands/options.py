@@ -76,8 +76,8 @@ FloatModel = Annotated[
     str | None, _unset("--model", help="The float model, if the checkpoint cannot name it: file.py:factory.")
 ]
 
-WBits = Annotated[int, typer.Option("--w", help="Bits of the weights, 2 to 8.", min=2, max=8)]
-ABits = Annotated[int, typer.Option("--a", help="Bits of the activations, 2 to 8.", min=2, max=8)]
+WBits = Annotated[int | None, _unset("--w", help="Bits of the weights, 2 to 8; default 4.", min=2, max=8)]
+ABits = Annotated[int | None, _unset("--a", help="Bits of the activations, 2 to 8; default 4.", min=2, max=8)]
 WWidths = Annotated[
     Any,
     _unset(
@@ -120,6 +120,7 @@ ActPlacement = Annotated[
     Placement,
     typer.Option("--act-placement", help=f"Quantize {PLACEMENTS}."),
 ]
+ModelPlacement = Annotated[Placement | None, _unset("--act-placement", help=f"Quantize {PLACEMENTS}; default: inputs.")]
 RecipePlacement = Annotated[
     Placement | None,
     _unset(

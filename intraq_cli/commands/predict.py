@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json
+from intraq_cli.commands.progress import progress
 from intraq_cli.errors import one_line
 
 
@@ -28,7 +29,8 @@ def predict(
     given = options.passed_on(locals())
     from intraq_cli.api import prediction as api
 
-    results = api.predict(**given)
+    with progress(quiet=True) as report:
+        results = api.predict(**given, report=report)
     if as_json:
         print_json({"target": target, "images": [asdict(result) for result in results]})
         return

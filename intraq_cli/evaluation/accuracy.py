@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.evaluation.labelled_images import Batch
-from intraq_cli.events import Report, StepDone, silent
+from intraq_cli.events import Report, StepDone, Warned, silent
 from intraq_cli.models.teacher import logits_of
 
 TOP = 5
+NO_ANSWER = -2
+"""In place of the classes of an image whose logits are NaN; -1 is that of images not asked about."""
 Answer = Callable[[Batch], Tensor]
-"""Classes of each image of a batch, the likeliest first, ``(B, min(5, K))``."""
+"""Classes of each image of a batch, the likeliest first, ``(B, min(5, K))``; -2 where the logits are NaN."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,29 @@ def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer
 
     def answer(batch: Batch) -> Tensor:
         logits = logits_of(network, batch.images.to(device, non_blocking=True))
-        return logits.topk(min(TOP, logits.shape[1])).indices
+        classes = logits.topk(min(TOP, logits.shape[1])).indices
+        return classes.masked_fill(logits.isnan().any(1, keepdim=True), NO_ANSWER)
 
     return answer
 
 
 @torch.no_grad()
 def compare(ours: Answer, theirs: Answer, batches: Iterable[Batch], report: Report = silent) -> Accuracy:
-    """Ask both, which may be the same, of every image, and count."""
-    n, counts = 0, torch.zeros(5, dtype=torch.long)
+    """Ask both, which may be the same, of every image, and count; an image whose logits are NaN counts as wrong."""
+    n, counts = 0, torch.zeros(7, dtype=torch.long)
     for step, batch in enumerate(batches):
         taught = theirs(batch)
         found = taught if ours is theirs else ours(batch)
         labels = batch.labels.to(found.device)[:, None]
         taught = taught.to(found.device)
         hits = [(classes[:, :k] == labels).any(1).sum() for classes in (found, taught) for k in (1, TOP)]
-        counts += torch.stack([*hits, (found[:, 0] == taught[:, 0]).sum()]).cpu()
+        silences = [classes[:, 0] == NO_ANSWER for classes in (found, taught)]
+        same = (found[:, 0] == taught[:, 0]) & ~silences[0]
+        counts += torch.stack([*hits, same.sum(), *(silence.sum() for silence in silences)]).cpu()
         n += len(labels)
         report(StepDone("evaluation", step + 1, n))
-    return Accuracy(n, *(100 * counts.double() / n).tolist())
+    of_ours, of_theirs = counts[5:].tolist()
+    for name, count in (("quantized", 0 if ours is theirs else of_ours), ("float", of_theirs)):
+        if count:
+            report(Warned(f"the {name} network has NaN logits on {count} of {n} images: they count as wrong"))
+    return Accuracy(n, *(100 * counts[:5].double() / n).tolist())

@@ -4,50 +4,83 @@ from intraq_cli.errors import DataError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
 """Names of parts of a data set."""
+FOLDERS = "save it as class folders that are named by class index"
+"""What helps where a data set's own classes do not fit."""
+FEW = 100
+"""One in so many of a data set's names may be another class of the model's: two things of ImageNet are called crane."""
 
 
 def class_indices(
-    folders: list[str], num_classes: int, label_names: list[str] | None
+    names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None = None
 ) -> tuple[dict[str, int], list[str]]:
-    """Which class each folder name means, and what the user should know about that.
+    """Which class each name means, and what the user should know about that.
 
     Tried in this order: the model's own labels, without regard to case, plural, hyphens and underscores (for 1,000
-    ImageNet classes their WordNet ids as well); whole numbers, which are class indices; else the sorted order, but only
-    if there are as many folders as classes and nothing speaks against it.
+    ImageNet classes their WordNet ids as well); whole numbers, which are class indices; else the order, sorted of
+    folders and a data set's own, but only if there are as many names as classes and nothing speaks against it.
+
+    Args:
+        names: of class folders, or of a data set's classes in their order.
+        num_classes: of the model.
+        label_names: of the model, if known.
+        data_set: what the data set is called; None for class folders.
 
     Raises:
         DataError: none of these fits.
     """
-    found = known_labels(folders, num_classes, label_names)
+    found = _known_labels(names, num_classes, label_names, data_set)
     notes = []
-    if found is None and all(name.isdecimal() for name in folders):
-        found = _numbers(folders, num_classes)
-    if found is None:
-        found = _sorted(folders, num_classes, label_names)
-        notes.append(f"class folders are taken in sorted order, {folders[0]} for class 0: their names say nothing else")
+    if found is None and all(name.isdecimal() for name in names):
+        found = _numbers(names, num_classes, data_set)
+    if found is None and data_set is not None:
+        found = _own_order(names, num_classes, label_names, data_set)
+        notes.append(
+            f"classes are taken in the order of {data_set}, {names[0]} for class 0: their names say nothing else"
+        )
+    elif found is None:
+        found = _sorted(names, num_classes, label_names)
+        notes.append(f"class folders are taken in sorted order, {names[0]} for class 0: their names say nothing else")
     absent = num_classes - len(found)
     if absent:
-        notes.append(f"{absent} of the model's {num_classes} classes have no folder")
+        where = "have no folder" if data_set is None else f"are not in {data_set}"
+        notes.append(f"{absent} of the model's {num_classes} classes {where}")
     return found, notes
 
 
-def _numbers(folders: list[str], num_classes: int) -> dict[str, int]:
-    wrong = [name for name in folders if int(name) >= num_classes]
+def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[str, int] | None:
+    wrong = [name for name in names if int(name) >= num_classes]
+    if wrong and data_set is not None:
+        return None  # numbers of its own
     if wrong:
         raise DataError(
             f"class folder {wrong[0]} does not fit a model of {num_classes} classes",
             f"folder names that are numbers are class indices, 0 to {num_classes - 1}",
         )
-    if len({int(name) for name in folders}) < len(folders):
-        raise DataError("two class folders mean the same class index", "e.g. 1 and 01; rename one")
-    return {name: int(name) for name in folders}
+    if len({int(name) for name in names}) < len(names):
+        raise DataError(f"two {_called(data_set)} mean the same class index", "e.g. 1 and 01; rename one")
+    return {name: int(name) for name in names}
+
+
+def _own_order(names: list[str], num_classes: int, label_names: list[str] | None, data_set: str) -> dict[str, int]:
+    if len(names) != num_classes:
+        raise DataError(
+            f"{data_set} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",
+            "choose a data set of the model's classes",
+        )
+    labels = _plain_labels(num_classes, label_names)
+    known = [index for index, name in enumerate(names) if _plain(name) in labels]
+    moved = [index for index in known if _plain(names[index]) != labels[index]]
+    if len(moved) > len(known) // FEW:
+        theirs, ours = names[moved[0]], (label_names or [])[moved[0]]
+        raise DataError(f"class {moved[0]} is {theirs} in {data_set}, {ours} in the model", FOLDERS)
+    return {name: index for index, name in enumerate(names)}
 
 
 def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
     splits = [name for name in folders if name.casefold() in SPLITS]
     if splits:
         raise DataError(f"folder {splits[0]} is a part of a data set, not a class", f"give --data .../{splits[0]}")
-    labels = {_plain(label) for label in label_names or ()} if len(label_names or ()) == num_classes else set()
+    labels = _plain_labels(num_classes, label_names)
     if any(_plain(name) in labels for name in folders):
         odd = next(name for name in folders if _plain(name) not in labels)
         raise DataError(f"class folder {odd} is none of the model's labels, others are", "rename it, or take it away")
@@ -59,13 +92,24 @@ def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None)
     return {name: index for index, name in enumerate(sorted(folders))}
 
 
+def _called(data_set: str | None) -> str:
+    return "class folders" if data_set is None else f"classes of {data_set}"
+
+
+def _plain_labels(num_classes: int, label_names: list[str] | None) -> list[str]:
+    """The model's labels as :func:`_plain` spells them; empty if it does not say all of them."""
+    return [_plain(label) for label in label_names or ()] if len(label_names or ()) == num_classes else []
+
+
 def _plain(name: str) -> str:
     """A label without case, plural, hyphens and underscores."""
     words = name.casefold().replace("_", " ").replace("-", " ").split()
     return " ".join(word.removesuffix("s") for word in words)
 
 
-def known_labels(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
+def _known_labels(
+    names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None
+) -> dict[str, int] | None:
     """Which class each name means by the model's own labels, or by WordNet ids; None if not all are among them.
 
     Raises:
@@ -83,9 +127,11 @@ def known_labels(names: list[str], num_classes: int, label_names: list[str] | No
             found = {name: known[spelled(name)] for name in names}
             twice = [name for name, indices in found.items() if len(indices) > 1]
             if twice:
-                raise DataError(f"two classes of the model are called {twice[0]}", "name folders by class index")
+                hint = "name folders by class index" if data_set is None else FOLDERS
+                raise DataError(f"two classes of the model are called {twice[0]}", hint)
             if len({indices[0] for indices in found.values()}) < len(names):
-                raise DataError("two class folders mean the same class", "e.g. dog and dogs; put them together")
+                hint = "e.g. dog and dogs; put them together"
+                raise DataError(f"two {_called(data_set)} mean the same class", hint)
             return {name: indices[0] for name, indices in found.items()}
     return None
 

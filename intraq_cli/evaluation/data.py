@@ -5,15 +5,17 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from intraq_cli.errors import DataError, first_line
-from intraq_cli.evaluation.class_labels import class_indices, known_labels
-from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, decoding
+from intraq_cli.errors import DataError, UsageError, first_line
+from intraq_cli.evaluation.class_labels import class_indices
+from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.zoo import model_folder
@@ -31,13 +33,23 @@ def open_data(
 
     Raises:
         DataError: there is no such data, it cannot be read, or its classes do not fit the model.
+        UsageError: ``split`` or ``data_dir`` beside data that have none.
     """
+    on_the_hub, cifar = data.startswith("hfds:"), data in ("cifar10", "cifar100")
+    if split is not None and not on_the_hub:
+        raise UsageError(f"--split {split}: {data} is no data set on the Hub", "leave it out")
+    if data_dir is not None and not cifar:
+        raise UsageError(f"--data-dir {data_dir}: {data} is neither cifar10 nor cifar100", "leave it out")
+    if on_the_hub:
+        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
+    if (data == "digits" or (cifar and data_dir is None)) and os.path.isdir(data):
+        note = f"{data} is taken for the folder here, not for the data set of that name"
+        found = _class_folders(Path(data), spec, num_classes, label_names)
+        return replace(found, name=f"./{data}", notes=(note, *found.notes))
+    if cifar:
+        return _cifar(data, spec, num_classes, label_names, data_dir)
     if data == "digits":
         return _digits(spec, num_classes)
-    if data in ("cifar10", "cifar100"):
-        return _cifar(data, spec, num_classes, data_dir)
-    if data.startswith("hfds:"):
-        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
     folder = Path(data)
     if not os.path.isdir(folder):
         raise DataError(
@@ -61,16 +73,42 @@ def preprocessing(spec: InputSpec) -> Any:
     )
 
 
-def image_reader(spec: InputSpec) -> ImageReader:
-    """What opens image files for a model.
+class ImageTensors:
+    """Makes of images what a model takes: normalised, ``(C, H, W)``.
 
     Raises:
         DataError: its input has neither one nor three channels.
     """
-    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
-    if mode is None:
-        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
-    return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
+
+    def __init__(self, spec: InputSpec) -> None:
+        mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
+        if mode is None:
+            raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
+        self.reader = ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
+        self.transform = preprocessing(spec)
+
+    def read(self, path: Path, root: Path | None) -> Tensor:
+        """Of a file below ``root``, which is resolved; None: wherever it lies.
+
+        Raises:
+            UnreadableImageError: as :meth:`ImageReader.read`; or resizing leaves nothing of so narrow a picture.
+        """
+        image = self.reader.read(path, root)
+        with decoding(str(path)):
+            found: Tensor = self.transform(image)
+        return found
+
+    def decode(self, image: Any, name: str) -> Tensor:
+        """Of an opened image that messages call ``name``.
+
+        Raises:
+            UnreadableImageError: there is no image, or it cannot be used.
+        """
+        if not isinstance(image, Image.Image):
+            raise UnreadableImageError(f"{name} is missing")
+        with decoding(name):
+            found: Tensor = self.transform(self.reader.decode(image))
+        return found
 
 
 def _decoded_bytes(spec: InputSpec) -> int:
@@ -80,14 +118,14 @@ def _decoded_bytes(spec: InputSpec) -> int:
 class _Files(Dataset[Item]):
     def __init__(self, root: Path, files: Sequence[tuple[Path, int]], spec: InputSpec) -> None:
         self.root, self.files = root.resolve(), files
-        self.reader, self.transform = image_reader(spec), preprocessing(spec)
+        self.images = ImageTensors(spec)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Item:
         path, label = self.files[index]
-        return self.transform(self.reader.read(path, self.root)), label
+        return self.images.read(path, self.root), label
 
     def digest(self) -> str:
         """Of names, classes, sizes and times, which a change of a file changes; the files are not read."""
@@ -168,17 +206,18 @@ def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
     return LabelledImages("digits", TensorDataset(images, held_out["labels"].long()), len(images))
 
 
-class _Mapped(Dataset[Item]):
-    def __init__(
-        self,
-        items: Any,
-        spec: InputSpec,
-        image_key: Any = 0,
-        label_key: Any = 1,
-        classes: list[int] | None = None,
-    ) -> None:
-        self.items, self.keys, self.classes = items, (image_key, label_key), classes
-        self.reader, self.transform = image_reader(spec), preprocessing(spec)
+class _DataSet(Dataset[Item]):
+    """Items of a data set with two columns, the image and its label.
+
+    Args:
+        items: by index.
+        spec: how the model takes images.
+        columns: keys of the image and of the label in an item.
+        classes: the model's class for each label.
+    """
+
+    def __init__(self, items: Any, spec: InputSpec, columns: tuple[Any, Any], classes: list[int]) -> None:
+        self.items, self.columns, self.classes, self.images = items, columns, classes, ImageTensors(spec)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -186,14 +225,32 @@ class _Mapped(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         with decoding(f"image {index}"):
             item = self.items[index]
-            image: Image.Image = self.reader.decode(item[self.keys[0]])
-        label = int(item[self.keys[1]])
-        if label < 0:
-            raise DataError(f"image {index} has no label", "choose a --split that has labels")
-        return self.transform(image), label if self.classes is None else self.classes[label]
+        image, label = (item[column] for column in self.columns)
+        if label is None or not 0 <= label < len(self.classes):
+            raise DataError(f"image {index} has no label of a class: {label}", "choose a --split that has labels")
+        return self.images.decode(image, f"image {index}"), self.classes[label]
 
 
-def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -> LabelledImages:
+def _data_set(
+    name: str,
+    items: Any,
+    names: list[str],
+    spec: InputSpec,
+    num_classes: int,
+    label_names: list[str] | None,
+    columns: tuple[Any, Any] = (0, 1),
+) -> LabelledImages:
+    """A data set whose labels are called ``names``, in their order."""
+    if not len(items):
+        raise DataError(f"{name} holds no images", "choose another --split")
+    indices, notes = class_indices(names, num_classes, label_names, name)
+    dataset = _DataSet(items, spec, columns, [indices[label] for label in names])
+    return LabelledImages(name, dataset, len(items), tuple(notes), _decoded_bytes(spec))
+
+
+def _cifar(
+    name: str, spec: InputSpec, num_classes: int, label_names: list[str] | None, data_dir: str | None
+) -> LabelledImages:
     from torchvision import datasets
 
     if num_classes != int(name.removeprefix("cifar")):
@@ -205,7 +262,7 @@ def _cifar(name: str, spec: InputSpec, num_classes: int, data_dir: str | None) -
         items = kind(data_dir, train=False, download=False)
     except RuntimeError as error:
         raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
-    return LabelledImages(name, _Mapped(items, spec), len(items), decoded_bytes=_decoded_bytes(spec))
+    return _data_set(name, items, items.classes, spec, num_classes, label_names)
 
 
 def _hub_dataset(
@@ -221,17 +278,9 @@ def _hub_dataset(
         raise DataError(
             f"cannot load {name}: {first_line(error)}", "check the name, --split and the network"
         ) from error
-    images = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
-    labels = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
-    if images is None or labels is None:
+    image = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
+    label = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
+    if image is None or label is None:
         raise DataError(f"{name} has no image column with a class label beside it")
-    names = list(items.features[labels].names)
-    known = known_labels(names, num_classes, label_names)
-    if not known and len(names) != num_classes:
-        raise DataError(
-            f"{name} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",
-            "choose a data set of the model's classes",
-        )
-    classes = [known[label] for label in names] if known else None  # else they are in the model's own order
-    dataset = _Mapped(items, spec, images, labels, classes)
-    return LabelledImages(f"hfds:{name}", dataset, len(items), decoded_bytes=_decoded_bytes(spec))
+    names = list(items.features[label].names)
+    return _data_set(f"hfds:{name}", items, names, spec, num_classes, label_names, (image, label))

@@ -17,7 +17,7 @@ class Fidelity:
 
     n: int = 0
     agreement: float = float("nan")
-    """Share of images, in percent, that both put into the same class first."""
+    """Share of images, in percent, that both put into the same class first; not those whose logits are NaN."""
     kl: float = float("nan")
     """Mean divergence of the student's class probabilities from the teacher's, in nats."""
     sqnr: dict[str, float] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def fidelity(
         logits, moments = compared(x, expected)
         q = logits.log_softmax(1)
         n += len(x)
-        same += int((p.argmax(1) == q.argmax(1)).sum())
+        same += int(((p.argmax(1) == q.argmax(1)) & ~(p + q).isnan().any(1)).sum())
         divergence += float((p.exp() * (p - q)).sum())
         powers.append(torch.stack(moments) * len(x))
     if not n:

@@ -45,15 +45,15 @@ class ImageReader:
     mode: str
     edge: float
 
-    def read(self, path: Path, root: Path) -> Image.Image:
-        """The image of a file below ``root``, which is resolved; of an animation the first picture.
+    def read(self, path: Path, root: Path | None) -> Image.Image:
+        """The image of a file below ``root``, which is resolved, or of any file; of an animation the first picture.
 
         Raises:
             UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged or too large one.
         """
         if not path.is_file():
             raise UnreadableImageError(f"{path} is no regular file")
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if root is not None and path.is_symlink() and not path.resolve().is_relative_to(root):
             raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
         Image.init()  # else it knows the commonest formats only
         with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
@@ -102,5 +102,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("pixels of more than 16 bits")
-    eight = image.mode == "I" and values.max() <= 255  # whole numbers of 32 bits that hold pixels of 8
+    # whole numbers of 32 bits may hold pixels of 8; PIL uses them for the 16 of PNG and PGM files as well
+    eight = image.mode == "I" and image.format not in ("PNG", "PPM") and values.max() <= 255
     return Image.fromarray((values if eight else values >> 8).astype(np.uint8))

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.data import image_paths, image_reader, preprocessing
+from intraq_cli.evaluation.data import ImageTensors, image_paths
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.teacher import InputSpec
@@ -30,15 +31,52 @@ def picture_files(path: Path, most: int | None = None) -> list[Path]:
     return found[:most]
 
 
+class Picture(NamedTuple):
+    """A file to look at."""
+
+    file: Path
+    folder: Path | None
+    """What was named, resolved; None: the file itself was."""
+
+
+def named_pictures(path: Path) -> list[Picture]:
+    """The file that ``path`` is, or all images in the folder that it is.
+
+    Raises:
+        DataError: there are none.
+    """
+    folder = path.resolve() if path.is_dir() else None
+    return [Picture(file, folder) for file in picture_files(path)]
+
+
+def read_named(pictures: Sequence[Picture], spec: InputSpec) -> tuple[list[Path], list[Tensor], list[str]]:
+    """The files that can be read, their images as the model wants them, and why others in folders cannot.
+
+    Raises:
+        DataError: a file that was named itself cannot be read.
+    """
+    images = ImageTensors(spec)
+    files, tensors, unreadable = [], [], []
+    for file, folder in pictures:
+        try:
+            tensors.append(images.read(file, folder))
+            files.append(file)
+        except UnreadableImageError as error:
+            if folder is None:
+                raise DataError(str(error), "give image files") from error
+            unreadable.append(str(error))
+    return files, tensors, unreadable
+
+
 def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
     """Images ``(B, C, H, W)``, normalised as the model wants them.
 
     Raises:
         DataError: one cannot be read.
     """
-    reader, transform = image_reader(spec), preprocessing(spec)
+    images = ImageTensors(spec)
     try:
-        return torch.stack([transform(reader.read(file, file.parent.resolve())) for file in files])
+        return torch.stack([images.read(file, file.parent.resolve()) for file in files])
     except UnreadableImageError as error:
         raise DataError(str(error), "give image files") from error
 
@@ -51,12 +89,12 @@ def picture_batches(files: Sequence[Path], folder: Path, spec: InputSpec, report
     Raises:
         DataError: none of them can be read.
     """
-    reader, transform, root = image_reader(spec), preprocessing(spec), folder.resolve()
+    images, root = ImageTensors(spec), folder.resolve()
     batch: list[Tensor] = []
     unreadable: list[str] = []
     for file in files:
         try:
-            batch.append(transform(reader.read(file, root)))
+            batch.append(images.read(file, root))
         except UnreadableImageError as error:
             unreadable.append(str(error))
         if len(batch) == AT_ONCE:

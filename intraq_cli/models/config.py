@@ -108,11 +108,12 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        args, labels = self.model_args, self.label_names
-        if None not in (self.num_classes, args.get("num_classes")) and args["num_classes"] != self.num_classes:
-            raise _stated(f"num_classes is {self.num_classes} and {args['num_classes']}")
-        if labels is not None and self.num_classes is not None and len(labels) != self.num_classes:
-            raise _stated(f"{len(labels)} label_names for {self.num_classes} classes")
+        labels, classes = self.label_names, self.model_args.get("num_classes")
+        if None not in (self.num_classes, classes) and classes != self.num_classes:
+            raise _stated(f"num_classes is {self.num_classes} and {classes}")
+        classes = self.num_classes if classes is None else classes
+        if None not in (labels, classes) and len(labels or ()) != classes:
+            raise _stated(f"{len(labels or ())} label_names for {classes} classes")
         return self
 
 

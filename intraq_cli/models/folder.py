@@ -14,6 +14,7 @@ from intraq_cli.models.meta_build import (
     BUILD_ERRORS,
     MAX_PARTS,
     build_on_meta,
+    check_floats,
     check_tensors,
     info_of,
     limited,
@@ -68,7 +69,8 @@ def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool
         with limited(MAX_PARTS):
             return timm_teacher(untrained(lambda: _timm_network(folder, False)), source, name, config.label_names)
     header = tensor_header(weights, ModelError)
-    build_on_meta(lambda: _timm_network(folder, False), header, ModelError)
+    described = build_on_meta(lambda: _timm_network(folder, False), header, ModelError)
+    check_floats(described, header, source)
     with limited(parts_of(header)):
         return timm_teacher(_timm_network(folder, True), source, name, config.label_names)
 

@@ -121,6 +121,19 @@ def check_tensors(
             )
 
 
+def check_floats(network: nn.Module, held: Mapping[str, TensorInfo], where: str) -> None:
+    """See that a file has floats wherever ``network`` has: whole numbers would be taken for weights as they are.
+
+    Raises:
+        ModelError: one of its tensors is of another type.
+    """
+    for key, tensor in network.state_dict().items():
+        floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
+        if floats and key in held and held[key].dtype not in FLOATS:
+            hint = "codes of a quantized network are no weights: give those of the float network"
+            raise ModelError(f"{where}: {key} is {_spelled(held[key])}, where the network has floats", hint)
+
+
 def _spelled(info: TensorInfo) -> str:
     return f"{info.dtype} {list(info.shape)}"
 

@@ -8,7 +8,7 @@ from intraq_cli.errors import IntraqError, ModelError, UsageError
 if TYPE_CHECKING:
     from intraq_cli.models.teacher import InputSpec
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "random"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
 PIXEL_SCALE = 2.0
 """A mean or standard deviation above this is not of pixels in [0, 1], whose means are at most 1."""

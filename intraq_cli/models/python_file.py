@@ -1,5 +1,6 @@
 """``path/to/file.py:factory``: a function of the user's own, that builds a network or that a recipe names."""
 
+import ast
 import importlib
 import importlib.util
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -44,6 +45,27 @@ def load_function(spelled: str) -> Callable[[Any], Any]:
     """
     with _named(spelled, "function", RecipeError) as function:
         return function
+
+
+def factories_in(path: Path) -> list[str]:
+    """Names of the functions and classes in a file that can be called without arguments; nothing of it is run."""
+    try:
+        found = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return []
+    return [node.name for node in found if not getattr(node, "name", "_").startswith("_") and _needs_nothing(node)]
+
+
+def _needs_nothing(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
+    if isinstance(node, ast.ClassDef):
+        made = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        return not made or _required(made[0].args) == 1
+    return isinstance(node, ast.FunctionDef) and _required(node.args) == 0
+
+
+def _required(given: ast.arguments) -> int:
+    """How many arguments a call has to give, ``self`` included."""
+    return len(given.posonlyargs + given.args) - len(given.defaults) + given.kw_defaults.count(None)
 
 
 @contextmanager

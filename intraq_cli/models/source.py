@@ -17,7 +17,7 @@ from intraq_cli.models.hub_source import load_hub
 from intraq_cli.models.libraries import load_pytorchcv, load_torchvision
 from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.models.preprocessing import InputOverride, check_pixel_scale
-from intraq_cli.models.python_file import call_factory
+from intraq_cli.models.python_file import call_factory, factories_in
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.models.timm_source import load_timm
 from intraq_cli.zoo import model_folder, model_names
@@ -215,6 +215,8 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
         return PREFIXES[prefix], rest
     if needs_code(text):
         return "factory", text
+    if text.endswith(".py") and not os.path.isdir(text):
+        raise _no_function(text)
     if text in model_names():
         return "bundled", text
     if os.path.isdir(text):  # where a Path's own would raise for a name too long
@@ -222,8 +224,19 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
     if re.fullmatch(REPOSITORY, text):
         return "hub", text
     if "/" in text:
-        raise ModelError(f"there is no folder {text}", "models on the Hub are written ORG/NAME")
+        here = os.path.isabs(text) or text.startswith(".")
+        hint = "a model is a folder or path/to/file.py:factory" if here else "models on the Hub are written ORG/NAME"
+        raise ModelError(f"there is no folder {text}", hint)
     return "timm", text
+
+
+def _no_function(file: str) -> ModelError:
+    """What to say of a Python file without the function that builds the network."""
+    if not os.path.isfile(file):
+        return ModelError(f"there is no file {file}", "a network of your own is written path/to/file.py:factory")
+    names = factories_in(Path(file))
+    known = f"; it has {', '.join(names)}" if names else ""
+    return ModelError(f"{file} is a Python file: which function builds the network?", f"write {file}:factory{known}")
 
 
 def _may_be_timm(text: str) -> bool:

@@ -1,7 +1,8 @@
 """State dicts in the files that training scripts write: read without running code, taken out of their wrappers."""
 
 import os
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ WRAPPERS = (
     "network",
     "params",
     "weights",
+    "module",
 )
 """Keys under which training scripts keep a state dict."""
 PREFIXES = ("module.", "model.", "net.", "network.")
@@ -55,17 +57,30 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
     Raises:
         ModelError: no such file, or no state dict in it; the message says what is.
     """
-    state = found = _read(path)
-    for _ in range(3):  # a wrapper may be in another
-        key = next((w for w in WRAPPERS if isinstance(state, dict) and isinstance(state.get(w), dict)), None)
-        state = state if key is None else state[key]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    found = _read(path)
+    states = [_without_prefixes(state, known) for state in _state_dicts(found)]
+    if not states:
         raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
-    for key, tensor in state.items():
+    # a moving average may be there and hold no network
+    chosen = next((state for state in states if state.keys() & set(known)), states[0])
+    for key, tensor in chosen.items():
+        if tensor.layout is not torch.strided:
+            raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")
         # a view may be of any size on a storage of one value
         if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
             raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
-    return _without_prefixes({str(key): tensor for key, tensor in state.items()}, known)
+    return chosen
+
+
+def _state_dicts(found: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
+    """Those in ``found`` and its wrappers, of which one may be in another, the best first."""
+    if not isinstance(found, dict):
+        return
+    if found and all(isinstance(value, Tensor) for value in found.values()):
+        yield {str(key): tensor for key, tensor in found.items()}
+    elif depth:
+        for key in WRAPPERS:
+            yield from _state_dicts(found.get(key), depth - 1)
 
 
 def _without_prefixes(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
@@ -87,7 +102,9 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([(type(name, (_Unread,), {}), name) for name in _foreign(path)]):
+        unread: list[Any] = [(type(name, (_Unread,), {}), name) for name in _foreign(path)]
+        with torch.serialization.safe_globals(unread), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on sparse tensors, which are refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except (*BUILD_ERRORS, SafetensorError, UnpicklingError, EOFError) as error:
         raise ModelError(f"cannot read {path}: {first_line(error)}", HINT) from error

@@ -155,7 +155,7 @@ def check_classifier(teacher: Teacher) -> int:
     """Run the teacher once on noise and see that it is a classifier; returns its number of classes.
 
     Raises:
-        ModelError: weights that are not finite, an input that does not fit, no logits.
+        ModelError: weights that are not finite, an input that does not fit, no logits, or not one for each label.
     """
     network = teacher.network
     for name, tensor in state_tensors(network).items():
@@ -172,6 +172,11 @@ def check_classifier(teacher: Teacher) -> int:
     if getattr(network, "num_classes", None) == 0:  # timm's word for a network without its last layer
         given = f"{out.shape[1]} features"
         raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
+    labels = teacher.label_names
+    if labels is not None and len(labels) != out.shape[1]:
+        raise ModelError(
+            f"{teacher.source} has {len(labels)} label_names for {out.shape[1]} classes", "mend config.json"
+        )
     if not out.is_meta and not out.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
     return out.shape[1]

@@ -8,7 +8,7 @@ from torch import nn
 
 from intraq_cli.errors import ModelError
 from intraq_cli.models.hub import cached_commit, downloading
-from intraq_cli.models.meta_build import untrained
+from intraq_cli.models.meta_build import check_floats, info_of, untrained
 from intraq_cli.models.state_dict import read_state_dict
 from intraq_cli.models.teacher import InputSpec, Teacher
 from intraq_cli.zoo import did_you_mean, model_names
@@ -61,6 +61,7 @@ def _with_weights(model: str, path: Path) -> nn.Module:
     network = timm.create_model(model, pretrained=False)
     own = network.state_dict()
     state = read_state_dict(path, own.keys())
+    check_floats(network, {key: info_of(tensor) for key, tensor in state.items()}, str(path))
     classifier = network.pretrained_cfg.get("classifier")
     key = f"{classifier}.weight" if isinstance(classifier, str) else None
     if key in own and key in state and state[key].shape[1:] == own[key].shape[1:]:

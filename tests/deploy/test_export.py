@@ -232,7 +232,7 @@ def test_evaluate_and_predict_take_the_file(made, tmp_path, labelled):
     export(folder, out=tmp_path / "a.onnx", model=model)
     file, own = (evaluate(target, labelled, model=model) for target in (tmp_path / "a.onnx", folder))
     assert (file.top1, file.float_top1, file.agreement) == (own.top1, own.float_top1, own.agreement)
-    ours, theirs = (predict(target, [labelled], model=model) for target in (folder, str(tmp_path / "a.onnx")))
+    ours, theirs = predict(folder, [labelled], model=model), predict(str(tmp_path / "a.onnx"), [labelled])
     assert [r.classes for r in ours] == [r.classes for r in theirs]
     assert all(math.isclose(sum(r.probabilities), 100, abs_tol=1e-3) for r in ours)  # three classes in all
     logits = load(folder, model=model)(torch.full((1, 3, 8, 8), -2.0))  # the black picture

@@ -8,6 +8,7 @@ import torch
 from intraq_cli.evaluation.accuracy import answers_of, compare
 from intraq_cli.evaluation.labelled_images import Batch
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
+from intraq_cli.events import Warned
 
 KEY = ("a network", "some images")
 
@@ -37,6 +38,47 @@ def test_accuracies_and_agreement_counted_by_hand(batches):
     assert found.float_top1 == 12.5  # image 7, class 0
     same = answers_of(Fixed(0))
     assert compare(same, same, batches).agreement == 100.0
+
+
+class NanFrom(Fixed):
+    """The same, but NaN in one class of the images from ``first`` on."""
+
+    def __init__(self, shift, first):
+        super().__init__(shift)
+        self.first = first
+
+    def forward(self, x):
+        logits = super().forward(x)
+        logits[x[:, 0, 0, 0] >= self.first, 3] = torch.nan
+        return logits
+
+
+def test_an_image_whose_logits_are_nan_is_wrong_and_told(batches):
+    events = []
+    found = compare(answers_of(NanFrom(0, 6)), answers_of(NanFrom(0, 2)), batches, events.append)
+    assert (found.top1, found.float_top1, found.agreement) == (50.0, 25.0, 25.0)
+    assert found.float_top5 == 25.0
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "the quantized network has NaN logits on 2 of 8 images: they count as wrong",
+        "the float network has NaN logits on 6 of 8 images: they count as wrong",
+    ]
+
+
+def test_of_a_float_network_nan_is_told_once(batches):
+    events = []
+    theirs = answers_of(NanFrom(0, 4))
+    found = compare(theirs, theirs, batches, events.append)
+    assert (found.top1, found.agreement) == (50.0, 50.0)
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "the float network has NaN logits on 4 of 8 images: they count as wrong"
+    ]
+
+
+def test_images_whose_logits_are_nan_are_not_asked_about_again(batches, tmp_path):
+    once, again = NanFrom(1, 5), NanFrom(1, 5)
+    first = recalled(once, KeptAnswers(tmp_path), batches)
+    assert recalled(again, KeptAnswers(tmp_path), batches) == first
+    assert (once.asked, again.asked) == (8, 3)
 
 
 def recalled(teacher, kept, batches):

@@ -1,15 +1,21 @@
+import pickle
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.data import open_data
+from intraq_cli.evaluation.data import ImageTensors, open_data
+from intraq_cli.models.preprocessing import Interpolation
 from intraq_cli.models.teacher import InputSpec
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
@@ -166,32 +172,129 @@ def test_no_such_data():
 class Items(list):
     """As a data set on the Hub; the types of its columns are known by their names."""
 
-    def __init__(self, names):
+    def __init__(self, names, rows=None):
         white = Image.new("RGB", (8, 8), "white")
-        super().__init__({"picture": white, "kind": k} for k in range(len(names)))
+        super().__init__([{"picture": white, "kind": k} for k in range(len(names))] if rows is None else rows)
         self.features = {"picture": type("Image", (), {})(), "kind": type("ClassLabel", (), {"names": names})()}
 
 
+@pytest.fixture
+def on_the_hub(monkeypatch):
+    """Puts items in place of those of every data set on the Hub."""
+
+    def put(items):
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, split: items))
+
+    return put
+
+
+def labels_of(images):
+    return [int(label) for _, batch, _ in images.batches(2) for label in batch]
+
+
+IN_ORDER = "classes are taken in the order of hfds:org/zoo, {} for class 0: their names say nothing else"
+
+
 @pytest.mark.parametrize(
-    ("names", "expected"),
+    ("names", "expected", "notes"),
     [
-        (["dog", "cat"], [2, 0]),  # by name, though there are fewer
-        (["cat", "dog", "eel"], [0, 2, 1]),
-        (["Katze", "Aal", "Hund"], [0, 1, 2]),  # in the model's own order
-        (["Hund", "Katze"], None),
-        (["cat", "Hund"], None),
-        (["a", "b", "c", "d"], None),
+        (["dog", "cat"], [2, 0], ["1 of the model's 3 classes are not in hfds:org/zoo"]),  # by name
+        (["cat", "dog", "eel"], [0, 2, 1], []),
+        (["Katze", "Aal", "Hund"], [0, 1, 2], [IN_ORDER.format("Katze")]),
+        (["cat", "Aal", "dog"], [0, 1, 2], [IN_ORDER.format("cat")]),  # what is known is where it is in the model
+        (["2", "0", "1"], [2, 0, 1], []),
+        (["1", "2", "3"], [0, 1, 2], [IN_ORDER.format("1")]),
     ],
 )
-def test_classes_of_a_data_set_on_the_hub_are_the_models(monkeypatch, names, expected):
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, split: Items(names)))
-    if expected is None:
-        with pytest.raises(DataError, match="classes, the model 3"):
-            open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
-        return
+def test_classes_of_a_data_set_on_the_hub_are_the_models(on_the_hub, names, expected, notes):
+    on_the_hub(Items(names))
     images = open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
-    labels = [int(label) for _, batch, _ in images.batches(2, lambda event: None) for label in batch]
-    assert labels == expected
+    assert labels_of(images) == expected
+    assert list(images.notes) == notes
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["Hund", "Katze"], "2 classes, the model 3"),
+        (["cat", "Hund"], "2 classes, the model 3"),
+        (["a", "b", "c", "d"], "4 classes, the model 3"),
+        (["cat", "dog", "Aal"], "class 1 is dog in hfds:org/zoo, eel in the model"),
+        (["cat", "dog", "dogs"], "two classes of hfds:org/zoo mean the same class"),
+    ],
+)
+def test_classes_of_a_data_set_on_the_hub_that_are_not_the_models_are_refused(on_the_hub, names, says):
+    on_the_hub(Items(names))
+    with pytest.raises(DataError, match=says):
+        open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
+
+
+def test_a_name_of_two_things_does_not_speak_against_the_order_of_a_thousand():
+    labels = [f"class {k}" for k in range(500)] + [f"thing {k}" for k in range(500)]
+    names = [*labels[:500], *(f"Ding {k}" for k in range(500))]
+    names[7] = "thing 9"
+    assert class_indices(names, 1000, labels, "hfds:a/b")[0] == {name: k for k, name in enumerate(names)}
+    names[8:14] = reversed(names[8:14])
+    with pytest.raises(DataError, match="in the model"):
+        class_indices(names, 1000, labels, "hfds:a/b")
+
+
+def test_classes_of_cifar_are_found_by_name(tmp_path, monkeypatch):
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.zeros((10, 3 * 32 * 32), np.uint8)
+    (folder / "test").write_bytes(pickle.dumps({"data": pixels, "labels": list(range(10))}))
+    (folder / "meta").write_bytes(pickle.dumps({"label_names": names}))
+    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(CIFAR10, "test_list", [("test", None)])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": None})
+    images = open_data("cifar10", SPEC, 10, names[::-1], str(tmp_path))
+    assert (labels_of(images), images.notes) == (list(range(9, -1, -1)), ())
+    images = open_data("cifar10", SPEC, 10, None, str(tmp_path))
+    assert labels_of(images) == list(range(10))
+    assert "airplane for class 0" in images.notes[0]
+    with pytest.raises(DataError, match="class 1 is automobile in cifar10, ship in the model"):
+        open_data("cifar10", SPEC, 10, ["plane", *names[-2:0:-1], "lorry"], str(tmp_path))
+
+
+def test_an_image_that_is_missing_in_a_data_set_is_left_out_and_a_label_is_asked_for(on_the_hub):
+    white = Image.new("RGB", (8, 8), "white")
+    on_the_hub(Items(["a", "b"], [{"picture": white, "kind": 0}, {"picture": None, "kind": 1}]))
+    events = []
+    ((_, y, _),) = open_data("hfds:org/zoo", SPEC, 2, None).batches(2, events.append)
+    assert y.tolist() == [0]
+    assert "1 of 2 images were left out, e.g. image 1 is missing" in events[0].message
+    for label in (None, -1, 2):
+        on_the_hub(Items(["a", "b"], [{"picture": white, "kind": label}]))
+        with pytest.raises(DataError, match=f"image 0 has no label of a class: {label}"):
+            labels_of(open_data("hfds:org/zoo", SPEC, 2, None))
+
+
+def test_a_split_without_images_is_refused(on_the_hub):
+    on_the_hub(Items(["a", "b"], []))
+    with pytest.raises(DataError, match="hfds:org/zoo holds no images"):
+        open_data("hfds:org/zoo", SPEC, 2, None)
+
+
+def test_a_picture_of_which_resizing_leaves_nothing_is_left_out(tmp_path):
+    write(tmp_path, "0/a.png", 0)
+    write(tmp_path, "1/a.png", 0)
+    Image.new("RGB", (3, 400)).save(tmp_path / "1/narrow.png")
+    events = []
+    images = open_data(str(tmp_path), replace(SPEC, crop_mode="border"), 2, None)
+    ((_, y, _),) = images.batches(4, events.append)
+    assert y.tolist() == [0, 1]
+    assert "narrow.png: height and width must be > 0" in events[0].message
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_every_interpolation_and_crop_that_is_accepted_gives_an_image_of_the_models_size(interpolation, crop_mode):
+    spec = InputSpec((3, 8, 12), (0.5,) * 3, (0.5,) * 3, interpolation, 0.9, crop_mode)
+    image = ImageTensors(spec).decode(Image.new("RGB", (20, 30), "white"), "white")
+    assert image.shape == (3, 8, 12)
+    assert image.max() == pytest.approx(1.0)
 
 
 def test_folders_without_images_and_classes_without_folders_are_told(tmp_path):

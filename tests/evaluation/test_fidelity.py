@@ -52,6 +52,14 @@ def test_a_network_follows_itself():
     assert (found.agreement, found.kl, found.sqnr["bn"]) == (100.0, 0.0, math.inf)
 
 
+def test_two_networks_that_answer_nan_do_not_agree():
+    network, graph = noisy()
+    network.bn.bias.data.fill_(math.nan)  # the graph's too
+    found = fidelity(graph, network, graph, [torch.arange(8.0).view(8, 1, 1, 1)])
+    assert found.agreement == 0.0
+    assert math.isnan(found.kl)
+
+
 def test_no_images_no_figures():
     network, graph = noisy()
     assert math.isnan(fidelity(graph, network, graph, []).agreement)

@@ -124,6 +124,14 @@ def test_16_bits_a_pixel_keep_their_brightness(tmp_path, suffix):
     assert np.unique(image).tolist() == [0x40]
 
 
+@pytest.mark.parametrize("header", ["P5 8 8 65535 ", "P5 8 8 300 "])
+def test_a_dark_pgm_of_16_bits_is_read_by_its_declared_maximum(tmp_path, header):
+    most = int(header.split()[-1])
+    (tmp_path / "dark.pgm").write_bytes(header.encode() + np.full(64, 200, ">u2").tobytes())
+    image = ImageReader("L", 8).read(tmp_path / "dark.pgm", tmp_path)
+    assert np.unique(image).tolist() == [200 * 256 // (most + 1)]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_every_usual_kind_of_image_is_read(tmp_path, mode):
     white = Image.new("RGB", (8, 8), "white").convert(mode)

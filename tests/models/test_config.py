@@ -5,7 +5,9 @@ import pytest
 import timm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from intraq_cli import inspect, predict
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import PretrainedCfg, check_config, spec_of_config
@@ -120,6 +122,25 @@ def test_a_value_out_of_range_is_refused(field, value):
         check_config({**SOUND, field: value}, "here")
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_as_many_label_names_as_classes_wherever_their_number_is_said(count):
+    said = {"num_classes": None, "model_args": {"num_classes": 3}}
+    assert check_config({**SOUND, **said}, "here").label_names == ["cat", "dog", "eel"]
+    names = [f"class {k}" for k in range(count)]
+    with pytest.raises(ModelError, match=f"{count} label_names for 3 classes"):
+        check_config({**SOUND, **said, "label_names": names}, "here")
+
+
+@pytest.mark.parametrize("verb", [inspect, lambda model: predict(model, "none.png", device="cpu")])
+def test_label_names_are_counted_where_no_number_of_classes_is_said(tmp_path, verb):
+    """timm then builds a network of a thousand."""
+    config = {key: value for key, value in SOUND.items() if key != "num_classes"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="3 label_names for 1000 classes"):
+        verb(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -133,6 +154,7 @@ def test_a_value_out_of_range_is_refused(field, value):
         ("std", [math.inf] * 3),
         ("crop_pct", 1e-9),
         ("interpolation", "sharpest"),
+        ("interpolation", "random"),  # of training
         ("crop_mode", ["center"]),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+from intraq_cli import inspect
 from intraq_cli.errors import ModelError
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.python_file import call_factory
@@ -122,3 +123,46 @@ def test_a_timm_network_that_reads_values_is_built_on_the_cpu(error, monkeypatch
     monkeypatch.setattr(timm, "create_model", create_model)
     teacher = Source.parse("test_resnet").on_meta()
     assert not any(tensor.is_meta for tensor in teacher.network.state_dict().values())
+
+
+FILE = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+def small(): ...
+def wide(width, *, depth=3): ...
+def deep(*layers, **options): ...
+def _hidden(): ...
+raise SystemExit("it runs")
+"""
+
+
+@pytest.mark.parametrize("spelled", ["sub/nets.py", "./nets.py", "nets.py", "{}/nets.py"])
+def test_a_file_without_its_function_is_told_what_could_be_meant(spelled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = spelled.format(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / text).write_text(FILE)
+    with pytest.raises(ModelError, match="is a Python file: which function builds the network") as caught:
+        inspect(text)
+    assert caught.value.hint == f"write {text}:factory; it has Net, small, deep"
+    (tmp_path / text).write_text("def (")
+    with pytest.raises(ModelError, match="is a Python file") as caught:
+        inspect(text)
+    assert caught.value.hint == f"write {text}:factory"
+    (tmp_path / text).unlink()
+    with pytest.raises(ModelError, match=f"there is no file {text}"):
+        inspect(text)
+
+
+def test_a_path_that_is_not_there_is_no_repository(tmp_path):
+    with pytest.raises(ModelError, match="there is no folder") as caught:
+        inspect(tmp_path / "none")
+    assert "Hub" not in caught.value.hint

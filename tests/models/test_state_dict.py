@@ -1,6 +1,7 @@
 """Files as training scripts write them, read into the very same state dict."""
 
 import argparse
+import json
 import pathlib
 import shutil
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from intraq_cli.errors import ModelError
+from intraq_cli.models.source import Source
 from intraq_cli.models.state_dict import read_state_dict
 
 
@@ -52,6 +55,10 @@ FILES = {
     "timm's script": of_a_script,
     **{key: lambda n, key=key: {"epoch": 1, key: n.state_dict()}
        for key in ("net", "model_state_dict", "params", "model", "state_dict", "state_dict_ema", "network")},
+    "an empty average": lambda n: {"state_dict": n.state_dict(), "model_ema": {}, "state_dict_ema": None},
+    "an average of something else": lambda n: {"state_dict": n.state_dict(), "model_ema": {"decay": torch.ones(1)}},
+    "an average that is no state dict": lambda n: {"model": n.state_dict(), "model_ema": {"decay": 0.99}},
+    "an average in a module": lambda n: {"model_ema": {"module": n.state_dict(), "decay": 0.99}},
     "twice": lambda n: {"model": {"state_dict": n.state_dict()}},
 }  # fmt: skip
 
@@ -102,3 +109,41 @@ def test_nothing_that_a_file_names_is_called(tmp_path):
     torch.save({"state_dict": {"a": torch.ones(1)}, "args": Deed()}, tmp_path / "w.pth")
     assert read_state_dict(tmp_path / "w.pth", ())["a"] == 1
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+def test_a_sparse_tensor_is_refused_by_name(sparse, tmp_path):
+    torch.save({"fc.weight": sparse(torch.eye(2))}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"fc\.weight is a sparse tensor"):
+        read_state_dict(tmp_path / "w.pth", ())
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_codes_are_not_taken_for_weights(network, dtype, tmp_path):
+    state = network.state_dict()
+    torch.save({**state, "fc.weight": state["fc.weight"].to(dtype)}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"fc\.weight is .*, where the network has floats"):
+        Source.parse("test_resnet", weights=tmp_path / "w.pth").load()
+
+
+def test_floats_of_another_width_are_weights_and_counters_are_whole(network, tmp_path):
+    state = {
+        key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
+    }
+    assert any(not tensor.is_floating_point() for tensor in state.values())
+    torch.save(state, tmp_path / "w.pth")
+    loaded = Source.parse("test_resnet", weights=tmp_path / "w.pth").load().network.state_dict()
+    assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in state.items())
+
+
+def test_codes_in_a_folder_are_not_taken_for_weights(network, tmp_path):
+    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    state = network.state_dict()
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    Source.parse(str(tmp_path)).load()
+    save_file({**state, "fc.weight": state["fc.weight"].char()}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"fc\.weight is I8 \[7, \d+\], where the network has floats"):
+        Source.parse(str(tmp_path)).load()

@@ -1,0 +1,89 @@
+"""``predict``: which pictures are looked at, and what is said of those that cannot be."""
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from intraq_cli import predict
+from intraq_cli.errors import DataError
+from intraq_cli.events import Warned
+
+
+class Brightness(nn.Module):
+    """Class 1 of a bright picture, class 0 of a dark one; NaN of a grey one."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x):
+        bright = x.mean((1, 2, 3))[:, None]
+        return torch.where(bright.abs() < 0.01, torch.nan, bright * self.weight)
+
+
+INPUT = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,), "device": "cpu"}
+
+
+def picture(path, brightness):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (8, 8), brightness).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A dark and a bright picture, and between them a file that is none."""
+    picture(tmp_path / "pictures/a.png", 0)
+    (tmp_path / "pictures/b.png").write_text("no picture")
+    picture(tmp_path / "pictures/c.png", 255)
+    return tmp_path / "pictures"
+
+
+def test_a_picture_of_a_folder_that_cannot_be_read_is_left_out_and_told(folder):
+    events = []
+    found = predict(Brightness(), folder, report=events.append, **INPUT)
+    assert [(result.image, result.classes[0]) for result in found] == [
+        (str(folder / "a.png"), 0),
+        (str(folder / "c.png"), 1),
+    ]
+    (warning,) = events
+    assert isinstance(warning, Warned)
+    assert warning.message.startswith("1 of 3 pictures were left out: ")
+    assert "b.png" in warning.message
+
+
+def test_a_picture_that_is_named_and_cannot_be_read_is_an_error(folder):
+    with pytest.raises(DataError, match=r"b\.png"):
+        predict(Brightness(), [folder / "a.png", folder / "b.png"], **INPUT)
+    (folder / "a.png").unlink()
+    (folder / "c.png").unlink()
+    with pytest.raises(DataError, match=r"none of 1 pictures can be read: .*b\.png"):
+        predict(Brightness(), folder, **INPUT)
+
+
+def test_a_picture_that_is_named_may_be_a_link_and_one_in_a_folder_may_not_lead_out(folder, tmp_path):
+    picture(tmp_path / "elsewhere/d.png", 255)
+    (folder / "b.png").unlink()
+    (folder / "b.png").symlink_to(tmp_path / "elsewhere/d.png")
+    (folder / "inside").mkdir()
+    (folder / "inside/e.png").symlink_to(folder / "c.png")
+    (found,) = predict(Brightness(), folder / "b.png", **INPUT)
+    assert (found.image, found.classes[0]) == (str(folder / "b.png"), 1)
+    events = []
+    images = [result.image for result in predict(Brightness(), folder, report=events.append, **INPUT)]
+    assert images == [str(folder / name) for name in ("a.png", "c.png", "inside/e.png")]
+    assert "b.png is a link that leads out" in events[0].message
+
+
+def test_no_picture_of_a_large_folder_is_left_out(tmp_path):
+    picture(tmp_path / "many/0.png", 0)
+    for k in range(1, 10_001):
+        (tmp_path / f"many/{k}.png").hardlink_to(tmp_path / "many/0.png")
+    assert len(predict(Brightness(), tmp_path / "many", **INPUT)) == 10_001
+
+
+def test_a_picture_of_which_the_network_says_nan_is_told(tmp_path):
+    picture(tmp_path / "grey.png", 128)
+    events = []
+    predict(Brightness(), tmp_path / "grey.png", report=events.append, **INPUT)
+    assert [event.message for event in events] == [f"{tmp_path / 'grey.png'}: the network's logits are NaN"]
