@@ -1,5 +1,6 @@
 """What a user says of a network's input; light enough to be imported by ``intraq --help``."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -49,9 +50,13 @@ class InputOverride:
         """Refuse values that no network takes.
 
         Raises:
-            UsageError: pixel-scale means, a crop or an interpolation that does not exist.
+            UsageError: pixel-scale means, a standard deviation of zero, a crop or an interpolation that does not exist.
         """
         check_pixel_scale(self.mean, self.std, "--mean and --std", UsageError)
+        for name, values, least in (("--mean", self.mean, -math.inf), ("--std", self.std, 0)):
+            if values is not None and not all(math.isfinite(value) and value > least for value in values):
+                said = ",".join(f"{value:g}" for value in values)
+                raise UsageError(f"{name} {said}: must be {'positive' if least == 0 else 'finite'} numbers", "e.g. 0.5")
         if self.crop_pct is not None and not MIN_CROP_PCT <= self.crop_pct <= MAX_CROP_PCT:
             raise UsageError(f"--crop-pct {self.crop_pct:g}: must be {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875")
         known = get_args(Interpolation)

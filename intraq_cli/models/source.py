@@ -170,10 +170,12 @@ class Source:
         """What the user states, and for the rest the module's own ``pretrained_cfg``."""
         own = {key: value for key, value in cfg.items() if value is not None}
         stated = {**({} if "input_size" in own else {"crop_pct": 1.0}), **own, **self.override.stated}
-        if any(key not in stated for key in ("input_size", "mean", "std")):
+        examples = {"input_size": "--input-size C,H,W", "mean": "--mean M,M,M", "std": "--std S,S,S"}
+        missing = {key: example for key, example in examples.items() if key not in stated}
+        if missing:
             raise ModelError(
-                f"{self.spelled} does not say how it wants its input",
-                "add --input-size C,H,W --mean M,M,M --std S,S,S (for pixels in [0, 1]); in Python input_size=...",
+                f"{self.spelled} does not say how it wants its input: {', '.join(missing)}",
+                f"add {' '.join(missing.values())} (for pixels in [0, 1]); in Python {next(iter(missing))}=...",
             )
         spec = spec_of_config(stated, self.spelled)
         mean = None if self.override.mean else spec.mean

@@ -1,5 +1,7 @@
 """How an input is to be taken: what the user states replaces only itself, wherever the rest comes from."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -44,8 +46,15 @@ def test_size_mean_and_std_leave_a_modules_own_crop_and_interpolation():
 def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
     found = Source.parse(small(mean=(0.5,) * 3, std=[0.5] * 3), InputOverride((3, 8, 8))).load().spec
     assert (found.input_size, found.mean, found.std, found.crop_pct) == ((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 1.0)
-    with pytest.raises(ModelError, match="does not say how it wants its input"):
+    with pytest.raises(ModelError, match=r"does not say how it wants its input: std$") as caught:
         Source.parse(small(mean=(0.5,) * 3), InputOverride((3, 8, 8))).load()
+    assert caught.value.hint.startswith("add --std S,S,S (for")
+
+
+@pytest.mark.parametrize(("mean", "std"), [(None, (0.5, 0.0, 0.5)), (None, (0.5, -0.5, 0.5)), ((math.nan,) * 3, None)])
+def test_means_and_standard_deviations_that_no_network_has_are_wrong_usage(mean, std):
+    with pytest.raises(UsageError, match=f"^--{'mean' if mean else 'std'} .*: must be"):
+        Source.parse(small(**vars(OWN)), InputOverride(None, mean, std))
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_224.augreg_in21k_ft_in1k", "resnet18.tv_in1k", "resnet18.a1_in1k"])
