@@ -52,7 +52,7 @@ class ImageReader:
             UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged or too large one.
         """
         if not path.is_file():
-            raise UnreadableImageError(f"{path} is no regular file")
+            raise UnreadableImageError(f"{path} is no regular file" if path.exists() else f"no file {path}")
         if root is not None and path.is_symlink() and not path.resolve().is_relative_to(root):
             raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
         Image.init()  # else it knows the commonest formats only

@@ -123,7 +123,7 @@ def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
     hint = "fetch or make it again"
     try:
         if not path.is_file():
-            raise kind(f"no file {path}", hint)
+            raise kind(f"{path} is a folder" if path.is_dir() else f"no file {path}", hint)
         with path.open("rb") as start:
             if int.from_bytes(start.read(8), "little") > MAX_HEADER:
                 raise kind(f"{path} is no safetensors file, or a damaged one: its header is too large", hint)

@@ -223,6 +223,8 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
         return "bundled", text
     if os.path.isdir(text):  # where a Path's own would raise for a name too long
         return "folder", text
+    if os.path.isfile(text):
+        raise ModelError(f"{text} is a file, and no model", "weights go with a timm name: ARCHITECTURE --weights FILE")
     if re.fullmatch(REPOSITORY, text):
         return "hub", text
     if "/" in text:

@@ -119,3 +119,10 @@ def test_a_message_is_one_printable_line(text):
     assert error.message == str(error)
     assert len(error.message) <= 1000
     assert error.hint == error.message
+
+
+def test_a_folder_is_not_called_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="^.* is a folder$"):
+        tensor_header(tmp_path, CheckpointError)
+    with pytest.raises(CheckpointError, match="^no file "):
+        tensor_header(tmp_path / "none", CheckpointError)

@@ -311,3 +311,10 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path):
     assert (tmp_path / "weights.pth").stat().st_size < 10**7
     with pytest.raises(ModelError, match=r"fc\.weight claims more values"):
         load_teacher("test_resnet", weights=tmp_path / "weights.pth")
+
+
+def test_a_file_in_place_of_a_model_is_not_called_missing(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"weights\.safetensors is a file, and no model") as caught:
+        Source.parse(str(tmp_path / "weights.safetensors")).load()
+    assert "--weights" in caught.value.hint
