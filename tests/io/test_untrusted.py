@@ -122,7 +122,7 @@ def test_a_message_is_one_printable_line(text):
 
 
 def test_a_folder_is_not_called_missing(tmp_path):
-    with pytest.raises(CheckpointError, match="^.* is a folder$"):
+    with pytest.raises(CheckpointError, match=r"^.* is a folder$"):
         tensor_header(tmp_path, CheckpointError)
-    with pytest.raises(CheckpointError, match="^no file "):
+    with pytest.raises(CheckpointError, match=r"^no file "):
         tensor_header(tmp_path / "none", CheckpointError)
