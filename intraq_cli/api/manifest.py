@@ -40,7 +40,7 @@ def manifest(
         "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
         "code": code_of(settings),
-        "images": ", ".join(map(str, images)) or None,
+        "images": [*map(str, images)],
         "seed": job.context.seed,
         "teacher": {
             "source": teacher.source,

@@ -113,6 +113,12 @@ class PublishedRun(RunManifest):
     measured: _Measured
 
 
+def named_images(run: dict[str, Any]) -> list[Any]:
+    """What ``--images`` named, from a manifest that may be of a version which joined the names by commas."""
+    images = run.get("images") or []
+    return images.split(", ") if isinstance(images, str) else images
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder, checked against :class:`RunManifest`; empty where there is none.
 

@@ -111,7 +111,8 @@ class Run(RunManifest):
     command: StrictStr
     seed: StrictInt
     recipe: RecipeName
-    images: Text | None = None
+    images: list[Text] | Text | None = None
+    """What ``--images`` named; a text in manifests of earlier versions."""
     device: Text = ""
     seconds: Number = None
     stages: dict[Text, Number] = Field(default_factory=dict)

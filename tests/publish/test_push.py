@@ -14,7 +14,7 @@ from intraq_cli import load, quantize
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
 from intraq_cli.publish.card import model_card
-from intraq_cli.publish.privacy import local_names, without_paths
+from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files
 from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive
@@ -466,7 +466,7 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     published = json.loads(sent["run.json"])
     assert published["command"] == "intraq quantize nets.py:net --out=own -q"
     assert (published["teacher"]["source"], published["teacher"]["weights"]) == ("nets.py:net", "w.pth")
-    assert (published["images"], published["evaluations"][0]["data"]) == ("images.safetensors", "imagenet/val")
+    assert (published["images"], published["evaluations"][0]["data"]) == (["images.safetensors"], "imagenet/val")
     assert json.loads(sent["config.json"])["architecture"] == "nets.py:net"
     assert {key: value for key, value in published.items() if key in ("seed", "recipe", "measured")} == {
         key: run[key] for key in ("seed", "recipe", "measured")
@@ -508,11 +508,42 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
         ),
         ("quantize('x', set=['synthesis.losses./a/b.py:f=0.1'])", "quantize('x', set=['synthesis.losses.b.py:f=0.1'])"),
         ("synthesis.losses.own/b.py:f", "synthesis.losses.own/b.py:f"),
+        ("../../home/me/net.py:make", "net.py:make"),
+        ("~me/w.pth", "w.pth"),
+        ("file:///home/me/w.pth", "file:w.pth"),
+        ("quantize('x', sensitivity='', out=\"/home/o'brien/x\")", "quantize('x', sensitivity='', out=\"x\")"),
+        ("quantize('x', images=[PosixPath('/a/b'), 'c'])", "quantize('x', images=[PosixPath('b'), 'c'])"),
     ],
 )
 def test_absolute_paths_become_names(text, published):
     assert without_paths({"a": [text]}) == {"a": [published]}
     assert without_paths({text: 1}) == {published: 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "published"),
+    [
+        (["syn.safetensors", "/home/me/pics"], ["syn.safetensors", "pics"]),
+        (["/home/me/pics", "syn.safetensors"], ["pics", "syn.safetensors"]),
+        ("syn.safetensors, /home/me/pics", ["syn.safetensors", "pics"]),  # as earlier versions wrote it
+        ("/home/me/pics, syn.safetensors", ["pics", "syn.safetensors"]),
+        (None, []),
+    ],
+)
+def test_of_several_images_the_names_are_published_and_nothing_else(made, tmp_path, images, published):
+    folder = tmp_path / "own"
+    shutil.copytree(made / "own", folder)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "images": images}))
+    sent = checkpoint_files(folder, "me/own")
+    assert json.loads(sent["run.json"])["images"] == published
+    assert ", ".join(published) in sent["report.html"].decode()
+    assert b"home" not in sent["run.json"] + sent["report.html"]
+
+
+def test_a_short_path_is_not_replaced_in_addresses():
+    card = "`/a` and https://arxiv.org/abs/1, /abc, x/a and (/a)"
+    assert card_without_paths(card, {"images": ["/a"]}) == "`a` and https://arxiv.org/abs/1, /abc, x/a and (a)"
 
 
 def test_a_teacher_from_a_folder_is_not_taken_for_a_model_of_that_name():
