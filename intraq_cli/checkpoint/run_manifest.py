@@ -61,6 +61,8 @@ class Export(_Table):
 
     opset: StrictInt
     bytes: StrictInt
+    sha256: Text | None = None
+    """Of the file; None in manifests of earlier versions."""
     layers_integer: list[Text]
     layers_float: list[dict[str, Text]]
     images: StrictInt
@@ -79,6 +81,8 @@ class RunManifest(_Table):
     teacher: TeacherOrigin = TeacherOrigin()
     evaluations: list[Evaluation] = []
     export: Export | None = None
+    cards: list[Text] = []
+    """SHA-256 of the card, and of the one that it replaces."""
 
 
 class _Tuning(_Table):

@@ -1,11 +1,13 @@
 """The model card: ``README.md`` of a checkpoint, ready for the Hub."""
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
+from intraq_cli.errors import CheckpointError
 from intraq_cli.publish.privacy import local_names, without_paths
 from intraq_cli.words import data_of, images_of, logits_differ
 
@@ -51,6 +53,28 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
         activations=_activations(quantization),
         ends=_exceptions(quantization["modules"], quantization["weights"]["bits"]),
     )
+
+
+def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str | None = None) -> str:
+    """The card of a checkpoint folder, or of the timm repository that is made from it.
+
+    Raises:
+        CheckpointError: its manifest lacks what the card tells.
+    """
+    try:
+        return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
+
+
+def card_digest(card: str) -> str:
+    """SHA-256 of a card; a manifest has those of the cards that intraq wrote beside it, as ``cards``."""
+    return hashlib.sha256(card.encode()).hexdigest()
+
+
+def is_own_card(card: str, folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether nobody has edited a card since intraq wrote it; manifests of earlier versions have no digests."""
+    return card_digest(card) in run["cards"] if "cards" in run else card == folder_card(folder, config, run)
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:

@@ -44,7 +44,7 @@ def card_without_paths(card: str, data: Any) -> str:
     for text in sorted(_texts(data), key=len, reverse=True):
         name = _in_text(text)
         if name != text:  # not where it is a part of a longer path, or of an address
-            card = re.sub(rf"(?<![\w/:.~-]){re.escape(text)}(?![\w/-])", lambda _, name=name: name, card)
+            card = re.sub(rf"(?<![\w/:.~-]){re.escape(text)}(?![\w/-])", name.replace("\\", r"\\"), card)
     return card
 
 

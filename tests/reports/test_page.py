@@ -14,7 +14,7 @@ from PIL import Image
 from intraq_cli import report
 from intraq_cli.errors import CheckpointError, OutputError
 from intraq_cli.models.teacher import InputSpec
-from intraq_cli.publish.repository import check_record
+from intraq_cli.publish.noting import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several
 from intraq_cli.synthesis.pictures import write_sheet
