@@ -41,6 +41,7 @@ def manifest(
         "recipe": {"name": settings.name, **settings.to_dict()},
         "code": code_of(settings),
         "images": [*map(str, images)],
+        "images_from": made.learned_from if made else None,
         "seed": job.context.seed,
         "teacher": {
             "source": teacher.source,

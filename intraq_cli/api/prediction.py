@@ -9,7 +9,7 @@ from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.api.teachers import placed
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.evaluation.pictures import picture_files, read_pictures
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
@@ -76,6 +76,9 @@ def predict(
         for k in range(0, len(files), EVALUATION_BATCH):
             part = files[k : k + EVALUATION_BATCH]
             chances = logits_of(network, read_pictures(part, spec).to(where)).softmax(1)
+            if labels and len(labels) != chances.shape[1]:
+                classes = f"{len(labels)} label_names for {chances.shape[1]} classes"
+                raise ModelError(f"{target}: config.json has {classes}", "mend it")
             best = chances.topk(min(FIRST, chances.shape[1]))
             rows = zip(part, best.indices.tolist(), (100 * best.values).tolist(), strict=True)
             results += [

@@ -111,6 +111,7 @@ class PublishedRun(RunManifest):
     name: Text
     command: StrictStr
     seed: StrictInt
+    images_from: Text | None = None
     needs_factory: StrictBool
     recipe: _Recipe
     versions: _Versions

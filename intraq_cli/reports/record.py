@@ -113,6 +113,8 @@ class Run(RunManifest):
     recipe: RecipeName
     images: list[Text] | Text | None = None
     """What ``--images`` named; a text in manifests of earlier versions."""
+    images_from: Text | None = None
+    """The float network that synthetic images were learned from, where it has other weights."""
     device: Text = ""
     seconds: Number = None
     stages: dict[Text, Number] = Field(default_factory=dict)
