@@ -216,5 +216,5 @@ def test_names_of_classes_that_the_network_has_not_are_refused(tmp_path, labelle
     del config["num_classes"]
     config["pretrained_cfg"].pop("num_classes", None)
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="config.json has 2 label_names for 3 classes"):
+    with pytest.raises(ModelError, match=r"config\.json has 2 label_names for 3 classes"):
         predict(folder, labelled)
