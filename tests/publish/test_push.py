@@ -11,8 +11,10 @@ import yaml
 from safetensors.torch import load_file
 
 from intraq_cli import load, quantize
+from intraq_cli.api.loading import teacher_of
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
+from intraq_cli.events import silent
 from intraq_cli.publish.card import model_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files
@@ -606,6 +608,20 @@ def test_base_model_and_licence_are_those_of_the_weights(checkpoint, source, wei
     run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
     data = front(model_card(config, run))
     assert (data.get("base_model"), data["license"]) == (base, licence)
+
+
+def test_weights_of_a_folder_are_not_those_of_timm_whatever_its_name(made, tmp_path, monkeypatch):
+    shutil.copytree(made / "float", tmp_path / "test_resnet")
+    config = json.loads((made / "float/config.json").read_text())
+    config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
+    (tmp_path / "test_resnet/config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    quantize("test_resnet", recipe="instant", out="out", device="cpu")
+    teacher = json.loads((tmp_path / "out/run.json").read_text())["teacher"]
+    assert (teacher["source"], teacher["revision"]) == ("local-dir:test_resnet", None)
+    assert "base_model" not in front((tmp_path / "out/README.md").read_text())
+    noted = teacher_of(read_checkpoint(tmp_path / "out"), None, None, silent, from_hub=False)
+    assert noted.sha256 == teacher["sha256"]
 
 
 def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
