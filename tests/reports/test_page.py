@@ -197,9 +197,48 @@ def test_a_manifest_of_other_types_is_one_line(tmp_path, intraq, key, value):
         check_record(bad)
 
 
+@pytest.mark.parametrize("value", [10**400, 10**60, -(10**60), -1, 0])
+@pytest.mark.parametrize("key", ["bytes_float", "bytes_quantized", "held_out"])
+def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
+    bad = folder_of(tmp_path / "bad", measured={**run_of()["measured"], key: value})
+    for verb in ("report", "inspect"):
+        ran = intraq(verb, bad)
+        assert (ran.code, "Traceback" in ran.err) == (1 if verb == "inspect" or value else 0, False)
+    assert len(ran.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 1e-310, 1e98, 0.0])
+def test_extreme_figures_have_a_page_or_one_line(tmp_path, value):
+    """Those beyond what anything measured can be are refused; all others have a place on every axis."""
+    run = run_of()
+    for key, more in {
+        "frontier": [{**point, "divergence": value} for point in run["frontier"]],
+        "sensitivity": [{**run["sensitivity"][0], "weights": {"2": value, "4": value}}],
+        "ranges": [{**run["ranges"][0], "low": value, "high": value, "grid_low": value, "grid_high": value}],
+        "measured": {**run["measured"], "kl": value, "agreement": value, "sqnr": {"a": value, "b": 1.0}},
+        "export": {**run["export"], "ms_float": value, "ms_quantized": value},
+        "losses": {"tuning": {"total": value}},
+    }.items():
+        folder = folder_of(tmp_path / key, **{key: more})
+        line = {"stage": "tuning", "step": 1, "images": 1, "seconds": 0.1, "total": value}
+        if abs(value) <= 1e98:
+            (folder / "metrics.jsonl").write_text("".join(json.dumps({**line, "step": k}) + "\n" for k in (1, 11)))
+            record = read_record(folder)
+            assert "</html>" in page_of_one(record)
+            assert "</html>" in page_of_several([record, record])
+            continue
+        with pytest.raises(CheckpointError, match=key):
+            read_record(folder)
+        (folder / "run.json").write_text(json.dumps(run))
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
+            read_record(folder)
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        '{"stage": "tuning", "step": 1%s, "images": 1, "seconds": 1}' % ("0" * 400),
         "{",
         "[]",
         '{"stage": "tuning"}',
