@@ -13,7 +13,7 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers
-from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.io.atomic import atomic_folder, plain
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
@@ -54,7 +54,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
         run["seconds"] = time.perf_counter() - end.started
         write_json(folder / "config.json", config)
-        card = model_card(config, run)
+        card = model_card(config, plain(run))
         run["cards"] = [card_digest(card)]
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -119,7 +119,7 @@ def _checkpoint(model: Model) -> InspectionResult | None:
         return None
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
     if not weights.is_file():
-        raise CheckpointError(f"{folder} is no whole checkpoint: model.safetensors is missing", "make or fetch it again")
+        raise CheckpointError(f"{folder} is no whole checkpoint: model.safetensors is missing", "make it again")
     measured = run.get("measured")
     found = {
         **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),

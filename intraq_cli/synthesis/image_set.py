@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from intraq_cli.errors import DataError
+from intraq_cli.io.atomic import plain
 from intraq_cli.io.untrusted import TensorInfo, tensor_header
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.models.meta_build import FLOATS
@@ -123,7 +124,7 @@ def _check_about(path: Path, about: Any) -> tuple[dict[str, Any], tuple[dict[str
     """The origin of the images, and their losses, accuracy and heterogeneity; NaN where a figure was not defined."""
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} is not a set of synthetic images", HINT)
-    origin, losses = about.get("origin"), about.get("losses")
+    origin, losses = plain(about.get("origin")), about.get("losses")
     accuracy: Any = about.get("teacher_accuracy")
     heterogeneity: Any = about.get("heterogeneity")
     if not isinstance(origin, dict) or not isinstance(losses, dict):

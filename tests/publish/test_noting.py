@@ -67,6 +67,15 @@ def test_what_others_note_during_a_measurement_stays(folder, checkpoint):
     assert "| first | 100 | 70.00 |" in (folder / "README.md").read_text()
 
 
+def test_names_that_are_no_utf_8_are_noted_with_replacement_characters(folder, checkpoint):
+    data = b"d\xe9".decode("utf-8", "surrogateescape")
+    record(folder, checkpoint, measured(data), silent)
+    record(folder, checkpoint, measured(data, top1=70.0), silent)
+    assert [(one["data"], one["top1"]) for one in run_of(folder)["evaluations"]] == [("d\ufffd", 70.0)]
+    assert "| d\ufffd | 100 | 70.00 |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "Top-1 on d\ufffd goes" in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_several_at_once_wait_for_each_other(folder, checkpoint):
     names = [f"data{k}" for k in range(6)]
     threads = [threading.Thread(target=record, args=(folder, checkpoint, measured(name), silent)) for name in names]

@@ -197,6 +197,18 @@ def test_a_manifest_of_other_types_is_one_line(tmp_path, intraq, key, value):
         check_record(bad)
 
 
+def test_the_widths_in_the_legend_are_those_that_were_measured(tmp_path):
+    """Bits of 6 were chosen, which no layer was tried at."""
+    tried = {"weights": {"2": 0.5, "8": 0.1}, "inputs": {"2": 0.75, "4": 0.25, "8": 0.125}}
+    inspection = {**run_of()["inspection"], "w_bits": 6, "a_bits": 7}
+    folder = folder_of(tmp_path / "a", inspection=inspection, sensitivity=[{"name": "conv", **tried}])
+    text = words(page_of_one(read_record(folder)))
+    assert "weight at 8 bits" in text
+    assert "input at 8 bits" in text
+    assert not re.search(r"at [67] bits", text)
+    assert "layer W2 W8 A2 A4 A8 conv 0.5000 0.1000 0.7500 0.2500 0.1250" in text
+
+
 @pytest.mark.parametrize("value", [10**400, 10**60, -(10**60), -1, 0])
 @pytest.mark.parametrize("key", ["bytes_float", "bytes_quantized", "held_out"])
 def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
