@@ -13,11 +13,11 @@ from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, w
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers
-from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.io.atomic import atomic_folder, plain
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
-from intraq_cli.publish.card import model_card
+from intraq_cli.publish.card import card_digest, model_card
 from intraq_cli.runtime.metrics import Metrics
 from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
@@ -54,8 +54,10 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
         run["seconds"] = time.perf_counter() - end.started
         write_json(folder / "config.json", config)
+        card = model_card(config, plain(run))
+        run["cards"] = [card_digest(card)]
         write_json(folder / "run.json", run)
-        (folder / "README.md").write_text(model_card(config, run), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
         if end.made and (shown := end.made.shown()):
             names = class_names(teacher, end.job.anatomy.num_classes)
             write_sheet(folder / "samples.png", shown, teacher.spec, names)

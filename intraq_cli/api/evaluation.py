@@ -24,7 +24,7 @@ from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, si
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
-from intraq_cli.publish.repository import check_record, record
+from intraq_cli.publish.noting import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory
 from intraq_cli.runtime.refusals import out_of_memory

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -67,7 +68,8 @@ def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, r
     made, origin = load_images(file, teacher.spec, anatomy.num_classes)
     if origin.get("sha256") != teacher.sha256:
         report(Warned(f"{file} was made from other weights ({origin.get('model')}) than {source.spelled}"))
-    elif is_other_code(origin.get("network"), anatomy.graph):
+        return replace(made, learned_from=str(origin.get("model")))
+    if is_other_code(origin.get("network"), anatomy.graph):
         report(Warned(f"{file} was made from other code than that of {source.spelled}"))
     return made
 

@@ -120,12 +120,14 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     folder = None if isinstance(model, nn.Module) else find_folder(str(model), None)
     if folder is None:
         return None
-    run = read_run(folder)
+    run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
+    if not weights.is_file():
+        raise CheckpointError(f"{folder} is no whole checkpoint: model.safetensors is missing", "make it again")
     measured = run.get("measured")
     found = {
         **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),
         "weights": "quantized",
-        "bytes_quantized": safe_path(folder, "model.safetensors", CheckpointError).stat().st_size,
+        "bytes_quantized": weights.stat().st_size,
         "agreement": measured.get("agreement") if isinstance(measured, dict) else None,
         "evaluations": run.get("evaluations", []),
     }

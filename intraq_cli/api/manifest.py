@@ -13,8 +13,9 @@ from torch import nn
 from intraq_cli import __version__
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import code_of
+from intraq_cli.errors import ModelError
 from intraq_cli.graph.fingerprint import fingerprint
-from intraq_cli.models.source import needs_code
+from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import QuantizationResult
@@ -43,14 +44,10 @@ def manifest(
         "command": command,
         "recipe": {"name": settings.name, **settings.to_dict()},
         "code": code_of(settings),
-        "images": ", ".join(map(str, images)) or None,
+        "images": [*map(str, images)],
+        "images_from": made.learned_from if made else None,
         "seed": job.context.seed,
-        "teacher": {
-            "source": teacher.source,
-            "weights": teacher.weights,
-            "revision": teacher.revision,
-            "sha256": teacher.sha256,
-        },
+        "teacher": _teacher(teacher),
         "needs_factory": needs_code(teacher.architecture),
         "device": describe_device(job.context.device),
         "processes": job.context.ranks.size,
@@ -61,6 +58,21 @@ def manifest(
         "measured": measured,
         "stages": result.stages,
     }
+
+
+def _teacher(teacher: Teacher) -> dict[str, str | None]:
+    """Where the float weights are from; a folder is one wherever this is read, whatever else has its name."""
+    source, revision = teacher.source, teacher.revision
+    if teacher.weights is None and _is_folder(source):
+        source, revision = f"local-dir:{source.removeprefix('local-dir:')}", None
+    return {"source": source, "weights": teacher.weights, "revision": revision, "sha256": teacher.sha256}
+
+
+def _is_folder(source: str) -> bool:
+    try:
+        return Source.parse(source).kind == "folder"
+    except ModelError:  # it was one, which is gone since
+        return True
 
 
 def origin_of(teacher: Teacher, anatomy: Anatomy, recipe: Recipe, seed: int) -> dict[str, Any]:

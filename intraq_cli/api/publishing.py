@@ -51,7 +51,8 @@ def push(
     if message is not None and not message.strip():
         raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
     folder = Path(folder)
-    files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, None if create_pr else revision)
+    branch = None if create_pr else revision
+    files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, branch, report)
     result = PushResult(
         repo_id=repo_id,
         url=repository_url(repo_id),

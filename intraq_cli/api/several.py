@@ -1,5 +1,6 @@
 """Several of the same: ``evaluate_many`` targets on the same images, ``quantize_seeds`` of one job."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import mean
@@ -15,8 +16,8 @@ from intraq_cli.events import Report, Warned, silent
 from intraq_cli.models.source import Source
 from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
 
-COMPARED = ("agreement", "kl")
-"""What of several seeds is averaged."""
+COMPARED = ("agreement", "kl", "logits_error")
+"""What of several seeds is averaged, where it is known: the last one is of recipes without images."""
 Made = TypeVar("Made")
 
 
@@ -84,6 +85,7 @@ def quantize_seeds(
         return SeedsResult(runs, [], {}, {})
     runs, failed = _each(seeds, lambda seed: f"seed {seed}", one, report)
     figures = {name: [getattr(run, name) for run in runs] for name in COMPARED}
+    figures = {name: values for name, values in figures.items() if all(map(math.isfinite, values))}
     means = {name: mean(values) for name, values in figures.items()}
     return SeedsResult(runs, failed, means, {name: (min(values), max(values)) for name, values in figures.items()})
 

@@ -4,12 +4,30 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from intraq_cli.errors import CheckpointError
 from intraq_cli.io.untrusted import read_json, safe_path
 
+MOST = 2**64
+LARGEST, SMALLEST = 1e99, 1e-99
+"""Far beyond what anything measured can be, and near enough to it that ratios and logarithms are floats."""
 Text = Annotated[StrictStr, Field(max_length=1000)]
+Whole = Annotated[StrictInt, Field(ge=-MOST, le=MOST)]
+Count = Annotated[StrictInt, Field(ge=0, le=MOST)]
+Figure = Annotated[
+    StrictFloat, Field(ge=-LARGEST, le=LARGEST), AfterValidator(lambda x: x if abs(x) >= SMALLEST else 0.0)
+]
 
 
 class _Table(BaseModel):
@@ -43,15 +61,15 @@ class Evaluation(_Table):
 
     data: Text
     split: Text | None = None
-    limit: StrictInt | None = None
-    seed: StrictInt | None = None
-    n: StrictInt
+    limit: Count | None = None
+    seed: Whole | None = None
+    n: Count
     """Number of images."""
-    top1: StrictFloat
-    top5: StrictFloat
-    float_top1: StrictFloat
-    float_top5: StrictFloat
-    agreement: StrictFloat
+    top1: Figure
+    top5: Figure
+    float_top1: Figure
+    float_top5: Figure
+    agreement: Figure
     date: Text
     benchmark: Benchmark | None = None
 
@@ -59,17 +77,19 @@ class Evaluation(_Table):
 class Export(_Table):
     """What the proof of ``model.onnx`` found."""
 
-    opset: StrictInt
-    bytes: StrictInt
+    opset: Count
+    bytes: Count
+    sha256: Text | None = None
+    """Of the file; None in manifests of earlier versions."""
     layers_integer: list[Text]
     layers_float: list[dict[str, Text]]
-    images: StrictInt
+    images: Count
     first_choices_equal: StrictBool
-    logits_difference: StrictFloat
-    ms_float: StrictFloat
-    ms_quantized: StrictFloat
-    batch: StrictInt
-    threads: StrictInt
+    logits_difference: Figure
+    ms_float: Figure
+    ms_quantized: Figure
+    batch: Count
+    threads: Count
     processor: Text
 
 
@@ -79,10 +99,12 @@ class RunManifest(_Table):
     teacher: TeacherOrigin = TeacherOrigin()
     evaluations: list[Evaluation] = []
     export: Export | None = None
+    cards: list[Text] = []
+    """SHA-256 of the card, and of the one that it replaces."""
 
 
 class _Tuning(_Table):
-    steps: StrictInt
+    steps: Count
 
 
 class _Recipe(_Table):
@@ -95,10 +117,10 @@ class _Versions(_Table):
 
 
 class _Measured(_Table):
-    bytes_float: StrictInt
-    bytes_quantized: StrictInt
-    agreement: StrictFloat | None = None
-    held_out: StrictInt | None = None
+    bytes_float: Count
+    bytes_quantized: Count
+    agreement: Figure | None = None
+    held_out: Count | None = None
 
 
 class PublishedRun(RunManifest):
@@ -106,11 +128,18 @@ class PublishedRun(RunManifest):
 
     name: Text
     command: StrictStr
-    seed: StrictInt
+    seed: Whole
+    images_from: Text | None = None
     needs_factory: StrictBool
     recipe: _Recipe
     versions: _Versions
     measured: _Measured
+
+
+def named_images(run: dict[str, Any]) -> list[Any]:
+    """What ``--images`` named, from a manifest that may be of a version which joined the names by commas."""
+    images = run.get("images") or []
+    return images.split(", ") if isinstance(images, str) else images
 
 
 def read_run(folder: Path) -> dict[str, Any]:

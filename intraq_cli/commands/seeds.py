@@ -7,18 +7,17 @@ import typer
 from intraq_cli.commands.printing import expected, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.tables import Column, print_rows
-from intraq_cli.words import duration
+from intraq_cli.words import NONE, counted, duration
 
 if TYPE_CHECKING:
     from intraq_cli.results import SeedsResult
 
-COLUMNS = (
-    Column("seed"),
-    Column("folder", shrinks=True),
-    Column("agreement", right=True),
-    Column("divergence", right=True),
-    Column("time", right=True, rank=1),
-)
+FIGURES = {
+    "agreement": ("agreement", "{:.1f} %"),
+    "kl": ("divergence", "{:.3f} nats"),
+    "logits_error": ("logits off by", "{:.3f}"),
+}
+"""Of those that are known: what they are called, and how they are written."""
 
 
 def quantize_seeds(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
@@ -42,13 +41,24 @@ def quantize_seeds(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
 
 
 def _print(found: "SeedsResult") -> None:
+    known = {name: FIGURES[name] for name in found.mean}
+    columns = [
+        *(Column("seed"), Column("folder", shrinks=True)),
+        *(Column(title, right=True) for title, _ in known.values()),
+        Column("time", right=True, rank=1),
+    ]
     rows = [
-        [str(run.seed), run.path, f"{run.agreement:.1f} %", f"{run.kl:.3f}", duration(run.seconds)]
+        [
+            *(str(run.seed), run.path),
+            *(form.format(getattr(run, name)) for name, (_, form) in known.items()),
+            duration(run.seconds),
+        ]
         for run in found.runs
     ]
-    failed = [[failure.name.removeprefix("seed "), "failed", "-", "-", "-"] for failure in found.failed]
-    print_rows(COLUMNS, [*rows, *failed])
-    (low, high), (least, most) = found.range["agreement"], found.range["kl"]
-    agreement = f"{found.mean['agreement']:.1f} % on average, {low:.1f} to {high:.1f} %"
-    divergence = f"{found.mean['kl']:.3f} nats on average, {least:.3f} to {most:.3f}"
-    print_table(f"\n{len(found.runs)} seeds", [("agreement", agreement), ("divergence", divergence)])
+    failed = [[failure.name.removeprefix("seed "), "failed", *[NONE] * (len(columns) - 2)] for failure in found.failed]
+    print_rows(columns, [*rows, *failed])
+    averages = []
+    for name, (title, form) in known.items():
+        low, high = map(form.format, found.range[name])
+        averages.append((title, f"{form.format(found.mean[name])} on average, {low} to {high}"))
+    print_table(f"\n{counted(len(found.runs), 'seed')}", averages)

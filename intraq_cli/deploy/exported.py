@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from intraq_cli.checkpoint.run_manifest import TeacherOrigin
 from intraq_cli.deploy.session import OnnxNetwork, metadata, open_session
-from intraq_cli.errors import ExportError
-from intraq_cli.models.config import is_class_count, spec_of_config
+from intraq_cli.errors import ExportError, first_line, interruption
+from intraq_cli.models.config import MAX_CLASSES, PretrainedCfg, spec_of_config
 from intraq_cli.models.teacher import InputSpec
 
 
@@ -22,6 +26,23 @@ class Exported:
     """What its checkpoint's manifest says of the teacher."""
 
 
+class _Metadata(BaseModel):
+    """What a file says of itself, possibly a stranger's; other fields are not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    pretrained_cfg: PretrainedCfg
+    num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+    label_names: list[str] | None = None
+    teacher: TeacherOrigin | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.label_names is not None and len(self.label_names) != self.num_classes:
+            raise ValueError(f"{len(self.label_names)} label_names for {self.num_classes} classes")
+        return self
+
+
 def is_onnx(target: str) -> bool:
     """Whether a target is spelled like an exported file."""
     return target.endswith(".onnx")
@@ -31,22 +52,41 @@ def open_exported(path: Path) -> Exported:
     """Open an ONNX file of ours.
 
     Raises:
-        ExportError: no such file, none of ours, or one that onnxruntime does not take.
-        ModelError: its metadata make no sense.
+        ExportError: no such file, none of ours, one that onnxruntime does not take, or metadata that make no sense.
+        ModelError: the input that it speaks of makes no sense.
     """
     if not path.is_file():
         raise ExportError(f"no file {path}", "make one with `intraq export FOLDER`")
     session = open_session(path)
-    about = metadata(session, str(path))
-    spec = spec_of_config(about.get("pretrained_cfg") or {}, str(path), ExportError)
-    classes: Any = about.get("num_classes")
-    names = about.get("label_names")
-    if not is_class_count(classes) or not (names is None or _are_names(names, classes)):
-        raise ExportError(f"{path} does not say its classes", "export it again")
-    teacher = about.get("teacher")
-    run = {"teacher": teacher} if isinstance(teacher, dict) else {}
-    return Exported(OnnxNetwork(session), spec, classes, names, run)
+    about = _checked(metadata(session, str(path)), path)
+    spec = spec_of_config(about.pretrained_cfg, str(path), ExportError)
+    network = OnnxNetwork(session)
+    _check_runs(network, spec, about.num_classes, path)
+    run = {"teacher": about.teacher.model_dump()} if about.teacher else {}
+    return Exported(network, spec, about.num_classes, about.label_names, run)
 
 
-def _are_names(names: Any, count: int) -> bool:
-    return isinstance(names, list) and len(names) == count and all(isinstance(name, str) for name in names)
+def _checked(about: dict[str, Any], path: Path) -> _Metadata:
+    try:
+        return _Metadata.model_validate(about)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+    raise ExportError(f"the metadata of {path} are damaged: {where}{first['msg']}", "export it again")
+
+
+def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: Path) -> None:
+    """Run a file once on the input that it speaks of.
+
+    Raises:
+        ExportError: it takes another one, or gives other logits than it says.
+    """
+    size = ",".join(map(str, spec.input_size))
+    try:
+        logits = network(torch.zeros(1, *spec.input_size))
+    except Exception as error:  # the runtime's errors have no common class
+        if interruption(error):
+            raise
+        raise ExportError(f"{path} does not run on input {size}: {first_line(error)}", "export it again") from error
+    if logits.shape != (1, num_classes):
+        raise ExportError(f"{path} does not return {num_classes} logits, as it says", "export it again")

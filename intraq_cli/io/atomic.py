@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from intraq_cli.errors import OutputError
+
+NO_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What Python has in place of bytes that are no UTF-8."""
 
 
 def check_output(path: Path, force: bool, file: bool = False) -> None:
@@ -140,9 +144,14 @@ def _umask() -> int:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: what is no finite number becomes null."""
+    """``value`` as JSON in UTF-8 can hold it: what is no finite number becomes null, what is no character another one.
+
+    Names of files may have bytes that are no UTF-8.
+    """
+    if isinstance(value, str):
+        return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

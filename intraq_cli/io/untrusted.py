@@ -9,6 +9,8 @@ from intraq_cli.errors import IntraqError
 
 MAX_JSON = 8 * 2**20
 """Bytes of a config; timm's largest, with the labels of 21,843 classes, takes a quarter of it."""
+MAX_DIGITS = 100
+"""Of a whole number: every one can be divided as a float."""
 MAX_HEADER = 16 * 2**20
 """Bytes of the header of a safetensors file: about 100,000 tensors."""
 
@@ -84,10 +86,12 @@ def parse_json(text: str) -> Any:
     """As ``json.loads``, but strict.
 
     Raises:
-        ValueError: no JSON, a key twice, NaN or infinity, half a surrogate pair.
+        ValueError: no JSON, a key twice, NaN or infinity, a number that is no float, half a surrogate pair.
         RecursionError: nested too deep.
     """
-    data = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+    data = json.loads(
+        text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+    )
     json.dumps(data, ensure_ascii=False).encode()  # "\ud800" is JSON, and cannot be printed
     return data
 
@@ -110,6 +114,12 @@ def _finite(text: str) -> float:
     if value in (float("inf"), float("-inf")):
         raise ValueError(f"{text} is too large")
     return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits is too large")
+    return int(text)
 
 
 def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:

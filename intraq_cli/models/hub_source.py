@@ -25,10 +25,11 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
     repo_id = repository.partition("@")[0]
     name = repo_id.rpartition("/")[2]
     teacher = load_config(config, folder, f"hf-hub:{repository}", pretrained)
+    teacher = replace(teacher, revision=cached_commit(repository))
     if config.architecture in ARCHITECTURES:
         return replace(teacher, name=name)
     cfg = {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
-    return replace(teacher, name=name.partition(".")[0], pretrained_cfg=cfg, revision=cached_commit(repository))
+    return replace(teacher, name=name.partition(".")[0], pretrained_cfg=cfg)
 
 
 def fetch_checkpoint(repository: str) -> Path | None:

@@ -1,13 +1,16 @@
 """The model card: ``README.md`` of a checkpoint, ready for the Hub."""
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
+from intraq_cli.errors import CheckpointError
 from intraq_cli.publish.privacy import local_names, without_paths
-from intraq_cli.words import data_of, images_of, logits_differ
+from intraq_cli.quantization.plan import VALUE_BITS
+from intraq_cli.words import counted, data_of, images_of, logits_differ
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -26,7 +29,7 @@ DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Their names on the Hub, for the metadata."""
 
 PLACEMENTS = {
-    "inputs": "what enters every convolution and linear layer; the image itself at 8 bits",
+    "inputs": "what enters every convolution and linear layer; the image itself at {image} bits",
     "integer": "all that an integer runtime needs (inputs of layers, and at 8 bits what goes between other operations)",
     "activations": "what leaves every ReLU-like activation in front of a layer (the placement of the IntraQ paper)",
 }
@@ -42,26 +45,57 @@ def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
     Raises:
         KeyError, ValueError: they lack what the card tells.
     """
-    quantization = config["quantization_config"]
-    return _render(
-        config,
-        run,
-        run.get("evaluations", []),
-        folder=FOLDER,
-        activations=_activations(quantization),
-        ends=_exceptions(quantization["modules"], quantization["weights"]["bits"]),
-    )
+    activations = _activations(config["quantization_config"])
+    return _render(config, run, run.get("evaluations", []), folder=FOLDER, activations=activations)
+
+
+def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str | None = None) -> str:
+    """The card of a checkpoint folder, or of the timm repository that is made from it.
+
+    Raises:
+        CheckpointError: its manifest lacks what the card tells.
+    """
+    try:
+        return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
+
+
+def card_digest(card: str) -> str:
+    """SHA-256 of a card; a manifest has those of the cards that intraq wrote beside it, as ``cards``."""
+    return hashlib.sha256(card.encode()).hexdigest()
+
+
+def is_own_card(card: str, folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether nobody has edited a card since intraq wrote it; manifests of earlier versions have no digests."""
+    return card_digest(card) in run["cards"] if "cards" in run else card == folder_card(folder, config, run)
+
+
+def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
+    """Bits of most weights and activations: those that were asked for, where ``--bits`` has left any at them."""
+    stated = quantization["weights"]["bits"], quantization["activations"]["bits"]
+    held = [*quantization["modules"].values()], _activation_bits(quantization)
+    w, a = (s if s in bits else Counter(bits).most_common(1)[0][0] for s, bits in zip(stated, held, strict=True))
+    return w, a
+
+
+def _activation_bits(quantization: dict[str, Any]) -> list[int]:
+    """Bits of the sites that have those that were asked for, if nothing else was said of them."""
+    placement, bits = quantization["activations"]["placement"], [*quantization["sites"].values()]
+    if placement == "integer":
+        return [b for b in bits if b != VALUE_BITS] or bits
+    return (bits[1:] or bits) if placement == "inputs" else bits  # the first one is the image
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:
     """Which layers have other bits than most."""
-    counts = Counter(bits for bits in modules.values() if bits != w_bits)
+    bits = [*modules.values()]
+    counts = Counter(b for b in bits if b != w_bits)
     if not counts:
         return "the first and the last included"
-    first, *_, last = modules
-    if len(counts) == 1 and counts.total() == 2 and w_bits not in (modules[first], modules[last]):
-        return f"the first and the last at {modules[first]}"
-    return "of which " + ", ".join(f"{count} at {bits}" for bits, count in sorted(counts.items()))
+    if len(counts) == 1 and counts.total() == 2 and w_bits not in (bits[0], bits[-1]):
+        return f"the first and the last at {bits[0]}"
+    return "of which " + ", ".join(f"{count} at {b}" for b, count in sorted(counts.items()))
 
 
 def timm_card(config: dict[str, Any], run: dict[str, Any], repo_id: str) -> str:
@@ -77,7 +111,8 @@ def _render(
     PublishedRun.model_validate(run)
     quantization, public = config["quantization_config"], local_names(run)
     evaluations = without_paths(evaluations)
-    pictures = run["measured"].get("pictures", 0)
+    pictures, modules = run["measured"].get("pictures", 0), quantization["modules"]
+    w_bits, a_bits = _usual_bits(quantization)
     licence = _licence(config, run)
     card = ModelCard.from_template(
         _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
@@ -88,12 +123,15 @@ def _render(
         evaluations=evaluations,
         quantization=quantization,
         placement=quantization["activations"]["placement"],
-        w_bits=quantization["weights"]["bits"],
+        w_bits=w_bits,
+        a_bits=a_bits,
+        layers=counted(len(modules), "layer"),
+        ends=_exceptions(modules, w_bits),
         data=data_of(pictures),
         images_of=images_of(pictures),
         logits_differ=logits_differ,
-        widest=max(quantization["modules"].values()),
-        a_bits=quantization["activations"]["bits"],
+        narrowest=min(modules.values()),
+        widest=max(modules.values()),
         cfg=config["pretrained_cfg"],
         numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
         licence_row="unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}",
@@ -129,21 +167,18 @@ def placed(card: str, repo_id: str, revision: str | None = None) -> str:
 
 
 def _activations(quantization: dict[str, Any]) -> str:
-    placement, sites = quantization["activations"]["placement"], quantization["sites"]
-    if placement == "integer":
-        return PLACEMENTS[placement]
-    _, *others = sites.values()  # the image, or what leaves the first layer
-    counts = Counter(bits for bits in others if bits != quantization["activations"]["bits"])
-    if counts.total() == 1 and counts[others[-1]]:
-        return f"{PLACEMENTS[placement]}, what enters the last layer at {others[-1]}"
-    return PLACEMENTS[placement] + "".join(f", {count} of them at {bits}" for bits, count in sorted(counts.items()))
+    placement, bits = quantization["activations"]["placement"], _activation_bits(quantization)
+    text = PLACEMENTS[placement].format(image=next(iter(quantization["sites"].values()), VALUE_BITS))
+    counts = Counter(b for b in bits if b != _usual_bits(quantization)[1])
+    if placement != "integer" and counts.total() == 1 and counts[bits[-1]]:
+        return f"{text}, what enters the last layer at {bits[-1]}"
+    return text + "".join(f", {count} of them at {b}" for b, count in sorted(counts.items()))
 
 
 def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> Any:
     from huggingface_hub import ModelCardData
 
-    quantization = config["quantization_config"]
-    bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
+    bits = "w{}a{}".format(*_usual_bits(config["quantization_config"]))
     base, licence = base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
     free = [] if run["measured"].get("pictures") else ["zero-shot-quantization", "data-free"]

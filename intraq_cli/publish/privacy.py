@@ -5,12 +5,17 @@ import shlex
 from pathlib import PureWindowsPath
 from typing import Any
 
+from intraq_cli.checkpoint.run_manifest import named_images
+
 ABSOLUTE = re.compile(
-    r"(?P<option>(?:[\w.-]{2,}[:=])*(?:synthesis\.losses\.)?)(?P<path>(?:/(?!/)|~/|[A-Za-z]:[\\/]|\\\\).*)", re.DOTALL
+    r"(?P<option>(?:[\w.-]{2,}[:=])*(?:synthesis\.losses\.)?)"
+    r"(?P<path>(?:(?:(?<=file:)//)?/(?!/)|~[\w.-]*/|\.\.[\\/]|[A-Za-z]:[\\/]|\\\\).*)",
+    re.DOTALL,
 )
-"""A whole word that is an absolute path of any system, perhaps behind ``local-dir:``, ``--out=`` or a recipe's key; no
-URL."""
-QUOTED = re.compile(r"(?<=['\"])[^'\"]+(?=['\"])")
+"""A whole word that is an absolute path of any system, or leads out of the working folder, perhaps behind
+``local-dir:``, ``--out=`` or a recipe's key; no URL."""
+QUOTED = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)", re.DOTALL)
+"""Text between quotation marks of one kind, in Python or TOML."""
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
 """Names of folders that say nothing without that of the folder they are in."""
 
@@ -26,7 +31,7 @@ def without_paths(value: Any) -> Any:
 
 def local_names(run: dict[str, Any]) -> dict[str, Any]:
     """The manifest without paths; a teacher from a folder stays one, and is not taken for a model of that name."""
-    made = without_paths(run)
+    made = without_paths({**run, "images": named_images(run)} if "images" in run else run)
     teacher = run.get("teacher")
     source = teacher.get("source") if isinstance(teacher, dict) else None
     if isinstance(source, str) and made["teacher"]["source"] != source and ".py:" not in source:
@@ -37,7 +42,9 @@ def local_names(run: dict[str, Any]) -> dict[str, Any]:
 def card_without_paths(card: str, data: Any) -> str:
     """A card without the absolute paths that are in ``data``, the config or the manifest that it was written from."""
     for text in sorted(_texts(data), key=len, reverse=True):
-        card = card.replace(text, _in_text(text)) if _in_text(text) != text else card
+        name = _in_text(text)
+        if name != text:  # not where it is a part of a longer path, or of an address
+            card = re.sub(rf"(?<![\w/:.~-]){re.escape(text)}(?![\w/-])", name.replace("\\", r"\\"), card)
     return card
 
 
@@ -54,16 +61,19 @@ def _in_text(text: str) -> str:
         except ValueError:  # a quotation mark too many
             return " ".join(map(_name, text.split()))
     if re.match(r"\w+\(", text):  # a call in Python
-        return QUOTED.sub(lambda found: _name(found[0]), text)
+        return _in_quotes(text)
     return _name(text)
+
+
+def _in_quotes(text: str) -> str:
+    return QUOTED.sub(lambda found: f"{found['quote']}{_name(found['text'])}{found['quote']}", text)
 
 
 def _name(word: str) -> str:
     """The end of an absolute path; every other word as it is."""
     found = ABSOLUTE.fullmatch(word)
     path = PureWindowsPath(found["path"] if found else "")  # which takes both kinds of slashes
-    if not found or not path.name:
-        # a table of a recipe has paths between quotation marks
-        return QUOTED.sub(lambda part: _name(part[0]), word) if re.match(r"[\w.=-]*[{\[\"']", word) else word
+    if not found or path.name in ("", ".."):
+        return _in_quotes(word)  # a table of a recipe has paths there
     parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name else ""
     return f"{found['option']}{parent}{path.name}"

@@ -1,28 +1,23 @@
-"""What a checkpoint folder tells others: accuracies measured later, its card, and the files that ``push`` sends."""
+"""The files of a checkpoint that ``push`` sends."""
 
-import datetime
+import hashlib
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from intraq_cli import __version__
-from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
+from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import write_json
-from intraq_cli.errors import CheckpointError, ModelError, OutputError
-from intraq_cli.events import Report, Warned
-from intraq_cli.io.atomic import atomic_file, plain
+from intraq_cli.errors import CheckpointError, ModelError
+from intraq_cli.events import Noted, Report, Warned, silent, some_of
 from intraq_cli.io.untrusted import read_json, tensor_header
 from intraq_cli.models.architectures import build_architecture
-from intraq_cli.models.hub import benchmark
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.source import needs_code
-from intraq_cli.publish.card import base_model, benchmark_results, model_card, placed, timm_card
+from intraq_cli.publish.card import base_model, benchmark_results, card_digest, folder_card, placed
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
-from intraq_cli.reports.folder import REPORT, read_record, read_steps, record_of
+from intraq_cli.reports.folder import REPORT, read_steps, record_of
 from intraq_cli.reports.page import page_of_one
 from intraq_cli.runtime.metrics import METRICS
 
@@ -38,90 +33,16 @@ PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
-# --- accuracies ---
-
-
-def check_record(folder: Path) -> None:
-    """Refuse, before any work, a folder in which :func:`record` could not write.
-
-    Raises:
-        OutputError: there is no manifest, or no right to replace it.
-        CheckpointError: what the folder says cannot be told in its report.
-    """
-    if not (folder / "run.json").is_file() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot record in {folder}/run.json", "--save needs a checkpoint folder of your own")
-    read_record(folder)
-
-
-def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], report: Report) -> None:
-    """Note a measurement in ``run.json``, in place of an earlier one on the same data; render card and report anew.
-
-    Args:
-        folder: of the checkpoint.
-        checkpoint: as it was read from there.
-        measured: ``data``, ``split``, ``limit``, ``seed``, and the figures.
-        report: told if the card was edited by hand, which leaves it as it is.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    run = checkpoint.run
-    same = ("data", "split", "limit", "seed")
-    others = [one for one in run.get("evaluations", []) if any(one.get(key) != measured[key] for key in same)]
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    entry = {**measured, "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
-    _note(folder, checkpoint, {**run, "evaluations": [*others, entry]}, report)
-
-
-def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], report: Report) -> None:
-    """Note in ``run.json`` what the proof of the folder's ``model.onnx`` found; render card and report anew.
-
-    Args:
-        folder: of the checkpoint.
-        checkpoint: as it was read from there.
-        proof: the fields of :class:`intraq_cli.results.ExportResult`, but for the path.
-        report: told if the card was edited by hand, which leaves it as it is.
-
-    Raises:
-        OutputError: a file cannot be written.
-    """
-    _note(folder, checkpoint, {**checkpoint.run, "export": {**proof, "intraq": __version__}}, report)
-
-
-def _note(folder: Path, checkpoint: Checkpoint, noted: dict[str, Any], report: Report) -> None:
-    """Write another ``run.json`` and its report, and its card where that is ours."""
-    run = checkpoint.run
-    card = folder / "README.md"
-    ours = not card.is_file() or card.read_text(encoding="utf-8") == _card(folder, checkpoint.config, run)
-    page = page_of_one(record_of(folder, checkpoint.config, plain(noted)))
-    with atomic_file(folder / "run.json", force=True) as scratch:
-        write_json(scratch, noted)
-    with atomic_file(folder / REPORT, force=True) as scratch:
-        scratch.write_text(page, encoding="utf-8")
-    if not ours:
-        report(Warned(f"{card} is not as intraq {__version__} writes it and was left alone; remove it to have it made"))
-        return
-    with atomic_file(card, force=True) as scratch:
-        scratch.write_text(_card(folder, checkpoint.config, noted), encoding="utf-8")
-
-
-def _card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str | None = None) -> str:
-    try:
-        return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
-
-
-def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:
-    on_hub = measured["data"].startswith("hfds:") and measured["limit"] is None
-    return benchmark(measured["data"].removeprefix("hfds:"), measured["split"]) if on_hub else None
-
-
-# --- what push sends ---
-
-
-def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) -> dict[str, bytes]:
+def checkpoint_files(
+    folder: Path, repo_id: str, revision: str | None = None, report: Report = silent
+) -> dict[str, bytes]:
     """The files of a checkpoint, read and checked, by name; the card tells how to load it from ``repo_id``.
+
+    Args:
+        folder: of the checkpoint.
+        repo_id: where they go.
+        revision: the branch that the card names.
+        report: told where the card is made anew, or does not say what the manifest does.
 
     Raises:
         CheckpointError: it is none, is damaged, or holds what must not be published.
@@ -132,17 +53,34 @@ def checkpoint_files(folder: Path, repo_id: str, revision: str | None = None) ->
         _check_without_network(folder, config)
     else:
         read_checkpoint(folder)
-    card = files["README.md"].decode() if "README.md" in files else _card(folder, config, run)
-    files["README.md"] = placed(card_without_paths(card, [config, run]), repo_id, revision).encode()
-    public = local_names(run)
+    _check_export(folder, files, run, report)
+    files["README.md"] = placed(_sent_card(folder, files, config, run, report), repo_id, revision).encode()
+    public = {key: value for key, value in local_names(run).items() if key != "cards"}  # of that which lies there
     files["config.json"], files["run.json"] = _json(without_paths(config)), _json(public)
     if REPORT in files:  # never as it lies there: of the manifest that is published
         files[REPORT] = page_of_one(record_of(folder, config, public)).encode()
     read_steps(folder)
     if results := benchmark_results(run):
         files[RESULTS] = results.encode()
-    _refuse_tokens(folder, files)
     return dict(sorted(files.items()))
+
+
+def _sent_card(
+    folder: Path, files: dict[str, bytes], config: dict[str, Any], run: dict[str, Any], report: Report
+) -> str:
+    """The card of the manifest; one that was edited by hand is sent as it is."""
+    card = files["README.md"].decode() if "README.md" in files else None
+    if card is None or card_digest(card) in run.get("cards", []):
+        made = folder_card(folder, config, run)
+        if card not in (None, made):
+            report(Noted(f"{folder}/README.md is older than run.json: the card is made anew"))
+        return made
+    untold = [one["data"] for one in run.get("evaluations", []) if f"{one['top1']:.2f}" not in card]
+    untold += ["model.onnx"] if run.get("export") and "model.onnx" not in card else []
+    if untold:
+        what = f"what run.json notes of {some_of(untold)}"
+        report(Warned(f"{folder}/README.md does not tell {what}; remove it to have it made anew"))
+    return card_without_paths(card, [config, run])
 
 
 def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
@@ -167,13 +105,12 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
             "push it without --timm",
         )
     made = {
-        "README.md": _card(folder, config, run, repo_id).encode(),
+        "README.md": folder_card(folder, config, run, repo_id).encode(),
         "config.json": _timm_config(network, config, run),
         "model.safetensors": save(tensors, {"format": "pt"}),
     }
     if "samples.png" in files:
         made["samples.png"] = files["samples.png"]
-    _refuse_tokens(folder, made)
     return made
 
 
@@ -211,6 +148,7 @@ def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any],
         base = base_model(config, run)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/run.json does not say what it was made from", "make it again") from error
+    _refuse_tokens(folder, files)
     if base == repo_id:
         raise CheckpointError(f"{repo_id} is the float model that {folder} was made from", "choose another name")
     return files, config, run
@@ -224,6 +162,23 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):
         raise CheckpointError(f"{folder}: model.safetensors does not fit config.json", "make it again")
+
+
+def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], report: Report) -> None:
+    """See that ``model.onnx`` is the file that the manifest, and so the card, speaks of.
+
+    Raises:
+        CheckpointError: it is another one, or is missing.
+    """
+    file, proof = files.get("model.onnx"), run.get("export")
+    hint = f"write it again: intraq export {folder} --force"
+    if proof is None:
+        if file is not None:
+            report(Warned(f"{folder}/model.onnx is sent as it is: run.json notes no proof of it"))
+    elif file is None:
+        raise CheckpointError(f"{folder}/model.onnx is missing, of which run.json and the card speak", hint)
+    elif len(file) != proof["bytes"] or proof.get("sha256") not in (None, hashlib.sha256(file).hexdigest()):
+        raise CheckpointError(f"{folder}/model.onnx is not the file of which run.json and the card speak", hint)
 
 
 def _json(data: dict[str, Any]) -> bytes:
@@ -259,5 +214,5 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
 
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
-        if name.endswith((".json", ".md", ".yaml")) and TOKEN.search(content):
+        if name.endswith((".json", ".md")) and TOKEN.search(content):
             raise CheckpointError(f"{folder}/{name} holds what looks like a token of the Hub", "take it out first")

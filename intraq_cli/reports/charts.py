@@ -185,7 +185,7 @@ def histogram(
     shares = [100 * count / total for count in counts]
     ys = Scale(min([0.01, *(share for share in shares if share > 0)]), 100.0, height - 26, 20, log=True)
     low, high = min(ends[0], grid[0]), max(ends[1], grid[1])
-    xs = Scale(low, high if high > low else low + 1, left, width - 8)
+    xs = Scale(low, high if high > low else low + max(1.0, abs(low)), left, width - 8)
     canvas.text(0, 12, "% of values", "label")
     for tick in ys.ticks(3):
         canvas.line(left, ys(tick), xs.end, ys(tick), "grid")

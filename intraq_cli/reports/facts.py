@@ -94,7 +94,7 @@ def _rows_of_circumstances(run: Run) -> Iterator[tuple[str, str]]:
         if value := getattr(teacher, name):
             yield f"its {name}", value
     if run.images:
-        yield "images", run.images
+        yield "images", run.images if isinstance(run.images, str) else ", ".join(run.images)
     yield "recipe", run.recipe.name
     yield "seed", str(run.seed)
     yield "device", run.device

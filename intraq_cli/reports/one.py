@@ -120,26 +120,33 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     return Section("Size against divergence", lead, [Figure([chart], table, f"{len(rows)} choices as a table")])
 
 
-def _at(moves: dict[str, float | None], bits: int) -> float | None:
-    """The divergence at so many bits, or at the nearest number that was tried."""
-    widths = [int(key) for key in moves if key.isdigit()]
-    return moves[str(min(widths, key=lambda width: abs(width - bits)))] if widths else None
+def _widths(moves: Sequence[dict[str, float | None]]) -> list[int]:
+    """All widths that were tried."""
+    return sorted({int(key) for one in moves for key in one if key.isdecimal()})
+
+
+def _nearest(widths: list[int], bits: int) -> int:
+    """The width of those tried that comes next to so many bits; that many where none was."""
+    return min(widths, key=lambda width: abs(width - bits), default=bits)
 
 
 def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
     if not layers or run.inspection is None:
         return None
-    w, a = run.inspection.w_bits, run.inspection.a_bits
-    found = [(layer.name or "network", (_at(layer.weights, w), _at(layer.inputs, a))) for layer in layers]
+    w_tried, a_tried = (_widths([getattr(one, kind) for one in layers]) for kind in ("weights", "inputs"))
+    w, a = _nearest(w_tried, run.inspection.w_bits), _nearest(a_tried, run.inspection.a_bits)
+    found = [(layer.name or "network", (layer.weights.get(str(w)), layer.inputs.get(str(a)))) for layer in layers]
     worst = sorted(found, key=lambda row: -max(value or 0.0 for value in row[1]))[:MOST_ROWS]
     held = [value for _, values in worst for value in values if value is not None]
     if not held:
         return None
     x = Axis("divergence, nats", log=min(held) > 0 and max(held) > 30 * min(held), zero=True)
-    keys = sorted({key for layer in layers for key in layer.weights if key.isdigit()}, key=int)
-    head = ["layer", *(f"W{key}" for key in keys), *(f"A{key}" for key in keys)]
+    head = ["layer", *(f"W{width}" for width in w_tried), *(f"A{width}" for width in a_tried)]
     rows = [
-        [layer.name, *(decimals(moves.get(key), 4) for moves in (layer.weights, layer.inputs) for key in keys)]
+        [
+            *(layer.name, *(decimals(layer.weights.get(str(width)), 4) for width in w_tried)),
+            *(decimals(layer.inputs.get(str(width)), 4) for width in a_tried),
+        ]
         for layer in layers
     ]
     legend = [(0, f"weight at {w} bits"), (1, f"input at {a} bits")]
@@ -218,6 +225,7 @@ def _images(record: Record) -> Section | None:
         rows.append([str(k), name(sample.label), decimals(sample.confidence, 1), name(sample.first)])
     share = run.measured.teacher_accuracy_synthetic
     into = "" if share is None else f" Of all images it puts {share:.1f} % into their class."
-    lead = f"Learned from the network alone: the class of each, and the float network's confidence in it.{into}"
+    teacher = f"other weights ({shortened(run.images_from, 60)})" if run.images_from else "the network alone"
+    lead = f"Learned from {teacher}: the class of each, and the float network's confidence in it.{into}"
     table = Table(["", "class", "confidence, %", "first choice"], rows, texts=(1, 3))
     return Section("Synthetic images", lead, tiles=tiles, details=[("images as a table", table)])

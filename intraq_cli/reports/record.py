@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
-from intraq_cli.checkpoint.run_manifest import RunManifest, Text
+from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
 from intraq_cli.errors import CheckpointError
 
-Number = StrictFloat | None
+Number = Figure | None
 """None: it was no finite number."""
 
 
@@ -20,13 +20,13 @@ class _Table(BaseModel):
 class Measured(_Table):
     """Figures of the whole network; shares in percent."""
 
-    bytes_float: StrictInt
-    bytes_quantized: StrictInt
+    bytes_float: Count
+    bytes_quantized: Count
     agreement: Number = None
     kl: Number = None
-    held_out: StrictInt | None = None
-    images: StrictInt | None = None
-    pictures: StrictInt = 0
+    held_out: Count | None = None
+    images: Count | None = None
+    pictures: Count = 0
     """Of the images, those that the maker gave."""
     heterogeneity: Number = None
     logits_error: Number = None
@@ -39,22 +39,22 @@ class LayerRow(_Table):
 
     name: Text
     kind: Text
-    weight_shape: list[StrictInt] = []
-    parameters: StrictInt
-    multiply_adds: StrictInt
-    w_bits: StrictInt | None = None
-    a_bits: StrictInt | None = None
-    bytes: StrictInt
+    weight_shape: list[Count] = []
+    parameters: Count
+    multiply_adds: Count
+    w_bits: Count | None = None
+    a_bits: Count | None = None
+    bytes: Count
     float_reason: Text | None = None
 
 
 class Inspection(_Table):
     """Of the network, what is quantized."""
 
-    w_bits: StrictInt
-    a_bits: StrictInt
+    w_bits: Count
+    a_bits: Count
     act_placement: Text
-    low_bit_share: StrictFloat
+    low_bit_share: Figure
     layers: list[LayerRow]
 
 
@@ -62,29 +62,29 @@ class RangeRow(_Table):
     """The values at an activation quantizer, see :class:`intraq_cli.quantization.ranges.SiteRange`."""
 
     site: Text
-    bits: StrictInt
-    low: StrictFloat
-    high: StrictFloat
-    grid_low: StrictFloat
-    grid_high: StrictFloat
-    clipped: StrictFloat
+    bits: Count
+    low: Figure
+    high: Figure
+    grid_low: Figure
+    grid_high: Figure
+    clipped: Figure
     sqnr: Number
-    counts: Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1, max_length=256)]
+    counts: Annotated[list[Count], Field(min_length=1, max_length=256)]
 
 
 class Sample(_Table):
     """A synthetic image: its class, and what the float network makes of it."""
 
-    label: StrictInt
-    confidence: StrictFloat
-    first: StrictInt
+    label: Whole
+    confidence: Figure
+    first: Whole
 
 
 class FrontierPoint(_Table):
     """A choice of bits that was weighed."""
 
-    bytes: StrictFloat
-    divergence: StrictFloat
+    bytes: Figure
+    divergence: Figure
     chosen: bool = False
 
 
@@ -109,9 +109,12 @@ class Run(RunManifest):
 
     name: Text
     command: StrictStr
-    seed: StrictInt
+    seed: Whole
     recipe: RecipeName
-    images: Text | None = None
+    images: list[Text] | Text | None = None
+    """What ``--images`` named; a text in manifests of earlier versions."""
+    images_from: Text | None = None
+    """The float network that synthetic images were learned from, where it has other weights."""
     device: Text = ""
     seconds: Number = None
     stages: dict[Text, Number] = Field(default_factory=dict)
@@ -130,12 +133,12 @@ class Step(_Table):
     """A line of ``metrics.jsonl``; its other fields are loss terms."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    __pydantic_extra__: dict[str, StrictFloat] = Field(init=False)
+    __pydantic_extra__: dict[str, Figure] = Field(init=False)
 
     stage: Literal["synthesis", "tuning"]
-    step: StrictInt
-    images: StrictInt
-    seconds: StrictFloat
+    step: Count
+    images: Count
+    seconds: Figure
 
     @property
     def losses(self) -> dict[str, float]:

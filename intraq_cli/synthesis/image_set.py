@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from intraq_cli.errors import DataError
+from intraq_cli.io.atomic import plain
 from intraq_cli.io.untrusted import TensorInfo, tensor_header
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.models.meta_build import FLOATS
@@ -30,6 +32,18 @@ class ImageSet:
     spec: InputSpec | None = None
     """How the images are normalised; None in files that do not say it."""
     label_names: list[str] | None = None
+
+
+class _Origin(BaseModel):
+    """Fields of the origin that are read again have their types; all others are kept as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    recipe: dict[str, Any] | None = None
+    code: list[dict[str, str | None]] | None = None
 
 
 def save_images(path: Path, images: ImageSet) -> None:
@@ -110,11 +124,17 @@ def _check_about(path: Path, about: Any) -> tuple[dict[str, Any], tuple[dict[str
     """The origin of the images, and their losses, accuracy and heterogeneity; NaN where a figure was not defined."""
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} is not a set of synthetic images", HINT)
-    origin, losses = about.get("origin"), about.get("losses")
+    origin, losses = plain(about.get("origin")), about.get("losses")
     accuracy: Any = about.get("teacher_accuracy")
     heterogeneity: Any = about.get("heterogeneity")
     if not isinstance(origin, dict) or not isinstance(losses, dict):
         raise DataError(f"{path} is damaged: its metadata lack origin or losses", HINT)
+    try:
+        _Origin.model_validate(origin)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path} is damaged: origin.{where}: {first['msg']}", HINT) from error
     if not all(isinstance(number, float) for number in (accuracy, heterogeneity, *losses.values())):
         raise DataError(f"{path} is damaged: its metadata hold figures that are none", HINT)
     return origin, (losses, accuracy, heterogeneity)

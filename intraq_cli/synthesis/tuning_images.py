@@ -23,6 +23,8 @@ class TuningImages:
     """``(N,)``, what the teacher gives each image's class, as a probability; None where a file does not say it."""
     given: Tensor | None = None
     """``(N,)``, bool: pictures that somebody gave, which are shown and sent nowhere; None: all are synthetic."""
+    learned_from: str | None = None
+    """The float network whose images the synthetic ones are, where it has other weights than the one quantized."""
 
     @property
     def pictures(self) -> int:

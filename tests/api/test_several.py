@@ -167,6 +167,19 @@ def test_a_seed_that_fails_does_not_lose_the_others(network, tmp_path):
         quantize_seeds(network, out=tmp_path / "out", **SEEDS)
 
 
+def test_without_images_the_figures_that_are_known_are_compared(intraq, tmp_path, small_digits):
+    given = ("quantize", small_digits, "--seeds", "0,1", "--recipe", "instant", "--out", tmp_path / "out", "--force")
+    found = json.loads(intraq(*given, "--json").out)
+    errors = [run["logits_error"] for run in found["runs"]]
+    assert found["range"] == {"logits_error": [min(errors), max(errors)]}
+    assert found["mean"] == {"logits_error": pytest.approx(sum(errors) / 2)}
+    made = intraq(*given)
+    assert "nan" not in made.out
+    header, *_, last = made.out.splitlines()
+    assert header.split() == ["seed", "folder", "logits", "off", "by", "time"]
+    assert last == f"logits off by  {sum(errors) / 2:.3f} on average, {min(errors):.3f} to {max(errors):.3f}"
+
+
 @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
 def test_seeds_that_make_no_sense(network, seeds):
     with pytest.raises(UsageError, match="seeds"):

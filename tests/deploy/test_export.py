@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import evaluate, export, load, predict, quantize
+from intraq_cli.deploy.exported import open_exported
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
@@ -208,6 +209,14 @@ def made(tmp_path_factory):
     return folder / "out", model
 
 
+@pytest.fixture(scope="module")
+def exported(made, tmp_path_factory):
+    """The bytes of its exported file."""
+    file = tmp_path_factory.mktemp("exported") / "a.onnx"
+    export(made[0], out=file, model=made[1])
+    return file.read_bytes()
+
+
 def test_export_writes_a_proven_file(made, tmp_path):
     folder, model = made
     result = export(folder, out=tmp_path / "a.onnx", model=model, storage="int4")
@@ -237,6 +246,41 @@ def test_evaluate_and_predict_take_the_file(made, tmp_path, labelled):
     assert all(math.isclose(sum(r.probabilities), 100, abs_tol=1e-3) for r in ours)  # three classes in all
     logits = load(folder, model=model)(torch.full((1, 3, 8, 8), -2.0))  # the black picture
     assert ours[0].classes == logits[0].argsort(descending=True).tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pretrained_cfg": 5}, "metadata of {} are damaged: pretrained_cfg: "),
+        ({"pretrained_cfg": True}, "metadata of {} are damaged: pretrained_cfg: "),
+        ({"pretrained_cfg": None}, "metadata of {} are damaged: pretrained_cfg: "),
+        ({"pretrained_cfg": {"mean": [0.5]}}, "pretrained_cfg lacks input_size"),
+        ({"num_classes": 2, "label_names": ["a", "b"]}, "{} does not return 2 logits, as it says"),
+        ({"num_classes": 0}, "metadata of {} are damaged: num_classes: "),
+        ({"num_classes": True}, "metadata of {} are damaged: num_classes: "),
+        ({"label_names": ["a", "b"]}, "metadata of {} are damaged: Value error, 2 label_names for 3 classes"),
+        ({"label_names": [1, 2, 3]}, "metadata of {} are damaged: label_names.0: "),
+        ({"input_size": [3, 16, 16]}, "{} does not run on input 3,16,16: "),
+        ({"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}, "{} does not run on input 1,8,8: "),
+        ({"teacher": 5}, "metadata of {} are damaged: teacher: "),
+        ({"teacher": {"source": 5}}, "metadata of {} are damaged: teacher.source: "),
+        ({"teacher": {"source": "resnet18", "weights": 5}}, "metadata of {} are damaged: teacher.weights: "),
+        ({"teacher": {"source": "hf-hub:a/b", "revision": 7}}, "metadata of {} are damaged: teacher.revision: "),
+    ],
+)
+def test_metadata_of_strangers_are_checked(exported, tmp_path, change, says):
+    import onnx
+
+    file = tmp_path / "a.onnx"
+    model = onnx.load_from_string(exported)
+    about = json.loads({p.key: p.value for p in model.metadata_props}["intraq"])
+    cfg = {**about["pretrained_cfg"], **{key: change[key] for key in ("input_size", "mean", "std") if key in change}}
+    onnx.helper.set_model_props(model, {"intraq": json.dumps({**about, "pretrained_cfg": cfg, **change})})
+    onnx.save(model, file)
+    with pytest.raises(ExportError) as caught:
+        open_exported(file)
+    assert says.format(file) in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):

@@ -190,6 +190,21 @@ def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
     assert (teacher.source, teacher.name) == ("hf-hub:org/name@refs/pr/3", "name")
 
 
+@pytest.mark.parametrize("kind", ["timm", "ours"])
+def test_the_commit_of_a_repository_is_noted(tmp_path, monkeypatch, timm_folder, small_digits, kind):
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    cached = tmp_path / "models--org--name"
+    shutil.copytree(timm_folder[0] if kind == "timm" else small_digits, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    teacher = load_teacher("hf-hub:org/name")
+    assert (teacher.name, teacher.source, teacher.revision) == ("name", "hf-hub:org/name", commit)
+
+
 def test_pytorchcv_is_an_optional_extra():
     try:
         import pytorchcv  # noqa: F401

@@ -11,10 +11,12 @@ import yaml
 from safetensors.torch import load_file
 
 from intraq_cli import load, quantize
+from intraq_cli.api.loading import teacher_of
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
+from intraq_cli.events import silent
 from intraq_cli.publish.card import model_card
-from intraq_cli.publish.privacy import local_names, without_paths
+from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files
 from tests.conftest import FACTORY, TINY
 from tests.fakes.hub import Hub, drive
@@ -466,7 +468,7 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     published = json.loads(sent["run.json"])
     assert published["command"] == "intraq quantize nets.py:net --out=own -q"
     assert (published["teacher"]["source"], published["teacher"]["weights"]) == ("nets.py:net", "w.pth")
-    assert (published["images"], published["evaluations"][0]["data"]) == ("images.safetensors", "imagenet/val")
+    assert (published["images"], published["evaluations"][0]["data"]) == (["images.safetensors"], "imagenet/val")
     assert json.loads(sent["config.json"])["architecture"] == "nets.py:net"
     assert {key: value for key, value in published.items() if key in ("seed", "recipe", "measured")} == {
         key: run[key] for key in ("seed", "recipe", "measured")
@@ -508,11 +510,42 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
         ),
         ("quantize('x', set=['synthesis.losses./a/b.py:f=0.1'])", "quantize('x', set=['synthesis.losses.b.py:f=0.1'])"),
         ("synthesis.losses.own/b.py:f", "synthesis.losses.own/b.py:f"),
+        ("../../home/me/net.py:make", "net.py:make"),
+        ("~me/w.pth", "w.pth"),
+        ("file:///home/me/w.pth", "file:w.pth"),
+        ("quantize('x', sensitivity='', out=\"/home/o'brien/x\")", "quantize('x', sensitivity='', out=\"x\")"),
+        ("quantize('x', images=[PosixPath('/a/b'), 'c'])", "quantize('x', images=[PosixPath('b'), 'c'])"),
     ],
 )
 def test_absolute_paths_become_names(text, published):
     assert without_paths({"a": [text]}) == {"a": [published]}
     assert without_paths({text: 1}) == {published: 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "published"),
+    [
+        (["syn.safetensors", "/home/me/pics"], ["syn.safetensors", "pics"]),
+        (["/home/me/pics", "syn.safetensors"], ["pics", "syn.safetensors"]),
+        ("syn.safetensors, /home/me/pics", ["syn.safetensors", "pics"]),  # as earlier versions wrote it
+        ("/home/me/pics, syn.safetensors", ["pics", "syn.safetensors"]),
+        (None, []),
+    ],
+)
+def test_of_several_images_the_names_are_published_and_nothing_else(made, tmp_path, images, published):
+    folder = tmp_path / "own"
+    shutil.copytree(made / "own", folder)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "images": images}))
+    sent = checkpoint_files(folder, "me/own")
+    assert json.loads(sent["run.json"])["images"] == published
+    assert ", ".join(published) in sent["report.html"].decode()
+    assert b"home" not in sent["run.json"] + sent["report.html"]
+
+
+def test_a_short_path_is_not_replaced_in_addresses():
+    card = "`/a` and https://arxiv.org/abs/1, /abc, x/a and (/a)"
+    assert card_without_paths(card, {"images": ["/a"]}) == "`a` and https://arxiv.org/abs/1, /abc, x/a and (a)"
 
 
 def test_a_teacher_from_a_folder_is_not_taken_for_a_model_of_that_name():
@@ -575,6 +608,20 @@ def test_base_model_and_licence_are_those_of_the_weights(checkpoint, source, wei
     run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
     data = front(model_card(config, run))
     assert (data.get("base_model"), data["license"]) == (base, licence)
+
+
+def test_weights_of_a_folder_are_not_those_of_timm_whatever_its_name(made, tmp_path, monkeypatch):
+    shutil.copytree(made / "float", tmp_path / "test_resnet")
+    config = json.loads((made / "float/config.json").read_text())
+    config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
+    (tmp_path / "test_resnet/config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    quantize("test_resnet", recipe="instant", out="out", device="cpu")
+    teacher = json.loads((tmp_path / "out/run.json").read_text())["teacher"]
+    assert (teacher["source"], teacher["revision"]) == ("local-dir:test_resnet", None)
+    assert "base_model" not in front((tmp_path / "out/README.md").read_text())
+    noted = teacher_of(read_checkpoint(tmp_path / "out"), None, None, silent, from_hub=False)
+    assert noted.sha256 == teacher["sha256"]
 
 
 def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 from intraq_cli import report
 from intraq_cli.errors import CheckpointError, OutputError
 from intraq_cli.models.teacher import InputSpec
-from intraq_cli.publish.repository import check_record
+from intraq_cli.publish.noting import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several
 from intraq_cli.synthesis.pictures import write_sheet
@@ -197,9 +197,60 @@ def test_a_manifest_of_other_types_is_one_line(tmp_path, intraq, key, value):
         check_record(bad)
 
 
+def test_the_widths_in_the_legend_are_those_that_were_measured(tmp_path):
+    """Bits of 6 were chosen, which no layer was tried at."""
+    tried = {"weights": {"2": 0.5, "8": 0.1}, "inputs": {"2": 0.75, "4": 0.25, "8": 0.125}}
+    inspection = {**run_of()["inspection"], "w_bits": 6, "a_bits": 7}
+    folder = folder_of(tmp_path / "a", inspection=inspection, sensitivity=[{"name": "conv", **tried}])
+    text = words(page_of_one(read_record(folder)))
+    assert "weight at 8 bits" in text
+    assert "input at 8 bits" in text
+    assert not re.search(r"at [67] bits", text)
+    assert "layer W2 W8 A2 A4 A8 conv 0.5000 0.1000 0.7500 0.2500 0.1250" in text
+
+
+@pytest.mark.parametrize("value", [10**400, 10**60, -(10**60), -1, 0])
+@pytest.mark.parametrize("key", ["bytes_float", "bytes_quantized", "held_out"])
+def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
+    bad = folder_of(tmp_path / "bad", measured={**run_of()["measured"], key: value})
+    for verb in ("report", "inspect"):
+        ran = intraq(verb, bad)
+        assert (ran.code, "Traceback" in ran.err) == (1 if verb == "inspect" or value else 0, False)
+    assert len(ran.err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 1e-310, 1e98, 0.0])
+def test_extreme_figures_have_a_page_or_one_line(tmp_path, value):
+    """Those beyond what anything measured can be are refused; all others have a place on every axis."""
+    run = run_of()
+    for key, more in {
+        "frontier": [{**point, "divergence": value} for point in run["frontier"]],
+        "sensitivity": [{**run["sensitivity"][0], "weights": {"2": value, "4": value}}],
+        "ranges": [{**run["ranges"][0], "low": value, "high": value, "grid_low": value, "grid_high": value}],
+        "measured": {**run["measured"], "kl": value, "agreement": value, "sqnr": {"a": value, "b": 1.0}},
+        "export": {**run["export"], "ms_float": value, "ms_quantized": value},
+        "losses": {"tuning": {"total": value}},
+    }.items():
+        folder = folder_of(tmp_path / key, **{key: more})
+        line = {"stage": "tuning", "step": 1, "images": 1, "seconds": 0.1, "total": value}
+        if abs(value) <= 1e98:
+            (folder / "metrics.jsonl").write_text("".join(json.dumps({**line, "step": k}) + "\n" for k in (1, 11)))
+            record = read_record(folder)
+            assert "</html>" in page_of_one(record)
+            assert "</html>" in page_of_several([record, record])
+            continue
+        with pytest.raises(CheckpointError, match=key):
+            read_record(folder)
+        (folder / "run.json").write_text(json.dumps(run))
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
+            read_record(folder)
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        '{"stage": "tuning", "step": 1%s, "images": 1, "seconds": 1}' % ("0" * 400),
         "{",
         "[]",
         '{"stage": "tuning"}',

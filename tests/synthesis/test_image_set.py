@@ -105,3 +105,16 @@ def test_tensors_that_do_not_fit_are_one_line(tmp_path, images, tensors):
     save_file({**load_file(path), **tensors}, path, about)
     with pytest.raises(DataError):
         read_images(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("recipe", 5), ("recipe", ["a"]), ("code", 3), ("code", [5]), ("model", 7), ("sha256", []), ("seed", "x")],
+)
+def test_an_origin_of_other_types_is_refused(tmp_path, images, key, value):
+    path = tmp_path / "i.safetensors"
+    save_images(path, images)
+    changed(path, origin={**ORIGIN, key: value})
+    with pytest.raises(DataError, match=rf"is damaged: origin\.{key}") as caught:
+        read_images(path)
+    assert "\n" not in caught.value.message

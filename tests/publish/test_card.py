@@ -1,0 +1,103 @@
+"""What a model card says of bits and images is what the checkpoint holds."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli import push, quantize, synthesize
+from tests.conftest import TINY, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.more = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.more(F.relu(self.bn(self.conv(x))))).mean((2, 3)))
+
+
+class Single(nn.Module):
+    """One layer, and no other."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.bn(self.conv(x)).mean((2, 3))
+
+
+def card_of(network, folder, bits="", **options):
+    rules = folder.parent / "bits.toml"
+    rules.write_text(bits)
+    quantize(network, out=folder, recipe="instant", bits=rules, **INPUT, **options)
+    return " ".join((folder / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("bits", "options", "says"),
+    [
+        (
+            "",
+            {},
+            "4 bits, per tensor, asymmetric: what enters every convolution and linear layer; the image itself at 8",
+        ),
+        ('[activations]\n"*" = 4', {}, "linear layer; the image itself at 4 bits |"),
+        ('[activations]\n"fc" = 2', {}, "the image itself at 8 bits, what enters the last layer at 2 |"),
+        ('[activations]\n"more" = 6\n"fc" = 5', {}, "| 6 bits, per tensor, asymmetric: what enters"),
+        ('[activations]\n"conv" = 3', {"act_placement": "integer"}, "other operations), 1 of them at 3 |"),
+        ('[activations]\n"*" = 3', {"act_placement": "integer"}, "| activations | 3 bits, per tensor"),
+        ('[activations]\n"more" = 3', {"act_placement": "activations"}, "IntraQ paper), 1 of them at 3 |"),
+        ('[weights]\n"more" = 8', {}, "in 3 layers, of which 1 at 8 |"),
+        ("", {"first_last_bits": 8}, "in 3 layers, the first and the last at 8 |"),
+    ],
+)
+def test_bits_of_every_kind_are_told(tmp_path, bits, options, says):
+    card = card_of(trained(Small()), tmp_path / "out", bits, w=4, a=4, **options)
+    sites = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["sites"]
+    assert says in card, (sites, card)
+
+
+@pytest.mark.parametrize("options", [{}, {"first_last_bits": 8}, {"bits": "[weights]\nconv = 8"}])
+def test_a_network_of_one_layer_has_a_card(tmp_path, options):
+    card = card_of(trained(Single()), tmp_path / "out", w=4, a=4, **options)
+    width = 8 if options else 4
+    assert f"# Single, W{width}A8" in card
+    assert (
+        f"| weights | {width} bits, per output channel, asymmetric, in 1 layer, the first and the last included |"
+        in card
+    )
+
+
+def test_the_card_for_timm_tells_other_widths(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / "net", safe_serialization=True)
+    (tmp_path / "mix.toml").write_text('[weights]\n"layer1*" = 8\n')
+    quantize(tmp_path / "net", w=4, a=8, recipe="instant", bits=tmp_path / "mix.toml", out=tmp_path / "out")
+    held = [*json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["modules"].values()]
+    card = " ".join(push(tmp_path / "out", "a/b", timm=True, dry_run=True).card.split())
+    assert "weights on grids of 4 to 8 bits" in card
+    assert f"weights of {len(held)} layers quantized to 4 bits (of which {held.count(8)} at 8)" in card
+    assert "takes at most 256 values" in card
+
+
+def test_images_of_other_weights_are_said_to_be_that(tmp_path):
+    other, network = trained(Small(), seed=1), trained(Small())
+    settings = [*TINY[1::2], "tuning.steps=0"]
+    synthesize(other, out=tmp_path / "syn.safetensors", set=settings[:3], **INPUT)
+    for name, model in (("other", network), ("same", other)):
+        quantize(model, images=tmp_path / "syn.safetensors", out=tmp_path / name, set=settings, **INPUT)
+    card, same = (" ".join((tmp_path / name / "README.md").read_text().split()) for name in ("other", "same"))
+    assert "learned the images below from other weights (`module:Small`), and" in card
+    assert "Learned from other weights (module:Small)" in (tmp_path / "other/report.html").read_text()
+    assert "learned the images below from the network itself, and" in same
+    assert "Learned from the network alone" in (tmp_path / "same/report.html").read_text()

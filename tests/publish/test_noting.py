@@ -1,0 +1,182 @@
+"""What is noted in a checkpoint folder later: nothing is lost, and the card says what the manifest does."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+
+import pytest
+from filelock import FileLock
+
+from intraq_cli import export, push, quantize
+from intraq_cli.checkpoint.read import read_checkpoint
+from intraq_cli.errors import CheckpointError, OutputError
+from intraq_cli.events import Noted, Warned, silent
+from intraq_cli.publish import noting
+from intraq_cli.publish.noting import record
+from intraq_cli.publish.repository import checkpoint_files
+
+FIGURES = {"top1": 81.25, "top5": 99.0, "float_top1": 82.0, "float_top5": 99.0, "agreement": 95.0}
+
+
+def measured(data, **more):
+    return {"data": data, "split": None, "limit": None, "seed": None, "n": 100, **FIGURES, **more}
+
+
+def run_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def noted(folder):
+    return [one["data"] for one in run_of(folder)["evaluations"]]
+
+
+@pytest.fixture(scope="module")
+def made(small_digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "w8"
+    quantize(small_digits, out=folder, w=8, a=8, recipe="instant", act_placement="integer", device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "w8"
+    shutil.copytree(made, folder)
+    export(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    shutil.copytree(made, tmp_path / "w8")
+    return tmp_path / "w8"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(made):
+    return read_checkpoint(made)
+
+
+def test_what_others_note_during_a_measurement_stays(folder, checkpoint):
+    """Both have read the folder before either of them writes."""
+    record(folder, checkpoint, measured("first"), silent)
+    record(folder, checkpoint, measured("second"), silent)
+    record(folder, checkpoint, measured("first", top1=70.0), silent)
+    assert noted(folder) == ["second", "first"]
+    assert [one["top1"] for one in run_of(folder)["evaluations"]] == [81.25, 70.0]
+    assert "| first | 100 | 70.00 |" in (folder / "README.md").read_text()
+
+
+def test_names_that_are_no_utf_8_are_noted_with_replacement_characters(folder, checkpoint):
+    data = b"d\xe9".decode("utf-8", "surrogateescape")
+    record(folder, checkpoint, measured(data), silent)
+    record(folder, checkpoint, measured(data, top1=70.0), silent)
+    assert [(one["data"], one["top1"]) for one in run_of(folder)["evaluations"]] == [("d\ufffd", 70.0)]
+    assert "| d\ufffd | 100 | 70.00 |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "Top-1 on d\ufffd goes" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_several_at_once_wait_for_each_other(folder, checkpoint):
+    names = [f"data{k}" for k in range(6)]
+    threads = [threading.Thread(target=record, args=(folder, checkpoint, measured(name), silent)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(noted(folder)) == names
+    assert all(f"| {name} | 100 |" in (folder / "README.md").read_text() for name in names)
+    assert not (folder / "run.json.lock").exists()
+
+
+def test_who_waits_too_long_is_told(folder, checkpoint, monkeypatch):
+    monkeypatch.setattr(noting, "LOCK_SECONDS", 0.1)
+    with FileLock(folder / "run.json.lock"), pytest.raises(OutputError, match="another process is at work"):
+        record(folder, checkpoint, measured("first"), silent)
+    assert "evaluations" not in run_of(folder)
+
+
+def test_figures_of_another_checkpoint_are_not_noted(folder, checkpoint):
+    other = replace(checkpoint, run={**checkpoint.run, "seconds": 1.0})
+    before = (folder / "run.json").read_bytes()
+    with pytest.raises(OutputError, match="holds another checkpoint than before"):
+        record(folder, other, measured("first"), silent)
+    assert (folder / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("last", ["run.json", "report.html"])
+def test_a_card_that_was_not_written_any_more_is_still_ours(folder, checkpoint, monkeypatch, last):
+    """Broken off behind ``last``: the next note mends it, and so does push."""
+    real = noting.atomic_file
+
+    def until_last(path, force):
+        if path.name == {"run.json": "report.html", "report.html": "README.md"}[last]:
+            raise KeyboardInterrupt
+        return real(path, force)
+
+    monkeypatch.setattr(noting, "atomic_file", until_last)
+    with pytest.raises(KeyboardInterrupt):
+        record(folder, checkpoint, measured("first"), silent)
+    monkeypatch.setattr(noting, "atomic_file", real)
+    assert noted(folder) == ["first"]
+    assert "Not measured on real images" in (folder / "README.md").read_text()
+    told = []
+    assert "| first | 100 | 81.25 |" in push(folder, "me/w8", dry_run=True, report=told.append).card
+    assert [type(event) for event in told] == [Noted]
+    told = []
+    record(folder, checkpoint, measured("second"), told.append)
+    assert not told
+    assert "| first | 100 | 81.25 |" in (folder / "README.md").read_text()
+    push(folder, "me/w8", dry_run=True, report=told.append)
+    assert not told
+
+
+def test_push_warns_of_a_card_that_does_not_say_what_the_manifest_does(folder, checkpoint):
+    (folder / "README.md").write_text("my own words")
+    told = []
+    push(folder, "me/w8", dry_run=True, report=told.append)
+    assert not told
+    record(folder, checkpoint, measured("first"), silent)
+    assert push(folder, "me/w8", dry_run=True, report=told.append).card == "my own words"
+    assert len(told) == 1
+    assert isinstance(told[0], Warned)
+    assert "does not tell what run.json notes of first" in told[0].message
+    (folder / "README.md").write_text("my own words: 81.25 %")
+    push(folder, "me/w8", dry_run=True, report=told.append)
+    assert len(told) == 1
+
+
+def test_a_card_of_an_earlier_version_is_known_by_its_text(folder, checkpoint):
+    run = run_of(folder)
+    del run["cards"]
+    (folder / "run.json").write_text(json.dumps(run))
+    told = []
+    record(folder, checkpoint, measured("first"), told.append)
+    assert not told
+    assert "| first | 100 |" in (folder / "README.md").read_text()
+
+
+def test_no_digests_of_local_cards_are_published(folder):
+    assert "cards" in run_of(folder)
+    assert "cards" not in json.loads(checkpoint_files(folder, "me/w8")["run.json"])
+
+
+@pytest.mark.parametrize("damage", [None, b"something else", "same length"])
+def test_an_exported_file_is_the_one_that_the_card_speaks_of(exported, tmp_path, damage):
+    folder = tmp_path / "w8"
+    shutil.copytree(exported, folder)
+    assert "model.onnx" in {file.path for file in push(folder, "me/w8", dry_run=True).files}
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").unlink()
+    if damage is not None:
+        other = content[:-1] + bytes([content[-1] ^ 1]) if damage == "same length" else damage
+        (folder / "model.onnx").write_bytes(other)
+    with pytest.raises(CheckpointError, match="is missing" if damage is None else "is not the file") as caught:
+        push(folder, "me/w8", dry_run=True)
+    assert f"intraq export {folder} --force" in caught.value.hint
+
+
+def test_a_file_without_a_proof_is_sent_with_a_warning(folder):
+    (folder / "model.onnx").write_bytes(b"mine")
+    told = []
+    push(folder, "me/w8", dry_run=True, report=told.append)
+    assert ["notes no proof of it" in event.message for event in told] == [True]
