@@ -24,10 +24,14 @@ def check_output(path: Path, force: bool, file: bool = False) -> None:
     Raises:
         OutputError: ``path`` exists and ``force`` is off, it is a folder where a ``file`` is to be, or a file where a
             folder is, or a folder of other things than outputs; it has no name of its own, or its folder is missing or
-            read-only.
+            read-only, or a name is not UTF-8.
     """
     if path.name in ("", ".."):
         raise OutputError(f"{path} is no name for an output", "give --out a new name")
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:  # safetensors opens no such file
+        raise OutputError(f"{path}: the name is not UTF-8", "give another --out, in another folder perhaps") from error
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
     if path.exists() and path.is_dir() == file:

@@ -193,3 +193,8 @@ def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files,
     else:
         with pytest.raises(OutputError, match="thesis holds other things than an output of this tool"):
             check_output(folder, force=True)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="the name is not UTF-8"):
+        check_output(tmp_path / os.fsdecode(b"caf\xe9"), force=False)
