@@ -14,6 +14,8 @@ from intraq_cli.runtime.resume import ResumeStore
 METRICS = "metrics.jsonl"
 STAGES = ("synthesis", "tuning")
 """In the order in which they run; calibration and evaluation have no losses."""
+MOST = 20_000
+"""Steps in a file, which is read again as a whole: those of 200,000 steps, at one in ten."""
 
 
 class Metrics:
@@ -53,9 +55,11 @@ class Metrics:
         self._report(event)
 
     def write(self, path: Path) -> None:
-        """One JSON object a line, each step once, in their order."""
+        """One JSON object a line, each step once, in their order; every k-th and the last where there are very many."""
         steps = sorted(self.steps.values(), key=lambda step: (STAGES.index(step["stage"]), step["step"]))
-        path.write_text("".join(map(_line, steps)), encoding="utf-8")
+        apart = -(-len(steps) // MOST)
+        kept = [step for k, step in enumerate(steps, 1) if k % apart == 0 or k == len(steps)]
+        path.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def _note(self, step: dict[str, Any]) -> None:
         self.steps[step["stage"], step["step"]] = step

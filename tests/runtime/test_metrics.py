@@ -183,3 +183,12 @@ def test_damaged_lines_of_an_interrupted_run_are_one_line(tmp_path, damaged):
     (tmp_path / METRICS).write_text('{"stage": "tuning", "step": 1}\n' + damaged + "\n")
     with pytest.raises(OutputError, match=r"metrics\.jsonl is damaged"):
         Metrics(silent, ResumeStore(tmp_path))
+
+
+def test_of_very_many_steps_a_part_is_written_and_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("intraq_cli.runtime.metrics.MOST", 4)
+    metrics = Metrics(silent, NO_STORE)
+    for k in range(10):
+        metrics.report(step(k, kl=1.0))
+    metrics.write(tmp_path / METRICS)
+    assert [row["step"] for row in rows(tmp_path / METRICS)] == [2, 5, 8, 9]
