@@ -223,11 +223,34 @@ def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_
     assert "no batch norm" in made.stderr
 
 
-def test_a_closed_pipe_is_quiet():
+@pytest.mark.parametrize("command", ["zoo list", "zoo show results", "zoo show results --csv", "zoo list --json"])
+def test_a_closed_pipe_ends_quietly_with_the_code_of_sigpipe(command):
+    read, write = os.pipe()
+    os.close(read)
     made = subprocess.run(
-        f"{sys.executable} -m intraq_cli zoo list | true", shell=True, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "intraq_cli", *command.split()], stdout=write, stderr=subprocess.PIPE, check=False
     )
-    assert made.stderr == ""
+    os.close(write)
+    assert (made.returncode, made.stderr) == (141, b"")
+
+
+FULL = [("zoo", "list"), ("zoo", "show", "results"), ("--help",), ("zoo", "list", "--json")]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", FULL, ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_line(args, unbuffered):
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(
+            [sys.executable, "-m", "intraq_cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert made.returncode == 1
+    assert made.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_interrupted(intraq, monkeypatch, tmp_path, net):
