@@ -79,7 +79,7 @@ def sensitivity(
         out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
         act_placement: as for ``quantize``.
         recipe: of the images.
-        set: overrides, ``section.key=value`` each.
+        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing file.

@@ -58,7 +58,7 @@ def synthesize(
         out: the file; default ``NAME-images.safetensors``.
         png: a folder to make as well, with the images as pictures; see :func:`intraq_cli.images`.
         recipe: a name from the zoo, or the path of a TOML file.
-        set: overrides, ``section.key=value`` each.
+        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing file.

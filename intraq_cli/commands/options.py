@@ -55,14 +55,30 @@ ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table o
 
 InputSize = Annotated[
     Any,
-    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=numbers("--input-size", int, 3)),
+    _unset(
+        "--input-size",
+        metavar="C,H,W",
+        help="Size of the model's input.",
+        parser=numbers("--input-size 3,224,224", int, 3),
+    ),
 ]
 Mean = Annotated[
     Any,
-    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=numbers("--mean", float)),
+    _unset(
+        "--mean",
+        metavar="M,...",
+        help="Mean per channel, for pixels in [0, 1].",
+        parser=numbers("--mean 0.485,0.456,0.406", float),
+    ),
 ]
 Std = Annotated[
-    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=numbers("--std", float))
+    Any,
+    _unset(
+        "--std",
+        metavar="S,...",
+        help="Standard deviation per channel.",
+        parser=numbers("--std 0.229,0.224,0.225", float),
+    ),
 ]
 CropPct = Annotated[
     float | None,
@@ -170,13 +186,13 @@ Sheet = Annotated[
     Path | None, _unset("--sheet", metavar="FILE", help="Make a PNG or JPEG of some images, with their classes.")
 ]
 Classes = Annotated[
-    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=numbers("--classes", int))
+    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=numbers("--classes 0,3", int))
 ]
 
 FewImages = Annotated[int | None, _unset("-n", "--num-images", min=2, help="Images; default 64 to 256, by their size.")]
 Widths = Annotated[
     Any,
-    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths", int)),
+    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths 2,4,8", int)),
 ]
 
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
@@ -198,7 +214,7 @@ Seeds = Annotated[
         "--seeds",
         metavar="N,...",
         help="One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end.",
-        parser=numbers("--seeds", int),
+        parser=numbers("--seeds 0,1,2", int),
     ),
 ]
 MicroBatch = Annotated[

@@ -122,7 +122,7 @@ def checked_stdout() -> Iterator[None]:
     stream = sys.stdout
     if stream is None:  # closed before the start: nobody wants it
         stream = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    sys.stdout = _Checked(stream)  # type: ignore[assignment]
+    sys.stdout = _Checked(stream)
     try:
         yield
     except StdoutFailed:

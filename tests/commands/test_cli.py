@@ -167,6 +167,38 @@ def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        (("--limit", "0"), "'--limit': must be at least 1", "see --help"),
+        (("--limit", "few"), "'--limit': must be a whole number", "see --help"),
+        (("--crop-pct", "3"), "'--crop-pct': must be at most 2", "see --help"),
+        (("--interpolation", "x"), "'--interpolation': 'x' is not one of 'nearest', ", "see --help"),
+        (("--mean", "abc"), "--mean abc: must be numbers with commas between", "e.g. --mean 0.485,0.456,0.406"),
+        (("--input-size", "1,8"), "--input-size 1,8: must be 3 whole numbers with", "e.g. --input-size 3,224,224"),
+    ],
+)
+def test_an_option_says_what_it_takes(intraq, args, message, hint):
+    made = intraq("evaluate", "x", "--data", "digits", *args, "--json")
+    error = json.loads(made.out)["error"]
+    assert (made.code, error["hint"]) == (2, hint)
+    assert message in error["message"]
+    assert "Value error" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (("quantize", "x", "--seeds", "1,a"), "e.g. --seeds 0,1,2"),
+        (("images", "x", "--classes", "y"), "e.g. --classes 0,3"),
+        (("sensitivity", "x", "--widths", "y"), "e.g. --widths 2,4,8"),
+    ],
+)
+def test_the_example_of_a_list_is_of_its_own_option(intraq, args, hint):
+    made = intraq(*args, "--json")
+    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, hint)
+
+
 def test_zoo(intraq):
     listed = json.loads(intraq("zoo", "list", "--json").out)
     assert "resnet20_digits" in listed["models"]
