@@ -95,6 +95,47 @@ def _hinted(printed):
     return shlex.split(line)[2:]
 
 
+@pytest.mark.parametrize("command", [("synthesize", "--dry-run"), ("sensitivity", "-n", "8", "--widths", "4")])
+def test_settings_that_have_no_effect_are_told(intraq, net, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")  # or the help breaks words
+    verb, *more = command
+    made = intraq(verb, *net, *more, "--set", "tuning.steps=3", "--set", "synthesis.steps=1")
+    assert made.code == 0
+    warnings = [line for line in made.err.splitlines() if line.startswith("warning: ") and "effect" in line]
+    assert warnings == ["warning: tuning.steps=3 has no effect: nothing is read here of the recipe's [tuning]"]
+    assert "synthesis.steps=200" in " ".join(intraq(verb, "--help").out.split())
+
+
+def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net):
+    args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "2,3,4,5,6,7,8")
+    made = intraq(*args)
+    assert made.code == 0
+    found = json.loads(intraq(*args, "--json").out)
+    legend, *tables = made.out.strip().split("\n\n")
+    assert max(len(line) for table in tables for line in table.splitlines()) <= 100
+    assert "in nats" in legend
+    assert "at 2 bits" in legend
+    for table, key in zip(tables, ("weights", "inputs", "spared"), strict=True):
+        title, header, *rows = table.splitlines()
+        assert header.split() == ["layer", *(word for bits in range(2, 9) for word in (str(bits), "bits"))]
+        for row in rows[: len(found["layers"])]:
+            name, *figures = row.split()
+            (layer,) = (one for one in found["layers"] if one["name"] == name)
+            told = [figure if figure == "float" else float(figure) for figure in figures]
+            exact = [layer[key].get(str(bits), "float") for bits in range(2, 9)]
+            assert told == [one if one == "float" else pytest.approx(one, rel=0.06) for one in exact]
+    assert title == "all but it: everything quantized, this layer alone left float"
+    worst = [max(one["weights"]["2"], one["inputs"].get("2", 0)) for one in found["layers"]]
+    first = found["layers"][worst.index(max(worst))]["name"]
+    assert [table.splitlines()[2].split()[0] for table in tables] == [first] * 3
+
+
+def test_a_quiet_sensitivity_prints_its_file_alone(intraq, net):
+    args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "4", "-q")
+    assert intraq(*args, "--out", "s.json").out == "s.json\n"
+    assert "next:" not in intraq(*args).err
+
+
 def test_dry_run_writes_nothing(intraq, tmp_path, net):
     before = list(tmp_path.iterdir())
     made = intraq("quantize", *net, "--dry-run")
@@ -355,6 +396,19 @@ def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq):
             (layer,) = (one for one in found if one["name"] == name)
             assert share == pytest.approx(100 * layer[key] / sum(one[key] for one in found), abs=0.051)
     assert intraq("inspect", "resnet20_digits", "--sort", "colour").code == 2
+
+
+def test_quiet_inspect_prints_the_table_alone(intraq):
+    full, quiet = intraq("inspect", "resnet20_digits").out, intraq("inspect", "resnet20_digits", "-q").out
+    assert quiet == full.split("\n\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    "args", [("inspect", "resnet20_digits", "--bits-template"), ("zoo", "show", "results", "--csv")], ids=" ".join
+)
+def test_two_formats_at_once_are_refused(intraq, args):
+    made = intraq(*args, "--json")
+    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, "give one of them")
 
 
 def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
