@@ -14,14 +14,15 @@ from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
 from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
+from intraq_cli.commands.parsing import plain
 from intraq_cli.commands.predict import predict
-from intraq_cli.commands.printing import flush, print_error, stderr
+from intraq_cli.commands.printing import StdoutFailed, checked_stdout, flush, print_error, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.report import report
 from intraq_cli.commands.sensitivity import sensitivity
 from intraq_cli.commands.synthesize import synthesize
-from intraq_cli.errors import DeviceError, IntraqError, UsageError, interruption
+from intraq_cli.errors import DeviceError, IntraqError, OutputError, UsageError, interruption
 from intraq_cli.runtime.launch import launched
 
 INTERRUPTED = 130
@@ -69,14 +70,27 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     options.TYPED[:] = args
-    as_json = "--json" in args
     rank = _rank()
     if rank:  # under torchrun the first process speaks for all
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        with checked_stdout():
+            code = _exit_code(args, rank)
+            flush()
+            return code
+    except StdoutFailed as failed:
+        if failed.closed:
+            return BROKEN_PIPE
+        error = OutputError(f"cannot write to standard output: {failed.reason}")
+        print_error(error, as_json=False)
+        return error.exit_code
+
+
+def _exit_code(args: list[str], rank: int) -> int:
+    as_json = "--json" in args
+    try:
         code = app(args=args, prog_name="intraq", standalone_mode=False)
-        flush()
         if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
             stderr.print("interrupted")
         return code if isinstance(code, int) else 0
@@ -86,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"process {rank}: error: {error.message}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
+        error.message = plain(error.message)
         if not as_json:
             error.show() if hasattr(error, "show") else stderr.print(str(error))
         else:
@@ -93,10 +108,6 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except _Terminated as stop:
         return _stopped(stop)
-    except BrokenPipeError:
-        # whoever read us has gone: say nothing more, not even at interpreter exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except Exception as error:
         cause = interruption(error)
         if cause is None:

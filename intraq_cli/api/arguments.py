@@ -1,9 +1,9 @@
 """What callers from Python may pass to a verb: converted to the types that it works with, or a usage error."""
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -11,7 +11,8 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, SkipValidation, ValidationError, validate_call
 from torch import nn
 
-from intraq_cli.errors import UsageError, one_line
+from intraq_cli.api.python_words import readable_signature, reworded, wrong_call
+from intraq_cli.errors import IntraqError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,24 +28,43 @@ def _listed(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
 
 
+def _assignments(value: Any) -> Any:
+    """``{"tuning.steps": 3}`` as the command line spells it; a TOML value is nearly a JSON one."""
+    if isinstance(value, Mapping):
+        return [f"{key}={json.dumps(one, default=_plain)}" for key, one in value.items()]
+    return [value] if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON does not know, as one that it does."""
+    found = _text(_listed(value))
+    return found if isinstance(found, (str, int, float, list)) else str(value)
+
+
+# the last word of an annotation is what errors call its values
 Model = Annotated[str | Path | nn.Module, SkipValidation]
 """What :meth:`Source.parse` takes, which says itself what is wrong."""
-Models = list[Model] | tuple[Model, ...]
-Text = Annotated[str, BeforeValidator(_text)]
+Models = Annotated[list[Model] | tuple[Model, ...], "a list of models"]
+Text = Annotated[str, BeforeValidator(_text), "a string"]
 """A name; a path or a ``torch.device`` too."""
 Texts = Annotated[
-    list[str] | tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    list[str] | tuple[str, ...],
+    BeforeValidator(_assignments),
+    'a dict as {"tuning.steps": 200}, or a list as ["tuning.steps=200"]',
 ]
+"""Overrides of a recipe."""
 Paths = Annotated[
     list[str | Path] | tuple[str | Path, ...],
     BeforeValidator(lambda value: [] if value is None else [value] if isinstance(value, (str, os.PathLike)) else value),
+    "a path or a list of paths",
 ]
 """One path, several, or None."""
-Size = Annotated[tuple[int, int, int], BeforeValidator(_listed)]
-"""(C, H, W)."""
-Widths = Annotated[int | tuple[int, ...] | None, BeforeValidator(_listed)]
+Size = Annotated[tuple[int, int, int], BeforeValidator(_listed), "(C, H, W), three whole numbers"]
+Widths = Annotated[
+    int | tuple[int, ...] | None, BeforeValidator(_listed), "a whole number, or several to choose from under a budget"
+]
 """One number of bits, or several to choose from."""
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), "a tuple of numbers, one for each channel"]
 """One per channel."""
 
 
@@ -79,10 +99,10 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             if error.title != function.__name__:
                 raise
             first = error.errors(include_url=False)[0]
-            name = first["loc"][0]
-            if isinstance(name, int):  # by position
-                name = list(signature(function).parameters)[name]
-            given = "" if first["type"].startswith(("missing", "unexpected")) else f" is {first['input']!r:.80}"
-            raise UsageError(f"{function.__name__}(): {name}{given}: {one_line(first['msg'])}") from error
+            raise reworded(wrong_call(function, first, args, kwargs)) from None
+        except IntraqError as error:
+            reworded(error)
+            raise
 
+    call.__signature__ = readable_signature(function)  # type: ignore[attr-defined]
     return call

@@ -84,6 +84,8 @@ def evaluate(
         IntraqError: anything that the caller can mend.
     """
     started = time.perf_counter()
+    if isinstance(target, (list, tuple)):
+        raise UsageError("evaluate() takes one target", "evaluate_many() takes a list of them")
     for name, number in (("--limit", limit), ("--batch-size", batch_size)):
         if number is not None and number < 1:
             raise UsageError(f"{name} {number}: must be at least 1")

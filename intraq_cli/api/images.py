@@ -46,7 +46,8 @@ def images(
         check_output(Path(sheet), force, file=True)
         if Path(sheet).suffix.lower() not in SUFFIXES:
             raise UsageError(f"--sheet {sheet}: neither a PNG nor a JPEG file", f"one of {', '.join(SUFFIXES)}")
-    found = _of_classes(read_images(Path(file)), file, classes)
+    whole = read_images(Path(file))
+    found = _of_classes(whole, file, classes)
     if png is not None:
         spec = _spec(found, file)
         with atomic_folder(Path(png), force) as folder:
@@ -55,7 +56,7 @@ def images(
         spec = _spec(found, file)
         with atomic_file(Path(sheet), force) as scratch:
             write_sheet(scratch, found.made, spec, found.label_names)
-    return _summary(found, file, png, sheet)
+    return _summary(found, len(whole.made.images), file, png, sheet)
 
 
 def _of_classes(found: ImageSet, file: str | Path, classes: Sequence[int] | None) -> ImageSet:
@@ -75,7 +76,9 @@ def _spec(found: ImageSet, file: str | Path) -> InputSpec:
     return found.spec
 
 
-def _summary(found: ImageSet, file: str | Path, png: str | Path | None, sheet: str | Path | None) -> ImagesResult:
+def _summary(
+    found: ImageSet, n_file: int, file: str | Path, png: str | Path | None, sheet: str | Path | None
+) -> ImagesResult:
     made, origin = found.made, found.origin
     classes, counts = made.labels.unique(return_counts=True)
     channels, height, width = made.images.shape[1:]
@@ -97,6 +100,7 @@ def _summary(found: ImageSet, file: str | Path, png: str | Path | None, sheet: s
         teacher_accuracy=100 * made.teacher_accuracy,
         confidence=None if made.confidences is None else made.confidences.mean().item(),
         heterogeneity=made.heterogeneity,
+        n_file=n_file,
         png=None if png is None else str(png),
         sheet=None if sheet is None else str(sheet),
     )

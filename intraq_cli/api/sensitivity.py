@@ -16,6 +16,7 @@ from intraq_cli.api.given_images import digest_of_images, given_images
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
+from intraq_cli.api.synthesis import tell_unused
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import DataError, UsageError
@@ -79,7 +80,7 @@ def sensitivity(
         out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
         act_placement: as for ``quantize``.
         recipe: of the images.
-        set: overrides, ``section.key=value`` each.
+        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing file.
@@ -102,6 +103,7 @@ def sensitivity(
     if n is not None and n < 2:
         raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
     settings = chosen_recipe(recipe, set)
+    tell_unused(set, report)
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.errors import UsageError
-from intraq_cli.events import Report, silent
+from intraq_cli.events import Report, Warned, silent
 from intraq_cli.io.atomic import atomic_file, atomic_folder
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.preprocessing import InputOverride
@@ -58,7 +59,7 @@ def synthesize(
         out: the file; default ``NAME-images.safetensors``.
         png: a folder to make as well, with the images as pictures; see :func:`intraq_cli.images`.
         recipe: a name from the zoo, or the path of a TOML file.
-        set: overrides, ``section.key=value`` each.
+        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.
         force: replace an existing file.
@@ -83,6 +84,7 @@ def synthesize(
     settings = chosen_recipe(recipe, [*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
     if not settings.synthesis.num_images:
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
+    tell_unused(set, report)
     where = choose_device(device, deterministic)
     check_free(out, force, file=True)
     check_free(png, force)
@@ -127,3 +129,11 @@ def synthesize(
         teacher_accuracy=100 * made.teacher_accuracy,
         heterogeneity=made.heterogeneity,
     )
+
+
+def tell_unused(overrides: Sequence[str], report: Report) -> None:
+    """Warn of overrides of a recipe that change nothing where images are learned and no network is tuned."""
+    for text in overrides:
+        section = text.strip().partition(".")[0]
+        if section != "synthesis":
+            report(Warned(f"{text} has no effect: nothing is read here of the recipe's [{section}]"))

@@ -13,7 +13,7 @@ SHOWN = 8
 """Batch norms, of those that differ most."""
 
 
-def compare(targets: options.Checkpoints, as_json: options.Json = False) -> None:
+def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: options.QuietTable = False) -> None:
     """Put checkpoints side by side: bits, sizes, agreement, divergence, accuracies noted, noise by layer.
 
     intraq compare resnet18-w4a4 resnet18-w8a8
@@ -26,6 +26,8 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False) -> None
         print_json(result)
     else:
         _print(result)
+        if not quiet:
+            print_hint(f"next: intraq report {options.typed(*(('', one.path) for one in result.checkpoints))}")
 
 
 def _print(result: "ComparisonResult") -> None:
@@ -40,8 +42,6 @@ def _print(result: "ComparisonResult") -> None:
         print(f"\nsignal to noise in dB, where it differs most\n{_aligned([['', *names, 'spread'], *noise])}")
     if not result.same_model:
         print_hint("not all are of the same float weights: agreement and divergence are of different networks")
-    given = options.typed(*(("", one.path) for one in result.checkpoints))
-    print_hint(f"next: intraq report {given}")
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -35,7 +35,7 @@ def evaluate(
     batch_size: options.BatchSize = 100,
     revision: options.Revision = None,
     device: options.Device = "auto",
-    seed: options.Seed = 0,
+    seed: options.SampleSeed = 0,
     input_size: options.InputSize = None,
     mean: options.Mean = None,
     std: options.Std = None,

@@ -38,15 +38,20 @@ def images(
 
 
 def _print(result: "ImagesResult") -> None:
-    confidence = "" if result.confidence is None else f", with a confidence of {result.confidence:.3f} on average"
+    of_all = "" if result.n == result.n_file else f", of all {result.n_file} images in the file"
+    size = f"{result.n} of {'x'.join(map(str, result.image_shape))}"
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
+    confident = None if result.confidence is None else f"{100 * result.confidence:.1f} % on average for that class"
     rows = [
-        ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}, {file_size(result.bytes)}"),
+        ("images", f"{size}, chosen out of {result.n_file}" if of_all else size),
         ("classes", _classes(result)),
+        ("confidence", confident),
         ("model", f"{result.model}, seed {result.seed}"),
         ("recipe", _recipe(result.recipe)),
-        ("losses", "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())),
-        ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for{confidence}"),
-        ("heterogeneity", heterogeneity(result.heterogeneity)),
+        ("losses", f"{losses}{of_all}"),
+        ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for{of_all}"),
+        ("heterogeneity", f"{heterogeneity(result.heterogeneity)}{of_all}"),
+        ("file", file_size(result.bytes)),
         ("written", ", ".join(path for path in (result.png, result.sheet) if path)),
     ]
     print_table(result.path, [(name, one_line(value)) for name, value in rows if value])
@@ -61,9 +66,14 @@ def _classes(result: "ImagesResult") -> str:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    """What it says otherwise than the default one."""
-    from intraq_cli.recipe import Recipe
+    """The bundled recipe that is nearest to the settings that a file tells, and what they say otherwise."""
+    from intraq_cli.zoo import load_recipe, recipe_names
 
-    default = Recipe().to_dict()["synthesis"]
-    other = [f"{key}={value}" for key, value in recipe.items() if default.get(key) != value]
-    return "default" + (f", but {', '.join(other)}" if other else "")
+    if not recipe:
+        return ""
+    other = {}
+    for name in sorted(recipe_names(), key=lambda name: name != "default"):  # which comes first of several as near
+        bundled = load_recipe(name).to_dict()["synthesis"]
+        other[name] = [f"{key}={value}" for key, value in recipe.items() if bundled.get(key) != value]
+    nearest = min(other, key=lambda name: len(other[name]))
+    return nearest + (f", but {', '.join(other[nearest])}" if other[nearest] else "")

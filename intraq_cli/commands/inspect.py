@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
-from intraq_cli.errors import one_line
+from intraq_cli.errors import UsageError, one_line
 from intraq_cli.words import sizes
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def inspect(
     bits_template: options.BitsTemplate = False,
     sort: options.SortLayers = None,
     as_json: options.Json = False,
+    quiet: options.QuietTable = False,
 ) -> None:
     """Say what of a model would be quantized, what stays float and why; of a checkpoint, how it is quantized.
 
@@ -59,6 +60,8 @@ def inspect(
     intraq inspect mobilenetv2_100
     """
     given = options.passed_on(locals())
+    if bits_template and as_json:
+        raise UsageError("--bits-template prints TOML, --json a JSON object", "give one of them")
     from intraq_cli.api import inspection as api
 
     found = api.inspect(**given)
@@ -68,8 +71,9 @@ def inspect(
         print_json(found)
     else:
         _print_layers(sorted(found.layers, key=SORTED_BY[sort]) if sort else found.layers)
-        print()
-        _print(found)
+        if not quiet:
+            print()
+            _print(found)
 
 
 def _print(found: "InspectionResult") -> None:

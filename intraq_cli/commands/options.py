@@ -38,6 +38,15 @@ def _unset(*names: str, **settings: Any) -> Any:
     return typer.Option(*names, show_default=False, **settings)
 
 
+def _set(example: str) -> Any:
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Override a value of the recipe, e.g. {example}.")
+
+
+def _several(example: str, kind: type, metavar: str, text: str, count: int | None = None) -> Any:
+    """An option that takes numbers with commas between."""
+    return _unset(example.split()[0], metavar=metavar, help=text, parser=numbers(example, kind, count))
+
+
 PLACEMENTS = "the input of every layer, what leaves every ReLU (the paper's), or all that an integer runtime needs"
 
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
@@ -53,24 +62,17 @@ Checkpoints = Annotated[list[str], _argument("TARGET...", "Checkpoint folders, o
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
 ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table of results, or `results`.")]
 
-InputSize = Annotated[
-    Any,
-    _unset("--input-size", metavar="C,H,W", help="Size of the model's input.", parser=numbers("--input-size", int, 3)),
-]
-Mean = Annotated[
-    Any,
-    _unset("--mean", metavar="M,...", help="Mean per channel, for pixels in [0, 1].", parser=numbers("--mean", float)),
-]
-Std = Annotated[
-    Any, _unset("--std", metavar="S,...", help="Standard deviation per channel.", parser=numbers("--std", float))
-]
-CropPct = Annotated[
-    float | None,
-    _unset("--crop-pct", help="Side of the crop by the shorter side of the image.", min=MIN_CROP_PCT, max=MAX_CROP_PCT),
-]
+InputSize = Annotated[Any, _several("--input-size 3,224,224", int, "C,H,W", "Size of the model's input.", 3)]
+Mean = Annotated[Any, _several("--mean 0.485,0.456,0.406", float, "M,...", "Mean per channel, for pixels in [0, 1].")]
+Std = Annotated[Any, _several("--std 0.229,0.224,0.225", float, "S,...", "Standard deviation per channel.")]
+CROP_HELP = "Crop size as a fraction of the resized image's shorter side."
+CropPct = Annotated[float | None, _unset("--crop-pct", help=CROP_HELP, min=MIN_CROP_PCT, max=MAX_CROP_PCT)]
 Interpolation = Annotated[_Interpolation | None, _unset("--interpolation", help="How images are resized.")]
 Weights = Annotated[
-    str | None, _unset("--weights", metavar="FILE", help="A safetensors or .pth file, with a timm name.")
+    str | None,
+    _unset(
+        "--weights", metavar="FILE", help="Load these weights into the timm architecture MODEL (.safetensors or .pth)."
+    ),
 ]
 FloatModel = Annotated[
     str | None, _unset("--model", help="The float model, if the checkpoint cannot name it: file.py:factory.")
@@ -92,7 +94,7 @@ AWidths = Annotated[
     _unset(
         "--a",
         metavar="BITS",
-        help="Bits of the activations, 2 to 8; default 4, or 8 where only weights are chosen under a budget.",
+        help="Bits of the activations, 2 to 8; default 4; 8 with --target-size or --avg-bits.",
         parser=bits("--a"),
     ),
 ]
@@ -148,10 +150,8 @@ SortLayers = Annotated[
     _unset("--sort", help="Order of the table; default: that of the calls."),
 ]
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe, e.g. tuning.steps=200."),
-]
+Set = Annotated[list[str] | None, _set("tuning.steps=200")]
+SynthesisSet = Annotated[list[str] | None, _set("synthesis.steps=200")]
 NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
 Images = Annotated[
     list[Path] | None,
@@ -170,15 +170,10 @@ Png = Annotated[
 Sheet = Annotated[
     Path | None, _unset("--sheet", metavar="FILE", help="Make a PNG or JPEG of some images, with their classes.")
 ]
-Classes = Annotated[
-    Any, _unset("--classes", metavar="I,...", help="Only these classes.", parser=numbers("--classes", int))
-]
+Classes = Annotated[Any, _several("--classes 0,3", int, "I,...", "Only these classes.")]
 
 FewImages = Annotated[int | None, _unset("-n", "--num-images", min=2, help="Images; default 64 to 256, by their size.")]
-Widths = Annotated[
-    Any,
-    _unset("--widths", metavar="B,...", help="Bits to try; default 2,3,4,6,8.", parser=numbers("--widths", int)),
-]
+Widths = Annotated[Any, _several("--widths 2,4,8", int, "B,...", "Bits to try; default 2,3,4,6,8.")]
 
 OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
 OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images.safetensors.")]
@@ -186,22 +181,20 @@ PageFile = Annotated[
     Path | None, _unset("--out", help="File; default FOLDER/report.html, of several report.html in the working folder.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+ForceFolder = Annotated[
+    bool,
+    typer.Option("--force", help="Replace an earlier checkpoint of that name (the whole folder is deleted)."),
+]
 Resume = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
+SampleSeed = Annotated[int, typer.Option("--seed", help="Seed of the sample that --limit draws.", min=0)]
 OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0)]
-Seeds = Annotated[
-    Any,
-    _unset(
-        "--seeds",
-        metavar="N,...",
-        help="One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end.",
-        parser=numbers("--seeds", int),
-    ),
-]
+SEEDS_HELP = "One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end."
+Seeds = Annotated[Any, _several("--seeds 0,1,2", int, "N,...", SEEDS_HELP)]
 MicroBatch = Annotated[
     Any,
     typer.Option(
@@ -226,12 +219,14 @@ Pictures = Annotated[
     Path | None, _unset("--images", help="Folder of pictures to compare on; default: the checkpoint's own.")
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time, while time is measured.")]
-AllowFloat = Annotated[bool, typer.Option("--allow-float", help="Write the file even if layers stay float.")]
+AllowFloat = Annotated[
+    bool, typer.Option("--allow-float", help="Of placement integer: write the file even if layers stay float.")
+]
 
 Data = Annotated[str, _unset("--data", help="Folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME.")]
 DataDir = Annotated[Path | None, _unset("--data-dir", help="Where cifar10 and cifar100 lie.")]
 Split = Annotated[str | None, _unset("--split", help="Split of a data set on the Hub.")]
-Limit = Annotated[int | None, _unset("--limit", min=1, help="Measure on so many images, drawn by --seed.")]
+Limit = Annotated[int | None, _unset("--limit", min=1, help="Measure on a random sample of so many images.")]
 Deterministic = Annotated[
     bool,
     typer.Option("--deterministic", help="The same bits at every run on a GPU too; slower. A CPU always gives them."),
@@ -255,6 +250,7 @@ Csv = Annotated[bool, typer.Option("--csv", help="Print a table of results as CS
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
 QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
 QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
+QuietTable = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the table; no hints.")]
 QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
 
 

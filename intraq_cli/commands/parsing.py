@@ -1,13 +1,31 @@
 """Values of options that are more than one word or number."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from intraq_cli.errors import UsageError
 
+PYDANTIC = (
+    (r"^Value error, ", ""),
+    (r"^Input should be a valid integer.*", "must be a whole number"),
+    (r"^Input should be a valid number.*", "must be a number"),
+    (r"^Input should be greater than or equal to", "must be at least"),
+    (r"^Input should be less than or equal to", "must be at most"),
+    (r"^Input should be", "must be"),
+)
 
-def numbers(option: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """A parser of ``1,2,3``."""
+
+def numbers(example: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
+    """A parser of ``1,2,3``.
+
+    Args:
+        example: the option as one would type it.
+        kind: of number.
+        count: how many; None: one or more.
+    """
+    option = example.split()[0]
+    what = "whole numbers" if kind is int else "numbers"
 
     def parse(text: str) -> tuple[Any, ...]:
         try:
@@ -15,7 +33,8 @@ def numbers(option: str, kind: type, count: int | None = None) -> Callable[[str]
         except ValueError:
             values = ()
         if not values or (count is not None and len(values) != count):
-            raise UsageError(f"{option} {text}: must be numbers with commas between", "e.g. --input-size 3,224,224")
+            many = "" if count is None else f"{count} "
+            raise UsageError(f"{option} {text}: must be {many}{what} with commas between", f"e.g. {example}")
         return values
 
     return parse
@@ -46,3 +65,10 @@ def micro_batch(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
     return int(text)
+
+
+def plain(message: str) -> str:
+    """What pydantic, through typer, says of an option's value, in our words."""
+    for pattern, words in PYDANTIC:
+        message = re.sub(pattern, words, message)
+    return message

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -71,3 +74,60 @@ def expected(foretold: "Foretold | None", device: str) -> str:
 def flush() -> None:
     """Hand out what is still buffered, so that a closed pipe shows here and not at interpreter exit."""
     sys.stdout.flush()
+
+
+class StdoutFailed(BaseException):
+    """Standard output takes no more. Neither typer nor a command may handle it as an error of some file.
+
+    Args:
+        error: why.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.closed = isinstance(error, BrokenPipeError)
+        """Whoever read it has gone."""
+        self.reason = error.strerror or str(error)
+
+
+class _Checked:
+    """A stream whose failures are told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _failing():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _failing():
+            self._stream.flush()
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StdoutFailed(error) from error
+
+
+@contextmanager
+def checked_stdout() -> Iterator[None]:
+    """Raise :class:`StdoutFailed` where standard output fails; what is buffered is dropped then."""
+    stream = sys.stdout
+    if stream is None:  # closed before the start: nobody wants it
+        stream = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stdout = _Checked(stream)
+    try:
+        yield
+    except StdoutFailed:
+        # else the interpreter tries again at its exit, and complains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
+    finally:
+        sys.stdout = stream

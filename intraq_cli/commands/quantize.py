@@ -40,7 +40,7 @@ def quantize(
     weights: options.Weights = None,
     tensorboard: options.Tensorboard = None,
     export: options.Export = None,
-    force: options.Force = False,
+    force: options.ForceFolder = False,
     resume: options.Resume = True,
     batch_size: options.MicroBatch = "auto",
     deterministic: options.Deterministic = False,

@@ -20,7 +20,7 @@ def sensitivity(
     out: options.SensitivityFile = None,
     act_placement: options.ActPlacement = "inputs",
     recipe: options.Recipe = "default",
-    set_: options.Set = None,
+    set_: options.SynthesisSet = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     force: options.Force = False,
@@ -47,26 +47,37 @@ def sensitivity(
         result = api.sensitivity(**given, report=report)
     if as_json:
         print_json(result)
+    elif quiet and result.path:
+        print(result.path)
     else:
         _print(result)
+        if not quiet:
+            print_hint("next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer")
 
 
 def _print(result: "SensitivityResult") -> None:
-    """A table, the most sensitive layers at the top."""
-    widths = result.widths
-    coarsest = widths[0]
-    columns = [Column("layer", shrinks=True)]
-    for kind in ("W", "A", "but"):  # where there is no room, the finest widths go first
-        columns += [Column(f"{kind}{bits}", True, k) for k, bits in enumerate(widths)]
-    rows = []
-    for layer in sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0))):
-        figures = [table.get(bits) for table in (layer.weights, layer.inputs, layer.spared) for bits in widths]
-        rows.append([layer.name, *("float" if figure is None else f"{figure:.4f}" for figure in figures)])
-    everything = [f"{result.everything[bits]:.4f}" for bits in widths]
-    print_rows(columns, [*rows, ["everything", *("" for _ in (*widths, *widths)), *everything]])
-    print(
-        f"\n{result.model}, placement {result.act_placement}: divergence from the float network in nats on {result.n}"
+    """A table for each question, with the layers in the same order."""
+    coarsest = result.widths[0]
+    layers = sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0)))
+    print(f"{result.model}, placement {result.act_placement}, {result.n} images, {duration(result.seconds)}")
+    print("Divergence from the float network, in nats; 0: it answers as before.")
+    print(f"In all tables the layer comes first that moves the network most when it alone is at {coarsest} bits.")
+    print("\nweight of this layer alone quantized")
+    _print_figures(result.widths, [(one.name, one.weights) for one in layers])
+    print("\ninput of this layer alone quantized")
+    _print_figures(result.widths, [(one.name, one.inputs) for one in layers])
+    print("\nall but it: everything quantized, this layer alone left float")
+    _print_figures(
+        result.widths, [*((one.name, one.spared) for one in layers), ("(no layer float)", result.everything)]
     )
-    print("synthetic images: one layer's weight (W) or input (A) alone quantized, or everything but this layer (but);")
-    print(f"{duration(result.seconds)}")
-    print_hint("next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer; `--bits FILE` is for your own")
+
+
+def _print_figures(widths: list[int], rows: list[tuple[str, dict[int, float]]]) -> None:
+    """Divergences by bits; where there is no room, the finest widths go first."""
+    columns = [Column("layer", shrinks=True), *(Column(f"{bits} bits", True, k) for k, bits in enumerate(widths))]
+    print_rows(columns, [[name, *(_figure(by_bits.get(bits)) for bits in widths)] for name, by_bits in rows])
+
+
+def _figure(divergence: float | None) -> str:
+    """Two digits; where a layer reads nothing that is quantized there is no divergence."""
+    return "float" if divergence is None else f"{divergence:.2g}"

@@ -17,7 +17,7 @@ def synthesize(
     out: options.OutFile = None,
     png: options.Png = None,
     recipe: options.Recipe = "default",
-    set_: options.Set = None,
+    set_: options.SynthesisSet = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     input_size: options.InputSize = None,

@@ -46,6 +46,8 @@ def show(
 
     intraq zoo show results --model resnet20 --w 4
     """
+    if as_json and as_csv:
+        raise UsageError("--csv prints CSV, --json a JSON object", "give one of them")
     tables = zoo.result_tables()
     name = MEASURED if name == "results" else name
     chosen = zoo.RowFilter(model, recipe, w, a, placement)

@@ -1,6 +1,6 @@
 """The page of several runs, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from intraq_cli.reports.charts import Axis, Series, row_chart, shortened, xy_chart
 from intraq_cli.reports.comparison import comparison, data_key, table_of
@@ -35,17 +35,35 @@ def page(records: Sequence[Record]) -> Page:
 
 
 def _verdict(found: ComparisonResult) -> str:
-    smallest = min(found.checkpoints, key=lambda one: one.bytes_quantized)
-    text = f"The smallest is {smallest.name} with {file_size(smallest.bytes_quantized)}"
+    """Superlatives of what is known of two at least; figures that read the same are ties."""
+    sizes = [(one.bytes_quantized, one.name) for one in found.checkpoints]
+    smallest, size, alone = _best(sizes, min, file_size)
+    text = f"The smallest {alone} {smallest} with {size}" if alone else f"All are of the same size, {size}"
     key, values = _quality(found)
-    if not key:
-        return f"{text}."
     known = [(value, one.name) for value, one in zip(values, found.checkpoints, strict=True) if value is not None]
+    if len(known) < 2:
+        return f"{text}."
     if key.startswith("top-1"):
-        value, name = max(known)
-        return f"{text}; the best {key.removesuffix(', %')} is that of {name}, {value:.2f} %."
-    value, name = min(known)
-    return f"{text}; the closest to its float network is {name}, at a divergence of {number(value)} nats."
+        names, best, alone = _best(known, max, lambda value: f"{value:.2f} %")
+        data = key.removesuffix(", %")
+        return f"{text}; " + (
+            f"the best {data} is that of {names}, {best}." if alone else f"{names} have the same {data}, {best}."
+        )
+    names, least, alone = _best(known, min, lambda value: f"{number(value)} nats")
+    if not alone:
+        return f"{text}; {names} are equally close to their float networks, at a divergence of {least}."
+    whose = "its float network" if alone == "is" else "their float networks"
+    return f"{text}; the closest to {whose} {alone} {names}, at a divergence of {least}."
+
+
+def _best(
+    figures: Sequence[tuple[float, str]], best: Callable[..., float], told: Callable[[float], str]
+) -> tuple[str, str, str]:
+    """The names of the best; their figure as it is told; ``is`` or ``are``, empty where all are as good."""
+    figure = told(best(value for value, _ in figures))
+    names = [name for value, name in figures if told(value) == figure]
+    alone = "" if len(names) == len(figures) else "is" if len(names) == 1 else "are"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])), figure, alone
 
 
 def _quality(found: ComparisonResult) -> tuple[str, list[float | None]]:

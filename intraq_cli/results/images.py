@@ -52,10 +52,12 @@ class ImagesResult:
 
     path: str
     n: int
+    """Of the classes that were asked for."""
     image_shape: tuple[int, int, int]
     bytes: int
+    """Of the file."""
     classes: list[ClassCount]
-    """That occur."""
+    """That occur, or that were asked for."""
     model: str
     """The float network that the images were made from."""
     sha256: str | None
@@ -71,6 +73,8 @@ class ImagesResult:
     confidence: float | None
     """Mean probability that the float network gives the classes that the images were made for."""
     heterogeneity: float
+    n_file: int
+    """Images in the file."""
     png: str | None = None
     """What was written: a folder of class folders."""
     sheet: str | None = None

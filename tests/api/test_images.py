@@ -1,4 +1,5 @@
 import errno
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from intraq_cli import IntraqError, images, synthesize
 from intraq_cli.errors import OutputError
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.teacher import InputSpec, Teacher
-from intraq_cli.synthesis.image_set import read_images
+from intraq_cli.synthesis.image_set import read_images, save_images
+from intraq_cli.zoo import load_recipe
 from tests.conftest import INPUT, TINY, SmallNet, trained
 
 SMALL = ["synthesis.num_images=12", "synthesis.batch_size=12", "synthesis.steps=2"]
@@ -89,8 +91,38 @@ def test_the_command_says_what_is_in_the_file(intraq, factory, tmp_path, monkeyp
     assert "32 of 3x8x8" in ran.out
     assert "10 to 11 each: class 0, class 1" in ran.out
     assert "steps=3" in ran.out
+    assert ", of all" not in ran.out
     assert intraq("images", "nets.py").code == 1
     assert intraq("images", "i.safetensors", "--classes", "x").code == 2
+
+
+def test_of_some_classes_every_figure_says_which_images_it_is_of(made, intraq):
+    file = made[0] / "i.safetensors"
+    result = images(file, classes=[2, 0])
+    assert (result.n, result.n_file, images(file).n_file) == (6, 12, 12)
+    lines = intraq("images", file, "--classes", "2,0").out.splitlines()
+    told = {name: text.strip() for name, _, text in (line.partition(" ") for line in lines[1:])}
+    assert told["images"] == "6 of 3x8x8, chosen out of 12"
+    assert told["confidence"] == f"{100 * result.confidence:.1f} % on average for that class"
+    for name in ("losses", "teacher", "heterogeneity"):
+        assert told[name].endswith(", of all 12 images in the file")
+    assert "confidence" not in told["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed", "told"),
+    [
+        ("fast", {"num_images": 16, "steps": 1}, "fast, but num_images=16, steps=1"),
+        ("default", {"num_images": 16}, "default, but num_images=16"),
+        ("fast", {}, "fast"),
+    ],
+)
+def test_the_recipe_that_is_named_is_the_nearest(intraq, made, tmp_path, recipe, changed, told):
+    settings = {**load_recipe(recipe).to_dict()["synthesis"], **changed}
+    found = read_images(made[0] / "i.safetensors")
+    save_images(tmp_path / "i.safetensors", replace(found, origin={**found.origin, "recipe": settings}))
+    lines = intraq("images", tmp_path / "i.safetensors").out.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("recipe")] == [told]
 
 
 def test_classes_have_the_models_names_or_imagenets():

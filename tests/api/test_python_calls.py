@@ -1,6 +1,8 @@
 """The verbs called from Python with what Python has: numpy's numbers, paths, devices, modules, gradient modes."""
 
 import json
+import traceback
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli import evaluate, inspect, load, predict, push, quantize, synthesize
-from intraq_cli.errors import IntraqError, ModelError, UsageError
+import intraq_cli
+from intraq_cli import compare, evaluate, inspect, load, predict, push, quantize, sensitivity, synthesize
+from intraq_cli.api.python_words import reworded
+from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
 from tests.conftest import SmallNet, trained
@@ -117,7 +121,7 @@ def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
         (lambda: quantize(SmallNet), "the model is SmallNet"),
         (lambda: quantize(), "model"),
         (lambda: quantize("resnet20_digits", bits=4), "bits"),
-        (lambda: quantize("resnet20_digits", set={"tuning.steps": 3}), "set is"),
+        (lambda: quantize("resnet20_digits", set=3), "set is 3"),
         (lambda: quantize("resnet20_digits", input_size=8), "input_size is 8"),
         (lambda: quantize("resnet20_digits", mean="0.5"), "mean"),
         (lambda: quantize("resnet20_digits", device=0), "device is 0"),
@@ -137,6 +141,71 @@ def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
     with pytest.raises(UsageError) as caught:
         call()
     assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("call", "says", "hint"),
+    [
+        (lambda: compare("bt", "o1"), "takes 1 positional argument but 2 were given", "compare(['bt', 'o1'])"),
+        (lambda: predict("m", "a.jpg", "b.jpg"), "but 3 were given", "predict('m', ['a.jpg', 'b.jpg'])"),
+        (lambda: quantize("m", 4, 4), "takes 1 positional argument but 3", "by name: w=..., a=..., "),
+        (lambda: quantize("m", model="m"), "multiple values for argument 'model'", ""),
+        (lambda: quantize("m", input_size=(8, 8)), "input_size is (8, 8), but must be (C, H, W)", ""),
+        (lambda: quantize("m", mean=0.3), "mean is 0.3, but must be a tuple of numbers", ""),
+        (lambda: quantize("m", mean=(0.3, "x")), "mean is (0.3, 'x'), but must be a tuple of numbers", ""),
+        (lambda: quantize("m", set=3), """set is 3, but must be a dict as {"tuning.steps": 200}""", ""),
+        (lambda: quantize("m", bits=4), "bits is 4, but must be a string or a path", ""),
+        (lambda: inspect("m", act_placement="x"), "'x', but must be one of 'inputs', 'activations', 'integer'", ""),
+        (lambda: sensitivity("m", widths=[2, 4.5]), "widths is [2, 4.5], but must be a list of whole numbers", ""),
+        (lambda: sensitivity("m", num_images=8), "unexpected keyword argument 'num_images'", "did you mean n?"),
+        (lambda: quantize("m", placement="inputs"), "argument 'placement'", "did you mean act_placement?"),
+        (lambda: quantize("m", seeds=[1, 2]), "argument 'seeds'", "quantize_seeds()"),
+        (lambda: evaluate(["a", "b"], "digits"), "one target", "evaluate_many()"),
+        (lambda: quantize("m", w=33), "w=33: bits must be 2 to 8", ""),
+        (lambda: evaluate("m", "digits", limit=0), "limit=0: must be at least 1", ""),
+        (lambda: sensitivity("m", n=1), "n=1: at least two images", ""),
+        (lambda: quantize("m", w=(2, 4)), "w: several widths", "give target_size, avg_bits or bops"),
+        (lambda: evaluate("m", "digits", save=True), "save=True: m is no checkpoint folder", ""),
+        (lambda: quantize("resnet20_digits", out="."), ". exists already", "give another out, or force=True to"),
+    ],
+)  # fmt: skip
+def test_errors_are_in_pythons_words_and_show_their_hint(call, says, hint):
+    with pytest.raises(IntraqError) as caught:
+        call()
+    shown = "".join(traceback.format_exception(caught.value))
+    assert says in str(caught.value)
+    assert hint in shown
+    assert "--" not in shown.splitlines()[-1]
+    assert "pydantic" not in shown
+
+
+def test_a_command_in_a_hint_stays_a_command():
+    error = UsageError("--w 2,4: no", "`intraq quantize MODEL --no-resume` or --no-cache, --device cpu")
+    assert (str(reworded(error)), error.__notes__) == (
+        "w=(2, 4): no",
+        ["hint: `intraq quantize MODEL --no-resume` or cache=False, device='cpu'"],
+    )
+    assert error.message == "--w 2,4: no"
+
+
+def test_settings_may_be_a_dict(factory, tmp_path):
+    settings = {"tuning.temperature": np.float32(2), "quantization.weight_range": "minmax", "tuning.lr_steps": (1, 2)}
+    settings["quantization.equalization"] = False
+    quantize(f"{factory}:net", out=tmp_path / "out", set=settings, **INPUT, **INSTANT)
+    recipe = json.loads((tmp_path / "out/run.json").read_text())["recipe"]
+    assert (recipe["tuning"]["temperature"], recipe["tuning"]["lr_steps"]) == (2.0, [1, 2])
+    assert (recipe["quantization"]["weight_range"], recipe["quantization"]["equalization"]) == ("minmax", False)
+    with pytest.raises(RecipeError, match=r"unknown recipe key tuning\.stepz"):
+        quantize(f"{factory}:net", set={"tuning.stepz": 3}, **INPUT)
+
+
+def test_a_shell_completes_the_verbs_and_shows_readable_signatures():
+    assert {*intraq_cli.__all__} <= {*dir(intraq_cli)}
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & {*dir(intraq_cli)}
+    for name in intraq_cli.__all__:
+        assert "Validator" not in str(signature(getattr(intraq_cli, name))) if name != "__version__" else True
+    shown = signature(quantize).parameters
+    assert (str(shown["w"]), shown["model"].kind) == ("w: int | tuple[int, ...] | None = None", 1)
 
 
 def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():

@@ -95,6 +95,47 @@ def _hinted(printed):
     return shlex.split(line)[2:]
 
 
+@pytest.mark.parametrize("command", [("synthesize", "--dry-run"), ("sensitivity", "-n", "8", "--widths", "4")])
+def test_settings_that_have_no_effect_are_told(intraq, net, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")  # or the help breaks words
+    verb, *more = command
+    made = intraq(verb, *net, *more, "--set", "tuning.steps=3", "--set", "synthesis.steps=1")
+    assert made.code == 0
+    warnings = [line for line in made.err.splitlines() if line.startswith("warning: ") and "effect" in line]
+    assert warnings == ["warning: tuning.steps=3 has no effect: nothing is read here of the recipe's [tuning]"]
+    assert "synthesis.steps=200" in " ".join(intraq(verb, "--help").out.split())
+
+
+def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net):
+    args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "2,3,4,5,6,7,8")
+    made = intraq(*args)
+    assert made.code == 0
+    found = json.loads(intraq(*args, "--json").out)
+    legend, *tables = made.out.strip().split("\n\n")
+    assert max(len(line) for table in tables for line in table.splitlines()) <= 100
+    assert "in nats" in legend
+    assert "at 2 bits" in legend
+    for table, key in zip(tables, ("weights", "inputs", "spared"), strict=True):
+        title, header, *rows = table.splitlines()
+        assert header.split() == ["layer", *(word for bits in range(2, 9) for word in (str(bits), "bits"))]
+        for row in rows[: len(found["layers"])]:
+            name, *figures = row.split()
+            (layer,) = (one for one in found["layers"] if one["name"] == name)
+            told = [figure if figure == "float" else float(figure) for figure in figures]
+            exact = [layer[key].get(str(bits), "float") for bits in range(2, 9)]
+            assert told == [one if one == "float" else pytest.approx(one, rel=0.06) for one in exact]
+    assert title == "all but it: everything quantized, this layer alone left float"
+    worst = [max(one["weights"]["2"], one["inputs"].get("2", 0)) for one in found["layers"]]
+    first = found["layers"][worst.index(max(worst))]["name"]
+    assert [table.splitlines()[2].split()[0] for table in tables] == [first] * 3
+
+
+def test_a_quiet_sensitivity_prints_its_file_alone(intraq, net):
+    args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "4", "-q")
+    assert intraq(*args, "--out", "s.json").out == "s.json\n"
+    assert "next:" not in intraq(*args).err
+
+
 def test_dry_run_writes_nothing(intraq, tmp_path, net):
     before = list(tmp_path.iterdir())
     made = intraq("quantize", *net, "--dry-run")
@@ -167,6 +208,38 @@ def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("args", "message", "hint"),
+    [
+        (("--limit", "0"), "'--limit': must be at least 1", "see --help"),
+        (("--limit", "few"), "'--limit': must be a whole number", "see --help"),
+        (("--crop-pct", "3"), "'--crop-pct': must be at most 2", "see --help"),
+        (("--interpolation", "x"), "'--interpolation': 'x' is not one of 'nearest', ", "see --help"),
+        (("--mean", "abc"), "--mean abc: must be numbers with commas between", "e.g. --mean 0.485,0.456,0.406"),
+        (("--input-size", "1,8"), "--input-size 1,8: must be 3 whole numbers with", "e.g. --input-size 3,224,224"),
+    ],
+)
+def test_an_option_says_what_it_takes(intraq, args, message, hint):
+    made = intraq("evaluate", "x", "--data", "digits", *args, "--json")
+    error = json.loads(made.out)["error"]
+    assert (made.code, error["hint"]) == (2, hint)
+    assert message in error["message"]
+    assert "Value error" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("args", "hint"),
+    [
+        (("quantize", "x", "--seeds", "1,a"), "e.g. --seeds 0,1,2"),
+        (("images", "x", "--classes", "y"), "e.g. --classes 0,3"),
+        (("sensitivity", "x", "--widths", "y"), "e.g. --widths 2,4,8"),
+    ],
+)
+def test_the_example_of_a_list_is_of_its_own_option(intraq, args, hint):
+    made = intraq(*args, "--json")
+    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, hint)
+
+
 def test_zoo(intraq):
     listed = json.loads(intraq("zoo", "list", "--json").out)
     assert "resnet20_digits" in listed["models"]
@@ -223,11 +296,34 @@ def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_
     assert "no batch norm" in made.stderr
 
 
-def test_a_closed_pipe_is_quiet():
+@pytest.mark.parametrize("command", ["zoo list", "zoo show results", "zoo show results --csv", "zoo list --json"])
+def test_a_closed_pipe_ends_quietly_with_the_code_of_sigpipe(command):
+    read, write = os.pipe()
+    os.close(read)
     made = subprocess.run(
-        f"{sys.executable} -m intraq_cli zoo list | true", shell=True, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "intraq_cli", *command.split()], stdout=write, stderr=subprocess.PIPE, check=False
     )
-    assert made.stderr == ""
+    os.close(write)
+    assert (made.returncode, made.stderr) == (141, b"")
+
+
+FULL = [("zoo", "list"), ("zoo", "show", "results"), ("--help",), ("zoo", "list", "--json")]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", FULL, ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_line(args, unbuffered):
+    with open("/dev/full", "w") as full:
+        made = subprocess.run(
+            [sys.executable, "-m", "intraq_cli", *args],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert made.returncode == 1
+    assert made.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
 def test_interrupted(intraq, monkeypatch, tmp_path, net):
@@ -300,6 +396,19 @@ def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq):
             (layer,) = (one for one in found if one["name"] == name)
             assert share == pytest.approx(100 * layer[key] / sum(one[key] for one in found), abs=0.051)
     assert intraq("inspect", "resnet20_digits", "--sort", "colour").code == 2
+
+
+def test_quiet_inspect_prints_the_table_alone(intraq):
+    full, quiet = intraq("inspect", "resnet20_digits").out, intraq("inspect", "resnet20_digits", "-q").out
+    assert quiet == full.split("\n\n")[0] + "\n"
+
+
+@pytest.mark.parametrize(
+    "args", [("inspect", "resnet20_digits", "--bits-template"), ("zoo", "show", "results", "--csv")], ids=" ".join
+)
+def test_two_formats_at_once_are_refused(intraq, args):
+    made = intraq(*args, "--json")
+    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, "give one of them")
 
 
 def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):

@@ -82,6 +82,39 @@ def test_the_page_of_several_judges_by_what_all_were_measured_on(pair, tmp_path)
     assert "Size against divergence" in text
 
 
+def _page_of(tmp_path, **by_folder):
+    """The page of folders, by their measurements."""
+    folders = []
+    tmp_path.mkdir(exist_ok=True)
+    for name, measured in by_folder.items():
+        evaluations = [{**EVALUATION, "top1": measured.pop("top1")}] if "top1" in measured else []
+        measured = {**run_of()["measured"], **measured}
+        folders.append(folder_of(tmp_path / name, measured=measured, evaluations=evaluations, export=None))
+    return page_of_several([read_record(folder) for folder in folders])
+
+
+def test_superlatives_name_ties(tmp_path):
+    size, other = {"bytes_quantized": 160_000}, {"bytes_quantized": 300_000}
+    text = _page_of(tmp_path / "1", a={**size, "kl": 0.1}, b={**size, "kl": 0.2}, c={**other, "kl": 0.1})
+    assert "The smallest are a and b with 160.0 kB; the closest to their float networks are a and c, at" in text
+    text = _page_of(tmp_path / "2", a={**size, "top1": 98.0}, b={**size, "top1": 98.0})
+    assert "All are of the same size, 160.0 kB; a and b have the same top-1 on digits (600 images), 98.00 %." in text
+    text = _page_of(tmp_path / "3", a={**size, "kl": 0.1}, b={**size, "kl": 0.1})
+    assert "a and b are equally close to their float networks, at a divergence of 0.1 nats." in text
+
+
+def test_of_a_single_figure_there_is_no_superlative(tmp_path):
+    text = _page_of(tmp_path, a={"bytes_quantized": 160_000, "kl": 0.1}, b={"bytes_quantized": 300_000, "kl": None})
+    assert "The smallest is a with 160.0 kB." in text
+    assert "closest" not in text
+
+
+def test_quiet_leaves_out_what_to_do_next(pair, intraq):
+    assert "next:" in intraq("compare", *pair).err
+    quiet = intraq("compare", *pair, "-q")
+    assert (quiet.out, quiet.err) == (intraq("compare", *pair).out, "")
+
+
 def test_what_cannot_be_compared(pair, tmp_path, intraq):
     with pytest.raises(UsageError, match="nothing to be compared with"):
         compare([pair[0]])
