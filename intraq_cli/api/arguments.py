@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, SkipValidation, ValidationErro
 from torch import nn
 
 from intraq_cli.api.python_words import readable_signature, reworded, wrong_call
-from intraq_cli.errors import IntraqError
+from intraq_cli.errors import IntraqError, UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
