@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -275,15 +274,3 @@ def test_a_network_that_squeezes_is_measured_on_one_image_too(tmp_path, labelled
     assert (one.n, one.float_top1, one.top1) == (3, all_at_once.float_top1, all_at_once.top1)
     picture = next(Path(labelled).rglob("*.png"))
     assert len(predict(network, picture, device="cpu", **INPUT)[0].classes) == 3
-
-
-def test_names_of_classes_that_the_network_has_not_are_refused(tmp_path, labelled):
-    folder = tmp_path / "net"
-    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), folder, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"label_names": ["a", "b"], "model_args": {"num_classes": 3}}
-    del config["num_classes"]
-    config["pretrained_cfg"].pop("num_classes", None)
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"config\.json has 2 label_names for 3 classes"):
-        predict(folder, labelled)
