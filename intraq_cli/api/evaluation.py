@@ -98,8 +98,8 @@ def evaluate(
     found = find_quantized(name, given, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
-        check_unused(f"{source.spelled} is a float model", model=model)
         name, pair = name or source.spelled, _float_pair(source, where)
+        check_unused(f"{name} is a float model", model=model)  # not before: it may be a checkpoint's name, mistyped
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)

@@ -44,6 +44,12 @@ def test_an_option_that_cannot_apply_is_wrong_usage(intraq, checkpoint, words, n
     assert ran.err.splitlines()[1].startswith("hint: leave ")
 
 
+@pytest.mark.parametrize("words", [("predict", "nowhere", "picture.png"), ("evaluate", "nowhere", "--data", "digits")])
+def test_a_mistyped_checkpoint_beside_its_code_is_an_unknown_model(intraq, words):
+    ran = intraq(*words, "--model", "none.py:net")
+    assert (ran.code, "no model and no folder 'nowhere'" in ran.err) == (1, True)
+
+
 def test_the_same_commands_without_them_are_right(intraq, checkpoint):
     assert json.loads(intraq("inspect", checkpoint, "--json").out)["w_bits"] == 3
     assert intraq("predict", checkpoint, "picture.png").code == 0
