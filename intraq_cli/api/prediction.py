@@ -70,10 +70,8 @@ def predict(
     found = find_quantized(name, code, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
-        teacher = source.load()
-        check_unused(
-            f"{source.spelled} is a float model", model=model
-        )  # it may have been a checkpoint's name, mistyped
+        teacher = source.load()  # first: it may be a checkpoint's name, mistyped
+        check_unused(f"{source.spelled} is a float model", model=model)
         placed(teacher, where)
         check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
