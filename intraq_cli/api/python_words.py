@@ -48,7 +48,7 @@ def _spelled(text: str) -> str:
     # a value: numbers, words of capitals, or what a colon follows
     value = r"--([a-z]+(?:-[a-z]+)*) ([\dA-Z][\d.,A-Z]*(?![\w.,])|\S+(?=:(?: |$)))"
     text = re.sub(value, lambda found: f"{_name(found[1])}={_value(found[2])}", text)
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", lambda found: _name(found[1]), text)
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)(:?)", lambda found: _name(found[1]) + (found[2] or "="), text)
 
 
 def _name(option: str) -> str:

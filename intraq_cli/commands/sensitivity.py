@@ -52,7 +52,9 @@ def sensitivity(
     else:
         _print(result)
         if not quiet:
-            print_hint("next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer")
+            print_hint(
+                "next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer; `--bits FILE` is for your own"
+            )
 
 
 def _print(result: "SensitivityResult") -> None:

@@ -20,6 +20,7 @@ from intraq_cli.graph.proof import relative_error
 from tests.conftest import SmallNet, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+FOLDER = Path(__file__).parent
 INSTANT = {"recipe": "instant", "device": "cpu"}
 
 
@@ -163,19 +164,19 @@ def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
         (lambda: quantize("m", w=33), "w=33: bits must be 2 to 8", ""),
         (lambda: evaluate("m", "digits", limit=0), "limit=0: must be at least 1", ""),
         (lambda: sensitivity("m", n=1), "n=1: at least two images", ""),
-        (lambda: quantize("m", w=(2, 4)), "w: several widths", "give target_size, avg_bits or bops"),
+        (lambda: quantize("m", w=(2, 4)), "w: several widths", "give target_size=, avg_bits= or bops="),
         (lambda: evaluate("m", "digits", save=True), "save=True: m is no checkpoint folder", ""),
-        (lambda: quantize("resnet20_digits", out="."), ". exists already", "give another out, or force=True to"),
+        (lambda: quantize("resnet20_digits", out=FOLDER), " exists already", "another out=, or force=True"),
     ],
 )  # fmt: skip
 def test_errors_are_in_pythons_words_and_show_their_hint(call, says, hint):
     with pytest.raises(IntraqError) as caught:
         call()
-    shown = "".join(traceback.format_exception(caught.value))
-    assert says in str(caught.value)
+    shown = "".join(traceback.format_exception_only(caught.value))
+    assert says in shown
     assert hint in shown
-    assert "--" not in shown.splitlines()[-1]
-    assert "pydantic" not in shown
+    assert "--" not in shown
+    assert "ValidationError" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_command_in_a_hint_stays_a_command():
