@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.errors import ModelError, RecipeError
+from intraq_cli.io.untrusted import read_text
 
 TABLES = ("weights", "activations")
 LARGEST_FILE = 2**20
@@ -65,25 +66,22 @@ def read_bit_rules(file: str | Path | None) -> BitRules:
     """What a file says; no rules without one.
 
     Raises:
-        UsageError: it cannot be read, or says something else than bits from 2 to 8.
+        RecipeError: it cannot be read, or says something else than bits from 2 to 8.
     """
     if file is None:
         return NO_RULES
     path = Path(file)
+    hint = "`intraq inspect MODEL --bits-template` prints one to edit"
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UsageError(f"--bits {path}: too large", f"at most {LARGEST_FILE:,} bytes")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--bits {path}: {error}", "`intraq inspect MODEL --bits-template` prints one to edit"
-        ) from error
+        found = tomllib.loads(read_text(path, LARGEST_FILE, RecipeError))
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"--bits {path} is not valid TOML: {error}", hint) from error
     for table, rules in found.items():
         if table not in TABLES or not isinstance(rules, dict):
-            raise UsageError(f"--bits {path}: {table} is no table of bits", "tables: [weights] and [activations]")
+            raise RecipeError(f"--bits {path}: {table} is no table of bits", "tables: [weights] and [activations]")
         for pattern, bits in rules.items():
             if type(bits) is not int or not 2 <= bits <= 8:
-                raise UsageError(
+                raise RecipeError(
                     f"--bits {path}: {table} of {pattern!r} are {bits!r}", "bits are whole numbers from 2 to 8"
                 )
     return BitRules(**found)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from intraq_cli import inspect, load, quantize
 from intraq_cli.api.inspection import bits_template
-from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.errors import ModelError, RecipeError
 from intraq_cli.quantization.bit_rules import BitRules, read_bit_rules, template
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from tests.conftest import graph_of
@@ -40,14 +40,24 @@ def test_of_several_patterns_the_last_that_matches_counts(tmp_path):
     ],
 )
 def test_what_says_something_else_is_refused(tmp_path, text, says):
-    with pytest.raises(UsageError, match="--bits") as caught:
+    with pytest.raises(RecipeError, match="--bits") as caught:
         rules_of(tmp_path, text)
     assert says in caught.value.message
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"none\.toml"):
+    with pytest.raises(RecipeError, match=r"none\.toml"):
         read_bit_rules(tmp_path / "none.toml")
+    with pytest.raises(RecipeError, match=r"cannot read .*: no regular file"):
+        read_bit_rules(tmp_path)
+
+
+def test_a_bad_file_of_bits_ends_a_command_as_a_bad_recipe_does(intraq, tmp_path):
+    (tmp_path / "bad.toml").write_text("[weights\n")
+    for file in (tmp_path / "none.toml", tmp_path, tmp_path / "bad.toml"):
+        codes = [intraq("inspect", "resnet20_digits", "--bits", file).code]
+        codes += [intraq("quantize", "resnet20_digits", option, file).code for option in ("--bits", "--recipe")]
+        assert codes == [1, 1, 1]
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
