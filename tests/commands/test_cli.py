@@ -152,7 +152,10 @@ def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path, net):
     made = intraq("quantize", *net, "--out", "x", *TINY)
     assert made.code == 1
     assert "--force" in made.err
+    forced = intraq("quantize", *net, "--out", "x", *TINY, "--force")
+    assert (forced.code, "x holds other things than an output" in forced.err) == (1, True)
     assert (tmp_path / "x/mine").exists()
+    (tmp_path / "x/config.json").write_text("{}")  # as of an earlier checkpoint
     assert intraq("quantize", *net, "--out", "x", *TINY, "--force").code == 0
     assert not (tmp_path / "x/mine").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nets.py", "x"]
