@@ -89,7 +89,7 @@ def quantize(
         sensitivity: what ``sensitivity`` wrote, so that under a budget nothing is measured.
         out: the folder; default ``NAME-wWaA``, or with the budget in its name.
         recipe: a name from the zoo, or the path of a TOML file.
-        set: overrides, ``section.key=value`` each.
+        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         images: in place of stage 1 a file that ``synthesize`` wrote, a folder of pictures without labels, or one of
             each; of the pictures those nearest to what batch norms promise, as many as the recipe makes images.
         act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer`` (all
