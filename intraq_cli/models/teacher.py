@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -168,7 +169,7 @@ def check_classifier(teacher: Teacher) -> int:
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", _way_out(line)) from error
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", "give a classifier")
+        raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", _way_to_logits(out))
     if getattr(network, "num_classes", None) == 0:  # timm's word for a network without its last layer
         given = f"{out.shape[1]} features"
         raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
@@ -187,6 +188,23 @@ def _way_out(line: str) -> str:
     if re.search(r"\bd?type\b", line):
         return "weights are in float32 here: let its forward not cast (half, double) or have layers of other types"
     return "set --input-size C,H,W"
+
+
+def _way_to_logits(out: Any) -> str:
+    """What to do with a network that returns its logits among other things, or in another shape."""
+    ways: dict[str, Any] = {}
+    if isinstance(out, Tensor):
+        ways["network(x).flatten(1)"] = out.flatten(1) if out.dim() > 2 and out[0].numel() == out.shape[1] else None
+    elif isinstance(out, Mapping):
+        ways = {f"network(x)[{key!r}]": out[key] for key in sorted(out, key=lambda key: key != "logits")}
+    elif isinstance(out, (tuple, list)):
+        ways = {f"network(x)[{k}]": one for k, one in enumerate(out)}
+    else:
+        ways["network(x).logits"] = getattr(out, "logits", None)
+    for way, found in ways.items():
+        if isinstance(found, Tensor) and found.dim() == 2:
+            return f"put it into a module whose forward returns {way}"
+    return "give a classifier"
 
 
 def example_of(teacher: Teacher) -> Tensor:

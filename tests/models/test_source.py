@@ -4,11 +4,13 @@ import pickle
 import shutil
 import urllib.error
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models import hub_source
@@ -16,6 +18,7 @@ from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, examine
+from tests.conftest import SmallNet
 
 
 def load_teacher(model, override=None, **given):
@@ -333,3 +336,32 @@ def test_a_file_in_place_of_a_model_is_not_called_missing(tmp_path):
     with pytest.raises(ModelError, match=r"weights\.safetensors is a file, and no model") as caught:
         Source.parse(str(tmp_path / "weights.safetensors")).load()
     assert "--weights" in caught.value.hint
+
+
+class Within(nn.Module):
+    """A classifier that returns more than its logits, or these in another shape."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.network, self.way = SmallNet(), way
+
+    def forward(self, x):
+        return self.way(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("way", "hint"),
+    [
+        (lambda y: {"features": y[:, :1, None], "logits": y}, "network(x)['logits']"),
+        (lambda y: {"out": y}, "network(x)['out']"),
+        (lambda y: (y.mean(), y), "network(x)[1]"),
+        (lambda y: SimpleNamespace(loss=None, logits=y), "network(x).logits"),
+        (lambda y: y[..., None, None], "network(x).flatten(1)"),
+        (lambda y: y.mean(), "give a classifier"),
+    ],
+)
+def test_where_the_logits_are_is_said_of_a_network_that_returns_more(way, hint):
+    given = InputOverride((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ModelError, match=r"not logits \(batch, classes\)") as caught:
+        check_classifier(Source.parse(Within(way), given).load())
+    assert caught.value.hint.endswith(hint)
