@@ -195,7 +195,8 @@ def test_the_teacher_of_a_checkpoint_is_the_commit_that_it_was_made_from(made, t
         Image.effect_noise((40, 40), 80).convert("RGB").save(tmp_path / f"data/{k}/0.png")
     out, data = str(tmp_path / "out"), str(tmp_path / "data")
     with hub.serve() as endpoint:
-        quantize_it = ["quantize", "org/moves@main", "--recipe", "instant", "--out", out, "--quiet"]
+        small = ("--recipe", "instant", "--input-size", "3,32,32")
+        quantize_it = ["quantize", "org/moves@main", *small, "--out", out, "--quiet"]
         drive([quantize_it], endpoint, tmp_path / "home")
         repository.commit("main", {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}, "retrained")
         wanted = {"do": "teacher", "name": f"org/moves@{first}"}, {"do": "teacher", "name": "org/moves"}

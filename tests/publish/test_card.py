@@ -82,7 +82,8 @@ def test_the_card_for_timm_tells_other_widths(tmp_path):
     torch.manual_seed(0)
     timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / "net", safe_serialization=True)
     (tmp_path / "mix.toml").write_text('[weights]\n"layer1*" = 8\n')
-    quantize(tmp_path / "net", w=4, a=8, recipe="instant", bits=tmp_path / "mix.toml", out=tmp_path / "out")
+    given = {"recipe": "instant", "input_size": (3, 32, 32)}
+    quantize(tmp_path / "net", w=4, a=8, bits=tmp_path / "mix.toml", out=tmp_path / "out", **given)
     held = [*json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["modules"].values()]
     card = " ".join(push(tmp_path / "out", "a/b", timm=True, dry_run=True).card.split())
     assert "weights on grids of 4 to 8 bits" in card

@@ -73,6 +73,7 @@ def went(made, tmp_path_factory):
     hub.fault("PUT /lfs/me/patient/[0-9a-f]+", status=500, times=1)
     w4, own = str(made / "w4"), str(made / "own")
     record = ["evaluate", w4, "--data", "digits", "--limit", "60", "--save", "--json"]
+    small = ("--recipe", "instant", "--input-size", "3,32,32")
     jobs = {
         "dry": ["push", w4, "me/d4", "--dry-run", "--json"],
         "dry for people": ["push", own, "me/d4", "--dry-run"],
@@ -88,7 +89,7 @@ def went(made, tmp_path_factory):
         "main": ["push", own, "me/old", "--json"],
         "ask": ["push", own, "other/theirs", "--create-pr", "--token", READER, "--json"],
         "patient": ["push", own, "me/patient", "--json"],
-        "quantize": ["quantize", "me/float", "--recipe", "instant", "--out", str(made / "tiny"), "-q"],
+        "quantize": ["quantize", "me/float", *small, "--out", str(made / "tiny"), "-q"],
         "base": ["push", str(made / "tiny"), "me/tiny", "--json"],
         "timm": ["push", str(made / "tiny"), "me/tiny-timm", "--timm", "--json"],
         "timm back": {"do": "timm", "name": "me/tiny-timm"},
@@ -616,7 +617,7 @@ def test_weights_of_a_folder_are_not_those_of_timm_whatever_its_name(made, tmp_p
     config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
     (tmp_path / "test_resnet/config.json").write_text(json.dumps(config))
     monkeypatch.chdir(tmp_path)
-    quantize("test_resnet", recipe="instant", out="out", device="cpu")
+    quantize("test_resnet", recipe="instant", out="out", device="cpu", input_size=(3, 32, 32))
     teacher = json.loads((tmp_path / "out/run.json").read_text())["teacher"]
     assert (teacher["source"], teacher["revision"]) == ("local-dir:test_resnet", None)
     assert "base_model" not in front((tmp_path / "out/README.md").read_text())
