@@ -77,6 +77,16 @@ class Filtered(Net):
         x = torch.fft.irfft2(torch.fft.rfft2(x) * self.filter, s=x.shape[-2:]).float()
         return self.fc(x.mean((2, 3)) + x.amax((2, 3)))
 
+class Layouts(Net):
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(x)))
+        x = x * 1.0 if x.is_contiguous() else x + 0.0
+        return self.fc(x.mean(dim=(2, 3)))
+
+def layouts():
+    torch.manual_seed(0)
+    return settled(Layouts())
+
 class Twice(Net):
     def __init__(self):
         super().__init__()
@@ -159,7 +169,8 @@ def written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["net", "pruned", "weight_normed", "spectral_normed", "spectral_normed_by_hooks", "extra", "unused"]
+    "name",
+    ["net", "pruned", "weight_normed", "spectral_normed", "spectral_normed_by_hooks", "extra", "unused", "layouts"],
 )
 def test_weights_are_stored_as_codes_alone_however_they_come_about(written, name):
     """No float weight, and nothing that one is computed from: the keys are those of the plain network."""
