@@ -19,10 +19,15 @@ def fingerprint(graph: fx.GraphModule) -> dict[str, str]:
     for node in graph.graph.nodes:
         named = node.target if node.op in ("get_attr", "call_module") else ""
         function = getattr(node.target, "__qualname__", node.target) if node.op == "call_function" else ""
-        kwargs = {key: value for key, value in node.kwargs.items() if not isinstance(value, ELSEWHERE)}
-        args = fx.node.map_arg((node.args, kwargs), lambda read: numbers[read])
+        args = fx.node.map_aggregate((node.args, node.kwargs), lambda one: _said(one, numbers))
         digest.update(f"{node.op} {named} {function} {args}\n".encode())
     return {"torch": TORCH, "sha256": digest.hexdigest()}
+
+
+def _said(one: Any, numbers: dict[fx.Node, str]) -> Any:
+    if isinstance(one, fx.Node):
+        return numbers[one]
+    return None if isinstance(one, ELSEWHERE) else one
 
 
 def is_other_code(stated: Any, graph: fx.GraphModule) -> bool:
