@@ -12,7 +12,6 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH
-from intraq_cli.api.teachers import placed
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError
@@ -23,7 +22,7 @@ from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier
+from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, placed
 from intraq_cli.publish.noting import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory

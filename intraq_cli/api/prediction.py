@@ -10,14 +10,13 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
-from intraq_cli.api.teachers import placed
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named
 from intraq_cli.events import Noted, Report, Warned, silent, some_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of
+from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, placed
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory

@@ -244,9 +244,9 @@ def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> 
     code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
     try:
         return exporting.export(str(path), to=to, model=code, report=report)
-    except IntraqError as error:
+    except IntraqError:
         report(Warned(f"the checkpoint {path} is complete; only its export failed"))
-        raise error
+        raise
 
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:

@@ -7,8 +7,7 @@ import torch
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import check_output
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, example_of
-from intraq_cli.runtime.device import place
+from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, placed
 from intraq_cli.runtime.distributed import launched_processes
 
 
@@ -17,11 +16,6 @@ def learnable(source: Source) -> Teacher:
     if source.is_downloaded:
         check_batch_norms(source.on_meta())
     return source.load()
-
-
-def placed(teacher: Teacher, device: torch.device) -> None:
-    """Move the teacher to ``device``, in the memory layout that its code can do with."""
-    place(teacher.network, device, example_of(teacher))
 
 
 def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:

@@ -17,6 +17,7 @@ from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers
 from intraq_cli.models.meta_build import BUILD_ERRORS
+from intraq_cli.runtime.device import place
 
 aten = torch.ops.aten
 
@@ -212,6 +213,11 @@ def example_of(teacher: Teacher) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     example = torch.randn(2, *teacher.spec.input_size, generator=generator)
     return example.to(next(teacher.network.parameters()).device)
+
+
+def placed(teacher: Teacher, device: torch.device | str) -> None:
+    """Move the teacher to ``device``, in the memory layout that its code can do with."""
+    place(teacher.network, device, example_of(teacher))
 
 
 def examine(teacher: Teacher) -> Anatomy:
