@@ -1,6 +1,6 @@
 """What long work reports while it runs. Nothing here knows how it is shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 
@@ -58,6 +58,6 @@ def silent(event: Event) -> None:
     """Report nothing."""
 
 
-def some_of(texts: list[str], most: int = 3) -> str:
+def some_of(texts: Sequence[str], most: int = 3) -> str:
     """The first of many, for a line."""
     return "; ".join(texts[:most]) + ("; ..." if len(texts) > most else "")

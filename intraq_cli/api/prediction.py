@@ -11,9 +11,9 @@ from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, v
 from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.checkpoint.read import Checkpoint
-from intraq_cli.errors import DataError, UsageError
-from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named
-from intraq_cli.events import Noted, Report, Warned, silent, some_of
+from intraq_cli.errors import UsageError
+from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named, tell_unreadable
+from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, placed
@@ -112,8 +112,5 @@ def _predictions(
                 report(Warned(f"{file}: the network's logits are NaN"))
             names = [labels[c] if labels else str(c) for c in classes]
             results.append(PredictionResult(str(file), classes, names, shares))
-    if not results:
-        raise DataError(f"none of {len(pictures)} pictures can be read: {unreadable[0]}", "give image files")
-    if unreadable:
-        report(Warned(f"{len(unreadable)} of {len(pictures)} pictures were left out: {some_of(unreadable)}"))
+    tell_unreadable(unreadable, len(pictures), report)
     return results

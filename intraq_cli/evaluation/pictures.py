@@ -10,7 +10,7 @@ from torch import Tensor
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.data import ImageTensors, image_paths
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
-from intraq_cli.events import Report, Warned
+from intraq_cli.events import Report, Warned, some_of
 from intraq_cli.models.teacher import InputSpec
 
 AT_ONCE = 16
@@ -68,21 +68,20 @@ def read_named(pictures: Sequence[Picture], spec: InputSpec) -> tuple[list[Path]
     return files, tensors, unreadable
 
 
-def read_pictures(files: Sequence[Path], spec: InputSpec) -> Tensor:
-    """Images ``(B, C, H, W)``, normalised as the model wants them.
+def tell_unreadable(unreadable: Sequence[str], count: int, report: Report) -> None:
+    """Say which of ``count`` pictures were left out, and why.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: all of them.
     """
-    images = ImageTensors(spec)
-    try:
-        return torch.stack([images.read(file, file.parent.resolve()) for file in files])
-    except UnreadableImageError as error:
-        raise DataError(str(error), "give image files") from error
+    if len(unreadable) == count:
+        raise DataError(f"none of {count} pictures can be read: {unreadable[0]}", "give image files")
+    if unreadable:
+        report(Warned(f"{len(unreadable)} of {count} pictures were left out: {some_of(unreadable)}"))
 
 
 def picture_batches(files: Sequence[Path], folder: Path, spec: InputSpec, report: Report) -> Iterator[Tensor]:
-    """Files below ``folder`` as :func:`read_pictures` reads them, few at a time.
+    """Images ``(B, C, H, W)`` of files below ``folder``, normalised as the model wants them, few at a time.
 
     Those that cannot be read are left out, and told at the end.
 
@@ -102,7 +101,4 @@ def picture_batches(files: Sequence[Path], folder: Path, spec: InputSpec, report
             batch = []
     if batch:
         yield torch.stack(batch)
-    if len(unreadable) == len(files):
-        raise DataError(f"none of {len(files)} pictures can be read: {unreadable[0]}", "give image files")
-    if unreadable:
-        report(Warned(f"{len(unreadable)} of {len(files)} pictures cannot be read: {unreadable[0]}"))
+    tell_unreadable(unreadable, len(files), report)

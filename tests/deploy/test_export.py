@@ -7,6 +7,7 @@ import platform
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -215,6 +216,20 @@ def exported(made, tmp_path_factory):
     file = tmp_path_factory.mktemp("exported") / "a.onnx"
     export(made[0], out=file, model=made[1])
     return file.read_bytes()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_path):
+    folder, model = made
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for k in range(3):
+        Image.new("RGB", (8, 8), (80 * k, 40, 200)).save(pictures / f"{k}.png")
+    (pictures / "1.png").write_bytes(b"no picture")
+    events = []
+    result = export(folder, out=tmp_path / "a.onnx", model=model, images=pictures, report=events.append)
+    assert result.images == 2
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert any("1 of 3 pictures were left out" in text and "1.png" in text for text in told)
 
 
 def test_export_writes_a_proven_file(made, tmp_path):
