@@ -28,7 +28,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.quantization.plan import check_width, form_of
-from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
+from intraq_cli.quantization.sensitivity import TEMPERATURE, Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
@@ -122,6 +122,7 @@ def sensitivity(
         "images": digest_of_images(made),
         "bits": chosen,
         "placement": act_placement,
+        "temperature": TEMPERATURE,
     }
     path = Path(out) if out else None
     with job.started(path, identity, resume) if path else nullcontext(job) as job:
@@ -138,6 +139,7 @@ def sensitivity(
             sha256=teacher.sha256,
             network=fingerprint(anatomy.graph),
             input_size=teacher.spec.input_size,
+            temperature=TEMPERATURE,
             seed=seed,
             device=str(where),
             seconds=time.perf_counter() - started,

@@ -117,7 +117,7 @@ def _print_frontier(result: "QuantizationResult") -> None:
     for point in result.frontier:
         mark, size = "*" if point.chosen else " ", file_size(point.bytes)
         operations = f"{point.bit_operations / 1e9:.2f} G"
-        print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>14.2g} nats")
+        print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>19.2g}")
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:

@@ -62,7 +62,7 @@ def _print(result: "SensitivityResult") -> None:
     coarsest = result.widths[0]
     layers = sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0)))
     print(f"{result.model}, placement {result.act_placement}, {result.n} images, {duration(result.seconds)}")
-    print("Divergence from the float network, in nats; 0: it answers as before.")
+    print(f"Divergence from the float network at temperature {result.temperature:g}; 0: it answers as before.")
     print(f"In all tables the layer comes first that moves the network most when it alone is at {coarsest} bits.")
     print("\nweight of this layer alone quantized")
     _print_figures(result.widths, [(one.name, one.weights) for one in layers])

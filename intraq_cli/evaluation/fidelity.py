@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
+from intraq_cli.quantization.divergence import kl_at_temperature
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,12 @@ def fidelity(
     names = [output.name for output in normalized_outputs(teacher)]
     clean, compared = add_batch_norm_outputs(teacher), compare_batch_norm_outputs(student, _moments_and_noise)
     for x in batches:
-        p = network(x).log_softmax(1)
+        p = network(x)
         _, expected = clean(x)
-        logits, moments = compared(x, expected)
-        q = logits.log_softmax(1)
+        q, moments = compared(x, expected)
         n += len(x)
         same += int(((p.argmax(1) == q.argmax(1)) & ~(p + q).isnan().any(1)).sum())
-        divergence += float((p.exp() * (p - q)).sum())
+        divergence += len(x) * float(kl_at_temperature(q, p, 1))
         powers.append(torch.stack(moments) * len(x))
     if not n:
         return Fidelity()

@@ -150,7 +150,7 @@ def bits_within(
 
 
 def expected_divergence(bits: dict[str, Bits], sensitivities: dict[str, LayerSensitivity]) -> float:
-    """Sum over all weights and inputs of what each does alone, in nats; what no sensitivity is known of counts zero."""
+    """Sum over all weights and inputs of what each does alone; what no sensitivity is known of counts zero."""
     return sum(_cost(sensitivities[name], one) for name, one in bits.items())
 
 

@@ -4,13 +4,13 @@ The network runs once, node by node; at every quantizer the rest of it runs once
 quantizer on. What lies before a quantizer is never computed twice.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
 from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
@@ -18,6 +18,7 @@ from intraq_cli.graph.nodes import own_tensors, run_each
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.curvature import damped, rows_read, second_moments
+from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.float_statistics import channel_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
@@ -28,6 +29,11 @@ from intraq_cli.results import LayerSensitivity
 
 CALIBRATION = Quantization(activation_range="mse", correction="never")
 """Of what is quantized."""
+TEMPERATURE = 4.0
+"""Of the softened answers that are compared. The network is sure of its synthetic images: without it the few decide of
+which it is less sure, and bits chosen by them lose more (docs/bits.md)."""
+BROKEN = 1e6
+"""Divergence of answers that are NaN."""
 TINY = 1e-12
 
 
@@ -39,7 +45,7 @@ class Question:
     widths: tuple[int | None, ...]
     """Bits to switch them on at; None: as they were calibrated."""
     answers: dict[int | None, float] = field(default_factory=dict)
-    """Divergence in nats by width."""
+    """Divergence by width."""
 
     def by_width(self) -> dict[int, float]:
         """Those of widths."""
@@ -53,7 +59,7 @@ class Sensitivities:
     layers: list[LayerSensitivity]
     """Every layer that the placement quantizes, in the order of first calls."""
     everything: dict[int, float]
-    """Divergence in nats with all of it at so many bits."""
+    """Divergence with all of it at so many bits."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def layer_sensitivities(
     for bits in widths.spared:
         network = _Switched(graph, plan_quantization(graph, bits, bits, placement), images)
         calibrate(network.student, graph, images, CALIBRATION)
-        everything[bits] = divergence(network.student(images).log_softmax(1), wanted)
+        everything[bits] = divergence(network.student(images), wanted)
         asked = [Question(network.read_by(layer) | {network.holders[layer.name]}, (None,)) for layer in layers]
         network.answer(asked, network.quantizers, wanted, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
         before += len(layers)
@@ -140,9 +146,9 @@ class _Switched(fx.Interpreter):
         return frozenset(self._read[call] for call in layer.calls if call in self._read)
 
     def float_answer(self) -> Tensor:
-        """Log-probabilities ``(B, K)`` of the float network."""
+        """Logits ``(B, K)`` of the float network."""
         self.on = frozenset()
-        return self._rest(0, {}).log_softmax(1)
+        return self._rest(0, {})
 
     def answer(
         self, questions: list[Question], always: frozenset[fx.Node], wanted: Tensor, step: Callable[[int], None]
@@ -152,7 +158,7 @@ class _Switched(fx.Interpreter):
         Args:
             questions: whose quantizers are switched.
             always: quantizers that are on, where no question is about them.
-            wanted: the float network's log-probabilities, ``(B, K)``.
+            wanted: the float network's logits, ``(B, K)``.
             step: told of how many answers are known.
         """
         place = {node: k for k, node in enumerate(self.order)}
@@ -168,7 +174,7 @@ class _Switched(fx.Interpreter):
                 for self.bits in question.widths:
                     key = question.nodes, self.bits
                     if key not in known:
-                        known[key] = divergence(self._rest(k, live).log_softmax(1), wanted)
+                        known[key] = divergence(self._rest(k, live), wanted)
                     question.answers[self.bits] = known[key]
                     done += 1
                     step(done)
@@ -230,10 +236,11 @@ class _Switched(fx.Interpreter):
 
 
 def divergence(got: Tensor, wanted: Tensor) -> float:
-    """Kullback-Leibler divergence of two log-probabilities ``(B, K)``, in nats an image of the second half.
+    """Of two networks' logits ``(B, K)``: Kullback-Leibler divergence at :data:`TEMPERATURE`, on the second half.
 
     Weights are rounded by the first half: on images that the rounding goes by, a layer that reads few rows looks better
     than it is.
     """
-    got, wanted = got[len(got) // 2 :], wanted[len(wanted) // 2 :]
-    return max(0.0, float(F.kl_div(got, wanted, reduction="batchmean", log_target=True)))
+    half = len(got) // 2
+    found = float(kl_at_temperature(got[half:], wanted[half:], TEMPERATURE))
+    return BROKEN if math.isnan(found) else max(0.0, found)

@@ -112,11 +112,11 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
         Series(places, "s1", dots=len(places) <= MOST_DOTS),
         Series(chosen, "s0", line=False, dots=True, names=["this one"] * len(chosen)),
     ]
-    y = Axis("divergence, nats", log=all(point.divergence > 0 for point in points))
+    y = Axis("divergence", log=all(point.divergence > 0 for point in points))
     rows = [[file_size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
-    table = Table(["size", "divergence, nats", ""], rows, texts=(2,))
+    table = Table(["size", "divergence", ""], rows, texts=(2,))
     chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), y, width))
-    lead = "What bits by layer would buy: bytes, and the divergence expected of them before tuning."
+    lead = "What bits by layer would buy: bytes, and the sum of their divergences below, before tuning."
     return Section("Size against divergence", lead, [Figure([chart], table, f"{len(rows)} choices as a table")])
 
 
@@ -140,7 +140,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
     held = [value for _, values in worst for value in values if value is not None]
     if not held:
         return None
-    x = Axis("divergence, nats", log=min(held) > 0 and max(held) > 30 * min(held), zero=True)
+    x = Axis("divergence", log=min(held) > 0 and max(held) > 30 * min(held), zero=True)
     head = ["layer", *(f"W{width}" for width in w_tried), *(f"A{width}" for width in a_tried)]
     rows = [
         [
@@ -153,7 +153,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
     shown = legend[: 1 + any(moves[1] is not None for _, moves in worst)]
     chart = panel(lambda width: row_chart(worst, x, width), legend=shown)
     many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
-    lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."
+    lead = f"{many}: divergence of softened answers when one weight, or one input, alone goes to few bits."
     return Section("Sensitivity by layer", lead, [Figure([chart], Table(head, rows), f"{len(rows)} layers as a table")])
 
 

@@ -89,7 +89,7 @@ class FrontierPoint(_Table):
 
 
 class LayerMoves(_Table):
-    """How far the network moves when a layer alone is quantized: divergence in nats by bits."""
+    """How far the network moves when a layer alone is quantized: divergence by bits."""
 
     name: Text
     weights: dict[Text, Number] = {}

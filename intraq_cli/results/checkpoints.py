@@ -17,7 +17,7 @@ class FrontierPoint:
     bit_operations: int
     """For one image."""
     divergence: float
-    """Expected before tuning, in nats: the sum of what each layer does alone."""
+    """Expected before tuning: the sum of what each layer does alone, as ``sensitivity`` measures it."""
     chosen: bool
 
 

@@ -26,7 +26,7 @@ class InspectedLayer:
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """How far the network moves when a layer alone is quantized; divergence in nats by bits."""
+    """How far the network moves when a layer alone is quantized: divergence at the result's temperature, by bits."""
 
     name: str
     kind: str
@@ -60,6 +60,8 @@ class SensitivityResult:
     """Digest of the float network's operations, and the version of torch that captured them."""
     input_size: tuple[int, int, int] | None = None
     """(C, H, W)."""
+    temperature: float = 1.0
+    """Of the answers whose divergences these are, times its square (Hinton et al. 2015)."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.recipe import Tuning
 
 LEAST_VARIANCE = 0.01
@@ -29,13 +30,6 @@ class TuningLosses(NamedTuple):
     ce: Tensor
     features: Tensor
     total: Tensor
-
-
-def kl_at_temperature(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(F / T) || softmax(q / T))``, mean over the batch (Hinton et al. 2015); logits ``(B, K)``."""
-    log_q = F.log_softmax(student / temperature, 1)
-    log_p = F.log_softmax(teacher / temperature, 1)
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
 def feature_distance(student: Tensor, teacher: Output) -> Tensor:

@@ -113,7 +113,7 @@ def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net
     found = json.loads(intraq(*args, "--json").out)
     legend, *tables = made.out.strip().split("\n\n")
     assert max(len(line) for table in tables for line in table.splitlines()) <= 100
-    assert "in nats" in legend
+    assert "at temperature 4" in legend
     assert "at 2 bits" in legend
     for table, key in zip(tables, ("weights", "inputs", "spared"), strict=True):
         title, header, *rows = table.splitlines()

@@ -19,7 +19,8 @@ from intraq_cli.quantization.curvature import damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
-from intraq_cli.quantization.sensitivity import CALIBRATION, Widths, layer_sensitivities
+from intraq_cli.quantization.sensitivity import BROKEN, CALIBRATION, Widths, layer_sensitivities
+from intraq_cli.quantization.sensitivity import divergence as measure
 from intraq_cli.quantization.sites import sites
 from tests.conftest import graph_of
 
@@ -34,8 +35,8 @@ def images():
 
 def divergence(network, changed, images):
     with torch.no_grad():
-        p, q = network(images).log_softmax(1)[12:], changed(images).log_softmax(1)[12:]
-    return float((p.exp() * (p - q)).sum() / 12)
+        p, q = ((logits[12:] / 4).log_softmax(1) for logits in (network(images), changed(images)))
+    return 16 * float((p.exp() * (p - q)).sum() / 12)
 
 
 def sensitivities(network, images, widths):
@@ -102,6 +103,11 @@ def test_where_the_placement_leaves_the_image_float_its_layer_has_no_figure(netw
     assert found[0].inputs == {}
     assert all(layer.weights[8] <= layer.weights[2] for layer in found)
     assert found[1].inputs[8] <= found[1].inputs[2]
+
+
+def test_answers_that_are_nan_are_the_worst_of_all():
+    logits = torch.randn(8, 5)
+    assert measure(logits * float("nan"), logits) == BROKEN > measure(-1000 * logits, logits)
 
 
 def test_every_step_is_told(network, images):

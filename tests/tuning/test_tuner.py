@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from intraq_cli.errors import DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.quantization.calibration import calibrate
+from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Tuning
@@ -15,7 +16,7 @@ from intraq_cli.runtime import resume
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
-from intraq_cli.tuning.distillation import Output, feature_distance, kl_at_temperature, squared_error
+from intraq_cli.tuning.distillation import Output, feature_distance, squared_error
 from intraq_cli.tuning.tuner import tune
 from intraq_cli.zoo import load_recipe
 from tests.conftest import Stop, needs_compiler, stopping, student_of, watch_input
