@@ -53,7 +53,7 @@ def main() -> None:
     x = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         same = (quantized(x).argmax(1) == net(x).argmax(1)).sum().item()
-    print(f"{made.path}: {made.bytes_quantized} bytes, {same} of {len(x)} first choices as in float")
+    print(f"{made.path}: {made.bytes_quantized} bytes, {same} of {len(x)} top-1 predictions as in float")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def export(
     session = open_session(content, threads)
     same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
     if same < 1:
-        report(Warned(f"first choices of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
+        report(Warned(f"top-1 predictions of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
     plain = open_session(onnx_model(float_twin(checkpoint.network), size, "int8", {}).SerializeToString(), threads)
     ms_float, ms_quantized = milliseconds([plain, session], pictures[:1].expand(batch, -1, -1, -1).contiguous())
     with atomic_file(path, force) as file:
@@ -149,7 +149,7 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
 
 @torch.no_grad()
 def _compare(checkpoint: Checkpoint, network: OnnxNetwork, images: Tensor) -> tuple[float, float]:
-    """Share of first choices that are the same, and the largest difference of logits in units of their spread."""
+    """Share of top-1 predictions that are the same, and the largest difference of logits in units of their spread."""
     wanted, got = (torch.cat([one(part) for part in images.split(16)]) for one in (checkpoint.network, network))
     same = float((wanted.argmax(1) == got.argmax(1)).float().mean())
     return same, float((wanted - got).abs().max() / wanted.std().clamp(min=1e-12))

@@ -71,7 +71,7 @@ def evaluate(
             [
                 ("top-1", f"{result.top1:.2f} %, float {result.float_top1:.2f} % (drop {drop:.2f} points)"),
                 ("top-5", f"{result.top5:.2f} %, float {result.float_top5:.2f} %"),
-                ("agreement", f"{result.agreement:.2f} % of first choices equal the float model's"),
+                ("agreement", f"{result.agreement:.2f} % of top-1 predictions equal the float model's"),
                 ("time", f"{duration(result.seconds)} on {result.device}"),
                 *([("saved", f"in {result.saved} and its card")] if result.saved else []),
             ],

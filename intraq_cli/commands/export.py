@@ -59,7 +59,7 @@ def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
         ("integer", f"{len(integer)} of {len(integer) + len(left)} layers in onnxruntime"),
         *(("float", f"{layer['name']}: {layer['reason']}") for layer in left[:SHOWN]),
         *more,
-        ("first choices", f"{same} to load()'s on {result.images} images"),
+        ("predictions", f"top-1 {same} to load()'s on {result.images} images"),
         ("logits", logits_differ(result.logits_difference)),
         ("speed", f"{times}: {ratio:.2f} times as fast, on {counted(result.threads, 'thread')}"),
     ]

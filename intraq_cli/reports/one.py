@@ -227,5 +227,5 @@ def _images(record: Record) -> Section | None:
     into = "" if share is None else f" Of all images it puts {share:.1f} % into their class."
     teacher = f"other weights ({shortened(run.images_from, 60)})" if run.images_from else "the network alone"
     lead = f"Learned from {teacher}: the class of each, and the float network's confidence in it.{into}"
-    table = Table(["", "class", "confidence, %", "first choice"], rows, texts=(1, 3))
+    table = Table(["", "class", "confidence, %", "top-1 prediction"], rows, texts=(1, 3))
     return Section("Synthetic images", lead, tiles=tiles, details=[("images as a table", table)])

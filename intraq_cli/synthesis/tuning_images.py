@@ -13,7 +13,7 @@ class TuningImages:
     images: Tensor
     """``(N, C, H, W)``, float16, normalised as the network receives them: what is tuned on is what a file holds."""
     labels: Tensor
-    """``(N,)``, the class that an image was made for; of a picture, the float network's first choice."""
+    """``(N,)``, the class that an image was made for; of a picture, the float network's top-1 prediction."""
     losses: dict[str, float]
     """Of stage 1: parts of the loss of the finished images (no crops), averaged over the batches. Of pictures: BNS."""
     teacher_accuracy: float

@@ -68,7 +68,7 @@ def test_own_loss(script, tmp_path):
 
 def test_own_network(script, tmp_path):
     few = [word for text in TINY[1::2] for word in ("--set", text)]
-    assert "of 8 first choices" in script("own_network.py", "--out", "own", *few)
+    assert "of 8 top-1 predictions" in script("own_network.py", "--out", "own", *few)
     assert (tmp_path / "own/model.safetensors").is_file()
 
 
