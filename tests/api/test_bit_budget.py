@@ -3,13 +3,20 @@
 import json
 
 import pytest
+import torch
 
 from intraq_cli import inspect, load, quantize, sensitivity
+from intraq_cli.api.bit_budget import BitChoice, asked_bits
 from intraq_cli.app import main
 from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
 from intraq_cli.events import StageStarted, StepDone
+from intraq_cli.graph.layers import quantizable
+from intraq_cli.models.source import Source
+from intraq_cli.quantization.bit_rules import BitRules
+from intraq_cli.quantization.budget import Budget
 from intraq_cli.quantization.inspection import mean_bits
-from tests.conftest import SmallNet, trained
+from intraq_cli.results import LayerSensitivity
+from tests.conftest import SmallNet, graph_of, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 GIVEN = {**INPUT, "device": "cpu"}
@@ -44,6 +51,21 @@ def test_a_file_is_never_larger_than_asked_for_and_hardly_smaller(wide, measured
     assert 0.97 * limit < size <= limit
     assert made.bytes_quantized == size == next(point.bytes for point in made.frontier if point.chosen)
     assert load(tmp_path / "made", model=wide) is not None
+
+
+def test_a_budget_between_the_narrowest_and_the_widest_choice_is_always_met():
+    network = Source.parse("resnet20_digits").load().network
+    graph, draws = graph_of(network, (1, 16, 16)), torch.Generator().manual_seed(0)
+    found = [
+        LayerSensitivity(
+            layer.name, layer.kind, {b: (float(torch.rand((), generator=draws)) + 0.5) * 4.0**-b for b in ALL}, {8: 0.0}
+        )
+        for layer in quantizable(graph)
+    ]
+    for limit in (142_465, 149_187, 155_909, 165_992, 216_407):  # of 98,772 to 300,432
+        choice = BitChoice(graph, "inputs", asked_bits(ALL, 8, Budget("bytes", limit, "")), None, BitRules({}, {}))
+        (made,) = (point for point in choice.chosen(found).frontier if point.chosen)
+        assert 0.97 * limit < made.bytes <= limit
 
 
 def test_the_frontier_buys_more_for_more(wide, measured, tmp_path):
