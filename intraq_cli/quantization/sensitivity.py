@@ -31,7 +31,7 @@ CALIBRATION = Quantization(activation_range="mse", correction="never")
 """Of what is quantized."""
 TEMPERATURE = 4.0
 """Of the softened answers that are compared. The network is sure of its synthetic images: without it the few decide of
-which it is less sure, and bits chosen by them lose more (docs/bits.md)."""
+which it is less sure (docs/bits.md)."""
 BROKEN = 1e6
 """Divergence of answers that are NaN."""
 TINY = 1e-12
