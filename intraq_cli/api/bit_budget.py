@@ -219,13 +219,14 @@ class BitChoice:
         def taken(bits: dict[str, Bits]) -> int:
             return sum(one.size(kind, bits[one.layer.name]) for one in self.layers)
 
-        room = limit - (self._least - taken({one.layer.name: (one.weights[0], one.inputs[0]) for one in self.layers}))
+        least = taken({one.layer.name: (one.weights[0], one.inputs[0]) for one in self.layers})
+        room = limit - (self._least - least)
         for attempt in range(ATTEMPTS):  # the header of a file grows with the numbers in it
             bits = bits_within(self._groups, sensitivities, kind, room)
             over = 0.0 if bits is None else self._amount(self._planned(bits)) - limit
             if bits is None or over <= 0:
                 return bits
-            room = taken(bits) - over * 2**attempt
+            room = max(least, taken(bits) - over * 2**attempt)
         return None
 
     def _other_limits(self) -> list[float]:
