@@ -17,7 +17,7 @@ from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
 from intraq_cli.errors import ExportError, UsageError
-from intraq_cli.evaluation.pictures import named_pictures, read_named, tell_unreadable
+from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent, some_of
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
@@ -159,10 +159,7 @@ def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: 
     """Images ``(B, C, H, W)`` to compare on, normalised."""
     spec = checkpoint.spec
     if given is not None:
-        pictures = named_pictures(given)[:IMAGES]
-        _, images, unreadable = read_named(pictures, spec)
-        tell_unreadable(unreadable, len(pictures), report)
-        return torch.stack(images)
+        return torch.cat([x for _, x in picture_batches(named_pictures(given)[:IMAGES], IMAGES, spec, report)])
     shown = images_of_sheet(folder / "samples.png", spec)
     if shown is not None:
         return shown

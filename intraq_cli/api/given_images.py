@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import UsageError
-from intraq_cli.evaluation.pictures import AT_ONCE, picture_batches, picture_files
+from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.runtime.distributed import launched_processes
-from intraq_cli.synthesis.given_pictures import choose_pictures
+from intraq_cli.synthesis.given_pictures import BATCH, choose_pictures
 from intraq_cli.synthesis.image_set import load_images
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 
@@ -75,23 +75,23 @@ def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, r
 
 
 def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed: int, report: Report) -> TuningImages:
-    files = picture_files(folder)
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
-    looked_at = [files[k] for k in sorted(order.tolist())]
+    pictures = named_pictures(folder)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
+    looked_at = [pictures[k] for k in sorted(order.tolist())]
     device, started = next(teacher.network.parameters()).device, time.perf_counter()
 
     def batches() -> Iterator[Tensor]:
         done = 0
-        for step, batch in enumerate(picture_batches(looked_at, folder, teacher.spec, report), 1):
+        for step, (_, batch) in enumerate(picture_batches(looked_at, BATCH, teacher.spec, report), 1):
             done += len(batch)
             report(StepDone("pictures", step, done))
             yield batch.to(device)
 
-    report(StageStarted("pictures", -(-len(looked_at) // AT_ONCE), f"{len(looked_at)} of {len(files)} in {folder}"))
+    report(StageStarted("pictures", -(-len(looked_at) // BATCH), f"{len(looked_at)} of {len(pictures)} in {folder}"))
     made = choose_pictures(anatomy.graph, batches(), count, seed)
     report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
-    used = f"{len(made.images)} of {len(files)} pictures in {folder}"
+    used = f"{len(made.images)} of {len(pictures)} pictures in {folder}"
     report(Noted(f"{used}: BNS {bns:.3g}; they stay on this machine, and are shown nowhere"))
     if bns > UNLIKE:
         report(Warned(f"what the network sees in {folder} is not what it was trained on (BNS {bns:.3g})"))

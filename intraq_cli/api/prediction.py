@@ -12,7 +12,7 @@ from intraq_cli.api.loading import find_quantized
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.errors import UsageError
-from intraq_cli.evaluation.pictures import Picture, named_pictures, read_named, tell_unreadable
+from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
@@ -99,18 +99,12 @@ def _predictions(
         DataError: none can be read, or one that was named itself cannot.
     """
     results: list[PredictionResult] = []
-    unreadable: list[str] = []
-    for k in range(0, len(pictures), EVALUATION_BATCH):
-        files, images, reasons = read_named(pictures[k : k + EVALUATION_BATCH], spec)
-        unreadable += reasons
-        if not files:
-            continue
-        chances = logits_of(network, torch.stack(images).to(device)).softmax(1)
+    for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):
+        chances = logits_of(network, images.to(device)).softmax(1)
         best = chances.topk(min(FIRST, chances.shape[1]))
         for file, classes, shares in zip(files, best.indices.tolist(), (100 * best.values).tolist(), strict=True):
             if math.isnan(shares[0]):
                 report(Warned(f"{file}: the network's logits are NaN"))
             names = [labels[c] if labels else str(c) for c in classes]
             results.append(PredictionResult(str(file), classes, names, shares))
-    tell_unreadable(unreadable, len(pictures), report)
     return results

@@ -153,7 +153,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
     shown = legend[: 1 + any(moves[1] is not None for _, moves in worst)]
     chart = panel(lambda width: row_chart(worst, x, width), legend=shown)
     many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
-    lead = f"{many}: divergence of softened answers when one weight, or one input, alone goes to few bits."
+    lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."
     return Section("Sensitivity by layer", lead, [Figure([chart], Table(head, rows), f"{len(rows)} layers as a table")])
 
 
