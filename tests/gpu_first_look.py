@@ -25,8 +25,9 @@ import contextlib
 import itertools
 
 import intraq_cli
+from intraq_cli.api.teachers import examined
 from intraq_cli.errors import DeviceError
-from intraq_cli.events import Event, Report, StepDone, Warned
+from intraq_cli.events import Event, Report, StepDone, Warned, silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.models.source import Source
@@ -137,6 +138,43 @@ def instant_follows(device: torch.device) -> str:
             assert min(one.agreement for one in found) > 97, f"{placement}: agreement {found[0].agreement:.1f} %"
             assert abs(found[0].top1 - found[1].top1) < 0.5, f"{placement}: {found[0].top1} there, {found[1].top1} here"
     return f"agreement {found[0].agreement:.1f} % there, {found[1].agreement:.1f} % on the CPU"
+
+
+CODE = """
+import torch
+
+class Strided(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = (torch.nn.Conv2d(channels, 8, 3, padding=1) for channels in (3, 8))
+        self.norm, self.linear = torch.nn.BatchNorm2d(8), torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.norm(self.one(x)).relu()
+        x = torch.nn.functional.pad(x[:, 2:, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        return self.linear(self.two(x).relu().mean((2, 3)))
+
+def net():
+    torch.manual_seed(0)
+    return Strided().eval()
+"""
+"""Indexing, for which torch.export writes down other operations on a GPU than on a CPU."""
+
+
+@check
+def what_it_writes_of_somebodys_code_can_be_loaded(device: torch.device) -> str:
+    """Slices too; the graph is captured on the CPU, whatever the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        (code := Path(folder) / "code.py").write_text(CODE)
+        out, half = Path(folder) / "out", (0.5,) * 3
+        options: dict[str, Any] = {"input_size": (3, 16, 16), "mean": half, "std": half, "device": str(device)}
+        made = intraq_cli.quantize(f"{code}:net", recipe="instant", w=8, a=8, out=out, **options)
+        there, here = (intraq_cli.load(out, model=f"{code}:net", device=str(d)) for d in (device, "cpu"))
+        x = seeded(8, 3, 16, 16)
+        worst = (there(x.to(device)).cpu() - here(x)).abs().max()
+    assert made.logits_error is not None
+    assert worst < 1e-3, f"logits differ by {worst:.1e}"
+    return f"logits off by {made.logits_error:.3f} of their spread, there and on the CPU alike"
 
 
 @check
@@ -261,8 +299,7 @@ def timed(
     teacher: Teacher, device: torch.device, batch: int, steps: int, settings: dict[str, Any], synthesis: bool = True
 ) -> Iterator[tuple[str, float, float]]:
     """Stage, median seconds of a step, and the first step's; with all there is between two reports."""
-    place(teacher.network, device)
-    anatomy = examine(teacher)
+    anatomy = examined(teacher, device, silent)
     recipe = load_recipe("default")
     times: list[float] = []
 

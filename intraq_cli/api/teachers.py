@@ -7,7 +7,7 @@ import torch
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import check_output
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, placed
+from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, moved, placed
 from intraq_cli.runtime.distributed import launched_processes
 
 
@@ -19,9 +19,11 @@ def learnable(source: Source) -> Teacher:
 
 
 def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
-    """Place the teacher on ``device``, and see that it can be quantized; what is odd about it is reported."""
-    placed(teacher, device)
+    """See that the teacher can be quantized, and place it on ``device``; what is odd about it is reported."""
+    placed(teacher, "cpu")
     anatomy = examine(teacher)
+    if device.type != "cpu":
+        anatomy = moved(anatomy, teacher, device)
     if launched_processes().rank == 0:
         for doubt in doubts(anatomy):
             report(Warned(f"{teacher.source}: {doubt}"))

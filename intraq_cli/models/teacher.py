@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,11 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms, parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, replace_tensors
+from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.runtime.device import place
+from intraq_cli.runtime.micro_batches import is_out_of_memory
 
 aten = torch.ops.aten
 
@@ -221,7 +223,7 @@ def placed(teacher: Teacher, device: torch.device | str) -> None:
 
 
 def examine(teacher: Teacher) -> Anatomy:
-    """Capture the teacher's graph, where the teacher is, and check that it can be quantized.
+    """Capture the graph of a teacher that is on the CPU, and check that it can be quantized.
 
     Raises:
         ModelError: it is no classifier, cannot be captured, or has no batch norm or no layer to quantize.
@@ -238,6 +240,35 @@ def examine(teacher: Teacher) -> Anatomy:
     if not quantizable(graph):
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
     return Anatomy(graph, num_classes)
+
+
+def moved(anatomy: Anatomy, teacher: Teacher, device: torch.device) -> Anatomy:
+    """The anatomy of ``teacher`` on ``device``, whose tensors it shares there as well; the teacher itself is moved.
+
+    A graph is captured on the CPU wherever the work is done, as one is when a checkpoint is loaded: torch.export writes
+    down other operations for a GPU.
+
+    Raises:
+        ModelError: the network does not run there, or computes something else.
+    """
+    network = teacher.network.to(device)
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    graph = replace_tensors(anatomy.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
+    try:
+        alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher))
+    except BUILD_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"{teacher.source} runs on a CPU, but not on {device.type}: {first_line(error)}",
+            "use --device cpu; only parameters and buffers are moved, not other tensors that its modules hold",
+        ) from error
+    if not alike:
+        raise ModelError(
+            f"{teacher.source} computes something else on {device.type} than on a CPU",
+            "use --device cpu: checkpoints are loaded on one too",
+        )
+    return replace(anatomy, graph=graph)
 
 
 def doubts(anatomy: Anatomy) -> list[str]:

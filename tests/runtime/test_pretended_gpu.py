@@ -1,12 +1,19 @@
 """There is a GPU on few machines that run these tests; that no operation mixes devices can be seen without one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from intraq_cli import evaluate, load, quantize
+from intraq_cli.api.teachers import examined
+from intraq_cli.errors import ModelError
 from intraq_cli.events import silent
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.fingerprint import fingerprint
+from intraq_cli.graph.nodes import replace_tensors, tensors
+from intraq_cli.models import teacher as teachers
+from intraq_cli.models.source import InputOverride, Source
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.synthesis import lor
 from tests.conftest import Stop, graph_of, stopping
@@ -117,3 +124,50 @@ def test_what_a_captured_network_makes_is_made_where_its_input_is(network):
         out = replace_tensors(graph, lambda key, tensor: tensor.to("cuda"))(x.to("cuda"))
         assert out in gpu
         assert torch.equal(out.cpu(), expected)
+
+
+ELSEWHERE = """
+import torch
+from nets import net
+
+class Other(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network, self.held = net(), torch.ones(3)
+
+    def forward(self, x):
+        return self.network(x) CHANGED
+
+def other():
+    return Other().eval()
+"""
+
+
+def teacher_of(factory, changed):
+    """The factory's network, its logits changed by some code."""
+    code = Path(factory).with_name("other.py")
+    code.write_text(ELSEWHERE.replace("CHANGED", changed))
+    return Source.parse(f"{code}:other", InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)).load()
+
+
+def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_the_gpu(factory, gpu, monkeypatch):
+    captured, capture = [], teachers.capture
+    monkeypatch.setattr(teachers, "capture", lambda net, x: captured.append(x.device.type) or capture(net, x))
+    here, there = (teacher_of(factory, "") for _ in range(2))
+    expected = fingerprint(examined(here, torch.device("cpu"), silent).graph)
+    graph = examined(there, GPU, silent).graph
+    assert (captured, fingerprint(graph)) == (["cpu", "cpu"], expected)
+    held = {**dict(there.network.named_parameters()), **dict(there.network.named_buffers())}
+    assert all(tensor is held[key] and tensor in gpu for key, tensor in tensors(graph).items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("+ self.held", "runs on a CPU, but not on cuda: .*device"),
+        ("+ (torch.arange(3, device=x.device) if x.is_cuda else 0)", "something else on cuda than on a CPU"),
+    ],
+)
+def test_a_network_that_does_not_do_the_same_on_a_gpu_is_refused_at_once(changed, message, factory, gpu):
+    with pytest.raises(ModelError, match=message):
+        examined(teacher_of(factory, changed), GPU, silent)
