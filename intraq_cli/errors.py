@@ -142,6 +142,10 @@ class NotFiniteError(ArithmeticError):
     """Losses that are NaN or infinite; whoever tries again more gently catches it."""
 
 
+class CollapsedError(ArithmeticError):
+    """Tuning has left a network no better than one that knows nothing; whoever tries again more gently catches it."""
+
+
 def check_finite(losses: Mapping[str, float]) -> None:
     """See that all are finite.
 

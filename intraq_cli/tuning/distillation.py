@@ -61,6 +61,11 @@ class _SquaredError(torch.autograd.Function):
         return difference * (2 * grad / difference.numel()), None
 
 
+def ignorance(teacher: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL`` of a network that gives all classes the same, whatever the image; ``teacher`` logits ``(B, K)``."""
+    return kl_at_temperature(torch.zeros_like(teacher), teacher, temperature)
+
+
 def distillation_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, distances: list[Tensor], config: Tuning
 ) -> TuningLosses:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from intraq_cli.errors import DivergedError, NotFiniteError, check_finite
+from intraq_cli.errors import CollapsedError, DivergedError, NotFiniteError, check_finite
 from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
 from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.cpu_kernels import slice_strided_pointwise
@@ -20,12 +20,17 @@ from intraq_cli.runtime.compilation import Accelerated, mode_of
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.tuning.batches import AugmentedBatches, extremes, jitter, mix
-from intraq_cli.tuning.distillation import Output, TuningLosses, distillation_loss, feature_distance
+from intraq_cli.tuning.distillation import Output, TuningLosses, distillation_loss, feature_distance, ignorance
 from intraq_cli.tuning.optimizer import make_optimizer, make_scheduler
 
 REPORT_EVERY = 10
 ATTEMPTS = 3
-"""At tuning, if its losses are not finite; each four times gentler."""
+"""At tuning, if its losses are not finite or the network collapses; each four times gentler."""
+COLLAPSED, SOUND = 0.75, 0.5
+"""Shares of the divergence of a network that says the same of every image: above the one all is forgotten, below the
+other it is not."""
+PATIENCE = 3
+"""Reports in a row that must find it so."""
 
 
 @torch.enable_grad()
@@ -61,10 +66,11 @@ def tune(
         run = _Run(student, teacher, images, labels, gentler, context)
         try:
             losses = run.through(attempt, left)
-        except NotFiniteError:
+        except (NotFiniteError, CollapsedError) as error:
             left = None
             student.load_state_dict(start)
-            report(Warned(f"the losses of tuning are not finite at a learning rate of {gentler.lr:g}: tuned anew"))
+            what = "the network forgets all" if isinstance(error, CollapsedError) else "the losses are not finite"
+            report(Warned(f"{what} when tuned at a learning rate of {gentler.lr:g}: tuned anew, at a quarter of it"))
             continue
         report(StageDone("tuning", context.kept.ended("tuning")))
         return losses
@@ -100,6 +106,7 @@ class _Run:
         self.scheduler = make_scheduler(self.optimizer, config)
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.tail: list[Tensor] = []
+        self.collapse = _Collapse()
 
     def through(self, attempt: int, left: dict[str, Any] | None) -> dict[str, float]:
         """All steps, from the first or from where it was ``left``."""
@@ -110,10 +117,13 @@ class _Run:
         for step in range(first, steps):
             losses = self._step()
             if step >= min(0.9 * steps, steps - 1):
-                self.tail.append(losses)
+                self.tail.append(losses[:-1])
             if step % REPORT_EVERY == 0 or step == steps - 1:
-                values = dict(zip(TuningLosses._fields, losses.tolist(), strict=True))
+                *of_batch, ignorance = losses.tolist()
+                values = dict(zip(TuningLosses._fields, of_batch, strict=True))
                 check_finite(values)
+                if attempt < ATTEMPTS - 1:
+                    self.collapse.check(values["kl"], ignorance)
                 self.context.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
@@ -122,7 +132,7 @@ class _Run:
         return dict(zip(TuningLosses._fields, means, strict=True))
 
     def _step(self) -> Tensor:
-        """One step; returns the losses, as :class:`TuningLosses`, detached."""
+        """One step; returns the losses, as :class:`TuningLosses`, detached, and what :func:`ignorance` is here."""
         x, y = next(self.batches)
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
         ranks = self.context.ranks
@@ -143,15 +153,15 @@ class _Run:
     def _accumulate(
         self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
     ) -> Tensor:
-        """Gradients of this process's share of a batch, ``size`` images at a time; returns its losses."""
+        """Gradients of this process's share of a batch, ``size`` images at a time; returns its losses and ignorance."""
         self.optimizer.zero_grad()
-        total = torch.zeros(len(TuningLosses._fields), device=x.device)
+        total = torch.zeros(len(TuningLosses._fields) + 1, device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
             logits, wanted, distances = answers(images)
             losses = distillation_loss(logits, wanted, labels, distances, self.config)
             weight = len(images) / len(x)
             (share * weight * losses.total).backward()
-            total += weight * torch.stack(losses).detach()
+            total += weight * torch.stack([*losses, ignorance(wanted, self.config.temperature)]).detach()
         return total
 
     def _state(self, step: int) -> dict[str, Any]:
@@ -163,6 +173,7 @@ class _Run:
             "batches": self.batches.state(),
             "mixing": self.mixing.get_state(),
             "tail": self.tail,
+            "collapse": vars(self.collapse),
         }
 
     def _go_on(self, left: dict[str, Any]) -> int:
@@ -173,7 +184,30 @@ class _Run:
         self.batches.go_on(left["batches"])
         self.mixing.set_state(left["mixing"])
         self.tail = [losses.to(self.context.device) for losses in left["tail"]]
+        vars(self.collapse).update(left.get("collapse", {}))
         return int(left["step"])
+
+
+class _Collapse:
+    """Watches for a network that forgets all it knew, at a learning rate that is too high."""
+
+    def __init__(self) -> None:
+        self.sound: bool | None = None
+        """Whether it knew anything at the first step: one that did not cannot lose it."""
+        self.reports = 0
+        """How many in a row found it collapsed."""
+
+    def check(self, kl: float, ignorance: float) -> None:
+        """Note a batch's divergence from the teacher, and that of a network that says the same of every image.
+
+        Raises:
+            CollapsedError: for :data:`PATIENCE` reports it has been no better than that.
+        """
+        if self.sound is None:
+            self.sound = kl < SOUND * ignorance
+        self.reports = self.reports + 1 if self.sound and kl > COLLAPSED * ignorance else 0
+        if self.reports == PATIENCE:
+            raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than to know nothing")
 
 
 class _Answers(NamedTuple):

@@ -1,11 +1,13 @@
 import copy
+import math
+from contextlib import nullcontext
 from itertools import islice
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from intraq_cli.errors import DivergedError
+from intraq_cli.errors import CollapsedError, DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.divergence import kl_at_temperature
@@ -16,8 +18,8 @@ from intraq_cli.runtime import resume
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
-from intraq_cli.tuning.distillation import Output, feature_distance, squared_error
-from intraq_cli.tuning.tuner import tune
+from intraq_cli.tuning.distillation import Output, feature_distance, ignorance, squared_error
+from intraq_cli.tuning.tuner import SOUND, _Collapse, tune
 from intraq_cli.zoo import load_recipe
 from tests.conftest import Stop, needs_compiler, stopping, student_of, watch_input
 
@@ -298,6 +300,52 @@ def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(gra
         tune(student, mute, images, labels, Tuning(steps=30, batch_size=8))
     for key, value in student.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+RUINOUS = Tuning(steps=40, batch_size=16, schedule="step", lr_steps=(), lr=10.0)
+
+
+def test_a_network_that_a_high_learning_rate_ruins_is_tuned_anew_more_gently(network, graph, tmp_path, monkeypatch):
+    """Also where it was interrupted on its way down."""
+    monkeypatch.setattr(resume, "PACE", 0.0)
+    images, labels = images_and_labels(64)
+    told, student = [], default_student(graph, images, bits=4)
+    tune(student, graph, images, labels, RUINOUS, RunContext(report=told.append))
+    (warned,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "forgets all when tuned at a learning rate of 10" in warned
+    steps = [event.step for event in told if isinstance(event, StepDone)]
+    assert steps == [1, 11, 21, 1, 11, 21, 31, 40]  # the fourth report would have been the third of a ruined network
+    distance = kl_at_temperature(student(images), network(images), 1.0)
+    assert distance < SOUND * ignorance(network(images), 1.0)
+    context = RunContext(report=stopping("tuning", 21), kept=ResumeStore(tmp_path))
+    with pytest.raises(Stop):
+        tune(default_student(graph, images, bits=4), graph, images, labels, RUINOUS, context)
+    again = default_student(graph, images, bits=4)
+    tune(again, graph, images, labels, RUINOUS, RunContext(kept=ResumeStore(tmp_path)))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("divergences", "collapsed"),
+    [
+        ((0.4, 0.8, 0.8, 0.8), True),
+        ((0.4, 0.8, 0.8, 0.7, 0.8, 0.8), False),  # not three times in a row
+        ((0.6, 0.8, 0.8, 0.8), False),  # it never knew anything
+        ((0.4, 0.7, 0.7, 0.7), False),
+    ],
+)
+def test_a_network_has_collapsed_when_it_stays_near_the_divergence_of_one_that_knows_nothing(divergences, collapsed):
+    watch = _Collapse()
+    with pytest.raises(CollapsedError) if collapsed else nullcontext():
+        for kl in divergences:
+            watch.check(2 * kl, 2.0)
+
+
+def test_ignorance_is_the_divergence_of_equal_logits(network):
+    wanted = network(images_and_labels(8)[0]).double()
+    p = (wanted / 3).softmax(1)
+    by_hand = 9 * (p * (p.log() - math.log(1 / 4))).sum() / 8
+    assert torch.allclose(ignorance(wanted, 3.0), by_hand)
 
 
 def test_an_interrupted_gentler_attempt_goes_on_where_it_was(graph, tmp_path, monkeypatch):
