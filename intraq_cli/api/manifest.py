@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,9 @@ def origin_of(teacher: Teacher, anatomy: Anatomy, recipe: Recipe, seed: int) -> 
 
 
 def versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    import timm
-    import torchvision
-
-    return {
-        "intraq": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-    }
+    """Of what a result depends on; a library that a run does not need is not loaded for that."""
+    installed = {name: version(name) for name in ("torchvision", "timm")}
+    return {"intraq": __version__, "python": platform.python_version(), "torch": str(torch.__version__), **installed}
 
 
 def digest_of(path: str | Path | None) -> str | None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 
 from tests.conftest import INPUT, TINY
 from tests.fakes import process
@@ -272,6 +273,15 @@ def test_help_and_version_need_no_torch():
         made = python("-c", script, *args)
         assert made.returncode == 0, made.stderr
         assert made.stdout
+
+
+def test_what_a_result_depends_on_is_told_without_loading_it():
+    made = process.run("-c", "import json, sys; from intraq_cli.api.manifest import versions; "
+                       "print(json.dumps([versions(), 'timm' in sys.modules]))", timeout=120)  # fmt: skip
+    told, loaded = json.loads(made.stdout)
+    assert not loaded
+    assert {"intraq", "python", "torch", "torchvision", "timm"} == told.keys()
+    assert told["timm"] == timm.__version__
 
 
 @pytest.mark.parametrize("model", ["timm/resnet18.a1_in1k", "resnet18", "hf-hub:timm/resnet18.a1_in1k@main"])
