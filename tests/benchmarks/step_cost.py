@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from intraq_cli.events import Event, Noted, StepDone, Warned
+from intraq_cli.api.teachers import examined
+from intraq_cli.events import Event, Noted, StepDone, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
@@ -83,8 +83,7 @@ def main() -> None:
 def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
     """Print the median of both stages' steps."""
     teacher = real_network(name)
-    place(teacher.network, device)
-    anatomy = examine(teacher)
+    anatomy = examined(teacher, device, silent)
     graph = anatomy.graph
     recipe = load_recipe("default")
     progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
