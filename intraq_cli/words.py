@@ -58,3 +58,8 @@ def data_of(pictures: int) -> str:
 def images_of(pictures: int) -> str:
     """What a network was tuned on, where so many of the images are pictures that somebody gave."""
     return "images" if pictures else "synthetic images"
+
+
+def held_out_images(number: int | None, pictures: int) -> str:
+    """How many of them were held out: ``1 held-out synthetic image``."""
+    return f"{number} held-out {images_of(pictures)[: -1 if number == 1 else None]}"

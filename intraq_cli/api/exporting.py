@@ -159,7 +159,8 @@ def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: 
     """Images ``(B, C, H, W)`` to compare on, normalised."""
     spec = checkpoint.spec
     if given is not None:
-        return torch.cat([x for _, x in picture_batches(named_pictures(given)[:IMAGES], IMAGES, spec, report)])
+        ((_, images),) = picture_batches(named_pictures(given), IMAGES, spec, report, batches=1)
+        return images
     shown = images_of_sheet(folder / "samples.png", spec)
     if shown is not None:
         return shown

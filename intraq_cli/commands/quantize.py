@@ -8,7 +8,7 @@ from intraq_cli.commands.export import export_rows
 from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
-from intraq_cli.words import decimals, duration, file_size, images_of, sizes
+from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -128,7 +128,7 @@ def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
         off = f"{decimals(result.logits_error, 3)} of their spread, on random images; a rough guide to real ones"
         return [("images", "none: ranges and corrections come from batch-norm statistics"), ("logits off", off)]
     weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
-    held_out = f"{result.held_out} held-out {images_of(result.pictures)}"
+    held_out = held_out_images(result.held_out, result.pictures)
     alike = [] if result.pictures else [("heterogeneity", heterogeneity(result.heterogeneity))]
     return [
         ("agreement", f"{result.agreement:.1f} % with the float model on {held_out}"),

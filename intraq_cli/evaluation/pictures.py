@@ -38,11 +38,12 @@ def named_pictures(path: Path) -> list[Picture]:
 
 
 def picture_batches(
-    pictures: Sequence[Picture], size: int, spec: InputSpec, report: Report
+    pictures: Sequence[Picture], size: int, spec: InputSpec, report: Report, batches: int | None = None
 ) -> Iterator[tuple[list[Path], Tensor]]:
     """Files and their images ``(B, C, H, W)``, normalised as the model wants them, ``size`` at a time.
 
-    Files in folders that cannot be read are left out, and told at the end.
+    Files in folders that cannot be read are left out, and told at the end, which is after so many ``batches`` or, for
+    None, all.
 
     Raises:
         DataError: none of them can be read, or one that was named itself cannot.
@@ -51,7 +52,9 @@ def picture_batches(
     files: list[Path] = []
     batch: list[Tensor] = []
     unreadable: list[str] = []
+    made = looked_at = 0
     for file, folder in pictures:
+        looked_at += 1
         try:
             batch.append(images.read(file, folder))
             files.append(file)
@@ -62,9 +65,12 @@ def picture_batches(
         if len(batch) == size:
             yield files, torch.stack(batch)
             files, batch = [], []
+            made += 1
+            if made == batches:
+                break
     if batch:
         yield files, torch.stack(batch)
-    if len(unreadable) == len(pictures):
-        raise DataError(f"none of {len(pictures)} pictures can be read: {unreadable[0]}", "give image files")
+    if len(unreadable) == looked_at:
+        raise DataError(f"none of {looked_at} pictures can be read: {unreadable[0]}", "give image files")
     if unreadable:
-        report(Warned(f"{len(unreadable)} of {len(pictures)} pictures were left out: {some_of(unreadable)}"))
+        report(Warned(f"{len(unreadable)} of {looked_at} pictures were left out: {some_of(unreadable)}"))

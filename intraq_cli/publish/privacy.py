@@ -9,7 +9,7 @@ from intraq_cli.checkpoint.run_manifest import named_images
 
 ABSOLUTE = re.compile(
     r"(?P<option>(?:[\w.-]{2,}[:=])*(?:synthesis\.losses\.)?)"
-    r"(?P<path>(?:(?:(?<=file:)//)?/(?!/)|~[\w.-]*/|\.\.[\\/]|[A-Za-z]:[\\/]|\\\\).*)",
+    r"(?P<path>(?:(?:(?<=file:)//)?/(?!/)|~[\w.-]*/|(?:[^\\/:=]+[\\/])*?\.\.[\\/]|[A-Za-z]:[\\/]|\\\\).*)",
     re.DOTALL,
 )
 """A whole word that is an absolute path of any system, or leads out of the working folder, perhaps behind

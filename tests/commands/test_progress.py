@@ -8,7 +8,7 @@ from rich.console import Console
 
 from intraq_cli.commands import progress as shown
 from intraq_cli.events import StageDone, StageStarted, StepDone
-from intraq_cli.words import duration
+from intraq_cli.words import duration, held_out_images
 
 
 @pytest.fixture
@@ -98,3 +98,8 @@ def test_a_terminal_has_one_moving_line_unless_it_is_dumb(
     ends = [k for k, line in enumerate(lines) if "done in" in line]
     assert len(ends) == 2
     assert not any("/3" in line for line in lines[ends[-1] + 1 :])
+
+
+def test_one_image_is_told_as_one():
+    told = [held_out_images(*given) for given in ((1, 0), (2, 0), (1, 3))]
+    assert told == ["1 held-out synthetic image", "2 held-out synthetic images", "1 held-out image"]

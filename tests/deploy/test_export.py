@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import evaluate, export, load, predict, quantize
+from intraq_cli.api import exporting
 from intraq_cli.deploy.exported import open_exported
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
@@ -218,18 +219,20 @@ def exported(made, tmp_path_factory):
     return file.read_bytes()
 
 
-def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_path):
+def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "IMAGES", 2)
     folder, model = made
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for k in range(3):
-        Image.new("RGB", (8, 8), (80 * k, 40, 200)).save(pictures / f"{k}.png")
-    (pictures / "1.png").write_bytes(b"no picture")
+    for k in range(5):
+        Image.new("RGB", (8, 8), (50 * k, 40, 200)).save(pictures / f"{k}.png")
+    for k in (0, 1):  # as many as are looked at, were all well
+        (pictures / f"{k}.png").write_bytes(b"no picture")
     events = []
     result = export(folder, out=tmp_path / "a.onnx", model=model, images=pictures, report=events.append)
     assert result.images == 2
     told = [event.message for event in events if isinstance(event, Warned)]
-    assert any("1 of 3 pictures were left out" in text and "1.png" in text for text in told)
+    assert any("2 of 4 pictures were left out" in text and "1.png" in text for text in told)
 
 
 def test_export_writes_a_proven_file(made, tmp_path):
