@@ -61,7 +61,8 @@ def tune(
     context.ranks.broadcast(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
     left = context.ranks.broadcast_object(context.kept.load("tuning"))
-    for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
+    attempt = left["attempt"] if left else 0
+    while True:
         gentler = replace(config, lr=config.lr / 4**attempt)
         run = _Run(student, teacher, images, labels, gentler, context)
         try:
@@ -69,15 +70,17 @@ def tune(
         except (NotFiniteError, CollapsedError) as error:
             left = None
             student.load_state_dict(start)
+            attempt += 1
+            if attempt == ATTEMPTS:
+                raise DivergedError(
+                    f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",
+                    "tune with a smaller one (--set tuning.lr=0.0001), or not at all (--set tuning.steps=0)",
+                ) from error
             what = "the network forgets all" if isinstance(error, CollapsedError) else "the losses are not finite"
             report(Warned(f"{what} when tuned at a learning rate of {gentler.lr:g}: tuned anew, at a quarter of it"))
-            continue
-        report(StageDone("tuning", context.kept.ended("tuning")))
-        return losses
-    raise DivergedError(
-        f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",
-        "tune with a smaller one (--set tuning.lr=0.0001), or not at all (--set tuning.steps=0)",
-    )
+        else:
+            report(StageDone("tuning", context.kept.ended("tuning")))
+            return losses
 
 
 class _Run:
