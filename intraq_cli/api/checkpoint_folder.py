@@ -47,7 +47,8 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
         ModelError: it does not give the network back.
     """
     teacher, student, run = end.job.teacher, end.quantized.student, end.run
-    config = checkpoint_config(teacher, end.job.anatomy, end.chosen.plan, end.chosen.w, end.chosen.a)
+    usual = run["inspection"]["w_bits"], run["inspection"]["a_bits"]
+    config = checkpoint_config(teacher, end.job.anatomy, end.chosen.plan, *usual)
     tensors = checkpoint_tensors(student, end.quantized.stored)
     run |= evidence(end.job, student, end.made)
     with atomic_folder(path, force) as folder:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from intraq_cli.api.pipeline import FEW, Job, hold_out
+from intraq_cli.api.pipeline import FEW, Job
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
 from intraq_cli.reports.page import write_report
 from intraq_cli.runtime.metrics import METRICS, Metrics
 from intraq_cli.synthesis.pictures import shown_on_sheet
-from intraq_cli.synthesis.tuning_images import TuningImages
+from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 
 SHOWN_IMAGES = 24
 """Synthetic images in the report."""

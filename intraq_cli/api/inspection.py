@@ -18,7 +18,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import Plan, check_width, form_of, plan_quantization
+from intraq_cli.quantization.plan import Plan, check_width, form_of, plan_quantization, usual_bits
 from intraq_cli.recipe import Placement
 from intraq_cli.results import InspectionResult
 
@@ -89,6 +89,7 @@ def inspected(
 ) -> InspectionResult:
     """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
     layers = inspect_layers(graph, plan)
+    w, a = usual_bits((w, a), plan.weights, plan.activations, plan.placement)
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,

@@ -39,7 +39,7 @@ def manifest(
         if result.held_out:
             measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out")}
     else:
-        measured["logits_error"] = result.logits_error
+        measured |= {"logits_error": result.logits_error, "random_images": result.random_images}
     return {
         "name": teacher.name,
         "command": command,

@@ -35,7 +35,7 @@ from intraq_cli.runtime.refusals import deterministic_or_refused, out_of_memory
 from intraq_cli.runtime.resume import NO_STORE, resumable
 from intraq_cli.synthesis.given_pictures import choose_pictures
 from intraq_cli.synthesis.synthesizer import synthesize_images
-from intraq_cli.synthesis.tuning_images import TuningImages
+from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 from intraq_cli.tuning.batches import AugmentedBatches
 from intraq_cli.tuning.tuner import tune
 
@@ -55,6 +55,10 @@ CONTRADICTED = 2.2
 promises hold, it was at most 2.0 times less."""
 CANDIDATES = 512
 """Random images of which the nearest to batch norms' statistics are taken."""
+COMPARED = 64
+"""Of the nearest, those that promises and ranges of the others are compared on."""
+WEAK = 0.3
+"""Relative error of logits on random images from which on a way to a better network is told."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Made:
     """Of tuning, at its end; empty without."""
     logits_error: float = math.nan
     """Without images: relative to the spread of the float network's logits, on random images."""
+    random_images: bool = False
+    """Whether it was calibrated on such, as what batch norms promise does not hold."""
 
 
 @dataclass(frozen=True)
@@ -244,23 +250,27 @@ class Job:
         if error > DOUBTFUL:
             few_at_once = (random_pixels(spec, FEW, seed) for seed in range(CANDIDATES // FEW))
             candidates = _on_device(few_at_once, self.context.device)
-            nearest = choose_pictures(self.anatomy.graph, candidates, CALIBRATION_IMAGES, self.context.seed)
-            wanted = self._logits(teacher, nearest.images)
-            error = relative_error(wanted, self._logits(made.student, nearest.images))
+            nearest = choose_pictures(self.anatomy.graph, candidates, CALIBRATION_IMAGES + COMPARED, self.context.seed)
+            unseen = nearest.images[CALIBRATION_IMAGES:]
+            wanted = self._logits(teacher, unseen)
+            error = relative_error(wanted, self._logits(made.student, unseen))
         if error > DOUBTFUL:
-            other = made_by(nearest)
-            otherwise = relative_error(wanted, self._logits(other.student, nearest.images))
+            other = made_by(nearest.select(slice(CALIBRATION_IMAGES)))
+            otherwise = relative_error(wanted, self._logits(other.student, unseen))
             if error > CONTRADICTED * otherwise:
                 off = f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with theirs"
                 what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
                 report(Warned(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)"))
-                made, error = other, otherwise
+                made, error = replace(other, random_images=True), otherwise
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"
             report(Warned(f"{off}: this network may be ruined"))
         elif not on_any <= BLOWN_UP:
             off = f"on some random images the logits are off by {on_any:.0f} times their spread"
             report(Warned(f"{off}: images unlike those of training may ruin it, try it on images of your own"))
+        elif error > WEAK:
+            off = f"on random images the logits are off by {error:.2f} of their spread"
+            report(Warned(f"{off}: --recipe calibrated or default, which learn images, or more bits do better"))
         return replace(made, logits_error=error)
 
     @torch.no_grad()
@@ -280,15 +290,6 @@ def _frozen(student: QuantizedNetwork) -> dict[str, tuple[Tensor, Tensor, Tensor
     stored = student.freeze()
     compute_on_integers(student)
     return stored
-
-
-def hold_out(made: TuningImages, share: float) -> tuple[TuningImages, Tensor]:
-    """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
-    count = min(round(len(made.images) * share), len(made.images) - 1)
-    if count < 1:
-        return made, made.images
-    keep = len(made.images) - count
-    return made.select(slice(keep)), made.images[keep:]
 
 
 def _on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

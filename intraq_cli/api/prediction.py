@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized
@@ -84,6 +84,12 @@ def predict(
         return _predictions(network, where, spec, labels, pictures, report)
 
 
+def probabilities(out: Tensor) -> Tensor:
+    """Of logits ``(B, K)``; what is probabilities already, of a network that ends in a softmax, as it is."""
+    are_some = bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones_like(out[:, 0]), atol=1e-3)
+    return out if are_some else out.softmax(1)
+
+
 @torch.no_grad()
 def _predictions(
     network: nn.Module,
@@ -100,7 +106,7 @@ def _predictions(
     """
     results: list[PredictionResult] = []
     for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):
-        chances = logits_of(network, images.to(device)).softmax(1)
+        chances = probabilities(logits_of(network, images.to(device)))
         best = chances.topk(min(FIRST, chances.shape[1]))
         for file, classes, shares in zip(files, best.indices.tolist(), (100 * best.values).tolist(), strict=True):
             if math.isnan(shares[0]):

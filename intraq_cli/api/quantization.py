@@ -224,6 +224,7 @@ def quantize(
             losses={made.kind: made.losses, "tuning": quantized.losses} if made else {},
             pictures=made.pictures if made else 0,
             logits_error=quantized.logits_error,
+            random_images=quantized.random_images,
         )
         if job.context.ranks.rank == 0:
             run = manifest(job, result, made, command, images)

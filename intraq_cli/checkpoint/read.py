@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,6 +33,9 @@ from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import FixedWeight
 from intraq_cli.quantization.sites import sites
 from intraq_cli.runtime.device import place
+
+FOLDED = re.compile(r"\.weight(_folded)+$")
+"""Of a layer whose weight something else reads too, so that the one with its batch norm in it got a key of its own."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
     for named in (network.named_parameters, network.named_buffers, network.named_modules):
         known |= {name for name, _ in named(remove_duplicate=False)}
     for name in plan.weights:
-        stem = name.partition("#")[0]
+        stem = FOLDED.sub("", name.partition("#")[0])
         if not known & {stem, f"{stem}.weight"}:
             raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
 

@@ -1,5 +1,6 @@
 """``intraq export``."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import options
@@ -45,7 +46,8 @@ def export(
     else:
         size = f"{file_size(result.bytes)}, opset {result.opset}, in {duration(result.seconds)}"
         print_table(result.path, [*export_rows(result), ("size", size)])
-        print_hint(f"measure it: intraq evaluate {result.path} --data FOLDER")
+        code = f" --model {shlex.quote(str(given['model']))}" if given["model"] else ""
+        print_hint(f"measure it: intraq evaluate {result.path}{code} --data FOLDER")
 
 
 def export_rows(result: "ExportResult") -> list[tuple[str, str]]:

@@ -126,7 +126,8 @@ def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
         return [("agreement", "not measured: no image was held out")]
     if not result.held_out:
         off = f"{decimals(result.logits_error, 3)} of their spread, on random images; a rough guide to real ones"
-        return [("images", "none: ranges and corrections come from batch-norm statistics"), ("logits off", off)]
+        source = "random images: batch-norm statistics do not fit" if result.random_images else "batch-norm statistics"
+        return [("images", f"none: ranges and corrections come from {source}"), ("logits off", off)]
     weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
     held_out = held_out_images(result.held_out, result.pictures)
     alike = [] if result.pictures else [("heterogeneity", heterogeneity(result.heterogeneity))]

@@ -15,7 +15,7 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms, parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, replace_tensors
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, output_node, replace_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.runtime.device import place
@@ -23,6 +23,8 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 
 aten = torch.ops.aten
 
+PROBABILITIES = {aten.softmax.int: "softmax", aten._softmax.default: "softmax", aten.sigmoid.default: "sigmoid"}
+"""Operations that make probabilities of logits, and what they are called."""
 MAX_SIDE = 2048
 """Pixels; timm's largest input has 1024."""
 MAX_VALUES = 2**24
@@ -277,6 +279,12 @@ def doubts(anatomy: Anatomy) -> list[str]:
     if draws_numbers(anatomy.graph):
         found.append(
             "the network draws random numbers as it runs (dropout that is always on?): no two answers are equal"
+        )
+    end = output_node(anatomy.graph).args[0]
+    if isinstance(end, fx.Node) and end.target in PROBABILITIES:
+        found.append(
+            f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken for logits, so that "
+            "divergences and losses say less; give a network that ends before it"
         )
     norms = parameters(anatomy.graph)
     fresh = [norm for norm in norms if not norm.running_mean.any() and (norm.running_var == 1).all()]

@@ -9,7 +9,7 @@ from typing import Any
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.errors import CheckpointError
 from intraq_cli.publish.privacy import local_names, without_paths
-from intraq_cli.quantization.plan import VALUE_BITS
+from intraq_cli.quantization.plan import VALUE_BITS, choosable_bits, usual_bits
 from intraq_cli.words import counted, data_of, images_of, logits_differ
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -72,19 +72,9 @@ def is_own_card(card: str, folder: Path, config: dict[str, Any], run: dict[str, 
 
 
 def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
-    """Bits of most weights and activations: those that were asked for, where ``--bits`` has left any at them."""
     stated = quantization["weights"]["bits"], quantization["activations"]["bits"]
-    held = [*quantization["modules"].values()], _activation_bits(quantization)
-    w, a = (s if s in bits else Counter(bits).most_common(1)[0][0] for s, bits in zip(stated, held, strict=True))
-    return w, a
-
-
-def _activation_bits(quantization: dict[str, Any]) -> list[int]:
-    """Bits of the sites that have those that were asked for, if nothing else was said of them."""
-    placement, bits = quantization["activations"]["placement"], [*quantization["sites"].values()]
-    if placement == "integer":
-        return [b for b in bits if b != VALUE_BITS] or bits
-    return (bits[1:] or bits) if placement == "inputs" else bits  # the first one is the image
+    placement = quantization["activations"]["placement"]
+    return usual_bits(stated, quantization["modules"], quantization["sites"], placement)
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:
@@ -167,7 +157,8 @@ def placed(card: str, repo_id: str, revision: str | None = None) -> str:
 
 
 def _activations(quantization: dict[str, Any]) -> str:
-    placement, bits = quantization["activations"]["placement"], _activation_bits(quantization)
+    placement = quantization["activations"]["placement"]
+    bits = choosable_bits(placement, [*quantization["sites"].values()])
     text = PLACEMENTS[placement].format(image=next(iter(quantization["sites"].values()), VALUE_BITS))
     counts = Counter(b for b in bits if b != _usual_bits(quantization)[1])
     if placement != "integer" and counts.total() == 1 and counts[bits[-1]]:

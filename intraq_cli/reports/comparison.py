@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from intraq_cli.reports.folder import Record
+from intraq_cli.reports.one import has_mixed_bits
 from intraq_cli.results import ComparedCheckpoint, ComparedNoise, ComparisonResult
 from intraq_cli.words import NONE, decimals, duration, file_size
 
@@ -34,6 +35,7 @@ def _checkpoint(record: Record, path: str, name: str) -> ComparedCheckpoint:
         model=run.teacher.source,
         w_bits=found.w_bits if found else None,
         a_bits=found.a_bits if found else None,
+        mixed_bits=found is not None and has_mixed_bits(found),
         act_placement=found.act_placement if found else None,
         recipe=run.recipe.name,
         seed=run.seed,
@@ -62,12 +64,16 @@ def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
     return rows if 2 * len(rows) >= len(names) else []
 
 
+def _bits(one: ComparedCheckpoint) -> str:
+    return f"{'mostly ' if one.mixed_bits else ''}W{one.w_bits}A{one.a_bits}" if one.w_bits else NONE
+
+
 def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
     """Names of the checkpoints, and a row for each figure that any of them has."""
     all_of = found.checkpoints
     rows = [
         ["float network", *(one.model or NONE for one in all_of)],
-        ["bits", *(f"W{one.w_bits}A{one.a_bits}" if one.w_bits else NONE for one in all_of)],
+        ["bits", *(_bits(one) for one in all_of)],
         ["placement", *(one.act_placement or NONE for one in all_of)],
         ["recipe", *(one.recipe for one in all_of)],
         ["seed", *(str(one.seed) for one in all_of)],

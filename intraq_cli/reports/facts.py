@@ -67,7 +67,7 @@ def export_section(run: Run) -> Section | None:
     same = "equal" if made.first_choices_equal else "not all equal"
     lead = (
         f"{len(made.layers_integer)} of {layers} layers run on integers in onnxruntime, {times:.2f} times as fast "
-        f"as float32 (a batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). First choices "
+        f"as float32 (a batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). Top-1 predictions "
         f"{same} to load()'s on {made.images} images; logits {logits_differ(made.logits_difference)}."
     )
     bars = [("quantized", [made.ms_quantized]), ("float32", [made.ms_float])]

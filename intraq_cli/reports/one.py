@@ -51,10 +51,10 @@ def bits_of(run: Run) -> str:
     found = run.inspection
     if found is None:
         return ""
-    return f"{'mostly ' if _mixed(found) else ''}W{found.w_bits}A{found.a_bits}"
+    return f"{'mostly ' if has_mixed_bits(found) else ''}W{found.w_bits}A{found.a_bits}"
 
 
-def _mixed(found: Inspection) -> bool:
+def has_mixed_bits(found: Inspection) -> bool:
     """Whether weights have other bits here than there."""
     return len({layer.w_bits for layer in found.layers if layer.w_bits}) > 1
 
@@ -69,11 +69,13 @@ def verdict(run: Run) -> str:
         return f"{change}, measured on {one.n:,} images; the file is {smaller}."
     if made.agreement is not None:
         return (
-            f"First choices equal the float network's on {made.agreement:.1f} % of {made.held_out} "
+            f"Top-1 predictions equal the float network's on {made.agreement:.1f} % of {made.held_out} "
             f"{images_of(made.pictures)} that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; "
             f"the file is {smaller}. Accuracy on real images was not measured yet."
         )
     how, off = "without images" if made.images is None else "by images of which none was held out", ""
+    if made.random_images:
+        how = "by random images, as its batch-norm statistics do not fit it"
     if made.logits_error is not None:
         off = f"on random ones the logits are off by {decimals(made.logits_error, 3)} of their spread; "
     return f"Quantized {how}; {off}the file is {smaller}. Accuracy on real images was not measured yet."
@@ -94,7 +96,8 @@ def _facts(run: Run) -> list[Fact]:
     facts.append(Fact("size", file_size(made.bytes_quantized), f"float {file_size(made.bytes_float)}: {smaller}"))
     if run.inspection:
         found = run.inspection
-        note = f"weights{' of most layers' if _mixed(found) else ''} and activations, placement {found.act_placement}"
+        most = " of most layers" if has_mixed_bits(found) else ""
+        note = f"weights{most} and activations, placement {found.act_placement}"
         facts.append(Fact("bits", f"{found.w_bits} / {found.a_bits}", note))
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in run.stages.items())
     facts.append(Fact("time", duration(run.seconds), f"on {run.device}: {stages}"))

@@ -30,6 +30,8 @@ class Measured(_Table):
     """Of the images, those that the maker gave."""
     heterogeneity: Number = None
     logits_error: Number = None
+    random_images: bool = False
+    """Without images: whether ranges come from random ones."""
     teacher_accuracy_synthetic: Number = None
     sqnr: dict[Text, Number] = {}
 

@@ -74,6 +74,8 @@ class QuantizationResult:
     """Of the images, those that the user gave."""
     logits_error: float = math.nan
     """Without images: how far the logits are off the float network's, relative to their spread, on random images."""
+    random_images: bool = False
+    """Without images: whether ranges come from random ones, as batch-norm statistics do not fit the network."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""

@@ -54,6 +54,8 @@ class ComparedCheckpoint:
     model: str | None
     w_bits: int | None
     a_bits: int | None
+    mixed_bits: bool
+    """Whether weights have other bits here than there: then these are those of most."""
     act_placement: str | None
     recipe: str
     seed: int

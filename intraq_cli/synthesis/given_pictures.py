@@ -43,7 +43,7 @@ def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int
         count: of pictures to keep.
         seed: of the order.
     """
-    observed, norms = add_moments_of_each(graph), parameters(graph)
+    observed, norms = _Observed(graph), parameters(graph)
     kept: list[Tensor] = []
     for images in batches:
         logits, moments = observed(images)
@@ -61,6 +61,28 @@ def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int
     bns = float(scale_free_bns_loss(statistics(norms, moments_of_all(again))))
     given = torch.ones(len(images), dtype=torch.bool)
     return TuningImages(images, labels, {"bns": bns}, float("nan"), float("nan"), confidences, given)
+
+
+class _Observed:
+    """A network's logits of images ``(B, C, H, W)``, and the :data:`Moments` of each, whatever it does to the batch.
+
+    One that folds flips, windows or patches into the batch shows batch norms several rows for an image, in an order of
+    its own: it gets one image at a time.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = add_moments_of_each(graph)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Moments]:
+        logits, moments = self.graph(images)
+        if all(len(mean) == len(images) for mean, _ in moments):
+            return logits, moments
+        singly = [self.graph(image[None]) for image in images]
+        together = [moments_of_all([found]) for _, found in singly]
+        each = [
+            (torch.stack([m for m, _ in one]), torch.stack([v for _, v in one])) for one in zip(*together, strict=True)
+        ]
+        return torch.cat([out for out, _ in singly]), each
 
 
 def distances(norms: list[Parameters], moments: Moments) -> Tensor:

@@ -63,3 +63,12 @@ def shuffled_together(synthetic: TuningImages, pictures: TuningImages, seed: int
         given=given,
     )
     return made.select(torch.randperm(count, generator=torch.Generator().manual_seed(seed)))
+
+
+def hold_out(made: TuningImages, share: float) -> tuple[TuningImages, Tensor]:
+    """Images to tune on, and the last ones, on which agreement is measured; with too few, the same ones twice."""
+    count = min(round(len(made.images) * share), len(made.images) - 1)
+    if count < 1:
+        return made, made.images
+    keep = len(made.images) - count
+    return made.select(slice(keep)), made.images[keep:]

@@ -132,6 +132,40 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
     assert "ruined" in ruined
     assert judged[0] < 0.1
     assert errors[0] < 0.1 * errors[1]
+    assert not made.random_images
+
+
+def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
+    """And that the network is calibrated on random images is noted."""
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest")
+    with torch.no_grad():
+        one.teacher.network.bn2.running_var.mul_(1e-3)
+    learned, judged, calibrate_on, logits = [], [], Job._calibrate_on, Job._logits
+
+    def watched(self, student, teacher, images, sampled):
+        learned.append(images)
+        calibrate_on(self, student, teacher, images, sampled)
+
+    monkeypatch.setattr(Job, "_calibrate_on", watched)
+    monkeypatch.setattr(Job, "_logits", lambda self, network, x: judged.append(x) or logits(self, network, x))
+    made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    assert made.random_images
+    assert (len(learned[-1]), len(judged[-1])) == (128, 64)
+    assert not any(torch.equal(x, other) for x in judged[-1].float() for other in learned[-1].float())
+    assert made.logits_error == relative_error(
+        *(logits(one, n, judged[-1]) for n in (one.teacher.logits, made.student))
+    )
+
+
+def test_without_images_a_network_that_follows_badly_is_told_what_does_better(job, monkeypatch):
+    told = []
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
+    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)
+    for weak in (pipeline.WEAK, 1e-4):
+        monkeypatch.setattr(pipeline, "WEAK", weak)
+        one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    (warning,) = [event.message for event in told if isinstance(event, Warned)]
+    assert "of their spread: --recipe calibrated or default" in warning
 
 
 def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random_images(tmp_path):

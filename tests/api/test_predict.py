@@ -1,5 +1,7 @@
 """``predict``: which pictures are looked at, and what is said of those that cannot be."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -87,3 +89,11 @@ def test_a_picture_of_which_the_network_says_nan_is_told(tmp_path):
     events = []
     predict(Brightness(), tmp_path / "grey.png", report=events.append, **INPUT)
     assert [event.message for event in events] == [f"{tmp_path / 'grey.png'}: the network's logits are NaN"]
+
+
+def test_probabilities_of_a_network_that_ends_in_a_softmax_are_shown_as_they_are(folder):
+    plain, ending = (
+        predict(network, folder, **INPUT) for network in (Brightness(), nn.Sequential(Brightness(), nn.Softmax(1)))
+    )
+    assert [one.probabilities for one in ending] == [pytest.approx(one.probabilities) for one in plain]
+    assert plain[0].probabilities[0] == pytest.approx(100 / (1 + math.exp(-2)), rel=1e-4)

@@ -237,6 +237,18 @@ def test_what_is_odd_about_a_network_is_said(network):
     assert any("1 of 4 batch norms have not statistics of data" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("end", "name"), [(nn.Softmax(1), "softmax"), (nn.Sigmoid(), "sigmoid"), (nn.LogSoftmax(1), "")]
+)
+def test_a_network_that_returns_probabilities_is_told_of(network, end, name):
+    said = []
+    arguments = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant", "dry_run": True}
+    quantize(nn.Sequential(network, end).eval(), **arguments, report=said.append)
+    texts = [event.message for event in said if isinstance(event, Warned) and "probabilities" in event.message]
+    assert len(texts) == bool(name)
+    assert all(f"ends in a {name}" in text for text in texts)
+
+
 class Written(SmallNet):
     """A network as people write them; ``end`` goes from features ``(B, 6, H, W)`` to what the classifier takes."""
 

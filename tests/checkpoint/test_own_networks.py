@@ -122,6 +122,14 @@ def filtered():
 def twice():
     torch.manual_seed(0)
     return settled(Twice())
+
+class Tied(Net):
+    # its first weight is read once more, beside the layer whose batch norm is folded
+    def forward(self, x):
+        return super().forward(x) + 0.1 * self.conv.weight.abs().mean()
+
+def tied():
+    return settled(Tied())
 """
 )
 
@@ -202,6 +210,12 @@ def test_two_calls_share_one_weight_and_have_a_grid_each_for_their_inputs(writte
     assert tensors["mid.input_scale"] != tensors["mid#1.input_scale"]
     assert config["quantization_config"]["modules"] == {"conv": 3, "mid": 3, "fc": 3}
     assert list(config["quantization_config"]["sites"]) == ["conv", "mid", "mid#1", "fc"]
+
+
+def test_a_weight_that_something_else_reads_too_is_loaded_with_its_batch_norm_in_it(written):
+    tensors, config = written("tied", act_placement="integer")
+    assert config["quantization_config"]["modules"] == {"conv.weight_folded": 3, "fc": 3}
+    assert "conv.weight" in tensors  # which the rest of the network reads, as a float
 
 
 @pytest.fixture

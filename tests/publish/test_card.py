@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli import push, quantize, synthesize
+from intraq_cli import compare, inspect, push, quantize, synthesize
 from tests.conftest import TINY, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
@@ -63,6 +63,21 @@ def test_bits_of_every_kind_are_told(tmp_path, bits, options, says):
     card = card_of(trained(Small()), tmp_path / "out", bits, w=4, a=4, **options)
     sites = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["sites"]
     assert says in card, (sites, card)
+
+
+@pytest.mark.parametrize("more", ["", "more = 2\n"], ids=["all layers", "all but one"])
+@pytest.mark.parametrize("placement", ["inputs", "integer"])  # activations that no layer reads go by --a
+def test_bits_that_no_layer_has_are_told_nowhere(tmp_path, placement, more):
+    """The options say 4 and 8; the patterns leave nothing at them."""
+    rules = f'[weights]\n"*" = 3\n{more}[activations]\n"*" = 6\n'
+    card = card_of(trained(Small()), tmp_path / "out", rules, w=4, a=8, act_placement=placement)
+    quantization = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    found = inspect(tmp_path / "out")
+    compared, _ = compare([tmp_path / "out", tmp_path / "out"]).checkpoints
+    told = [(one.w_bits, one.a_bits) for one in (found, compared)]
+    assert [*told, (quantization["weights"]["bits"], quantization["activations"]["bits"])] == 3 * [(3, 6)]
+    assert "# Small, W3A6" in card
+    assert compared.mixed_bits == bool(more)
 
 
 @pytest.mark.parametrize("options", [{}, {"first_last_bits": 8}, {"bits": "[weights]\nconv = 8"}])

@@ -103,7 +103,7 @@ def test_the_figures_are_those_of_the_manifest(folder):
 
 def test_without_an_evaluation_the_verdict_says_how_closely_the_float_network_is_followed(tmp_path):
     text = words(page_of_one(read_record(folder_of(tmp_path / "a", evaluations=[]))))
-    assert "First choices equal the float network's on 96.9 % of 32 synthetic images" in text
+    assert "Top-1 predictions equal the float network's on 96.9 % of 32 synthetic images" in text
     assert "Accuracy on real images was not measured yet" in text
     bare = {"bytes_float": 1_000_000, "bytes_quantized": 250_000}
     gone = {"ranges": [], "samples": [], "frontier": [], "sensitivity": [], "losses": {}, "export": None}

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch import nn
 
 from intraq_cli.graph.batch_norms import add_statistics, parameters, statistics
 from intraq_cli.synthesis.bns import scale_free_bns_loss
 from intraq_cli.synthesis.given_pictures import add_moments_of_each, choose_pictures, distances, moments_of_all
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
+from tests.conftest import graph_of
 
 
 def bns_of(graph, images):
@@ -54,6 +56,29 @@ def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph,
 def some(count, given=None, value=0.0):
     images = torch.full((count, 1, 2, 2), value).half()
     return TuningImages(images, torch.arange(count), {"bns": value}, 0.5, 0.25, torch.rand(count), given)
+
+
+class Flipped(nn.Module):
+    """Every image and its mirror image go through the network, as two of one batch."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).mean(0)
+
+
+def test_of_a_network_that_folds_views_into_the_batch_all_views_of_a_picture_count_as_one(network, random):
+    loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
+    images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
+    graph = graph_of(Flipped(network))
+    made = choose_pictures(graph, images.split(3), 4, seed=5)
+    kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
+    alone = torch.stack([bns_of(graph, image[None]) for image in images])
+    assert sorted(kept) == sorted(alone.topk(4, largest=False).indices.tolist())
+    assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
+    assert torch.allclose(made.confidences, graph(images[kept]).softmax(1).amax(1))
 
 
 def test_both_kinds_are_shuffled_and_only_synthetic_ones_are_shown():
