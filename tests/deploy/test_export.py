@@ -4,6 +4,8 @@ import functools
 import json
 import math
 import platform
+import re
+import shlex
 
 import pytest
 import torch
@@ -299,6 +301,14 @@ def test_metadata_of_strangers_are_checked(exported, tmp_path, change, says):
         open_exported(file)
     assert says.format(file) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def test_the_command_that_is_named_as_the_next_one_runs(made, labelled, tmp_path, intraq):
+    folder, model = made
+    ran = intraq("export", folder, "--model", model, "--out", tmp_path / "a.onnx")
+    (following,) = re.findall(r"intraq (evaluate .*) FOLDER", ran.err)
+    again = intraq(*shlex.split(following), labelled)
+    assert again.code == 0, again.err
 
 
 def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
