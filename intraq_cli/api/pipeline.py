@@ -19,7 +19,7 @@ from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import relative_error, same_answers
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Anatomy, Teacher
-from intraq_cli.quantization.calibration import Source, calibrate, forget_grids
+from intraq_cli.quantization.calibration import calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
@@ -197,7 +197,7 @@ class Job:
         return Made(student, stored, follows, losses)
 
     def _calibrate(
-        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by: Source = "images"
+        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_promises: bool = False
     ) -> None:
         """Give the student its first grids: by images, random ones for want of others, or by batch norms' promises."""
         self.context.kept.began("calibration")
@@ -212,11 +212,11 @@ class Job:
             warm_up(student, _on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, by)
+            self._calibrate_on(student, teacher, images, by_promises)
         place(student, device)
         report(StageDone("calibration", self.context.kept.ended("calibration")))
 
-    def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, by: Source) -> None:
+    def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
         """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
@@ -228,7 +228,7 @@ class Job:
             forget_grids(student, weights)
             student.load_state_dict(before)
             (first,) = _on_device([images[:count]], device)
-            calibrate(student, teacher, first, self.recipe.quantization, by=by)
+            calibrate(student, teacher, first, self.recipe.quantization, sampled=sampled)
 
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
 
@@ -241,7 +241,7 @@ class Job:
 
         def made_by(images: TuningImages | None) -> Made:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-            self._calibrate(student, graph, images, "promises" if images is None else "random images")
+            self._calibrate(student, graph, images, by_promises=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
         spec, report, teacher = self.teacher.spec, self.context.report, self.teacher.logits

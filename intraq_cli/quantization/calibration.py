@@ -5,7 +5,7 @@ of everything before it, and what is set there is in place for everything behind
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -37,21 +37,19 @@ FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
 LARGEST_BIAS = 2.0**24
 """Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
 WIDER = 1.1
-"""Factor of ranges without images for each bit above 4: real values reach further than samples from a normal
-distribution and than those of random images, and a fine grid can bear it."""
+"""Factor of the range of sampled values for each bit above 4: real values reach further than samples from a normal
+distribution, and a fine grid can bear it."""
 COMPENSATED = 6
 """Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
 divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
 nothing is gained."""
-Source = Literal["images", "random images", "promises"]
-"""What ranges are taken from: images like those of training, others, or what batch norms promise."""
 LEAST_VARIANCE = 1e-5
 """Of a channel, relative to what its batch norm promises: as torch's batch norms have it by default."""
 
 
 @torch.no_grad()
 def calibrate(
-    student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, by: Source = "images"
+    student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
     """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if ``config`` does.
 
@@ -60,16 +58,14 @@ def calibrate(
         teacher: the float network's graph.
         images: ``(B, C, H, W)``, on the same device; all in one run.
         config: the recipe's quantization section.
-        by: what ranges are taken from; by promises, every batch norm puts out samples from its own statistics, whatever
-            ``images`` are.
+        sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
     """
-    sampled = by == "promises"
     float_ = float_statistics(teacher, images, sampled)
     bits = min(student.plan.activations.values(), default=COMPENSATED)
     # samples are no answers of the float network
     comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
-    calibrator = _Calibrator(student, config, float_, run, by)
+    calibrator = _Calibrator(student, config, float_, run, sampled)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -95,11 +91,11 @@ class _Calibrator(fx.Interpreter):
         config: Quantization,
         float_: FloatStatistics,
         run: FloatRun | None,
-        by: Source,
+        sampled: bool,
     ) -> None:
         super().__init__(student.graph)
         self.student, self.config, self.float, self.float_run = student, config, float_, run
-        self.sampled, self.widened, self.correct = by == "promises", by != "images", config.correction == "always"
+        self.sampled, self.correct = sampled, config.correction == "always"
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
         sites = student.sites
@@ -189,7 +185,7 @@ class _Calibrator(fx.Interpreter):
     def _activation(self, node: fx.Node, x: Tensor) -> Tensor:
         quantizer = self.sites[node]
         scale, zero_point = grid_of_values(x, quantizer.top)
-        if self.widened:
+        if self.sampled:
             scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
         quantizer.set_grid(scale, zero_point)
         reader = self._reader(node)

@@ -37,8 +37,8 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
     images = torch.randn(17, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     told, full = [], []
 
-    def out_of_memory(student, teacher, images, config, by):
-        calibrate(student, teacher, images, config, by)
+    def out_of_memory(student, teacher, images, config, sampled):
+        calibrate(student, teacher, images, config, sampled)
         if len(images) > 4:
             full.append(len(images))
             raise torch.OutOfMemoryError("no more")
@@ -68,7 +68,7 @@ def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monke
     monkeypatch.setattr(
         pipeline,
         "calibrate",
-        lambda s, t, images, c, by: seen.append(len(images)) or calibrate(s, t, images, c, by),
+        lambda s, t, images, c, sampled: seen.append(len(images)) or calibrate(s, t, images, c, sampled),
     )
     one = job("quantization.weight_rounding=nearest", report=told.append)
     one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), None)
@@ -142,9 +142,9 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
         one.teacher.network.bn2.running_var.mul_(1e-3)
     learned, judged, calibrate_on, logits = [], [], Job._calibrate_on, Job._logits
 
-    def watched(self, student, teacher, images, by):
+    def watched(self, student, teacher, images, sampled):
         learned.append(images)
-        calibrate_on(self, student, teacher, images, by)
+        calibrate_on(self, student, teacher, images, sampled)
 
     monkeypatch.setattr(Job, "_calibrate_on", watched)
     monkeypatch.setattr(Job, "_logits", lambda self, network, x: judged.append(x) or logits(self, network, x))

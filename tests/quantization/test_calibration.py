@@ -1,4 +1,3 @@
-import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -109,15 +108,3 @@ def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, r
     run = FloatRun(graph, images)
     for name in [*seen][::2]:  # not every layer is asked about
         assert torch.equal(run.read_by(name), seen[name])
-
-
-@pytest.mark.parametrize(("bits", "wider"), [(4, 1.0), (6, 1.21), (8, 1.4641)])
-def test_ranges_of_random_images_are_wider_the_more_bits_there_are(graph, random, bits, wider):
-    """Of what is calibrated first, the image: what follows reads it rounded."""
-    images, scales = torch.randn(16, 3, 8, 8, generator=random), []
-    config = Quantization(weight_rounding="nearest", activation_range="mse", correction="never")
-    for by in ("images", "random images"):
-        student = student_of(graph, 8, bits, "activations")
-        calibrate(student, graph, images, config, by)
-        scales.append(next(iter(student.sites.values())).step().item())
-    assert scales[1] == pytest.approx(wider * scales[0], rel=1e-5)

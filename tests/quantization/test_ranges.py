@@ -12,7 +12,7 @@ def student(network):
     graph = graph_of(network)
     images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     made = student_of(graph, a=3)
-    calibrate(made, graph, images, Quantization())
+    calibrate(made, graph, images, Quantization(), False)
     made.freeze()
     return made, images
 
