@@ -60,6 +60,11 @@ def images_of(pictures: int) -> str:
     return "images" if pictures else "synthetic images"
 
 
-def held_out_images(number: int | None, pictures: int) -> str:
+def held_out_images(number: int, pictures: int) -> str:
     """How many of them were held out: ``1 held-out synthetic image``."""
-    return f"{number} held-out {images_of(pictures)[: -1 if number == 1 else None]}"
+    return counted(number, "held-out image" if pictures else "held-out synthetic image")
+
+
+def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
+    """Bits of weights and activations; ``mixed``: those of most layers alone."""
+    return f"{'mostly ' if mixed else ''}W{w_bits}A{a_bits}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.one import has_mixed_bits
 from intraq_cli.results import ComparedCheckpoint, ComparedNoise, ComparisonResult
-from intraq_cli.words import NONE, decimals, duration, file_size
+from intraq_cli.words import NONE, decimals, duration, file_size, widths
 
 
 def comparison(records: Sequence[Record], paths: Sequence[str]) -> ComparisonResult:
@@ -64,16 +64,15 @@ def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
     return rows if 2 * len(rows) >= len(names) else []
 
 
-def _bits(one: ComparedCheckpoint) -> str:
-    return f"{'mostly ' if one.mixed_bits else ''}W{one.w_bits}A{one.a_bits}" if one.w_bits else NONE
-
-
 def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
     """Names of the checkpoints, and a row for each figure that any of them has."""
     all_of = found.checkpoints
     rows = [
         ["float network", *(one.model or NONE for one in all_of)],
-        ["bits", *(_bits(one) for one in all_of)],
+        [
+            "bits",
+            *(widths(one.w_bits, one.a_bits, one.mixed_bits) if one.w_bits and one.a_bits else NONE for one in all_of),
+        ],
         ["placement", *(one.act_placement or NONE for one in all_of)],
         ["recipe", *(one.recipe for one in all_of)],
         ["seed", *(str(one.seed) for one in all_of)],

@@ -11,7 +11,17 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
-from intraq_cli.words import byte_unit, data_of, decimals, duration, file_size, held_out_images, images_of, ratio
+from intraq_cli.words import (
+    byte_unit,
+    data_of,
+    decimals,
+    duration,
+    file_size,
+    held_out_images,
+    images_of,
+    ratio,
+    widths,
+)
 
 MOST_ROWS = 20
 """Layers in a chart of the most sensitive."""
@@ -51,7 +61,7 @@ def bits_of(run: Run) -> str:
     found = run.inspection
     if found is None:
         return ""
-    return f"{'mostly ' if has_mixed_bits(found) else ''}W{found.w_bits}A{found.a_bits}"
+    return widths(found.w_bits, found.a_bits, has_mixed_bits(found))
 
 
 def has_mixed_bits(found: Inspection) -> bool:
@@ -90,7 +100,7 @@ def _facts(run: Run) -> list[Fact]:
         note = f"float {one.float_top1:.2f} %: {change:+.2f} points, {one.n:,} images"
         facts.append(Fact("top-1", f"{one.top1:.2f} %", note))
     if made.agreement is not None:
-        note = f"of {held_out_images(made.held_out, made.pictures)}; divergence {decimals(made.kl, 3)} nats"
+        note = f"of {held_out_images(made.held_out or 0, made.pictures)}; divergence {decimals(made.kl, 3)} nats"
         facts.append(Fact("agreement", f"{made.agreement:.1f} %", note))
     smaller = ratio(made.bytes_float, made.bytes_quantized)
     facts.append(Fact("size", file_size(made.bytes_quantized), f"float {file_size(made.bytes_float)}: {smaller}"))

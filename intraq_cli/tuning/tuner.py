@@ -122,11 +122,11 @@ class _Run:
             if step >= min(0.9 * steps, steps - 1):
                 self.tail.append(losses[:-1])
             if step % REPORT_EVERY == 0 or step == steps - 1:
-                *of_batch, ignorance = losses.tolist()
+                *of_batch, of_nothing = losses.tolist()
                 values = dict(zip(TuningLosses._fields, of_batch, strict=True))
                 check_finite(values)
                 if attempt < ATTEMPTS - 1:
-                    self.collapse.check(values["kl"], ignorance)
+                    self.collapse.check(values["kl"], of_nothing)
                 self.context.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
             kept.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
@@ -200,15 +200,15 @@ class _Collapse:
         self.reports = 0
         """How many in a row found it collapsed."""
 
-    def check(self, kl: float, ignorance: float) -> None:
+    def check(self, kl: float, of_nothing: float) -> None:
         """Note a batch's divergence from the teacher, and that of a network that says the same of every image.
 
         Raises:
             CollapsedError: for :data:`PATIENCE` reports it has been no better than that.
         """
         if self.sound is None:
-            self.sound = kl < SOUND * ignorance
-        self.reports = self.reports + 1 if self.sound and kl > COLLAPSED * ignorance else 0
+            self.sound = kl < SOUND * of_nothing
+        self.reports = self.reports + 1 if self.sound and kl > COLLAPSED * of_nothing else 0
         if self.reports == PATIENCE:
             raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than to know nothing")
 
