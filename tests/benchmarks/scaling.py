@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -25,20 +25,16 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from intraq_cli.api.teachers import examined
+from intraq_cli.events import silent
 from intraq_cli.graph.layers import layers
-from intraq_cli.graph.nodes import calls, own_tensors
-from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher, examine
-from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import plan_quantization
-from intraq_cli.recipe import Quantization, Recipe
-from intraq_cli.runtime.context import RunContext
-from intraq_cli.runtime.device import place, tuned_allocator
+from intraq_cli.graph.nodes import calls
+from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
+from intraq_cli.recipe import Recipe
+from intraq_cli.runtime.device import tuned_allocator
 from intraq_cli.runtime.distributed import process_group
-from intraq_cli.synthesis import progress, synthesizer
-from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
-from tests.benchmarks.step_cost import Clock
+from tests.benchmarks.step_cost import stage_seconds
 
 SAMPLE = [
     ("resnet10t", 64, 10),
@@ -56,7 +52,7 @@ EXTRAPOLATED = [
     ("86 M parameters at 224, 17.6 G multiply-adds", 17.6e9, 40e6, 86e6, 400),
 ]
 """A name, multiply-adds and layers' outputs of an image, parameters, operations."""
-STAGES = ("synthesis", "tuning")
+STAGES = {"stage1": "images", "stage2": "tuning"}
 PROCESSES = (1, 2, 4)
 REPEATS = 7
 
@@ -81,27 +77,16 @@ def causes(anatomy: Anatomy, batch: int) -> tuple[float, ...]:
     return float(batch * work), float(batch * outputs), float(parameters), float(len(calls(anatomy.graph)))
 
 
-def measure(name: str, side: int, classes: int, recipe: Recipe, steps: int) -> Iterator[Measured]:
+def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured]:
     """Both stages of a network, on batches of every size."""
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=classes).eval().requires_grad_(False)
-    spec = InputSpec((3, side, side), (0.5,) * 3, (0.5,) * 3)
-    teacher = Teacher(network, spec, name, name, name)
-    place(network, "cpu")
-    anatomy = examine(teacher)
+    teacher = Teacher(network, InputSpec((3, side, side), (0.5,) * 3, (0.5,) * 3), name, name, name)
+    device = torch.device("cpu")
+    anatomy = examined(teacher, device, silent)
     for batch in BATCHES:
-        clock = Clock(torch.device("cpu"))
-        settings = replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=steps + 1, compile=False)
-        bounds, context = spec.bounds, RunContext(report=clock)
-        made = synthesizer.synthesize_images(anatomy.graph, spec.input_size, classes, bounds, settings, context)
-        seconds = {"synthesis": clock.median}
-        student = QuantizedNetwork(own_tensors(anatomy.graph), plan_quantization(anatomy.graph, 4, 4, "inputs"))
-        few = made.images[:4].to(torch.float32, memory_format=torch.channels_last)
-        calibrate(student, anatomy.graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
-        clock = Clock(torch.device("cpu"))
-        tuning = replace(recipe.tuning, batch_size=batch, steps=steps + 1, compile=False)
-        tuner.tune(student, anatomy.graph, made.images, made.labels, tuning, RunContext(report=clock))
-        yield Measured(f"{name} at {side}", batch, causes(anatomy, batch), {**seconds, "tuning": clock.median})
+        seconds = dict(stage_seconds(teacher, anatomy, batch, steps, device, compiled=False))
+        yield Measured(f"{name} at {side}", batch, causes(anatomy, batch), seconds)
 
 
 def fitted(rows: Sequence[Measured], stage: str) -> Tensor:
@@ -139,18 +124,23 @@ def report_fit(rows: Sequence[Measured], recipe: Recipe) -> None:
             others = [one for one in rows if one.name != row.name]
             told = predicted(fitted(others, stage), row.causes)
             size = f"{row.causes[2] / 1e6:.1f} | {row.causes[0] / row.batch / 1e9:.2f}"
-            print(f"| {row.name} | {row.batch} | {size} | {stage} | {row.seconds[stage]:.3f} | {told:.3f} |")
+            print(f"| {row.name} | {row.batch} | {size} | {STAGES[stage]} | {row.seconds[stage]:.3f} | {told:.3f} |")
     for stage in STAGES:
         units = fitted(rows, stage)
-        print(f"\n{stage}: {units[0] * 1e9:.4f} s a G multiply-adds, {units[1] * 1e6:.4f} s a M outputs,", end=" ")
+        print(
+            f"\n{STAGES[stage]}: {units[0] * 1e9:.4f} s a G multiply-adds, {units[1] * 1e6:.4f} s a M outputs,", end=" "
+        )
         print(f"{units[2] * 1e6:.5f} s a M parameters, {units[3] * 1e3:.3f} ms an operation")
     print("\n| network | stage | seconds a step | hours, the default recipe |\n| --- | --- | --- | --- |")
+    batches = recipe.synthesis.num_images // recipe.synthesis.batch_size
+    volume = {
+        "stage1": (recipe.synthesis.batch_size, batches * recipe.synthesis.steps),
+        "stage2": (recipe.tuning.batch_size, recipe.tuning.steps),
+    }
     for name, work, outputs, parameters, operations in EXTRAPOLATED:
-        for stage in STAGES:
-            own = recipe.synthesis if stage == "synthesis" else recipe.tuning
-            batch, batches = own.batch_size, recipe.synthesis.num_images // own.batch_size if stage == STAGES[0] else 1
+        for stage, (batch, steps) in volume.items():
             step = predicted(fitted(rows, stage), (batch * work, batch * outputs, parameters, operations))
-            print(f"| {name} | {stage} | {step:.1f} | {step * batches * own.steps / 3600:.1f} |")
+            print(f"| {name} | {STAGES[stage]} | {step:.1f} | {step * steps / 3600:.1f} |")
 
 
 def exchanged(sizes: Sequence[int]) -> None:
@@ -190,14 +180,12 @@ def main() -> None:
     if args.exchange:
         exchanged(args.exchange)
         return
-    recipe = load_recipe("default")
-    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1
     rows: list[Measured] = []
     with tuned_allocator(torch.device("cpu")):
         for name, side, classes in SAMPLE:
-            rows += measure(name, side, classes, recipe, args.steps)
+            rows += measure(name, side, classes, args.steps)
             print(f"{name}: done", file=sys.stderr)
-    report_fit(rows, recipe)
+    report_fit(rows, load_recipe("default"))
     report_exchange([300_000, 3_000_000, 12_000_000, 86_000_000])
 
 

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.api.teachers import examined
 from intraq_cli.events import Event, Noted, StepDone, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
@@ -83,12 +85,16 @@ def main() -> None:
 def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
     """Print the median of both stages' steps."""
     teacher = real_network(name)
-    anatomy = examined(teacher, device, silent)
-    graph = anatomy.graph
-    recipe = load_recipe("default")
-    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
+    for stage, seconds in stage_seconds(teacher, examined(teacher, device, silent), batch, measured, device, compiled):
+        print(f"{stage} {name} batch {batch} {device}: median {seconds:.4f} s/step", flush=True)
 
-    steps = measured + RAMP
+
+def stage_seconds(
+    teacher: Teacher, anatomy: Anatomy, batch: int, measured: int, device: torch.device, compiled: bool
+) -> Iterator[tuple[str, float]]:
+    """Median seconds of a step of ``stage1`` and ``stage2``, with the default recipe at W4A4."""
+    recipe, steps, graph = load_recipe("default"), measured + RAMP, anatomy.graph
+    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
     clock = Clock(device)
     made = synthesizer.synthesize_images(
         graph,
@@ -98,17 +104,16 @@ def time_stages(name: str, batch: int, measured: int, device: torch.device, comp
         replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=steps, compile=compiled),
         RunContext(device=device, report=clock),
     )
-    print(f"stage1 {name} batch {batch} {device}: median {clock.median:.4f} s/step", flush=True)
+    yield "stage1", clock.median
 
-    plan = plan_quantization(graph, 4, 4, "inputs")
-    student = QuantizedNetwork(own_tensors(graph), plan)
+    student = QuantizedNetwork(own_tensors(graph), plan_quantization(graph, 4, 4, "inputs"))
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
     config = replace(recipe.tuning, batch_size=batch, steps=steps, compile=compiled)
     context = RunContext(device=device, report=clock)
     tuner.tune(place(student, device), graph, made.images, made.labels, config, context)
-    print(f"stage2 {name} batch {batch} {device}: median {clock.median:.4f} s/step")
+    yield "stage2", clock.median
 
 
 if __name__ == "__main__":
