@@ -126,7 +126,8 @@ class Source:
     def on_meta(self) -> Teacher:
         """The same without its weights, where they are not needed to build it: on the meta device if it can be there.
 
-        Networks that the user's code builds have their weights anyway.
+        Networks that the user's code builds have their weights anyway; a mean and a standard deviation that nobody
+        states are 0 and 1, as no picture is shown.
 
         Raises:
             ModelError: nothing of that name, or its description cannot be had.
@@ -134,7 +135,7 @@ class Source:
         return self._finished(pretrained=False)
 
     def _finished(self, pretrained: bool) -> Teacher:
-        teacher = self._from_code() if self.needs_code else self._from_name(pretrained)
+        teacher = self._from_code(pretrained) if self.needs_code else self._from_name(pretrained)
         network = teacher.network.float().eval().requires_grad_(False)
         return replace(teacher, network=network, spec=self.override.apply(teacher.spec))
 
@@ -153,7 +154,7 @@ class Source:
             case _:
                 return load_timm(self.name, pretrained, self.weights)
 
-    def _from_code(self) -> Teacher:
+    def _from_code(self, pretrained: bool) -> Teacher:
         network = call_factory(self.name) if self.module is None and self.kind == "factory" else self._copied()
         unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
         if unbuilt is not None:
@@ -161,21 +162,25 @@ class Source:
         cfg: Any = getattr(network, "pretrained_cfg", None)
         cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg  # timm's PretrainedCfg
         cfg = cfg if isinstance(cfg, dict) else {}
-        spec = self._input_of(cfg)
+        spec = self._input_of(cfg, shown_pictures=pretrained)
         about = {"license": cfg["license"]} if cfg.get("license") else {}
         name = self.name.rpartition(":")[2]
         return Teacher(network, spec, self.spelled, name, self.spelled, {}, about)
 
-    def _input_of(self, cfg: dict[str, Any]) -> InputSpec:
+    def _input_of(self, cfg: dict[str, Any], shown_pictures: bool) -> InputSpec:
         """What the user states, and for the rest the module's own ``pretrained_cfg``."""
         own = {key: value for key, value in cfg.items() if value is not None}
         stated = {**({} if "input_size" in own else {"crop_pct": 1.0}), **own, **self.override.stated}
         examples = {"input_size": "--input-size C,H,W", "mean": "--mean M,M,M", "std": "--std S,S,S"}
+        if not shown_pictures:
+            examples = {"input_size": examples["input_size"]}
+            stated = _pixels_as_they_are(stated.get("input_size")) | stated
         missing = {key: example for key, example in examples.items() if key not in stated}
         if missing:
+            scale = " (for pixels in [0, 1])" if {"mean", "std"} & missing.keys() else ""
             raise ModelError(
                 f"{self.spelled} does not say how it wants its input: {', '.join(missing)}",
-                f"add {' '.join(missing.values())} (for pixels in [0, 1]); in Python {next(iter(missing))}=...",
+                f"add {' '.join(missing.values())}{scale}; in Python {next(iter(missing))}=...",
             )
         spec = spec_of_config(stated, self.spelled)
         mean = None if self.override.mean else spec.mean
@@ -191,6 +196,12 @@ class Source:
         except (*BUILD_ERRORS, NotImplementedError) as error:
             hint = "give path/to/file.py:factory, which builds it"
             raise ModelError(f"{self.spelled} cannot be copied: {first_line(error)}", hint) from error
+
+
+def _pixels_as_they_are(size: Any) -> dict[str, Any]:
+    """A mean and a standard deviation that change nothing; a ``size`` that is none is refused by those who read it."""
+    channels = size[0] if isinstance(size, (list, tuple)) and size and isinstance(size[0], int) else 3
+    return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
 
 
 def needs_code(architecture: str) -> bool:

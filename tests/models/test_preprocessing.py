@@ -51,6 +51,16 @@ def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
     assert caught.value.hint.startswith("add --std S,S,S (for")
 
 
+def test_what_shows_no_picture_needs_no_mean_and_no_standard_deviation():
+    assert Source.parse(small(), InputOverride((1, 8, 8))).on_meta().spec.input_size == (1, 8, 8)
+    assert Source.parse(small(mean=(0.5,) * 3), InputOverride((3, 8, 8))).on_meta().spec.mean == (0.5,) * 3
+    with pytest.raises(ModelError, match=r"does not say how it wants its input: input_size$") as caught:
+        Source.parse(small()).on_meta()
+    assert caught.value.hint.startswith("add --input-size C,H,W; in Python")
+    with pytest.raises(ModelError, match="input_size"):
+        Source.parse(small(input_size=8)).on_meta()
+
+
 @pytest.mark.parametrize(("mean", "std"), [(None, (0.5, 0.0, 0.5)), (None, (0.5, -0.5, 0.5)), ((math.nan,) * 3, None)])
 def test_means_and_standard_deviations_that_no_network_has_are_wrong_usage(mean, std):
     with pytest.raises(UsageError, match=f"^--{'mean' if mean else 'std'} .*: must be"):
