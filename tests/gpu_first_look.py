@@ -7,13 +7,11 @@ that do not need a GPU run too, which tells whether the script itself is in orde
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +20,24 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import contextlib
-import itertools
 
 import intraq_cli
 from intraq_cli.api.teachers import examined
 from intraq_cli.errors import DeviceError
 from intraq_cli.events import Event, Report, StepDone, Warned, silent
 from intraq_cli.graph.layers import layers
-from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Teacher, examine
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid
-from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.network import QuantizedNetwork
-from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
-from intraq_cli.recipe import Quantization
-from intraq_cli.runtime.context import RunContext
-from intraq_cli.runtime.device import choose_device, place, tuned_allocator
-from intraq_cli.synthesis import progress
+from intraq_cli.runtime.device import choose_device, tuned_allocator
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
-from intraq_cli.synthesis.synthesizer import synthesize_images
-from intraq_cli.tuning import tuner
-from intraq_cli.zoo import load_recipe
+from tests.benchmarks.step_cost import RAMP, step_costs
 
 BUNDLED = "resnet20_digits"
 FEW = ("synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=30", "tuning.batch_size=32")
-WARM_UP = 4
-"""Steps that are not timed."""
+COUNTED = 12
+"""Steps of each stage whose synchronisations are counted."""
 
 Check = Callable[[torch.device], str]
 CHECKS: list[Check] = []
@@ -286,63 +273,13 @@ def steps_do_not_wait_for_the_device(device: torch.device) -> str:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            for _ in timed(Source.parse(BUNDLED).load(), device, 64, 12, {}):
-                pass
+            teacher = Source.parse(BUNDLED).load()
+            list(step_costs(teacher, examined(teacher, device, silent), 64, COUNTED, device))
         finally:
             torch.cuda.set_sync_debug_mode("default")
         found = [f"{Path(one.filename).name}:{one.lineno}" for one in seen if "synchroniz" in str(one.message)]
-    places = {place: found.count(place) for place in found}
-    return f"{len(found)} in all of 2 x {12 + WARM_UP} steps, their reports, setting up and calibration: {places}"
-
-
-def timed(
-    teacher: Teacher, device: torch.device, batch: int, steps: int, settings: dict[str, Any], synthesis: bool = True
-) -> Iterator[tuple[str, float, float]]:
-    """Stage, median seconds of a step, and the first step's; with all there is between two reports."""
-    anatomy = examined(teacher, device, silent)
-    recipe = load_recipe("default")
-    times: list[float] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, Warned):
-            print(f"      {event.message}")
-        if isinstance(event, StepDone):
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times.append(time.perf_counter())
-
-    progress.REPORT_EVERY = tuner.REPORT_EVERY = 1
-    context = RunContext(device=device, report=note)
-    images = seeded(2 * batch, *teacher.spec.input_size).clamp(-1, 1).half()
-    labels = torch.arange(2 * batch) % anatomy.num_classes
-    total = steps + WARM_UP
-    if synthesis:
-        begun = time.perf_counter()
-        config = replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=total, **settings)
-        bounds = teacher.spec.bounds
-        synthesize_images(anatomy.graph, teacher.spec.input_size, anatomy.num_classes, bounds, config, context)
-        yield "synthesis", _median(times), times[0] - begun
-    student = student_of(anatomy.graph, device, images[:8])
-    times.clear()
-    begun = time.perf_counter()
-    tuning = replace(recipe.tuning, batch_size=batch, steps=total, **settings)
-    tuner.tune(student, anatomy.graph, images, labels, tuning, context)
-    yield "tuning", _median(times), times[0] - begun
-
-
-def student_of(graph: torch.fx.GraphModule, device: torch.device, few: Tensor) -> QuantizedNetwork:
-    """Calibrated in little time."""
-    own = own_tensors(graph)
-    student = QuantizedNetwork(own, plan_quantization(graph, 4, 4, "inputs"))
-    few = few.to(device, torch.float32, memory_format=torch.channels_last)
-    calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
-    place(student, device)
-    return student
-
-
-def _median(times: list[float]) -> float:
-    gaps = [b - a for a, b in itertools.pairwise(times)]
-    return statistics.median(gaps[WARM_UP - 1 :])
+    places, steps = {place: found.count(place) for place in found}, COUNTED + RAMP[device.type]
+    return f"{len(found)} in all of 2 x {steps} steps, their reports, setting up and calibration: {places}"
 
 
 def roof(device: torch.device) -> dict[str, float]:
@@ -384,14 +321,16 @@ def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
     loaded = Source.parse(name).load() if name == BUNDLED else None
     network = timm.create_model(name, pretrained=False).eval() if loaded is None else None
     teacher = loaded or timm_teacher(network, name, name)
-    multiply_adds = sum(layer.multiply_adds for layer in layers(examine(teacher).graph))
+    anatomy = examined(teacher, device, silent)
+    multiply_adds = sum(layer.multiply_adds for layer in layers(anatomy.graph))
     for precision in ("float32", "bfloat16"):
         modes = {"plain": False, "by itself": "auto", "compiled": True}
         for mode, setting in list(modes.items())[: 3 if compile_ else 2]:
-            settings, how = {"precision": precision, "compile": setting}, f"{precision} {mode}"
-            for stage, seconds, first in timed(teacher, device, batch, 10, settings):
+            how = f"{precision} {mode}"
+            costs = step_costs(teacher, anatomy, batch, 10, device, precision=precision, compile=setting)
+            for stage, seconds, first in costs:
                 # forward, and twice that backward (stage 1 needs no gradient of weights); tuning runs the teacher too
-                passes = 2 if stage == "synthesis" else 4
+                passes = 2 if stage == "stage1" else 4
                 reached = 2 * multiply_adds * batch * passes / seconds / 1e12
                 share = reached / known["bfloat16" if precision == "bfloat16" else "tf32"]
                 print(

@@ -34,7 +34,7 @@ from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.device import tuned_allocator
 from intraq_cli.runtime.distributed import process_group
 from intraq_cli.zoo import load_recipe
-from tests.benchmarks.step_cost import stage_seconds
+from tests.benchmarks.step_cost import step_costs
 
 SAMPLE = [
     ("resnet10t", 64, 10),
@@ -85,7 +85,8 @@ def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured
     device = torch.device("cpu")
     anatomy = examined(teacher, device, silent)
     for batch in BATCHES:
-        seconds = dict(stage_seconds(teacher, anatomy, batch, steps, device, compiled=False))
+        costs = step_costs(teacher, anatomy, batch, steps, device, compile=False)
+        seconds = {cost.stage: cost.median for cost in costs}
         yield Measured(f"{name} at {side}", batch, causes(anatomy, batch), seconds)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,15 +35,26 @@ from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
 from tests.benchmarks.networks import real_network
 
-RAMP = 1
-"""First steps, left out: memory is allocated in them."""
+RAMP = {"cpu": 1, "cuda": 4}
+"""First steps, left out: memory is allocated in them, and on a GPU they are recorded."""
+
+
+class StepCost(NamedTuple):
+    """What a step of a stage costs, in seconds."""
+
+    stage: str
+    """``stage1`` (images) or ``stage2`` (tuning)."""
+    median: float
+    first: float
+    """The first step, what was set up before it and any compiling included."""
 
 
 class Clock:
     """Seconds of every step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, []
+        self.device = device
+        self.seconds: list[float] = []
         self.last = self.now()
 
     def now(self) -> float:
@@ -60,10 +72,9 @@ class Clock:
             self.seconds.append(now - self.last)
             self.last = now
 
-    @property
-    def median(self) -> float:
-        """Seconds of a step."""
-        return statistics.median(self.seconds[RAMP:])
+    def cost(self, stage: str) -> StepCost:
+        """Of the steps so far."""
+        return StepCost(stage, statistics.median(self.seconds[RAMP[self.device.type] :]), self.seconds[0])
 
 
 def main() -> None:
@@ -82,18 +93,18 @@ def main() -> None:
         time_stages(args.network, args.batch, args.steps, device, compiled)
 
 
-def time_stages(name: str, batch: int, measured: int, device: torch.device, compiled: bool) -> None:
+def time_stages(name: str, batch: int, steps: int, device: torch.device, compiled: bool) -> None:
     """Print the median of both stages' steps."""
     teacher = real_network(name)
-    for stage, seconds in stage_seconds(teacher, examined(teacher, device, silent), batch, measured, device, compiled):
-        print(f"{stage} {name} batch {batch} {device}: median {seconds:.4f} s/step", flush=True)
+    for cost in step_costs(teacher, examined(teacher, device, silent), batch, steps, device, compile=compiled):
+        print(f"{cost.stage} {name} batch {batch} {device}: median {cost.median:.4f} s/step", flush=True)
 
 
-def stage_seconds(
-    teacher: Teacher, anatomy: Anatomy, batch: int, measured: int, device: torch.device, compiled: bool
-) -> Iterator[tuple[str, float]]:
-    """Median seconds of a step of ``stage1`` and ``stage2``, with the default recipe at W4A4."""
-    recipe, steps, graph = load_recipe("default"), measured + RAMP, anatomy.graph
+def step_costs(
+    teacher: Teacher, anatomy: Anatomy, batch: int, steps: int, device: torch.device, **settings: Any
+) -> Iterator[StepCost]:
+    """Of both stages with the default recipe at W4A4; ``settings`` replace values of both sections of it."""
+    recipe, total, graph = load_recipe("default"), steps + RAMP[device.type], anatomy.graph
     progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
     clock = Clock(device)
     made = synthesizer.synthesize_images(
@@ -101,19 +112,19 @@ def stage_seconds(
         teacher.spec.input_size,
         anatomy.num_classes,
         teacher.spec.bounds,
-        replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=steps, compile=compiled),
+        replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=total, **settings),
         RunContext(device=device, report=clock),
     )
-    yield "stage1", clock.median
+    yield clock.cost("stage1")
 
     student = QuantizedNetwork(own_tensors(graph), plan_quantization(graph, 4, 4, "inputs"))
     few = made.images[:8].to(device, torch.float32, memory_format=torch.channels_last)
     calibrate(student, graph, few, Quantization(weight_rounding="nearest", activation_range="mse"))
     clock = Clock(device)
-    config = replace(recipe.tuning, batch_size=batch, steps=steps, compile=compiled)
+    config = replace(recipe.tuning, batch_size=batch, steps=total, **settings)
     context = RunContext(device=device, report=clock)
     tuner.tune(place(student, device), graph, made.images, made.labels, config, context)
-    yield "stage2", clock.median
+    yield clock.cost("stage2")
 
 
 if __name__ == "__main__":
