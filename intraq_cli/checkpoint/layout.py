@@ -5,7 +5,7 @@ import math
 
 from torch import fx
 
-from intraq_cli.checkpoint.write import METADATA, site_prefix
+from intraq_cli.checkpoint.write import METADATA, float_names, site_prefix
 from intraq_cli.io.untrusted import TensorInfo
 from intraq_cli.models.meta_build import info_of
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -37,8 +37,14 @@ def stored_tensors(network: QuantizedNetwork, header: dict[str, TensorInfo] | No
         network: with quantizers, calibrated or not.
         header: of a file that is there: other floats may have its width.
     """
-    held, plan = header or {}, network.plan
-    found: dict[str, TensorInfo] = {}
+    held, floats, found = header or {}, network.float_tensors, stored_quantizers(network)
+    names = float_names(floats, found)
+    return found | {names[key]: info_of(tensor, held.get(names[key])) for key, tensor in floats.items()}
+
+
+def stored_quantizers(network: QuantizedNetwork) -> dict[str, TensorInfo]:
+    """The part of :func:`stored_tensors` that is of quantizers: codes and grids."""
+    plan, found = network.plan, dict[str, TensorInfo]()
     for name, bits in plan.weights.items():
         key, shape = network.weight_keys[name], tuple(network.weights[name].weight.shape)
         rows, row = shape[0], math.prod(shape[1:])
@@ -49,8 +55,6 @@ def stored_tensors(network: QuantizedNetwork, header: dict[str, TensorInfo] | No
     for site in plan.activations:
         found[f"{site_prefix(plan, site)}_scale"] = TensorInfo("F32", ())
         found[f"{site_prefix(plan, site)}_zero_point"] = TensorInfo("U8", ())
-    for key, tensor in network.float_tensors.items():
-        found[key] = info_of(tensor, held.get(key))
     return found
 
 

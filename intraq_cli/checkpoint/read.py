@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from intraq_cli.checkpoint.layout import stored_tensors
+from intraq_cli.checkpoint.layout import stored_quantizers, stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, site_prefix
+from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, float_names, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
@@ -248,6 +248,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
     def refuse(what: str) -> NoReturn:
         raise CheckpointError(f"{folder}: model.safetensors: {what}", "fetch it again")
 
+    names = float_names(quantized.float_tensors, stored_quantizers(quantized))
     for name, bits in quantized.plan.weights.items():
         key, shape = quantized.weight_keys[name], quantized.weights[name].weight.shape
         words, scale = tensors.pop(f"{key}_packed"), tensors.pop(f"{key}_scale")
@@ -269,4 +270,4 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
     for key, tensor in tensors.items():
         if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
             refuse(f"{key} holds NaN or infinite values")
-    quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[key].to(tensor.dtype))
+    quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[names[key]].to(tensor.dtype))

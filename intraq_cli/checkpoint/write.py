@@ -1,6 +1,7 @@
 """Writing a checkpoint folder: packed weights, and what is needed beside them."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from intraq_cli.quantization.plan import Plan
 FORMAT_VERSION = 2
 METADATA = {"format": "pt"}
 """Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
+FLOAT = "_float"
+"""Behind the key of a tensor of the network's own that is called as one of a quantizer's."""
 SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
 """What an activation's tensors are called behind the name of its site."""
 
@@ -38,7 +41,7 @@ def checkpoint_tensors(
         network: frozen.
         stored: what :meth:`QuantizedNetwork.freeze` returned.
     """
-    tensors = dict(network.float_tensors)
+    tensors: dict[str, Tensor] = {}
     for name, (codes, scale, zero_point) in stored.items():
         key, bits = network.weight_keys[name], network.plan.weights[name]
         tensors[f"{key}_packed"] = pack(codes.flatten(1), bits)
@@ -50,7 +53,25 @@ def checkpoint_tensors(
         prefix = site_prefix(network.plan, site)
         tensors[f"{prefix}_scale"] = quantizer.step()
         tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
+    floats = network.float_tensors
+    tensors |= {name: floats[key] for key, name in float_names(floats, tensors).items()}
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+
+
+def float_names(keys: Collection[str], taken: Collection[str]) -> dict[str, str]:
+    """What the network's own tensors are called in a checkpoint: by their keys, but where those are ``taken``.
+
+    A layer may have a parameter ``weight_scale`` or ``input_scale`` of its own.
+
+    Args:
+        keys: of the tensors, in the network's state dict.
+        taken: names of what quantizers store.
+    """
+    names = dict(zip(keys, keys, strict=True))
+    for key in sorted({*keys} & {*taken}):
+        while names[key] in {*taken, *keys, *(name for other, name in names.items() if other != key)}:
+            names[key] += FLOAT
+    return names
 
 
 def check_storable(graph: fx.GraphModule) -> None:

@@ -6,6 +6,7 @@ behind ``DequantizeLinear``. Runtimes then put integer kernels in place of what 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +17,7 @@ from intraq_cli.graph.nodes import (
     arguments,
     copy_graph,
     finish,
+    input_node,
     insert_call,
     insert_tensor,
     padding_around,
@@ -68,6 +70,7 @@ class _Lowering:
         """Weights that are there already, by the target of their holder."""
         self.grids: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
         """By what is on a grid: nodes of scale and zero-point."""
+        self.growing = _growing_dimensions(graph)
         self.reshaped: dict[fx.Node, tuple[fx.Node, list[int]]] = {}
         """What is another node's output in another shape: quantizers go before the reshape."""
 
@@ -198,7 +201,8 @@ class _Lowering:
         if x in self.grids:
             _, flat = self._once_more(call, flat, self.grids[x])
         out = insert_call(self.graph, call, gemm, flat, weight, bias)
-        return self._reshape(call, out, [-1, *shape[1:]])
+        images = self.growing.get(call)
+        return self._reshape(call, out, [-1 if k == images else size for k, size in enumerate(shape)])
 
     def _reshape(self, before: fx.Node, out: fx.Node, shape: list[int]) -> fx.Node:
         made = insert_call(self.graph, before, aten.reshape.default, out, shape)
@@ -213,6 +217,31 @@ class _Lowering:
         x: fx.Node = node.args[0]  # type: ignore[assignment]
         made = insert_call(self.graph, node, global_average_pool, x)
         self._replace(node, made if keep else self._reshape(node, made, [-1, x.meta["shape"][1]]))
+
+
+class _OfTwo(fx.Interpreter):
+    """Runs a graph on two images and notes where what layers put out has another shape than that of one."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.grown: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As the interpreter does."""
+        made = super().run_node(n)
+        if n.target in LAYERS:
+            grown = [k for k, (two, one) in enumerate(zip(made.shape, n.meta["shape"], strict=True)) if two != one]
+            if grown:
+                self.grown[n] = grown[0]
+        return made
+
+
+@torch.no_grad()
+def _growing_dimensions(graph: fx.GraphModule) -> dict[fx.Node, int]:
+    """By layer, which dimension of its output grows with the number of images: the first, but where tokens come first."""
+    running, image = _OfTwo(graph), input_node(graph).meta["shape"][1:]
+    running.run(torch.zeros(2, *image))
+    return running.grown
 
 
 def _is_padding_of_layers(node: fx.Node) -> bool:

@@ -80,9 +80,11 @@ def _tidy(model: Any) -> None:
     """Names as the network has them; no traces of Python in every node."""
     del model.graph.value_info[:], model.metadata_props[:]
     named: dict[str, str] = {}
+    values = {value.name for value in (*model.graph.input, *model.graph.output)}  # a buffer may be called as one
+    values.update(name for node in model.graph.node for name in node.output)
     for tensor in model.graph.initializer:
         plain = tensor.name.removeprefix(TENSORS).removeprefix(NETWORK)
-        named[tensor.name] = tensor.name if plain in named.values() else plain
+        named[tensor.name] = tensor.name if plain in {*values, *named.values()} else plain
         tensor.name, tensor.doc_string = named[tensor.name], ""
     for node in model.graph.node:
         node.doc_string = ""

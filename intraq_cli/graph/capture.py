@@ -50,6 +50,11 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     except KeyError as error:  # by a name that torch's own graphs have a use for
         way_out = "rename the tensor or module, whose name torch.fx uses itself"
         raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
+    except RuntimeError as error:
+        if "is mutated in the forward" not in str(error):
+            raise
+        way_out = "layers in a plain list, which eval() does not reach, belong into an nn.ModuleList"
+        raise ModelError("the network changes its own tensors as it runs", way_out) from error
     try:
         _record_shapes(graph, example)
         if not example.is_meta and not draws_numbers(graph):

@@ -151,8 +151,8 @@ def _keeps_channels(node: fx.Node, capped: bool) -> bool:
         return False
     if averages_places(node):
         return not capped
-    if node.target in FLATTENS:
-        return len(node.meta["shape"]) == 2 and numel(node) == numel(read)
+    if node.target in FLATTENS:  # shapes are those of one image: a row for each channel is none for an image
+        return node.meta["shape"] == (1, numel(read))
     return node.target is aten.max_pool2d.default or _pads_with_zeros(node)
 
 

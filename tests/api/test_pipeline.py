@@ -9,13 +9,14 @@ from intraq_cli import load, quantize
 from intraq_cli.api import pipeline
 from intraq_cli.api.pipeline import Job
 from intraq_cli.events import Warned
+from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, examine
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.plan import plan_quantization
+from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.given_pictures import choose_pictures
@@ -176,6 +177,20 @@ def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random
         wanted, got = teacher.network(images), load(made.path)(images)
     off, spread = (got - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
     assert 0 < made.logits_error == pytest.approx(float((off / spread).sqrt()), rel=1e-3)
+
+
+@pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
+def test_channels_are_equalized_only_where_the_network_computes_the_same(job, placement, monkeypatch):
+    told = []
+    one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
+    plan = plan_quantization(form_of(one.anatomy.graph, placement), 8, 8, placement)
+    as_it_is = job("synthesis.num_images=0", "quantization.equalization=false", "quantization.weight_rounding=nearest")
+    wanted = as_it_is.quantize(plan, None)
+    monkeypatch.setattr(pipeline, "equalize", lambda graph, bits: replace_tensors(graph, lambda key, x: 1.1 * x))
+    got = one.quantize(plan, None)
+    warned = [event.message for event in told if isinstance(event, Warned)]
+    assert "channels are not equalized: the network would not compute the same" in warned
+    assert all(torch.equal(got.student.state[key], value) for key, value in wanted.student.state.items())
 
 
 @pytest.mark.parametrize("steps", [0, 2])

@@ -130,6 +130,24 @@ class Tied(Net):
 
 def tied():
     return settled(Tied())
+
+class Scaled(nn.Conv2d):
+    # parameters that are called as what a checkpoint stores of a quantized weight and of its input
+    def __init__(self):
+        super().__init__(3, 8, 3, 1, 1, bias=False)
+        self.weight_scale = nn.Parameter(torch.linspace(0.5, 2, 8).view(8, 1))
+        self.weight_scale_float = nn.Parameter(torch.tensor(1.5))
+        self.weight_shape = nn.Parameter(torch.tensor([2.0]))
+        self.input_scale = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x):
+        made = super().forward(x * self.input_scale) * self.weight_scale[:, :, None]
+        return made * self.weight_scale_float * self.weight_shape
+
+def scaled():
+    made = net()
+    made.conv = Scaled()
+    return settled(made)
 """
 )
 
@@ -216,6 +234,14 @@ def test_a_weight_that_something_else_reads_too_is_loaded_with_its_batch_norm_in
     tensors, config = written("tied", act_placement="integer")
     assert config["quantization_config"]["modules"] == {"conv.weight_folded": 3, "fc": 3}
     assert "conv.weight" in tensors  # which the rest of the network reads, as a float
+
+
+def test_parameters_that_are_called_as_those_of_a_quantizer_are_stored_beside_them(written):
+    tensors, _ = written("scaled")
+    own = {"weight_scale_float", "weight_scale_float_float", "weight_shape_float", "input_scale_float"}
+    assert tensors.keys() == PLAIN | {f"conv.{name}" for name in own}
+    assert torch.equal(tensors["conv.weight_scale_float_float"], torch.linspace(0.5, 2, 8).view(8, 1))
+    assert tensors["conv.weight_scale_float"] == 1.5
 
 
 @pytest.fixture

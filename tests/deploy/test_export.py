@@ -133,6 +133,34 @@ def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
     assert share_of_equal(student(x), run(model_of(student), x)) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
+class TokensFirst(nn.Module):
+    """Linear layers that read (tokens, images, channels); a buffer that is called as an operation's output is."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.mix, self.fc = (
+            nn.Conv2d(3, 8, 4, 4),
+            nn.BatchNorm2d(8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 5),
+        )
+        self.register_buffer("mean", torch.tensor(0.1))
+
+    def forward(self, x):
+        tokens = F.relu(self.norm(self.conv(x - self.mean))).flatten(2).permute(2, 0, 1)
+        return self.fc(F.relu(self.mix(tokens)).mean(0))
+
+
+def test_images_are_not_mixed_where_tokens_come_first(random):
+    student = frozen(trained(TokensFirst(), SHAPE), 8, 8)
+    model = model_of(student)
+    assert integer_layers(model) == (["conv", "mix", "fc"], [])
+    compute_on_integers(student)
+    for batch in (1, 5, 64):
+        x = torch.randn(batch, *SHAPE, generator=random)
+        assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
+
+
 def test_what_onnx_has_no_operator_for_is_named_in_one_line(random):
     class Odd(SmallNet):
         def forward(self, x):

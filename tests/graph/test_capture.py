@@ -218,6 +218,20 @@ def test_a_network_that_changes_itself_is_refused():
         graph_of(trained(Counting()))
 
 
+def test_a_batch_norm_that_eval_does_not_reach_is_refused():
+    class Listed(SmallNet):
+        def __init__(self):
+            super().__init__()
+            self.norms = [nn.BatchNorm2d(3)]
+
+        def forward(self, x):
+            return super().forward(self.norms[0](x))
+
+    with pytest.raises(ModelError, match="changes its own tensors") as caught:
+        graph_of(trained(Listed()))
+    assert "nn.ModuleList" in caught.value.hint
+
+
 class Remembering(SmallNet):
     """Its first answer is another one, by a number that no graph sees."""
 

@@ -217,3 +217,20 @@ def test_channels_that_lose_their_places_are_left_alone(between):
     network = trained(network)
     network.bn1.weight.data.mul_(torch.logspace(-1.5, 0, 8))
     assert not moved(network, equalize(graph_of(network), FOUR))
+
+
+def test_places_that_a_linear_layer_reads_are_not_taken_for_channels():
+    """A row for each channel has as many numbers as one for each image."""
+
+    class TokenMixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.bn1, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(36, 36)
+
+        def forward(self, x):
+            x = F.relu(self.bn1(self.dense(x)))
+            return self.fc(x.reshape(-1, 36)).reshape(x.shape).mean((2, 3))
+
+    network = trained(TokenMixing())
+    network.bn1.weight.data.mul_(torch.logspace(-1.5, 0, 8))
+    assert not moved(network, equalize(graph_of(network), FOUR))
