@@ -7,7 +7,8 @@ from typing import Any
 
 from intraq_cli.api.bit_budget import Chosen
 from intraq_cli.api.evidence import evidence, write_evidence
-from intraq_cli.api.pipeline import Job, Made
+from intraq_cli.api.made import Made
+from intraq_cli.api.pipeline import Job
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError, ModelError

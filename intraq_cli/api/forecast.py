@@ -4,7 +4,8 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
-from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job
+from intraq_cli.api.pipeline import Job
+from intraq_cli.api.without_images import CALIBRATION_IMAGES
 from intraq_cli.errors import IntraqError
 from intraq_cli.events import Event, StageDone, StageStarted, StepDone, Warned
 from intraq_cli.graph.layers import layers

@@ -18,10 +18,11 @@ from intraq_cli.api.given_images import digest_of_images, given_images
 from intraq_cli.api.inspection import inspected
 from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
 from intraq_cli.api.outlook import announcing
-from intraq_cli.api.pipeline import CALIBRATION_IMAGES, Job
+from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
 from intraq_cli.api.teachers import check_free, examined, learnable
+from intraq_cli.api.without_images import CALIBRATION_IMAGES
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, RecipeError, UsageError

@@ -1,5 +1,6 @@
 """``intraq quantize``."""
 
+import math
 import shlex
 from typing import TYPE_CHECKING
 
@@ -120,14 +121,21 @@ def _print_frontier(result: "QuantizationResult") -> None:
         print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>19.2g}")
 
 
+def _off(result: "QuantizationResult") -> str:
+    """How far logits are off on random images, and what that is worth."""
+    if math.isnan(result.logits_error):
+        return "not known: random images are nothing like what this network has seen"
+    worth = "as its ranges are: no guide to real ones" if result.random_images else "a rough guide to real ones"
+    return f"{decimals(result.logits_error, 3)} of their spread, on random images; {worth}"
+
+
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
     """Figures that need no labels, where there are images."""
     if result.losses and not result.held_out:
         return [("agreement", "not measured: no image was held out")]
     if not result.held_out:
-        off = f"{decimals(result.logits_error, 3)} of their spread, on random images; a rough guide to real ones"
         source = "random images: batch-norm statistics do not fit" if result.random_images else "batch-norm statistics"
-        return [("images", f"none: ranges and corrections come from {source}"), ("logits off", off)]
+        return [("images", f"none: ranges and corrections come from {source}"), ("logits off", _off(result))]
     weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
     held_out = held_out_images(result.held_out, result.pictures)
     alike = [] if result.pictures else [("heterogeneity", heterogeneity(result.heterogeneity))]

@@ -238,7 +238,7 @@ class _OfTwo(fx.Interpreter):
 
 @torch.no_grad()
 def _growing_dimensions(graph: fx.GraphModule) -> dict[fx.Node, int]:
-    """By layer, which dimension of its output grows with the number of images: the first, but where tokens come first."""
+    """By layer, which dimension of its output grows with the number of images: the first, unless tokens come first."""
     running, image = _OfTwo(graph), input_node(graph).meta["shape"][1:]
     running.run(torch.zeros(2, *image))
     return running.grown

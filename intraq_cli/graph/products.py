@@ -115,6 +115,7 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
         ("conv_transpose", _transposed)),
     aten.bilinear.default: ("bilinear", _bilinear),
 }  # fmt: skip
+SUMS = (aten.sum.dim_IntList, aten.sum.default)
 REASONS = {
     "recurrent": "a recurrent layer",
     "conv_transpose": "a transposed convolution",
@@ -125,8 +126,20 @@ REASONS = {
 def products(graph: fx.GraphModule) -> list[Product]:
     """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
     constant = constant_nodes(graph)
-    found = [node for node in calls(graph) if node not in constant and (node.target in PRODUCTS or _is_foreign(node))]
+    found = [node for node in calls(graph) if node not in constant and (_multiplies(node) or _is_foreign(node))]
     return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
+
+
+def _multiplies(node: fx.Node) -> bool:
+    return node.target in PRODUCTS or _is_summed(node)
+
+
+def _is_summed(node: fx.Node) -> bool:
+    """Whether a call multiplies two tensors value by value, and all that is done with that is to sum it up."""
+    if node.target is not aten.mul.Tensor or len(node.users) != 1 or len(node.all_input_nodes) != 2:
+        return False
+    (reader,) = node.users
+    return reader.target in SUMS
 
 
 def _is_foreign(node: fx.Node) -> bool:
@@ -144,18 +157,19 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
-    if node.target not in PRODUCTS:
+    if not _multiplies(node):
         kind = str(node.target)
         reason = f"an operation that is not torch's own ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
-    kind, count = PRODUCTS[node.target]
+    kind, count = PRODUCTS.get(node.target, ("product and sum", _outer))
     reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
     return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
 
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
     """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
-    multiplying, found = set(calls(graph, *LAYERS, *PRODUCTS)), set[fx.Node]()
+    multiplying = {node for node in calls(graph) if node.target in LAYERS or _multiplies(node)}
+    found = set[fx.Node]()
     for node in reversed(graph.graph.nodes):
         if any(user in multiplying or user in found for user in node.users):
             found.add(node)

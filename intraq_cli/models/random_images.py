@@ -9,11 +9,22 @@ CAST = 0.15
 """Standard deviation of a channel's brightness about the image's; 1 is from black to white."""
 
 
-def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0) -> Tensor:
+SPAN = 2.0
+"""Standard deviations to either side that stand for black and white where pixels are as the network states them."""
+
+
+def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0, as_stated: bool = False) -> Tensor:
     """Where there are no synthetic images, for what no batch norm speaks of: ``(count, C, H, W)``, normalised.
 
     Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast, some with a
     colour cast: of white noise little but the mean is left where a convolution adds up neighbours.
+
+    Args:
+        spec: of the network.
+        count: of images.
+        seed: of the noise.
+        as_stated: within :data:`SPAN` standard deviations of the mean that ``spec`` states, in place of from black to
+            white: photographs fill the range of pixels, other data may not.
     """
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = spec.input_size
@@ -24,5 +35,6 @@ def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0) -> Tensor:
     noise = noise / noise.std((1, 2, 3), correction=0, keepdim=True).clamp(min=1e-6)
     contrast, brightness = torch.rand(2, count, 1, 1, 1, generator=generator)
     brightness = brightness + CAST * torch.randn(count, channels, 1, 1, generator=generator)
-    low, high = (edge[:, None, None] for edge in spec.bounds)
+    low, high = (edge.clamp(-SPAN, SPAN) if as_stated else edge for edge in spec.bounds)
+    low, high = low[:, None, None], high[:, None, None]
     return low + (high - low) * (brightness + 0.5 * contrast * noise).clamp(0, 1)

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -160,6 +160,12 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Images ``(B, C, H, W)`` of any type as a network takes them, contiguous: its code may look at the layout."""
+    for batch in batches:
+        yield batch.to(device, torch.float32, memory_format=torch.contiguous_format)
 
 
 def fits(tensor: Tensor, device: torch.device | str) -> bool:

@@ -90,6 +90,18 @@ def distances(norms: list[Parameters], moments: Moments) -> Tensor:
     return scale_free_bns_loss(statistics(norms, moments))
 
 
+@torch.no_grad()
+def least_distance(graph: fx.GraphModule, batches: Iterable[Tensor]) -> float:
+    """How far images are, all together, from what batch norms saw in training: in the one that is the nearest to it.
+
+    The mean over its channels, in squared deviations. One layer may be off by a statistic that is wrong; where all are,
+    the images are other ones.
+    """
+    observed, norms = _Observed(graph), parameters(graph)
+    layers = statistics(norms, moments_of_all(observed(images)[1] for images in batches))
+    return min(float(scale_free_bns_loss([layer])) for layer in layers)
+
+
 def moments_of_all(batches: Iterable[Moments]) -> Moments:
     """Mean and biased variance over all images and places, ``(C,)`` each, from those of each image."""
     sums: list[tuple[Tensor, Tensor]] = []

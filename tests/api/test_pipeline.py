@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from intraq_cli import load, quantize
-from intraq_cli.api import pipeline
+from intraq_cli.api import pipeline, without_images
 from intraq_cli.api.pipeline import Job
+from intraq_cli.api.without_images import WithoutImages
 from intraq_cli.events import Warned
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error
@@ -64,7 +65,7 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
 
 def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monkeypatch):
     told, seen = [], []
-    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     monkeypatch.setattr(pipeline, "largest_micro_batch", lambda network, shape, device, stage: 3)
     monkeypatch.setattr(
         pipeline,
@@ -91,7 +92,7 @@ def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
 
 def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
     told = []
-    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
     assert not [event for event in told if isinstance(event, Warned)]
@@ -107,8 +108,8 @@ def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
 def test_a_network_that_random_images_blow_up_is_told_though_it_follows_on_the_nearest(job, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
-    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)
-    monkeypatch.setattr(pipeline, "BLOWN_UP", 1e-4)  # eight bits are off by more on whatever images
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
+    monkeypatch.setattr(without_images, "BLOWN_UP", 1e-4)  # eight bits are off by more on whatever images
     one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "images unlike those of training may ruin it" in warning
@@ -122,8 +123,8 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
         one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
     few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
     nearest = choose_pictures(one.anatomy.graph, few_at_once, 128, 0).images.float()
-    for contradicted in (pipeline.CONTRADICTED, torch.inf):
-        monkeypatch.setattr(pipeline, "CONTRADICTED", contradicted)
+    for contradicted in (without_images.CONTRADICTED, torch.inf):
+        monkeypatch.setattr(without_images, "CONTRADICTED", contradicted)
         made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
         with torch.no_grad():
             errors.append(relative_error(one.teacher.network(images), made.student(images)))
@@ -141,29 +142,31 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest")
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)
-    learned, judged, calibrate_on, logits = [], [], Job._calibrate_on, Job._logits
+    learned, judged, calibrate_on, logits = [], [], Job._calibrate_on, WithoutImages._logits
 
     def watched(self, student, teacher, images, sampled):
         learned.append(images)
         calibrate_on(self, student, teacher, images, sampled)
 
     monkeypatch.setattr(Job, "_calibrate_on", watched)
-    monkeypatch.setattr(Job, "_logits", lambda self, network, x: judged.append(x) or logits(self, network, x))
+    spy = lambda self, network, x: judged.append(x) or logits(self, network, x)  # noqa: E731
+    monkeypatch.setattr(WithoutImages, "_logits", spy)
     made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
     assert made.random_images
     assert (len(learned[-1]), len(judged[-1])) == (128, 64)
     assert not any(torch.equal(x, other) for x in judged[-1].float() for other in learned[-1].float())
+    choice = WithoutImages(one.teacher, one.anatomy.graph, one.context)
     assert made.logits_error == relative_error(
-        *(logits(one, n, judged[-1]) for n in (one.teacher.logits, made.student))
+        *(logits(choice, n, judged[-1]) for n in (one.teacher.logits, made.student))
     )
 
 
 def test_without_images_a_network_that_follows_badly_is_told_what_does_better(job, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
-    monkeypatch.setattr(pipeline, "DOUBTFUL", torch.inf)
-    for weak in (pipeline.WEAK, 1e-4):
-        monkeypatch.setattr(pipeline, "WEAK", weak)
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
+    for weak in (without_images.WEAK, 1e-4):
+        monkeypatch.setattr(without_images, "WEAK", weak)
         one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "of their spread: --recipe calibrated or default" in warning
@@ -177,6 +180,49 @@ def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random
         wanted, got = teacher.network(images), load(made.path)(images)
     off, spread = (got - wanted).square().sum(), (wanted - wanted.mean(0)).square().sum()
     assert 0 < made.logits_error == pytest.approx(float((off / spread).sqrt()), rel=1e-3)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Quantizes without images; random ones count as like those of training up to a distance, far or none too far."""
+
+    def of(network, std, images):
+        """What was made and warned of, and how far logits are off on images as the network saw them in training."""
+        found = []
+        for foreign in (without_images.FOREIGN, torch.inf):
+            told = []
+            monkeypatch.setattr(without_images, "FOREIGN", foreign)
+            teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (std,) * 3)).load()
+            sets = ["tuning.steps=0", "synthesis.num_images=0", "quantization.weight_rounding=nearest"]
+            one = Job(teacher, examine(teacher), Recipe().override(sets), RunContext(report=told.append))
+            made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "activations"), None)
+            warned = [event.message for event in told if isinstance(event, Warned)]
+            with torch.no_grad():
+                found.append((made, warned, relative_error(network(images), made.student(images))))
+        return found
+
+    return of
+
+
+def noise_of_training():
+    return torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_part_of_the_range(network, without):
+    (made, _, error), (*_, on_full_range) = without(network, 0.005, noise_of_training())
+    assert made.logits_error < 0.1
+    assert error < 0.1
+    assert error < 0.3 * on_full_range
+
+
+def test_random_images_that_are_nothing_like_those_of_training_contradict_nothing_and_tell_nothing(network, without):
+    network.conv1.weight.data.mul_(1e3)  # it was trained on images of a thousandth of the range
+    (made, warned, error), (*_, contradicted) = without(network, 0.25, 1e-3 * noise_of_training())
+    (warning,) = warned
+    assert warning.startswith("random images are nothing like what this network has seen")
+    assert not made.random_images
+    assert math.isnan(made.logits_error)
+    assert error < 0.1 * contradicted
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
