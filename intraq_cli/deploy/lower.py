@@ -6,7 +6,7 @@ behind ``DequantizeLinear``. Runtimes then put integer kernels in place of what 
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -15,6 +15,8 @@ from intraq_cli.deploy.operators import clip, conv, dequantize_linear, gemm, glo
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
     arguments,
+    constant_nodes,
+    constant_value,
     copy_graph,
     finish,
     input_node,
@@ -22,9 +24,8 @@ from intraq_cli.graph.nodes import (
     insert_tensor,
     padding_around,
     pair,
-    tensor_of,
 )
-from intraq_cli.graph.values import AVERAGES, PADS, carries, keeps_places, without_clamps
+from intraq_cli.graph.values import AVERAGES, PADS, carries, is_answer, keeps_places, without_clamps
 from intraq_cli.quantization.integer_arithmetic import bias_codes
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
@@ -70,6 +71,7 @@ class _Lowering:
         """Weights that are there already, by the target of their holder."""
         self.grids: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
         """By what is on a grid: nodes of scale and zero-point."""
+        self.constants = constant_nodes(graph)
         self.growing = _growing_dimensions(graph)
         self.reshaped: dict[fx.Node, tuple[fx.Node, list[int]]] = {}
         """What is another node's output in another shape: quantizers go before the reshape."""
@@ -139,11 +141,12 @@ class _Lowering:
         module = self._module(holder)
         assert isinstance(module, FixedWeight)
         name, scale = self.layers[str(holder.target)], module.step().detach()
-        key = f"{name}.weight"
+        key, kind, codes = f"{name}.weight", LAYERS[call.target], weight_codes(module.weight, scale)
+        if self._is_linear_head(call, holder):
+            kind, codes = "linear", codes.flatten(1)
         if key not in self.shared:
-            self.shared[key] = self._dequantized(call, key, weight_codes(module.weight, scale), scale)
+            self.shared[key] = self._dequantized(call, key, codes, scale)
         bias = self._bias(call, f"{name}.bias", scale)
-        kind = LAYERS[call.target]
         if kind == "conv2d":
             made = self._conv(call, self.shared[key], bias)
         elif kind == "linear":
@@ -152,6 +155,18 @@ class _Lowering:
             call.args = (call.args[0], self.shared[key], bias, *call.args[3:])
             return
         self._replace(call, made)
+
+    def _is_linear_head(self, call: fx.Node, holder: fx.Node) -> bool:
+        """Whether a convolution reads all places at once, and makes the logits.
+
+        Runtimes round what a convolution puts out, and leave float what a linear layer does.
+        """
+        given = arguments(call)
+        if LAYERS[call.target] != "conv2d" or given["groups"] != 1 or len(holder.users) > 1:
+            return False
+        x, kernel = given["input"], call.meta["weight_shape"][2:]
+        padded = x.target in PADS or any(padding_around(given["padding"], pair(given["dilation"]), kernel))
+        return not padded and x.meta["shape"][2:] == kernel and is_answer(self.graph, call)
 
     def _dequantized(
         self, before: fx.Node, key: str, codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.int8
@@ -171,10 +186,10 @@ class _Lowering:
         return node
 
     def _bias(self, call: fx.Node, key: str, scale: Tensor) -> fx.Node | None:
-        held = tensor_of(self.graph, bias_of(call))
-        bias: fx.Node | None = call.args[2]  # type: ignore[assignment]
-        if bias is None or bias.target is not bias_on_grid or held is None:
+        own, bias = bias_of(call), cast("fx.Node | None", call.args[2])
+        if bias is None or own is None or bias.target is not bias_on_grid or own not in self.constants:
             return bias
+        held: Tensor = constant_value(self.graph, own)  # it may be computed from parameters
         input_scale = self._module(bias.args[1])().detach()  # type: ignore[arg-type]
         codes = bias_codes(held.detach(), input_scale, scale)
         number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own

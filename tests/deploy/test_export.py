@@ -161,6 +161,33 @@ def test_images_are_not_mixed_where_tokens_come_first(random):
         assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
+class Centred(nn.Linear):
+    """Its bias is computed from a parameter."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias - self.bias.mean())
+
+
+HEADS = {
+    "pooled": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1), nn.Flatten()),
+    "all places": lambda: nn.Sequential(nn.Conv2d(8, 5, 4), nn.Flatten()),
+    "centred": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Centred(8, 5)),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_classifiers_in_other_forms_are_integer(head, random):
+    body = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    student = frozen(trained(nn.Sequential(body, HEADS[head]()), SHAPE), 8, 8)
+    model = model_of(student)
+    integer, left = integer_layers(model)
+    assert (len(integer), left) == (2, [])
+    compute_on_integers(student)
+    for batch in (1, 5, 64):
+        x = torch.randn(batch, *SHAPE, generator=random)
+        assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
+
+
 def test_what_onnx_has_no_operator_for_is_named_in_one_line(random):
     class Odd(SmallNet):
         def forward(self, x):
