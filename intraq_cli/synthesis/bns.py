@@ -30,9 +30,11 @@ def scale_free_bns_loss(layers: list[LayerStatistics]) -> Tensor:
     by: every layer and channel counts the same whatever its scale. ``eps`` is the layer's own, so a dead channel
     (variance 1e-35) asks for no more precision than the network can see.
     """
-    terms = []
-    for layer in layers:
-        expected = layer.running_var + layer.eps
-        deviation = (layer.var + layer.eps).sqrt() - expected.sqrt()
-        terms.append((((layer.mean - layer.running_mean).square() + deviation.square()) / expected).mean(-1))
-    return torch.stack(terms).mean(0)
+    return torch.stack([channel_distances(layer).mean(-1) for layer in layers]).mean(0)
+
+
+def channel_distances(layer: LayerStatistics) -> Tensor:
+    """The term of each channel in :func:`scale_free_bns_loss`, ``(..., C)``."""
+    expected = layer.running_var + layer.eps
+    deviation = (layer.var + layer.eps).sqrt() - expected.sqrt()
+    return ((layer.mean - layer.running_mean).square() + deviation.square()) / expected

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from intraq_cli.graph.batch_norms import Parameters, batch_norms, parameters, statistics
 from intraq_cli.graph.nodes import copy_graph, insert_call
 from intraq_cli.graph.outputs import add_outputs
-from intraq_cli.synthesis.bns import scale_free_bns_loss
+from intraq_cli.synthesis.bns import channel_distances, scale_free_bns_loss
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 BATCH = 16
@@ -94,12 +94,12 @@ def distances(norms: list[Parameters], moments: Moments) -> Tensor:
 def least_distance(graph: fx.GraphModule, batches: Iterable[Tensor]) -> float:
     """How far images are, all together, from what batch norms saw in training: in the one that is the nearest to it.
 
-    The mean over its channels, in squared deviations. One layer may be off by a statistic that is wrong; where all are,
-    the images are other ones.
+    The median over its channels, in squared deviations. One layer, or some channels, may be off by a statistic that is
+    wrong or next to none; where all are, the images are other ones.
     """
     observed, norms = _Observed(graph), parameters(graph)
     layers = statistics(norms, moments_of_all(observed(images)[1] for images in batches))
-    return min(float(scale_free_bns_loss([layer])) for layer in layers)
+    return min(float(channel_distances(layer).median()) for layer in layers)
 
 
 def moments_of_all(batches: Iterable[Moments]) -> Moments:

@@ -209,7 +209,7 @@ def noise_of_training():
 
 
 def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_part_of_the_range(network, without):
-    (made, _, error), (*_, on_full_range) = without(network, 0.005, noise_of_training())
+    (made, _, error), (*_, on_full_range) = without(network, 0.001, noise_of_training())
     assert made.logits_error < 0.1
     assert error < 0.1
     assert error < 0.3 * on_full_range

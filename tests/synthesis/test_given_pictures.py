@@ -6,7 +6,13 @@ from torch import nn
 
 from intraq_cli.graph.batch_norms import add_statistics, parameters, statistics
 from intraq_cli.synthesis.bns import scale_free_bns_loss
-from intraq_cli.synthesis.given_pictures import add_moments_of_each, choose_pictures, distances, moments_of_all
+from intraq_cli.synthesis.given_pictures import (
+    add_moments_of_each,
+    choose_pictures,
+    distances,
+    least_distance,
+    moments_of_all,
+)
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 from tests.conftest import graph_of
 
@@ -51,6 +57,25 @@ def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph,
     assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
     # how many are looked at at once makes no difference
     assert torch.equal(choose_pictures(graph, images.split(1), 4, seed=5).images, made.images)
+
+
+def test_images_are_as_far_as_in_the_batch_norm_that_is_the_nearest_to_them(network, graph, random):
+    """By the median channel, so that neither a layer whose statistics are wrong counts nor a channel that is."""
+    images = 3 * torch.randn(6, 3, 8, 8, generator=random)
+    seen = {}
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+    network(images)
+    medians = []
+    for name, norm in norms.items():
+        terms = []
+        for c in range(norm.num_features):
+            x, mean, deviation = seen[name][:, c], norm.running_mean[c], (norm.running_var[c] + norm.eps).sqrt()
+            terms.append(((x.mean() - mean) ** 2 + (x.std(correction=0) - deviation) ** 2) / deviation**2)
+        medians.append(torch.stack(terms).median().item())
+    assert least_distance(graph, images.split(4)) == pytest.approx(min(medians), rel=1e-2)
+    assert min(medians) < 0.9 * max(medians)
 
 
 def some(count, given=None, value=0.0):
