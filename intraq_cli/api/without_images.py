@@ -18,7 +18,7 @@ from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import on_device
-from intraq_cli.synthesis.given_pictures import choose_pictures, least_distance
+from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 CALIBRATION_IMAGES = 128
@@ -94,10 +94,10 @@ class WithoutImages:
         standard deviation of pixels say.
         """
         for as_stated in (False, True):
-            nearest = choose_pictures(
+            nearest, layers = nearest_pictures(
                 self.graph, self._candidates(as_stated), CALIBRATION_IMAGES + COMPARED, self.context.seed
             )
-            if least_distance(self.graph, self._batches(nearest.images)) <= FOREIGN:
+            if least_distance(layers) <= FOREIGN:
                 return nearest
         return None
 
@@ -122,7 +122,4 @@ class WithoutImages:
 
     @torch.no_grad()
     def _logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        return torch.cat([network(x) for x in self._batches(images)])
-
-    def _batches(self, images: Tensor) -> Iterator[Tensor]:
-        return on_device(images.split(FEW), self.context.device)
+        return torch.cat([network(x) for x in on_device(images.split(FEW), self.context.device)])

@@ -69,7 +69,7 @@ def float_names(keys: Collection[str], taken: Collection[str]) -> dict[str, str]
     """
     names = dict(zip(keys, keys, strict=True))
     for key in sorted({*keys} & {*taken}):
-        while names[key] in {*taken, *keys, *(name for other, name in names.items() if other != key)}:
+        while names[key] in {*taken, *(name for other, name in names.items() if other != key)}:
             names[key] += FLOAT
     return names
 

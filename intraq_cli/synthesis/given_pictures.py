@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.graph.batch_norms import Parameters, batch_norms, parameters, statistics
+from intraq_cli.graph.batch_norms import LayerStatistics, Parameters, batch_norms, parameters, statistics
 from intraq_cli.graph.nodes import copy_graph, insert_call
 from intraq_cli.graph.outputs import add_outputs
 from intraq_cli.synthesis.bns import channel_distances, scale_free_bns_loss
@@ -33,9 +33,18 @@ def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
     return add_outputs(made, [insert_call(made, norm.x.next, moments_of_each, norm.x) for norm in batch_norms(made)])
 
 
-@torch.no_grad()
 def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int) -> TuningImages:
+    """The pictures alone of :func:`nearest_pictures`."""
+    return nearest_pictures(graph, batches, count, seed)[0]
+
+
+@torch.no_grad()
+def nearest_pictures(
+    graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int
+) -> tuple[TuningImages, list[LayerStatistics]]:
     """The ``count`` pictures whose batch-norm statistics are the nearest, in a random order; all where they are fewer.
+
+    With them the statistics of all that are kept together.
 
     Args:
         graph: of the float network.
@@ -58,9 +67,10 @@ def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int
     _, images, labels, confidences = (part[order] for part in kept)
     device = norms[0].running_mean.device
     again = (observed(part.to(device, torch.float32))[1] for part in images.split(BATCH))
-    bns = float(scale_free_bns_loss(statistics(norms, moments_of_all(again))))
+    layers = statistics(norms, moments_of_all(again))
+    bns = float(scale_free_bns_loss(layers))
     given = torch.ones(len(images), dtype=torch.bool)
-    return TuningImages(images, labels, {"bns": bns}, float("nan"), float("nan"), confidences, given)
+    return TuningImages(images, labels, {"bns": bns}, float("nan"), float("nan"), confidences, given), layers
 
 
 class _Observed:
@@ -90,15 +100,12 @@ def distances(norms: list[Parameters], moments: Moments) -> Tensor:
     return scale_free_bns_loss(statistics(norms, moments))
 
 
-@torch.no_grad()
-def least_distance(graph: fx.GraphModule, batches: Iterable[Tensor]) -> float:
+def least_distance(layers: list[LayerStatistics]) -> float:
     """How far images are, all together, from what batch norms saw in training: in the one that is the nearest to it.
 
     The median over its channels, in squared deviations. One layer, or some channels, may be off by a statistic that is
     wrong or next to none; where all are, the images are other ones.
     """
-    observed, norms = _Observed(graph), parameters(graph)
-    layers = statistics(norms, moments_of_all(observed(images)[1] for images in batches))
     return min(float(channel_distances(layer).median()) for layer in layers)
 
 

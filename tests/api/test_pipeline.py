@@ -26,8 +26,8 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 
 @pytest.fixture
 def job(network):
-    def of(*settings, report=lambda event: None):
-        teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)).load()
+    def of(*settings, report=lambda event: None, std=0.25):
+        teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (std,) * 3)).load()
         recipe = Recipe().override(["tuning.steps=0", *settings])
         return Job(teacher, examine(teacher), recipe, RunContext(report=report))
 
@@ -183,18 +183,17 @@ def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random
 
 
 @pytest.fixture
-def without(monkeypatch):
+def without(job, network, monkeypatch):
     """Quantizes without images; random ones count as like those of training up to a distance, far or none too far."""
 
-    def of(network, std, images):
+    def of(std, images):
         """What was made and warned of, and how far logits are off on images as the network saw them in training."""
         found = []
         for foreign in (without_images.FOREIGN, torch.inf):
             told = []
             monkeypatch.setattr(without_images, "FOREIGN", foreign)
-            teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (std,) * 3)).load()
-            sets = ["tuning.steps=0", "synthesis.num_images=0", "quantization.weight_rounding=nearest"]
-            one = Job(teacher, examine(teacher), Recipe().override(sets), RunContext(report=told.append))
+            sets = ("synthesis.num_images=0", "quantization.weight_rounding=nearest")
+            one = job(*sets, report=told.append, std=std)
             made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "activations"), None)
             warned = [event.message for event in told if isinstance(event, Warned)]
             with torch.no_grad():
@@ -208,8 +207,8 @@ def noise_of_training():
     return torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_part_of_the_range(network, without):
-    (made, _, error), (*_, on_full_range) = without(network, 0.001, noise_of_training())
+def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_part_of_the_range(without):
+    (made, _, error), (*_, on_full_range) = without(0.001, noise_of_training())
     assert made.logits_error < 0.1
     assert error < 0.1
     assert error < 0.3 * on_full_range
@@ -217,7 +216,7 @@ def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_par
 
 def test_random_images_that_are_nothing_like_those_of_training_contradict_nothing_and_tell_nothing(network, without):
     network.conv1.weight.data.mul_(1e3)  # it was trained on images of a thousandth of the range
-    (made, warned, error), (*_, contradicted) = without(network, 0.25, 1e-3 * noise_of_training())
+    (made, warned, error), (*_, contradicted) = without(0.25, 1e-3 * noise_of_training())
     (warning,) = warned
     assert warning.startswith("random images are nothing like what this network has seen")
     assert not made.random_images
