@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from intraq_cli.api.made import Made
-from intraq_cli.api.without_images import CALIBRATION_IMAGES, WithoutImages
+from intraq_cli.api.without_images import WithoutImages
 from intraq_cli.errors import ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
@@ -19,7 +19,7 @@ from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Anatomy, Teacher
-from intraq_cli.quantization.calibration import calibrate, forget_grids
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers

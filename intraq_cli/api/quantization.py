@@ -22,7 +22,6 @@ from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
 from intraq_cli.api.teachers import check_free, examined, learnable
-from intraq_cli.api.without_images import CALIBRATION_IMAGES
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, RecipeError, UsageError
@@ -31,6 +30,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.bit_rules import read_bit_rules
 from intraq_cli.quantization.budget import chosen_budget
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.recipe import Placement, choose_placement

@@ -16,12 +16,12 @@ from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import on_device
 from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
-CALIBRATION_IMAGES = 128
 FEW = 16
 """Images at once where time does not matter."""
 RUINED = 1.0

@@ -28,6 +28,8 @@ from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight,
 from intraq_cli.quantization.rounding import reads_inputs
 from intraq_cli.recipe import Quantization
 
+CALIBRATION_IMAGES = 128
+"""That the stages calibrate on, where there are so many."""
 RATIO = 10.0
 """Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
 IMAGES_PER_RANGE = 16
