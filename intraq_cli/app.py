@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from intraq_cli import __version__
-from intraq_cli.commands import options, zoo
+from intraq_cli.commands import calls, zoo
 from intraq_cli.commands.compare import compare
 from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
@@ -69,7 +69,7 @@ def _terminate(*_: object) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
-    options.TYPED[:] = args
+    calls.TYPED[:] = args
     rank = _rank()
     if rank:  # under torchrun the first process speaks for all
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends

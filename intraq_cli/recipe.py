@@ -57,7 +57,7 @@ def _rounding(name: str) -> str:
 Weight = Annotated[StrictFloat, Field(ge=0, le=LARGEST)]
 """Of a term of a loss."""
 OwnFunction = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_own_function)]
-ROUNDINGS = ("nearest", "balanced", "curvature")
+ROUNDINGS = ("nearest", "squant", "gptq")
 CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
 
 
@@ -72,7 +72,8 @@ class Synthesis:
     space: Literal["spectrum", "pixels"] = "spectrum"
     """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
     lr: StrictFloat = Field(default=0.1, ge=0, le=100)
-    """Adam's learning rate, in units of the normalised pixel, or of the noise that a spectrum begins with."""
+    """Adam's learning rate, in normalised pixel values, or in Fourier coefficients scaled so that white noise has
+    variance 1 (they begin with a standard deviation of 0.3)."""
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"
@@ -105,12 +106,12 @@ class Quantization:
     """Grids and where they come from."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
-    weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "curvature"
+    weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "gptq"
     """What tuning starts from. ``nearest``: the weights as they are; the others: whole numbers.
-    ``balanced``: the errors of a kernel and of a channel cancel (SQuant); ``curvature``: each column's error is made up
+    ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: each column's error is made up
     for by those after it, by the inputs' second moments (GPTQ); or a function of the user's own."""
-    weight_scale: Literal["learned", "refreshed"] = "learned"
-    """``refreshed``: the range is taken anew from the weights at every step (published)."""
+    weight_scale: Literal["learned", "recomputed"] = "learned"
+    """``recomputed``: the range is taken anew from the weights at every step (published)."""
     activation_range: Literal["output", "mse", "ema"] = "output"
     """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
     and maximum of ``ema_steps`` training batches (published)."""
@@ -118,7 +119,8 @@ class Quantization:
     equalization: StrictBool = True
     """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
     correction: Literal["always", "never"] = "always"
-    """Correct batch norms' statistics, before tuning, for what quantization does to their inputs."""
+    """Correct, before tuning, what quantization does to means and variances: batch norms' statistics, the biases of
+    layers that no batch norm follows (Nagel et al. 2019), the gain of channels with a folded batch norm."""
     ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
     act_placement: Placement | None = None
@@ -127,12 +129,12 @@ class Quantization:
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         own = self.weight_rounding not in ROUNDINGS
-        if own and self.weight_scale == "refreshed":
+        if own and self.weight_scale == "recomputed":
             raise RecipeError(
                 f"quantization.weight_rounding = {self.weight_rounding} needs scales that stay",
                 "set quantization.weight_scale=learned too",
             )
-        takes_inputs = self.weight_rounding == "curvature" or own
+        takes_inputs = self.weight_rounding == "gptq" or own
         if self.activation_range == "ema" and (takes_inputs or self.correction != "never"):
             raise RecipeError(
                 "quantization.activation_range = ema takes the weights as they are",
@@ -235,7 +237,7 @@ def choose_placement(option: Placement | None, recipe: Recipe) -> Placement:
     """
     settings = recipe.quantization
     placement = option or settings.act_placement or "inputs"
-    if placement == "integer" and (settings.weight_scale == "refreshed" or settings.activation_range == "ema"):
+    if placement == "integer" and (settings.weight_scale == "recomputed" or settings.activation_range == "ema"):
         raise RecipeError(
             f"placement integer does not go with recipe {recipe.name}: it has no scales yet to round biases by",
             "set quantization.weight_scale=learned and quantization.activation_range=mse, or choose another recipe",

@@ -29,7 +29,7 @@ from intraq_cli.graph.layers import layers
 from intraq_cli.models.source import Source
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid
-from intraq_cli.quantization.rounding import round_balanced, round_by_curvature
+from intraq_cli.quantization.rounding import round_by_gptq, round_by_squant
 from intraq_cli.runtime.device import choose_device, tuned_allocator
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from tests.benchmarks.step_cost import RAMP, step_costs
@@ -76,16 +76,16 @@ def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
 
 @check
 def rounding_is_that_of_a_cpu(device: torch.device) -> str:
-    """Balanced, and by curvature."""
+    """SQuant and GPTQ."""
     rows, low, high = 5 * seeded(32, 144), torch.full((32,), -8.0), torch.full((32,), 7.0)
-    balanced = [round_balanced(rows.view(32, 16, 3, 3).to(d), low.to(d), high.to(d)).cpu() for d in ("cpu", device)]
+    squant = [round_by_squant(rows.view(32, 16, 3, 3).to(d), low.to(d), high.to(d)).cpu() for d in ("cpu", device)]
     x = seeded(1, 500, 144)
     moments = x.transpose(1, 2) @ x / 500 + 0.01 * torch.eye(144)
     args = rows[None], moments, low[None], high[None]
-    curved = [round_by_curvature(*(one.to(d) for one in args)).cpu() for d in ("cpu", device)]
-    differ = [(a != b).float().mean().item() for a, b in (balanced, curved)]
+    gptq = [round_by_gptq(*(one.to(d) for one in args)).cpu() for d in ("cpu", device)]
+    differ = [(a != b).float().mean().item() for a, b in (squant, gptq)]
     assert max(differ) < 0.01, f"{differ[0]:.2%} and {differ[1]:.2%} of the codes differ"
-    return f"{differ[0]:.2%} (balanced) and {differ[1]:.2%} (curvature) of the codes differ"
+    return f"{differ[0]:.2%} (SQuant) and {differ[1]:.2%} (GPTQ) of the codes differ"
 
 
 @check

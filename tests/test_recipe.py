@@ -63,8 +63,8 @@ def test_overrides_reach_their_values():
         ("synthesis.losses.own.py:f=-1", "synthesis.losses.own.py:f is -1"),
         ("synthesis.losses.own.py:f=much", "must be a number"),
         ("synthesis.losses=3", "must be a table"),
-        ("quantization.weight_rounding=own.py", "nearest, balanced, curvature, or path/to/file.py:function"),
-        ("quantization.weight_rounding=a b", "nearest, balanced, curvature"),
+        ("quantization.weight_rounding=own.py", "nearest, squant, gptq, or path/to/file.py:function"),
+        ("quantization.weight_rounding=a b", "nearest, squant, gptq"),
     ],
 )
 def test_a_wrong_override_says_what_is_wrong(text, says):
@@ -88,7 +88,7 @@ def test_a_rounding_of_ones_own_needs_scales_that_stay():
     own = "quantization.weight_rounding=own.py:f"
     assert Recipe().override([own]).quantization.weight_rounding == "own.py:f"
     with pytest.raises(RecipeError, match="scales that stay"):
-        Recipe().override([own, "quantization.weight_scale=refreshed"])
+        Recipe().override([own, "quantization.weight_scale=recomputed"])
     with pytest.raises(RecipeError, match="takes the weights as they are"):
         Recipe().override([own, "quantization.activation_range=ema", "quantization.correction=never"])
 

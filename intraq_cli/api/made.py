@@ -23,4 +23,4 @@ class Made:
     """Without images: relative to the spread of the float network's logits, on random images; NaN where these are
     nothing like what the network has seen."""
     random_images: bool = False
-    """Whether it was calibrated on such, as what batch norms promise does not hold."""
+    """Whether it was calibrated on such, as batch-norm statistics do not describe it."""

@@ -162,9 +162,9 @@ class Job:
         return Made(student, stored, follows, losses)
 
     def _calibrate(
-        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_promises: bool = False
+        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_statistics: bool = False
     ) -> None:
-        """Give the student its first grids: by images, random ones for want of others, or by batch norms' promises."""
+        """Give the student its first grids: by images, random ones for want of others, or by batch-norm statistics."""
         self.context.kept.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
@@ -177,7 +177,7 @@ class Job:
             warm_up(student, on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, by_promises)
+            self._calibrate_on(student, teacher, images, by_statistics)
         place(student, device)
         report(StageDone("calibration", self.context.kept.ended("calibration")))
 
@@ -198,11 +198,11 @@ class Job:
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> Made:
-        """Calibrated by batch norms' promises or by random images, whichever the network follows better."""
+        """Calibrated by batch-norm statistics or by random images, whichever the network follows better."""
 
         def made_by(images: TuningImages | None) -> Made:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-            self._calibrate(student, graph, images, by_promises=images is None)
+            self._calibrate(student, graph, images, by_statistics=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
         return WithoutImages(self.teacher, self.anatomy.graph, self.context).better(made_by)

@@ -1,4 +1,4 @@
-"""``predict``: the first five classes of pictures."""
+"""``predict``: the five most probable classes of pictures."""
 
 import math
 from collections.abc import Sequence

@@ -92,10 +92,11 @@ def quantize(
         recipe: a name from the zoo, or the path of a TOML file.
         set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
         images: in place of stage 1 a file that ``synthesize`` wrote, a folder of pictures without labels, or one of
-            each; of the pictures those nearest to what batch norms promise, as many as the recipe makes images.
-        act_placement: ``inputs`` (of every layer), ``activations`` (after every ReLU, the paper's), or ``integer`` (all
-            that an integer runtime needs); default: the recipe's, which is ``inputs`` where it names none.
-        first_last_bits: other bits for the first and the last layer.
+            each; of the pictures those nearest to the stored batch-norm statistics, as many as the recipe makes images.
+        act_placement: ``inputs`` (of every layer), ``activations`` (outputs of ReLU-like functions, the paper's), or
+            ``integer`` (all that an integer runtime needs); default: the recipe's, else ``inputs``.
+        first_last_bits: bits of the first and the last layer's weights and, but for placement ``activations``, of the
+            last layer's input; the image has 8.
         bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         seed: of every random draw.

@@ -1,4 +1,4 @@
-"""``sensitivity``: how much each layer minds few bits, without data."""
+"""``sensitivity``: the divergence when each layer alone is quantized, without data."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Quantizing without images: by what batch norms promise, or by random images where these contradict it.
+"""Quantizing without images: by batch-norm statistics, or by random images where these contradict them.
 
 A network that normalises by its own image, or calls one part twice, may put out what no batch norm tells of. Of random
 images those count whose own statistics are the nearest to what batch norms saw in training. Where even these are
@@ -30,14 +30,14 @@ BLOWN_UP = 10.0
 """Relative error of logits on random images of any kind from which on images unlike those of training ruin a network:
 on networks trained on photographs it was at most 0.2 at W8A8."""
 DOUBTFUL = 0.08
-"""Relative error of logits on random images from which on what batch norms promise is doubted."""
+"""Relative error of logits on random images from which on batch-norm statistics are doubted."""
 CONTRADICTED = 2.2
 """How much less it must be with ranges of these images to go by them: on networks trained on photographs, where
-promises hold, it was at most 2.0 times less."""
+they hold, it was at most 2.0 times less."""
 CANDIDATES = 512
 """Random images of which the nearest to batch norms' statistics are taken."""
 COMPARED = 64
-"""Of the nearest, those that promises and ranges of the others are compared on."""
+"""Of the nearest, those on which ranges from statistics and from the others are compared."""
 FOREIGN = 400.0
 """Squared deviations from what batch norms saw, in the one that is the nearest to it, from which on images are nothing
 like those of training: at most 76 where ranges of random images were better, from 2,000 on where they were worse."""
@@ -57,7 +57,7 @@ class WithoutImages:
         """The network that follows the teacher on random images; what is doubtful about it is reported.
 
         Args:
-            made_by: quantizes by images, or, given none, by what batch norms promise.
+            made_by: quantizes by images, or, given none, by batch-norm statistics.
         """
         made, images = made_by(None), random_pixels(self.teacher.spec)
         error = on_any = relative_error(self._logits(self.teacher.logits, images), self._logits(made.student, images))

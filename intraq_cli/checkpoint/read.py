@@ -31,7 +31,7 @@ from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
 from intraq_cli.quantization.plan import Plan, form_of
 from intraq_cli.quantization.quantizers import FixedWeight
-from intraq_cli.quantization.sites import sites
+from intraq_cli.quantization.sites import activation_sites
 from intraq_cli.runtime.device import place
 
 FOLDED = re.compile(r"\.weight(_folded)+$")
@@ -175,8 +175,8 @@ def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str
     """
     graph = form_of(graph, plan.placement)
     known = {layer.name: layer for layer in quantizable(graph)}
-    places = sites(graph, plan.placement)
-    for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - places.keys()):
+    sites = activation_sites(graph, plan.placement)
+    for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - sites.keys()):
         raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
     quantized = QuantizedNetwork(graph, plan)
     check_tensors(header, stored_tensors(quantized, header), str(folder), CheckpointError)
@@ -261,7 +261,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         if not (scale > 0).all() or not weight.isfinite().all():
             refuse(f"the scales of {name} are not positive and finite")
         quantized.set_weight(name, FixedWeight(weight, scale[:, 0]))
-    for site, quantizer in quantized.sites.items():
+    for site, quantizer in quantized.activation_quantizers.items():
         prefix = site_prefix(quantized.plan, site)
         scale, zero_point = tensors.pop(f"{prefix}_scale"), tensors.pop(f"{prefix}_zero_point")
         if not 0 < scale < math.inf or int(zero_point) >= 2**quantizer.bits:

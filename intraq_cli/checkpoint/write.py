@@ -49,9 +49,9 @@ def checkpoint_tensors(
         # packed along the channels, as compressed-tensors does it
         tensors[f"{key}_zero_point"] = pack(zero_point.to(torch.uint8)[None], bits).T
         tensors[f"{key}_shape"] = torch.tensor(codes.shape)
-    for site, quantizer in network.sites.items():
+    for site, quantizer in network.activation_quantizers.items():
         prefix = site_prefix(network.plan, site)
-        tensors[f"{prefix}_scale"] = quantizer.step()
+        tensors[f"{prefix}_scale"] = quantizer.scale()
         tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
     floats = network.float_tensors
     tensors |= {name: floats[key] for key, name in float_names(floats, tensors).items()}

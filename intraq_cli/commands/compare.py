@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json
 from intraq_cli.errors import one_line
 
@@ -18,7 +18,7 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: 
 
     intraq compare resnet18-w4a4 resnet18-w8a8
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import reporting as api
 
     result = api.compare(**given)
@@ -27,7 +27,7 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: 
     else:
         _print(result)
         if not quiet:
-            print_hint(f"next: intraq report {options.typed(*(('', one.path) for one in result.checkpoints))}")
+            print_hint(f"next: intraq report {calls.typed(*(('', one.path) for one in result.checkpoints))}")
 
 
 def _print(result: "ComparisonResult") -> None:

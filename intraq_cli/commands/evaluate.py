@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.tables import Column, print_rows
@@ -51,7 +51,7 @@ def evaluate(
 
     intraq evaluate resnet18-w4a4 --data imagenet/val
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     if len(targets) > 1:
         _several(given, as_json, quiet)
         return

@@ -3,7 +3,7 @@
 import shlex
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.words import counted, duration, file_size, logits_differ
@@ -34,7 +34,7 @@ def export(
 
     intraq export resnet18-w8a8
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import exporting as api
 
     with progress(quiet) as report:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import heterogeneity, print_json, print_table
 from intraq_cli.errors import one_line
 from intraq_cli.words import file_size
@@ -24,7 +24,7 @@ def images(
 
     intraq images images.safetensors --png pictures
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import images as api
 
     result = api.images(**given)

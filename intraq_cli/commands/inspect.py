@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import UsageError, one_line
@@ -59,7 +59,7 @@ def inspect(
 
     intraq inspect mobilenetv2_100
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     if bits_template and as_json:
         raise UsageError("--bits-template prints TOML, --json a JSON object", "give one of them")
     from intraq_cli.api import inspection as api

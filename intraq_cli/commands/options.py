@@ -1,6 +1,5 @@
 """Type and help of every option and argument, each written once; a command lists those that it has."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,7 +46,10 @@ def _several(example: str, kind: type, metavar: str, text: str, count: int | Non
     return _unset(example.split()[0], metavar=metavar, help=text, parser=numbers(example, kind, count))
 
 
-PLACEMENTS = "the input of every layer, what leaves every ReLU (the paper's), or all that an integer runtime needs"
+PLACEMENTS = (
+    "the input of every layer, the output of every ReLU-like activation (the paper's), or all that an integer runtime "
+    "needs"
+)
 
 Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
@@ -62,16 +64,32 @@ Checkpoints = Annotated[list[str], _argument("TARGET...", "Checkpoint folders, o
 Repository = Annotated[str, _argument("ORG/NAME", "Repository on the Hub; made if needed.")]
 ZooName = Annotated[str, _argument("NAME", "A recipe, a bundled model, a table of results, or `results`.")]
 
-InputSize = Annotated[Any, _several("--input-size 3,224,224", int, "C,H,W", "Size of the model's input.", 3)]
-Mean = Annotated[Any, _several("--mean 0.485,0.456,0.406", float, "M,...", "Mean per channel, for pixels in [0, 1].")]
-Std = Annotated[Any, _several("--std 0.229,0.224,0.225", float, "S,...", "Standard deviation per channel.")]
-CROP_HELP = "Crop size as a fraction of the resized image's shorter side."
+InputSize = Annotated[
+    Any,
+    _several("--input-size 3,224,224", int, "C,H,W", "Input size; default: the model's.", 3),
+]
+Mean = Annotated[
+    Any,
+    _several("--mean 0.485,0.456,0.406", float, "M,...", "Mean of pixels in [0, 1]; default: the model's."),
+]
+Std = Annotated[
+    Any,
+    _several(
+        "--std 0.229,0.224,0.225",
+        float,
+        "S,...",
+        "Deviation of pixels; default: the model's.",
+    ),
+]
+CROP_HELP = "Crop size as a fraction of the resized image's shorter side; default: the model's."
 CropPct = Annotated[float | None, _unset("--crop-pct", help=CROP_HELP, min=MIN_CROP_PCT, max=MAX_CROP_PCT)]
-Interpolation = Annotated[_Interpolation | None, _unset("--interpolation", help="How images are resized.")]
+Interpolation = Annotated[_Interpolation | None, _unset("--interpolation", help="Resizing; default: the model's.")]
 Weights = Annotated[
     str | None,
     _unset(
-        "--weights", metavar="FILE", help="Load these weights into the timm architecture MODEL (.safetensors or .pth)."
+        "--weights",
+        metavar="FILE",
+        help="Load these weights into the timm architecture MODEL (.safetensors or .pth).",
     ),
 ]
 FloatModel = Annotated[
@@ -85,7 +103,7 @@ WWidths = Annotated[
     _unset(
         "--w",
         metavar="BITS",
-        help="Bits of the weights, 2 to 8; default 4. With a budget those to choose from, as 2-8 or 2,4,8.",
+        help="Bits of the weights, 2 to 8; default 4. With a budget those to choose from, e.g. 2,4,8; default 2-8.",
         parser=bits("--w"),
     ),
 ]
@@ -94,7 +112,7 @@ AWidths = Annotated[
     _unset(
         "--a",
         metavar="BITS",
-        help="Bits of the activations, 2 to 8; default 4; 8 with --target-size or --avg-bits.",
+        help="Bits of the activations, 2 to 8; default 4; 8 with --target-size or --avg-bits, 2-8 with --bops.",
         parser=bits("--a"),
     ),
 ]
@@ -103,7 +121,8 @@ TargetSize = Annotated[
     _unset("--target-size", metavar="SIZE", help="A budget: bytes of model.safetensors, e.g. 2MB. Bits by layer."),
 ]
 AvgBits = Annotated[
-    float | None, _unset("--avg-bits", metavar="X", help="A budget: mean bits of a weight, e.g. 3.5. Bits by layer.")
+    float | None,
+    _unset("--avg-bits", metavar="X", help="A budget: mean bits of all weights, e.g. 3.5. Bits by layer."),
 ]
 Bops = Annotated[
     str | None,
@@ -131,7 +150,14 @@ RecipePlacement = Annotated[
     ),
 ]
 FirstLastBits = Annotated[
-    int | None, _unset("--first-last-bits", help="Other bits for the first and last layer.", min=2, max=8)
+    int | None,
+    _unset(
+        "--first-last-bits",
+        help="Bits of the first and last layer's weights, and of the last layer's input unless the placement is "
+        "activations; default: as --w and --a. The image has 8 bits.",
+        min=2,
+        max=8,
+    ),
 ]
 Bits = Annotated[
     Path | None,
@@ -170,12 +196,12 @@ Png = Annotated[
 Sheet = Annotated[
     Path | None, _unset("--sheet", metavar="FILE", help="Make a PNG or JPEG of some images, with their classes.")
 ]
-Classes = Annotated[Any, _several("--classes 0,3", int, "I,...", "Only these classes.")]
+Classes = Annotated[Any, _several("--classes 0,3", int, "I,...", "Only these classes, by index; default: all.")]
 
 FewImages = Annotated[int | None, _unset("-n", "--num-images", min=2, help="Images; default 64 to 256, by their size.")]
 Widths = Annotated[Any, _several("--widths 2,4,8", int, "B,...", "Bits to try; default 2,3,4,6,8.")]
 
-OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA.")]
+OutFolder = Annotated[Path | None, _unset("--out", help="Folder; default NAME-wWaA, with a budget NAME-BUDGET-aA.")]
 OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images.safetensors.")]
 PageFile = Annotated[
     Path | None, _unset("--out", help="File; default FOLDER/report.html, of several report.html in the working folder.")
@@ -188,7 +214,10 @@ ForceFolder = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, write nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check all, say what would be done in what time, write nothing."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
 SampleSeed = Annotated[int, typer.Option("--seed", help="Seed of the sample that --limit draws.", min=0)]
@@ -200,7 +229,7 @@ MicroBatch = Annotated[
     typer.Option(
         "--batch-size",
         metavar="N|auto",
-        help="Images per pass, which does not change the result.",
+        help="Images per pass (micro-batch): gradients are accumulated, so it does not change the result.",
         parser=micro_batch,
     ),
 ]
@@ -216,7 +245,11 @@ StorageOption = Annotated[
     Literal["int8", "int4"], typer.Option("--storage", help="int4: weights of up to 4 bits take 4 bits in the file.")
 ]
 Pictures = Annotated[
-    Path | None, _unset("--images", help="Folder of pictures to compare on; default: the checkpoint's own.")
+    Path | None,
+    _unset(
+        "--images",
+        help="Folder of pictures to compare on; default: the synthetic ones, else random ones.",
+    ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time, while time is measured.")]
 AllowFloat = Annotated[
@@ -237,12 +270,12 @@ Cache = Annotated[
 ]
 Save = Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")]
 
-Revision = Annotated[str | None, _unset("--revision", help="Of a repository on the Hub.")]
-Branch = Annotated[str | None, _unset("--revision", help="Branch; default main.")]
+Revision = Annotated[str | None, _unset("--revision", help="Branch, tag or commit on the Hub; default: main.")]
+Branch = Annotated[str | None, _unset("--revision", help="Branch to push to; default: main.")]
 Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
 CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")]
-Message = Annotated[str | None, _unset("--message", "-m", help="Of the commit.")]
-Token = Annotated[str | None, _unset("--token", help="With write access; default HF_TOKEN, or `hf auth login`.")]
+Message = Annotated[str | None, _unset("--message", "-m", help="Commit message; default: Upload NAME with intraq.")]
+Token = Annotated[str | None, _unset("--token", help="With write access; default: HF_TOKEN, or `hf auth login`'s.")]
 Timm = Annotated[bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
@@ -252,39 +285,3 @@ QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the r
 QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
 QuietTable = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the table; no hints.")]
 QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
-
-
-TYPED: list[str] = []
-"""The words behind ``intraq`` of the command that runs."""
-
-
-PRINTED = ("as_json", "quiet", "bits_template", "sort")
-"""Parameters of commands that only say how to print."""
-
-
-def passed_on(given: dict[str, Any]) -> dict[str, Any]:
-    """A command's options as the function of its name takes them.
-
-    Args:
-        given: the command's ``locals()`` as it begins.
-
-    Returns:
-        What was given, or has a default, but for the options that only say how to print.
-    """
-    options = {name.rstrip("_"): value for name, value in given.items() if name not in PRINTED}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def data_for(model: str) -> str:
-    """What to suggest to measure a model on."""
-    return "digits" if model == "resnet20_digits" else "FOLDER"
-
-
-def typed(*options: tuple[str, Any]) -> str:
-    """Options as one would type them, those that were not given left out; an argument has the name ``""``."""
-    words = ((name, _spelled(value)) for name, value in options if value is not None)
-    return shlex.join(word for pair in words for word in pair if word)
-
-
-def _spelled(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

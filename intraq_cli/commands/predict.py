@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json
 from intraq_cli.commands.progress import progress
 from intraq_cli.errors import one_line
@@ -22,11 +22,11 @@ def predict(
     weights: options.Weights = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print the first five classes of each image.
+    """Print the five most probable classes of each image.
 
     intraq predict resnet18-w4a4 cat.jpg
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import prediction as api
 
     with progress(quiet=True) as report:

@@ -1,6 +1,6 @@
 """``intraq push``."""
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.words import file_size
@@ -23,7 +23,7 @@ def push(
 
     intraq push resnet18-w4a4 my-name/resnet18-w4a4
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import publishing as api
 
     with progress(quiet) as report:

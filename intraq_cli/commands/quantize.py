@@ -4,7 +4,7 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.export import export_rows
 from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
@@ -55,7 +55,7 @@ def quantize(
 
     intraq quantize mobilenetv2_100 --target-size 2MB
     """
-    given = {**options.passed_on(locals()), "command": shlex.join(["intraq", *options.TYPED])}
+    given = {**calls.passed_on(locals()), "command": shlex.join(["intraq", *calls.TYPED])}
     if seeds:
         quantize_seeds(given, as_json, quiet)
         return
@@ -93,8 +93,8 @@ def _print(result: "QuantizationResult") -> None:
             ("time", time),
         ],
     )
-    given = options.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
-    print_hint(f"next: intraq evaluate {given} --data {options.data_for(result.model)}")
+    given = calls.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
+    print_hint(f"next: intraq evaluate {given} --data {calls.data_for(result.model)}")
 
 
 def _bits(result: "QuantizationResult") -> str:
@@ -142,6 +142,6 @@ def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
     return [
         ("agreement", f"{result.agreement:.1f} % with the float model on {held_out}"),
         ("divergence", f"{result.kl:.3f} nats from the float model, on the same images"),
-        ("noise", f"largest behind {weakest}: {result.sqnr[weakest]:.1f} dB under the signal"),
+        ("SQNR", f"lowest {result.sqnr[weakest]:.1f} dB, at the output of {weakest}"),
         *alike,
     ]

@@ -1,6 +1,6 @@
 """``intraq report``."""
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json, print_table
 from intraq_cli.words import file_size
 
@@ -16,7 +16,7 @@ def report(
 
     intraq report resnet18-w4a4
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import reporting as api
 
     result = api.report(**given)

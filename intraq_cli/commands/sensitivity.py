@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.tables import Column, print_rows
@@ -36,11 +36,11 @@ def sensitivity(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say which layers mind few bits: how far the network moves when one of them alone is quantized, without data.
+    """Measure each layer's sensitivity: the divergence of the network when that layer alone is quantized, without data.
 
     intraq sensitivity mobilenetv2_100 --widths 2,4,8
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import sensitivity as api
 
     with progress(quiet) as report:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from intraq_cli.commands import options
+from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.words import duration
@@ -39,7 +39,7 @@ def synthesize(
 
     intraq synthesize resnet18 -n 1024 --out images.safetensors
     """
-    given = options.passed_on(locals())
+    given = calls.passed_on(locals())
     from intraq_cli.api import synthesis as api
 
     with progress(quiet, recipe) as report:
@@ -56,7 +56,7 @@ def synthesize(
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")
         again = [(f"--{name.replace('_', '-')}", given.get(name)) for name in same]
-        print_hint(f"next: intraq quantize {options.typed(('', model), *again, ('--images', result.path))} --w 4 --a 4")
+        print_hint(f"next: intraq quantize {calls.typed(('', model), *again, ('--images', result.path))} --w 4 --a 4")
 
 
 def _images(result: "SynthesisResult") -> str:

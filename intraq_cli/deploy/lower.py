@@ -99,7 +99,7 @@ class _Lowering:
         self.graph.graph.erase_node(node)
 
     def _quantizer(self, node: fx.Node, module: ActivationQuantizer) -> None:
-        scale, zero_point = module.step().detach(), int(module.zero_point)
+        scale, zero_point = module.scale().detach(), int(module.zero_point)
         source, low, high = without_clamps(node.args[0])  # type: ignore[arg-type]
         ends = (module.code(low), module.code(high))
         source, shape = self.reshaped.get(source, (source, None))
@@ -140,7 +140,7 @@ class _Lowering:
         holder: fx.Node = call.args[1]  # type: ignore[assignment]
         module = self._module(holder)
         assert isinstance(module, FixedWeight)
-        name, scale = self.layers[str(holder.target)], module.step().detach()
+        name, scale = self.layers[str(holder.target)], module.scale().detach()
         key, kind, codes = f"{name}.weight", LAYERS[call.target], weight_codes(module.weight, scale)
         if self._is_linear_head(call, holder):
             kind, codes = "linear", codes.flatten(1)
@@ -157,7 +157,7 @@ class _Lowering:
         self._replace(call, made)
 
     def _is_linear_head(self, call: fx.Node, holder: fx.Node) -> bool:
-        """Whether a convolution reads all places at once, and makes the logits.
+        """Whether a convolution reads all positions at once, and makes the logits.
 
         Runtimes round what a convolution puts out, and leave float what a linear layer does.
         """
@@ -225,7 +225,7 @@ class _Lowering:
         return made
 
     def _average(self, node: fx.Node) -> None:
-        """Means over all places as the one operation that runtimes have for them."""
+        """Means over all positions as the one operation that runtimes have for them."""
         keep = keeps_places(node)
         if keep is None:
             return

@@ -70,6 +70,6 @@ def gemm(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def global_average_pool(x: Tensor) -> Tensor:
-    """Means over places of ``x`` ``(B, C, H, W)``: ``(B, C, 1, 1)``."""
+    """Means over all positions of ``x`` ``(B, C, H, W)``: ``(B, C, 1, 1)``."""
     made: Tensor = symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=(*x.shape[:2], 1, 1))
     return made

@@ -107,7 +107,7 @@ def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModu
     Args:
         graph: see :mod:`intraq_cli.graph`.
         sampled: let every batch norm put out samples from its own statistics, see :func:`sample_output`: that is what
-            they promise of real images, so that nothing depends on the images any more.
+            they state for real images, so that nothing depends on the images any more.
     """
     graph = copy_graph(graph)
     moments = []
@@ -146,7 +146,7 @@ def normalize_with_moments(
 def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: int) -> Tensor:
     """``N(beta, gamma^2)`` per channel in the shape of ``x`` ``(B, C, H, W)``, whatever its values; always the same.
 
-    Half of the variance is common to all places of a channel, as neighbours agree in what real images excite.
+    Half of the variance is common to all positions of a channel, as neighbours agree in what real images excite.
     """
     generator = torch.Generator().manual_seed(seed)
     each = torch.randn(x.shape, generator=generator)
@@ -164,7 +164,7 @@ class NormalizedOutput:
     """Of the batch norm."""
     node: fx.Node
     mean: Tensor
-    """As its parameters promise it per channel, ``(C,)``."""
+    """As its parameters state it per channel, ``(C,)``."""
     deviation: Tensor
 
     @property

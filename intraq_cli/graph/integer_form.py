@@ -33,7 +33,7 @@ def integer_form(graph: fx.GraphModule) -> fx.GraphModule:
     """The same function, up to rounding, with weights and biases of its own.
 
     A batch norm is absorbed by a convolution whose output it alone reads, where all calls of that convolution go into
-    the same batch norm; its call then carries what the batch norm promises, see
+    the same batch norm; its call then carries what the batch norm states of its output, see
     :func:`intraq_cli.graph.batch_norms.absorbed_outputs`. Other batch norms stay.
     """
     graph = copy_graph(graph)

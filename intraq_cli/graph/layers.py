@@ -72,7 +72,7 @@ class Layer:
         return f"{self.name}.weight" if self.computed else key_of(self.weight)
 
     @property
-    def sites(self) -> dict[fx.Node, str]:
+    def input_names(self) -> dict[fx.Node, str]:
         """A name for the input of each call: the layer's, and ``#k`` behind that of its k-th further call."""
         return {call: f"{self.name}#{k}" if k else self.name for k, call in enumerate(self.calls)}
 
@@ -158,7 +158,7 @@ def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
 
 @dataclass(frozen=True)
 class Features:
-    """What enters the classifier, as ``(B, D)``: the mean over places."""
+    """What enters the classifier, as ``(B, D)``: the mean over positions."""
 
     node: fx.Node
     linear: bool

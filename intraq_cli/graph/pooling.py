@@ -50,12 +50,12 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write ``adaptive_max_pool2d`` whose windows have one size, and of which no places are asked for, as plain one."""
+    """Write ``adaptive_max_pool2d`` whose windows have one size, and whose indices nobody reads, as plain one."""
     given = arguments(node)
     sizes, out = node.args[0].meta["val"].shape[-2:], _per_dim(given["output_size"], 2)  # type: ignore[union-attr]
     items = [user for user in node.users if user.users]
-    places = any(item.target is not operator.getitem or item.args[1] != 0 for item in items)
-    if places or any(size % o for size, o in zip(sizes, out, strict=True)):
+    indices = any(item.target is not operator.getitem or item.args[1] != 0 for item in items)
+    if indices or any(size % o for size, o in zip(sizes, out, strict=True)):
         return
     windows = [size // o for size, o in zip(sizes, out, strict=True)]
     made = insert_call(graph, node, aten.max_pool2d.default, given["self"], windows, windows)

@@ -71,11 +71,11 @@ def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
     if node.target in (aten.add.Tensor, aten.mul.Tensor):
         activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and _is_float(x)]
         return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
-    return averages_places(node) or node.target in (aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
+    return averages_spatially(node) or node.target in (aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
 
 
-def averages_places(node: fx.Node) -> bool:
-    """Whether a call averages each channel of ``(B, C, H, W)`` over places: pooling, or a mean of height and width."""
+def averages_spatially(node: fx.Node) -> bool:
+    """Whether a call averages each channel of ``(B, C, H, W)`` over all positions: by pooling or a mean."""
     if node.target is aten.mean.dim:
         shape = node.args[0].meta.get("shape", ())  # type: ignore[union-attr]
         dims: Any = arguments(node)["dim"]
@@ -84,12 +84,12 @@ def averages_places(node: fx.Node) -> bool:
 
 
 def keeps_places(node: fx.Node) -> bool | None:
-    """Of a mean over all places of ``(B, C, H, W)``, whether it keeps both dimensions; None of other calls."""
+    """Of a mean over all positions of ``(B, C, H, W)``, whether it keeps both dimensions; None of other calls."""
     if node.target not in AVERAGES or len(shape := node.args[0].meta["shape"]) != 4:  # type: ignore[union-attr]
         return None
     given = arguments(node)
     if node.target is aten.mean.dim:
-        return bool(given["keepdim"]) if averages_places(node) else None
+        return bool(given["keepdim"]) if averages_spatially(node) else None
     if node.target is aten.adaptive_avg_pool2d.default:
         return True if set(given["output_size"]) == {1} else None
     whole = pair(given["kernel_size"]) == tuple(shape[2:]) and not any(given["padding"])

@@ -1,4 +1,4 @@
-"""Images that are none, for want of others."""
+"""Random images, for where there are neither synthetic ones nor pictures."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ SPAN = 2.0
 
 
 def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0, as_stated: bool = False) -> Tensor:
-    """Where there are no synthetic images, for what no batch norm speaks of: ``(count, C, H, W)``, normalised.
+    """Random images ``(count, C, H, W)``, normalised, for ranges of layers that no batch norm describes.
 
     Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast, some with a
     colour cast: of white noise little but the mean is left where a convolution adds up neighbours.

@@ -10,7 +10,7 @@ from intraq_cli.graph.layers import quantizable
 from intraq_cli.quantization.inspection import FLOAT_BITS, inspect_layers, weight_bytes
 from intraq_cli.quantization.knapsack import cheapest, undominated
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.quantization.sites import sites
+from intraq_cli.quantization.sites import activation_sites
 from intraq_cli.results import InspectedLayer, LayerSensitivity
 
 SIZES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -118,10 +118,10 @@ def candidates(
 def tied(graph: fx.GraphModule, plan: Plan, layers: list[Candidates]) -> list[list[Candidates]]:
     """Layers that read the same quantized value, together: they read it with the same bits."""
     layer_of = {call: layer.name for layer in quantizable(graph) for call in layer.calls}
-    places, free = sites(graph, plan.placement), {one.layer.name for one in layers if len(one.inputs) > 1}
+    sites, free = activation_sites(graph, plan.placement), {one.layer.name for one in layers if len(one.inputs) > 1}
     together = {one.layer.name: frozenset({one.layer.name}) for one in layers}
     for name in plan.activations:
-        readers = [layer_of[call] for call in places[name].layer_calls if layer_of[call] in free]
+        readers = [layer_of[call] for call in sites[name].layer_calls if layer_of[call] in free]
         merged = frozenset[str]().union(*(together[reader] for reader in readers))
         together |= dict.fromkeys(merged, merged)
     return [[one for one in layers if one.layer.name in group] for group in dict.fromkeys(together.values())]

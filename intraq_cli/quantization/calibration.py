@@ -21,8 +21,8 @@ from intraq_cli.graph.layers import LAYERS, run_layer
 from intraq_cli.graph.nodes import tensor_of
 from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
-from intraq_cli.quantization.curvature import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
+from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.rounding import reads_inputs
@@ -44,9 +44,9 @@ distribution, and a fine grid can bear it."""
 COMPENSATED = 6
 """Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
 divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
-nothing is gained."""
+nothing is learn_gain."""
 LEAST_VARIANCE = 1e-5
-"""Of a channel, relative to what its batch norm promises: as torch's batch norms have it by default."""
+"""Of a channel, relative to its batch norm's running variance: as torch's batch norms have it by default."""
 
 
 @torch.no_grad()
@@ -65,23 +65,23 @@ def calibrate(
     float_ = float_statistics(teacher, images, sampled)
     bits = min(student.plan.activations.values(), default=COMPENSATED)
     # samples are no answers of the float network
-    comparable = config.weight_rounding == "curvature" and not sampled and bits >= COMPENSATED
+    comparable = config.weight_rounding == "gptq" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
     calibrator = _Calibrator(student, config, float_, run, sampled)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
         student.set_weight(name, quantizer)
-    for site in student.sites.values():
-        site.step.learn(config.activation_scale == "learned")
+    for activation in student.activation_quantizers.values():
+        activation.scale.learn(config.activation_scale == "learned")
 
 
 def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | WeightQuantizer]) -> None:
     """Put the holders of weights back that were there before calibration, by layer, and learn no scale any more."""
     for name, weight in weights.items():
         student.set_weight(name, weight)
-    for site in student.sites.values():
-        site.step.learn(False)
+    for activation in student.activation_quantizers.values():
+        activation.scale.learn(False)
 
 
 class _Calibrator(fx.Interpreter):
@@ -100,8 +100,8 @@ class _Calibrator(fx.Interpreter):
         self.sampled, self.correct = sampled, config.correction == "always"
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
-        sites = student.sites
-        self.sites = {node: sites[name] for name, node in student.site_nodes.items()}
+        quantizers = student.activation_quantizers
+        self.activations = {node: quantizers[name] for name, node in student.site_nodes.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
         self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()
@@ -113,7 +113,7 @@ class _Calibrator(fx.Interpreter):
             return None  # not before its layer's input is there
         if n.target is bias_on_grid:  # not before the scale of the weight is there
             return tuple(self.env[source] for source in n.args[:2])  # type: ignore[index]
-        if n in self.sites:
+        if n in self.activations:
             return self._activation(n, self.env[n.args[0]])  # type: ignore[index]
         if n.op == "call_function" and n.target in LAYERS and n.args[1] in self.weights:
             return self._layer(n, self.weights[n.args[1]])
@@ -145,7 +145,7 @@ class _Calibrator(fx.Interpreter):
 
     def _bias(self, call: fx.Node, quantizer: WeightQuantizer) -> Tensor | None:
         bias: Any = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
-        return bias_on_grid(bias[0], bias[1], quantizer.step()) if isinstance(bias, tuple) else bias
+        return bias_on_grid(bias[0], bias[1], quantizer.scale()) if isinstance(bias, tuple) else bias
 
     def _correct_output(self, call: fx.Node, quantizer: WeightQuantizer, out: Tensor) -> bool:
         """Let a layer's output have the mean of the float one's and, where it has absorbed a batch norm, the variance.
@@ -156,12 +156,12 @@ class _Calibrator(fx.Interpreter):
         if wanted is None or bias is None:
             return False
         got = channel_moments(out, LAYERS[call.target] == "linear")
-        if call not in self.absorbed or quantizer.step.log_gain is None:
+        if call not in self.absorbed or quantizer.scale.log_gain is None:
             bias.add_(wanted[0] - got[0])
             return True
         least = LEAST_VARIANCE * self.absorbed[call][1].deviation.square() + torch.finfo(out.dtype).tiny
         ratio = ((got[1] + least) / (wanted[1] + least)).clamp(1 / RATIO, RATIO)
-        quantizer.step.log_gain.sub_(0.5 * ratio.log())
+        quantizer.scale.log_gain.sub_(0.5 * ratio.log())
         bias.copy_((bias - got[0]) / ratio.sqrt() + wanted[0])
         return True
 
@@ -180,12 +180,12 @@ class _Calibrator(fx.Interpreter):
             bias, input_scale = held
             least = (bias.abs() / (LARGEST_BIAS * input_scale)).clamp(min=1e-20)
         plan = self.student.plan
-        limit, gained = plan.limits.get(name), call in self.absorbed and self.config.weight_scale == "learned"
+        limit, gain = plan.limits.get(name), call in self.absorbed and self.config.weight_scale == "learned"
         bits = plan.weights[name]
-        return WeightQuantizer(weight, bits, self.config, moments, limit=limit, least_scale=least, gained=gained)
+        return WeightQuantizer(weight, bits, self.config, moments, limit=limit, least_scale=least, learn_gain=gain)
 
     def _activation(self, node: fx.Node, x: Tensor) -> Tensor:
-        quantizer = self.sites[node]
+        quantizer = self.activations[node]
         scale, zero_point = grid_of_values(x, quantizer.top)
         if self.sampled:
             scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
@@ -213,7 +213,7 @@ class _Calibrator(fx.Interpreter):
         wanted = run_layer(reader, x, weight, bias)
         per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if reader in self.normalized else None
         variance = wanted.var(per_channel, keepdim=True).clamp(min=1e-12)
-        scale, zero_point, top = quantizer.step(), quantizer.zero_point, quantizer.top
+        scale, zero_point, top = quantizer.scale(), quantizer.zero_point, quantizer.top
         best = torch.inf
         for factor in FACTORS:
             low, high = -zero_point * scale * factor, (top - zero_point) * scale * factor

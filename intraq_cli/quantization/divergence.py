@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 def kl_at_temperature(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(F / T) || softmax(q / T))``, mean over the batch (Hinton et al. 2015); logits ``(B, K)``."""
+    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, batch mean; logits ``(B, K)`` (Hinton 2015)."""
     log_q = F.log_softmax(student / temperature, 1)
     log_p = F.log_softmax(teacher / temperature, 1)
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

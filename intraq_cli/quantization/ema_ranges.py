@@ -16,18 +16,18 @@ def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quanti
 
     The weights are quantized already, and the activations by the range so far.
     """
-    observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.sites.values()]
+    observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.activation_quantizers.values()]
     try:
-        for quantizer, observer in zip(student.sites.values(), observers, strict=True):
+        for quantizer, observer in zip(student.activation_quantizers.values(), observers, strict=True):
             quantizer.observer = observer.observe
         for batch in batches:
             student(batch)
     finally:
-        for quantizer in student.sites.values():
+        for quantizer in student.activation_quantizers.values():
             quantizer.observer = None
-    for quantizer, observer in zip(student.sites.values(), observers, strict=True):
+    for quantizer, observer in zip(student.activation_quantizers.values(), observers, strict=True):
         quantizer.set_grid(*observer.grid())
-        quantizer.step.learn(config.activation_scale == "learned")
+        quantizer.scale.learn(config.activation_scale == "learned")
 
 
 class EmaObserver:

@@ -30,7 +30,7 @@ from intraq_cli.graph.nodes import (
     replace_tensors,
     tensor_of,
 )
-from intraq_cli.graph.values import averages_places, clamp_bounds
+from intraq_cli.graph.values import averages_spatially, clamp_bounds
 
 aten = torch.ops.aten
 
@@ -117,7 +117,7 @@ def _factors(gamma: Tensor, beta: Tensor, deviations: float, cap: float) -> Tens
 def _scaled_down(weight: Tensor, up: Tensor) -> Tensor:
     """A layer's weight ``(out, ...)``, each input channel divided by its factor of ``up (C,)``.
 
-    A linear layer reads one number of each channel, or as many as there are places, one channel after the other.
+    A linear layer reads one number of each channel, or as many as there are positions, one channel after the other.
     """
     apart = weight if weight.dim() == 4 else weight.unflatten(1, (len(up), -1, 1))
     groups = len(up) // apart.shape[1]
@@ -149,7 +149,7 @@ def _keeps_channels(node: fx.Node, capped: bool) -> bool:
     read = node.args[0]
     if not isinstance(read, fx.Node) or len(read.meta.get("shape", ())) != 4:  # a size is no image
         return False
-    if averages_places(node):
+    if averages_spatially(node):
         return not capped
     if node.target in FLATTENS:  # shapes are those of one image: a row for each channel is none for an image
         return node.meta["shape"] == (1, numel(read))

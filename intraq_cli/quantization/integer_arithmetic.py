@@ -121,9 +121,9 @@ def scale_of_product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return a * b / out
 
 
-def scale_of_mean(x: Tensor, out: Tensor, places: int) -> Tensor:
-    """From the sum of codes over places to the codes of their mean."""
-    return x / (out * places)
+def scale_of_mean(x: Tensor, out: Tensor, positions: int) -> Tensor:
+    """From the sum of codes over all positions to the codes of their mean."""
+    return x / (out * positions)
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,9 @@ class _Rewriting:
             product = call(aten.mul.Tensor, a.codes, b.codes)
             return call(sums_on_grid, product, call(scale_of_product, a.scale, b.scale, scale), *ends)
         if read and (keep := keeps_places(source)) is not None:
-            places = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
+            positions = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
             total = call(aten.sum.dim_IntList, read[0].codes, [2, 3], keep)
-            return call(sums_on_grid, total, call(scale_of_mean, read[0].scale, scale, places), *ends)
+            return call(sums_on_grid, total, call(scale_of_mean, read[0].scale, scale, positions), *ends)
         if read and source.target is aten.avg_pool2d.default:
             return call(average_on_grid, source, scale, zero_point, *ends)
         return call(codes_on_grid, source, scale, *ends)
@@ -221,10 +221,10 @@ class _Rewriting:
         """Whether no sum of products of codes can get too large for float32."""
         holder = self._module(call.args[1])  # type: ignore[arg-type]
         assert isinstance(holder, FixedWeight)
-        largest = weight_codes(holder.weight, holder.step()).flatten(1).abs().sum(1) * grid.largest
+        largest = weight_codes(holder.weight, holder.scale()).flatten(1).abs().sum(1) * grid.largest
         bias = tensor_of(self.graph, bias_of(call))
         if bias is not None:
-            largest = largest + bias_codes(bias, self._module(grid.scale)(), holder.step()).abs()
+            largest = largest + bias_codes(bias, self._module(grid.scale)(), holder.scale()).abs()
         return bool((largest <= EXACT).all())
 
     def _in_two_parts(self, node: fx.Node, x: fx.Node, codes: fx.Node, bias: fx.Node | None, settings: Any) -> fx.Node:

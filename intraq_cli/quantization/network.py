@@ -12,8 +12,8 @@ from intraq_cli.graph.nodes import constant_value, copy_graph, finish, insert_ca
 from intraq_cli.graph.values import carries
 from intraq_cli.quantization.affine import round_to_step
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.quantization.quantizers import STEP, ActivationQuantizer, FixedWeight, WeightQuantizer
-from intraq_cli.quantization.sites import Site, sites
+from intraq_cli.quantization.quantizers import SCALE, ActivationQuantizer, FixedWeight, WeightQuantizer
+from intraq_cli.quantization.sites import Site, activation_sites
 
 WEIGHTS, ACTIVATIONS = "weight_quantizers", "activation_quantizers"
 """Submodules of the graph that hold the quantizers, by number."""
@@ -92,7 +92,7 @@ class QuantizedNetwork(nn.Module):
         return {name: module for name, module in self.weights.items() if isinstance(module, WeightQuantizer)}
 
     @property
-    def sites(self) -> dict[str, ActivationQuantizer]:
+    def activation_quantizers(self) -> dict[str, ActivationQuantizer]:
         """Activation quantizers by the name of their site, in the order of the plan."""
         return {
             name: cast(ActivationQuantizer, self.graph.get_submodule(f"{ACTIVATIONS}.{k}"))
@@ -140,8 +140,8 @@ class QuantizedNetwork(nn.Module):
             # in the memory layout of the float weight, which decides the kernel and the last bits of its sums
             fixed = torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))
             self.set_weight(name, FixedWeight(fixed, scale))
-        for site in self.sites.values():
-            site.step.learn(False)
+        for activation in self.activation_quantizers.values():
+            activation.scale.learn(False)
         return stored
 
 
@@ -182,7 +182,7 @@ def bias_on_grid(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Ten
 def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer]) -> fx.GraphModule:
     """Pass: quantizers in place of the planned layers' weights, and on the planned activations."""
     planned = [found[name] for name in plan.weights]
-    places = sites(graph, plan.placement)
+    sites = activation_sites(graph, plan.placement)
     made = copy_graph(graph)
     twin = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
     for k, layer in enumerate(planned):
@@ -197,7 +197,7 @@ def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer
             call.args = (call.args[0], node, *call.args[2:])
     for k, (name, bits) in enumerate(plan.activations.items()):
         made.add_submodule(f"{ACTIVATIONS}.{k}", ActivationQuantizer(bits))
-        _insert_site(made, f"{ACTIVATIONS}.{k}", places[name], twin)
+        _insert_site(made, f"{ACTIVATIONS}.{k}", sites[name], twin)
     if plan.placement == "integer":
         for call in [twin[call] for layer in planned for call in layer.calls]:
             _round_bias(made, call)
@@ -227,7 +227,7 @@ def input_quantizer(call: fx.Node) -> fx.Node | None:
 def insert_scale(graph: fx.GraphModule, before: fx.Node, node: fx.Node) -> fx.Node:
     """A new node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
     with graph.graph.inserting_before(before):
-        scale = graph.graph.call_module(f"{node.target}.{STEP}")
+        scale = graph.graph.call_module(f"{node.target}.{SCALE}")
     scale.meta = {"path": "", "stack_trace": None}
     return scale
 

@@ -10,7 +10,7 @@ from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import Layer, quantizable, reads_image
 from intraq_cli.graph.products import before_layers
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
-from intraq_cli.quantization.sites import Site, sites
+from intraq_cli.quantization.sites import Site, activation_sites
 from intraq_cli.recipe import Placement
 
 IMAGE_BITS = 8
@@ -29,7 +29,7 @@ class Plan:
     weights: dict[str, int]
     """Layer name to bits, in the order of first calls."""
     activations: dict[str, int]
-    """Name of a site to bits, see :func:`intraq_cli.quantization.sites.sites`."""
+    """Name of a site to bits, see :func:`intraq_cli.quantization.sites.activation_sites`."""
     limits: dict[str, int] = field(default_factory=dict)
     """Layer name to the largest code of its weight, up or down, where its grid is symmetric."""
 
@@ -74,7 +74,8 @@ def plan_quantization(
         a_bits: of activations.
         placement: ``inputs`` of layers, outputs of ``activations`` but those behind the last layer, or all that an
             ``integer`` runtime needs.
-        first_last_bits: other bits for the first and the last layer.
+        first_last_bits: bits of the first and the last layer's weights, and of the inputs that they read; not of the
+            image, and not in placement ``activations``.
         rules: other bits for layers by their names. What leaves an activation has the most of those that the layers
             behind it ask for; the image has 8 bits where no rule speaks of the first layer's input.
 
@@ -85,17 +86,17 @@ def plan_quantization(
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
-    places = sites(graph, placement)
+    sites = activation_sites(graph, placement)
     if placement == "activations":  # one behind the last layer makes the answer: no layer reads what is lost there
         needed = before_layers(graph)
-        places = {name: site for name, site in places.items() if site.value in needed}
-    calls = {call for site in places.values() for call in site.layer_calls}
+        sites = {name: site for name, site in sites.items() if site.value in needed}
+    calls = {call for site in sites.values() for call in site.layer_calls}
     rules.check([layer.name for layer in found], [layer.name for layer in found if calls & {*layer.calls}])
     if placement == "activations":
-        if not places:
+        if not sites:
             raise ModelError("no ReLU-like activation lies in front of a layer", "use --act-placement inputs")
         read = {call: rules.input_bits(layer.name, a_bits) for layer in found for call in layer.calls}
-        wanted = {name: [read[call] for call in site.layer_calls] for name, site in places.items()}
+        wanted = {name: [read[call] for call in site.layer_calls] for name, site in sites.items()}
         return Plan(placement, weights, {name: max(bits, default=a_bits) for name, bits in wanted.items()})
     inputs: dict[fx.Node, int] = {}
     for k, layer in enumerate(found):
@@ -105,14 +106,14 @@ def plan_quantization(
         first = rules.input_bits(layer.name, IMAGE_BITS) if reads else bits
         inputs |= {call: first if j == 0 else bits for j, call in enumerate(layer.calls)}
     if placement == "inputs":
-        return Plan(placement, weights, {name: inputs[site.layer_calls[0]] for name, site in places.items()})
-    return Plan(placement, weights, _integer_bits(places, inputs), _limits(found, weights, inputs))
+        return Plan(placement, weights, {name: inputs[site.layer_calls[0]] for name, site in sites.items()})
+    return Plan(placement, weights, _integer_bits(sites, inputs), _limits(found, weights, inputs))
 
 
 def bits_read(graph: fx.GraphModule, plan: Plan) -> dict[fx.Node, int]:
     """Bits of what layers read, by their calls; those that read floats are not in it."""
-    places = sites(graph, plan.placement)
-    return {call: bits for name, bits in plan.activations.items() for call in places[name].layer_calls}
+    sites = activation_sites(graph, plan.placement)
+    return {call: bits for name, bits in plan.activations.items() for call in sites[name].layer_calls}
 
 
 def layer_bits(graph: fx.GraphModule, plan: Plan) -> dict[str, tuple[int, int]]:
@@ -125,11 +126,11 @@ def layer_bits(graph: fx.GraphModule, plan: Plan) -> dict[str, tuple[int, int]]:
     return {layer.name: (plan.weights[layer.name], read[layer.calls[0]]) for layer in planned}
 
 
-def _integer_bits(places: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[str, int]:
+def _integer_bits(sites: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[str, int]:
     """Bits of values: those of the layers that read them, if only layers do; else layers round once more."""
     bits: dict[str, int] = {}
     known: dict[fx.Node, int] = {}
-    for name, site in places.items():
+    for name, site in sites.items():
         wanted = {inputs[call] for call in site.layer_calls}
         if site.reader is None:
             bits[name] = wanted.pop() if site.only_layers and len(wanted) == 1 else VALUE_BITS

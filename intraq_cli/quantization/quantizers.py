@@ -10,39 +10,39 @@ from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_gri
 from intraq_cli.quantization.rounding import RoundingInput, rounded
 from intraq_cli.recipe import Quantization
 
-STEP = "step"
-"""Submodule of every quantizer that returns its scale, for nodes of a graph that need it."""
+SCALE = "scale"
+"""Name of the submodule of every quantizer that returns its scale, for nodes of a graph that need it."""
 
 
-class Step(nn.Module):
+class Scale(nn.Module):
     """The scale of a grid: the distance between neighbouring values; fixed, or learned through its logarithm.
 
     Args:
         scale: ``(out,)`` or ``()``.
     """
 
-    scale: Tensor
+    fixed: Tensor
 
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("fixed", scale.detach().clone())
         self.log_scale: nn.Parameter | None = None
         self.log_gain: nn.Parameter | None = None
 
     def learn(self, learn: bool) -> None:
         """Make the logarithm a parameter, or fix the scale at the value that it has."""
         if learn:
-            self.log_scale = nn.Parameter(self.scale.log())
+            self.log_scale = nn.Parameter(self.fixed.log())
         elif self.log_scale is not None:
-            self.scale, self.log_scale = self.log_scale.detach().exp(), None
+            self.fixed, self.log_scale = self.log_scale.detach().exp(), None
 
-    def without_gain(self) -> Tensor:
+    def rounding_scale(self) -> Tensor:
         """The scale on which values are rounded."""
-        return self.scale if self.log_scale is None else self.log_scale.exp()
+        return self.fixed if self.log_scale is None else self.log_scale.exp()
 
     def forward(self) -> Tensor:
         """The scale of the values that leave the quantizer."""
-        return self.without_gain() if self.log_gain is None else self.without_gain() * self.log_gain.exp()
+        return self.rounding_scale() if self.log_gain is None else self.rounding_scale() * self.log_gain.exp()
 
 
 class WeightQuantizer(nn.Module):
@@ -50,7 +50,7 @@ class WeightQuantizer(nn.Module):
 
     With learned scales, ``latent`` is the weight in units of each channel's first quantization step: an optimizer whose
     steps have a size of their own (Adam) then moves every channel of every layer by as much as its grid is coarse.
-    With refreshed ones it is the weight itself, as published.
+    With recomputed ones it is the weight itself, as published.
 
     Args:
         weight: ``(out, ...)``.
@@ -59,7 +59,7 @@ class WeightQuantizer(nn.Module):
         moments: of the layer's inputs, ``(G, d, d)``, for roundings that go by them.
         limit: largest code minus zero-point, up or down: the grid is then symmetric; None: asymmetric, all codes.
         least_scale: ``(out,)``: finer grids are of no use.
-        gained: learn a factor for each channel, as a batch norm's gamma is one: it does not change the codes.
+        learn_gain: learn a factor for each output channel, as a batch norm's gamma is one; codes do not change by it.
     """
 
     zero_point: Tensor
@@ -74,12 +74,12 @@ class WeightQuantizer(nn.Module):
         *,
         limit: int | None = None,
         least_scale: Tensor | None = None,
-        gained: bool = False,
+        learn_gain: bool = False,
     ) -> None:
         super().__init__()
         self.bits = bits
         self.symmetric, self.top = limit is not None, 2**bits - 1 if limit is None else 2 * limit
-        self.refreshed = config.weight_scale == "refreshed"
+        self.recomputed = config.weight_scale == "recomputed"
         self.range = config.weight_range
         self.per_row = (-1,) + (1,) * (weight.dim() - 1)
         self.register_buffer("unit", weight.new_ones(()))
@@ -89,21 +89,21 @@ class WeightQuantizer(nn.Module):
             zero = weight.flatten(1).abs().amax(1) <= torch.finfo(weight.dtype).tiny
             scale = torch.where(zero, least_scale, torch.maximum(scale, least_scale))
         self.register_buffer("zero_point", zero_point)
-        self.step = Step(scale)
-        if not self.refreshed:
-            self.step.learn(True)
+        self.scale = Scale(scale)
+        if not self.recomputed:
+            self.scale.learn(True)
             self.unit = scale.view(self.per_row)
             low, high = -zero_point, self.top - zero_point
             # what starts close to a border crosses it by chance, and undoes what rounding has balanced
             given = RoundingInput(self.latent.detach() / self.unit, low, high, moments)
             self.latent = nn.Parameter(rounded(config.weight_rounding, given))
-        if gained:
-            self.step.log_gain = nn.Parameter(torch.zeros_like(scale))
+        if learn_gain:
+            self.scale.log_gain = nn.Parameter(torch.zeros_like(scale))
 
     @property
     def weight(self) -> Tensor:
         """The float weight that is quantized."""
-        return self.latent if self.refreshed else self.latent * self.unit
+        return self.latent if self.recomputed else self.latent * self.unit
 
     def _grid_of_weight(self, moments: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Each weight's error counts as much as its input is large, where that is known."""
@@ -122,13 +122,14 @@ class WeightQuantizer(nn.Module):
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Scale and zero-point of the values that :meth:`forward` returns, ``(out,)`` each."""
-        return self._grid_of_weight() if self.refreshed else (self.step(), self.zero_point)
+        return self._grid_of_weight() if self.recomputed else (self.scale(), self.zero_point)
 
     def forward(self) -> Tensor:
         """The quantized weight, of the weight's shape."""
-        scale, zero_point = self._grid_of_weight() if self.refreshed else (self.step.without_gain(), self.zero_point)
+        held = self.scale.rounding_scale(), self.zero_point
+        scale, zero_point = self._grid_of_weight() if self.recomputed else held
         out = fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.top)
-        return out if self.step.log_gain is None else out * self.step.log_gain.exp().view(self.per_row)
+        return out if self.scale.log_gain is None else out * self.scale.log_gain.exp().view(self.per_row)
 
 
 class FixedWeight(nn.Module):
@@ -142,7 +143,7 @@ class FixedWeight(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        self.step = Step(weight.new_zeros(len(weight)) if scale is None else scale)
+        self.scale = Scale(weight.new_zeros(len(weight)) if scale is None else scale)
 
     def forward(self) -> Tensor:
         """The weight."""
@@ -150,30 +151,38 @@ class FixedWeight(nn.Module):
 
 
 class ActivationQuantizer(nn.Module):
-    """Per tensor, asymmetric; has its grid from calibration on, or from a checkpoint."""
+    """Fake-quantizes a tensor with one scale and one zero-point, to codes from 0 to ``2**bits - 1``.
+
+    Scale and zero-point are zero until calibration or a checkpoint sets them (:meth:`set_grid`).
+
+    Args:
+        bits: 2 to 8.
+    """
 
     zero_point: Tensor
+    observer: Callable[[Tensor], tuple[Tensor, Tensor]] | None
+    """If set, called with every input; returns the scale and the zero-point, ``()`` each, to quantize it with."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits, self.top = bits, 2**bits - 1
-        self.observer: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-        self.step = Step(torch.zeros(()))
+        self.observer = None
+        self.scale = Scale(torch.zeros(()))
         self.register_buffer("zero_point", torch.zeros(()))
 
     def set_grid(self, scale: Tensor, zero_point: Tensor) -> None:
         """Set scale and zero-point, both ``()``."""
-        self.step.scale, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
+        self.scale.fixed, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
 
     def code(self, value: float) -> int:
         """The code of a number, infinity included."""
         if math.isinf(value):
             return 0 if value < 0 else self.top
-        scale, zero_point = self.step().detach().cpu(), int(self.zero_point)
+        scale, zero_point = self.scale().detach().cpu(), int(self.zero_point)
         return int((torch.tensor(value) / scale).round().clamp(-zero_point, self.top - zero_point)) + zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantize ``x`` (any shape)."""
         if self.observer is not None:
             return fake_quantize(x, *self.observer(x), self.top)
-        return fake_quantize(x, self.step(), self.zero_point, self.top)
+        return fake_quantize(x, self.scale(), self.zero_point, self.top)

@@ -54,7 +54,8 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
 
         return watch
 
-    hooks = [quantizer.register_forward_hook(watcher(site)) for site, quantizer in student.sites.items()]
+    quantizers = student.activation_quantizers
+    hooks = [quantizer.register_forward_hook(watcher(site)) for site, quantizer in quantizers.items()]
     try:
         student.graph(images)
     finally:
@@ -64,7 +65,7 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
 
 
 def _range(site: str, quantizer: ActivationQuantizer, x: Tensor, out: Tensor) -> SiteRange:
-    scale, zero_point = quantizer.step().float(), quantizer.zero_point.float()
+    scale, zero_point = quantizer.scale().float(), quantizer.zero_point.float()
     grid_low, grid_high = -zero_point * scale, (quantizer.top - zero_point) * scale
     low, high = x.amin(), x.amax()
     clipped = ((x < grid_low - scale / 2) | (x > grid_high + scale / 2)).float().mean()

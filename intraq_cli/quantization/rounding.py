@@ -9,9 +9,9 @@ from torch import Tensor
 from intraq_cli.runtime.extensions import WEIGHT_ROUNDINGS
 
 DAMPINGS = (0.1, 1.0, 10.0)
-"""Of the moments' mean diagonal, one after the other, where they are not definite."""
+"""Tried one after the other where second moments are not positive definite; relative to their mean diagonal."""
 SWEEPS = 5
-"""Over all columns, after the greedy rounding; most layers are settled after two or three."""
+"""Passes of coordinate descent over all columns, after the greedy rounding; most layers settle in two or three."""
 BLOCK = 128
 """Columns whose errors are passed on to all others at once."""
 
@@ -27,8 +27,9 @@ class RoundingInput:
     high: Tensor
     """``(out,)``, the largest."""
     moments: Tensor | None
-    """``(G, d, d)``, damped second moments of what a group's ``d`` weights of an output are multiplied with; None where
-    nothing is known of the inputs, or a layer is too wide."""
+    """``(G, d, d)``, ``X^T X / R`` over ``R`` sampled positions of the inputs ``X`` that a group's ``d`` weights of an
+    output are multiplied with, less their mean where a batch norm follows; with damping on the diagonal. None where
+    nothing is known of the inputs, and for layers with more than 8,192 weights an output."""
 
 
 def rounded(method: str, given: RoundingInput) -> Tensor:
@@ -52,8 +53,8 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
 
 
 def reads_inputs(method: str) -> bool:
-    """Whether it is worth while to measure the moments of a layer's inputs."""
-    return method not in ("nearest", "balanced")
+    """Whether a rounding makes use of the second moments of a layer's inputs."""
+    return method not in ("nearest", "squant")
 
 
 def _nearest(given: RoundingInput) -> Tensor:
@@ -61,29 +62,29 @@ def _nearest(given: RoundingInput) -> Tensor:
     return given.weight
 
 
-def _balanced(given: RoundingInput) -> Tensor:
-    return round_balanced(given.weight, given.low, given.high)
+def _squant(given: RoundingInput) -> Tensor:
+    return round_by_squant(given.weight, given.low, given.high)
 
 
-def _by_curvature(given: RoundingInput) -> Tensor:
-    """Balanced where the moments are not known."""
+def _gptq(given: RoundingInput) -> Tensor:
+    """SQuant where the moments are not known."""
     if given.moments is None:
-        return _balanced(given)
+        return _squant(given)
     groups = len(given.moments)
     grouped = given.weight.reshape(groups, -1, given.moments.shape[1])
     low, high = given.low.view(groups, -1), given.high.view(groups, -1)
-    return round_by_curvature(grouped, given.moments, low, high).view_as(given.weight)
+    return round_by_gptq(grouped, given.moments, low, high).view_as(given.weight)
 
 
 ROUNDINGS: dict[str, Callable[[RoundingInput], Tensor]] = {
     "nearest": _nearest,
-    "balanced": _balanced,
-    "curvature": _by_curvature,
+    "squant": _squant,
+    "gptq": _gptq,
 }
 """By their names in recipes."""
 
 
-def round_balanced(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def round_by_squant(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Round so that errors cancel: element by element, then over each kernel, then over each output channel.
 
     A layer's inputs are mostly of one sign, so what a weight's error does to an output is in good part its sum. From
@@ -127,7 +128,7 @@ def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel
     return rounded - sign * chosen
 
 
-def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def round_by_gptq(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Round column by column, each column's error made up for by those not rounded yet; then each as the others are.
 
     Minimises ``E |(w - q) x|^2`` greedily (OBQ, Frantar & Alistarh 2022, in the fixed order and with the Cholesky form
@@ -168,14 +169,14 @@ def round_by_curvature(weight: Tensor, moments: Tensor, low: Tensor, high: Tenso
 
 def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:
     """Set each whole number ``(G, O, d)`` to the best one while the others stay, until none changes; in place."""
-    curvature = moments.diagonal(dim1=1, dim2=2)
-    if not (curvature > 0).all():  # none, or no numbers
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    if not (diagonal > 0).all():  # none, or no numbers
         return
     slope = (rounded - weight) @ moments
     for _ in range(SWEEPS):
         moved = False
         for i in range(weight.shape[2]):
-            best = (rounded[:, :, i] - slope[:, :, i] / curvature[:, i, None]).round().clamp(low, high)
+            best = (rounded[:, :, i] - slope[:, :, i] / diagonal[:, i, None]).round().clamp(low, high)
             step = best - rounded[:, :, i]
             group, out = step.nonzero(as_tuple=True)
             if len(group):

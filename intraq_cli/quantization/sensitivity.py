@@ -17,13 +17,13 @@ from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
 from intraq_cli.graph.nodes import own_tensors, run_each
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.curvature import damped, rows_read, second_moments
 from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.float_statistics import channel_moments
+from intraq_cli.quantization.input_moments import damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
-from intraq_cli.quantization.sites import sites
+from intraq_cli.quantization.sites import activation_sites
 from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.results import LayerSensitivity
 
@@ -127,8 +127,8 @@ class _Switched(fx.Interpreter):
         self.images, self.order = images, list(self.student.graph.graph.nodes)
         self.holders, site_nodes = self.student.weight_nodes, self.student.site_nodes
         self.floats = {self.holders[name]: holder() for name, holder in self.student.weights.items()}
-        places = sites(graph, plan.placement)
-        self._read = {call: node for name, node in site_nodes.items() for call in places[name].layer_calls}
+        sites = activation_sites(graph, plan.placement)
+        self._read = {call: node for name, node in site_nodes.items() for call in sites[name].layer_calls}
         self.quantizers = frozenset((*self.floats, *site_nodes.values()))
         self.normalized = {norm.x for norm in batch_norms(self.student.graph)}
         self.normalized |= {output.node for output in absorbed_outputs(self.student.graph)}

@@ -12,7 +12,7 @@ from intraq_cli.recipe import Placement
 
 @dataclass(frozen=True)
 class Site:
-    """A place for an activation quantizer."""
+    """A value of the graph that an activation quantizer can be put on."""
 
     value: fx.Node
     """What is quantized; of a layer's input: what the call reads, quantized once already perhaps."""
@@ -24,8 +24,8 @@ class Site:
     """Whether no other call computes with it."""
 
 
-def sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
-    """All places for activation quantizers in a placement, by name, in the order of the graph."""
+def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
+    """All sites for activation quantizers in a placement, by name, in the order of the graph."""
     found = quantizable(graph)
     if placement == "activations":
         layer_calls = {call for layer in found for call in layer.calls}
@@ -33,7 +33,7 @@ def sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
         return {
             name: Site(call, None, tuple(user for user in call.users if user in layer_calls)) for call, name in named
         }
-    inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.sites.items()}  # type: ignore[arg-type]
+    inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.input_names.items()}  # type: ignore[arg-type]
     if placement == "inputs":
         return dict(sorted(inputs.items(), key=lambda item: item[1].layer_calls[0]))
     return _of_values(graph, found) | {_named(name, "input"): site for name, site in inputs.items()}

@@ -1,4 +1,4 @@
-"""What the verbs return, and ``--json`` prints."""
+"""What the functions of this package return, and ``--json`` prints."""
 
 from intraq_cli.results.checkpoints import (
     ExportResult,

@@ -1,4 +1,4 @@
-"""What is made, and where it goes."""
+"""Results about checkpoints: what ``quantize``, ``export``, ``report`` and ``push`` made."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,22 +8,23 @@ from intraq_cli.results.images import Foretold
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """What a budget buys."""
+    """A choice of bits, and the divergence that it is expected to reach."""
 
     bytes: int
-    """Of ``model.safetensors``."""
+    """Size of ``model.safetensors``."""
     avg_bits: float
-    """Of a quantized weight."""
+    """Mean bits of a quantized weight."""
     bit_operations: int
-    """For one image."""
+    """Bit operations for one image: multiply-adds times the bits of both factors."""
     divergence: float
     """Expected before tuning: the sum of what each layer does alone, as ``sensitivity`` measures it."""
     chosen: bool
+    """Whether the checkpoint has these bits."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What ``export`` wrote, and what its proof found."""
+    """What ``export`` wrote, and what comparing it with the checkpoint found."""
 
     path: str
     format: str
@@ -32,19 +33,22 @@ class ExportResult:
     layers_integer: list[str]
     """Layers that the runtime computes on integers."""
     layers_float: list[dict[str, str]]
-    """``name`` and ``reason`` of the others."""
+    """``name`` and ``reason`` of the layers that it computes in float32."""
     images: int
-    """That logits were compared on."""
+    """Number of images on which logits were compared."""
     first_choices_equal: bool
+    """Whether top-1 predictions are those of ``load()`` for all of them."""
     logits_difference: float
-    """The largest, from those of ``load()``, in units of their spread."""
+    """Largest difference of a logit from that of ``load()``, divided by the standard deviation of the logits."""
     ms_float: float
     """Milliseconds a batch of the same network in float32, in the same runtime."""
     ms_quantized: float
+    """Milliseconds a batch of the exported network."""
     batch: int
+    """Images in a batch."""
     threads: int
     processor: str
-    """That time was measured on."""
+    """Model of the CPU on which time was measured."""
     seconds: float
 
 
@@ -60,34 +64,39 @@ class QuantizationResult:
     bytes_float: int
     bytes_quantized: int
     agreement: float
-    """With the teacher, on images held out from tuning; NaN (in JSON: null) without images."""
+    """Share of images held out from tuning with the teacher's top-1 prediction; NaN (in JSON: null) without images."""
     kl: float
-    """From the teacher, in nats, on the same images."""
+    """Divergence KL(teacher || student) on the same images, in nats."""
     heterogeneity: float
+    """Mean cosine distance between features of two synthetic images of a class."""
     seconds: float
     stages: dict[str, float]
+    """Seconds of each stage."""
     seed: int
     device: str
     act_placement: str
     held_out: int
+    """Number of images held out from tuning."""
     pictures: int = 0
-    """Of the images, those that the user gave."""
+    """How many of the images were the user's own pictures."""
     logits_error: float = math.nan
-    """Without images: how far the logits are off the float network's, relative to their spread, on random images."""
+    """Without images: root mean square error of the logits on random images, divided by the root mean square of how
+    the float network's logits differ between images."""
     random_images: bool = False
     """Without images: whether ranges come from random ones, as batch-norm statistics do not fit the network."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Last losses of each stage, by name."""
     sqnr: dict[str, float] = field(default_factory=dict)
-    """Signal to quantization noise of what every batch norm puts out, in dB, on the same images."""
+    """Signal-to-quantization-noise ratio of every batch norm's output, in dB, on the held-out images."""
     avg_bits: float = math.nan
-    """Of a quantized weight."""
+    """Mean bits of a quantized weight."""
     frontier: list[FrontierPoint] = field(default_factory=list)
     """Where bits were chosen under a budget: what this and other budgets buy."""
     dry_run: bool = False
     foretold: Foretold | None = None
-    """By a dry run; None where there is nothing to tell it by."""
+    """What a dry run expects of time and memory; None where there is nothing to tell it by."""
     export: ExportResult | None = None
-    """The proof of ``model.onnx``, where that was asked for."""
+    """What ``export`` found, where ``model.onnx`` was asked for."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +117,9 @@ class SeedsResult:
     runs: list[QuantizationResult]
     failed: list[Failure]
     mean: dict[str, float]
-    """Over the runs: of agreement and divergence (``kl``); without images of ``logits_error``."""
+    """Mean over the runs of ``agreement`` and ``kl``; without images of ``logits_error``."""
     range: dict[str, tuple[float, float]]
-    """The smallest and the largest."""
+    """Smallest and largest of the same figures."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +140,10 @@ class PushResult:
     """None where nothing was sent."""
     files: tuple[PushedFile, ...]
     card: str
-    """The README.md among them."""
+    """Text of the model card, README.md among the files."""
     pull_request: str | None = None
     left_out: tuple[str, ...] = ()
-    """What else lies in the folder, and stays there."""
+    """Files in the folder that are not sent."""
     dry_run: bool = False
 
 
@@ -145,4 +154,4 @@ class ReportResult:
     path: str
     bytes: int
     checkpoints: list[str]
-    """Folders that it tells of."""
+    """Folders of the checkpoints that it shows."""

@@ -1,4 +1,4 @@
-"""What is made of synthetic images, and found in them."""
+"""Results about synthetic images, and what a dry run expects."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,11 @@ class Foretold:
     """What a job is expected to take, by a dry run."""
 
     seconds: float
-    """Of all: more than its stages together."""
+    """Seconds of the whole job: more than its stages together."""
     stages: dict[str, float]
-    """Seconds of each."""
+    """Seconds of each stage."""
     memory_bytes: int | None
-    """The most at any time: of a GPU where the job runs on one; None: not known."""
+    """Largest memory at any time, of the GPU if the job runs on one; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,26 @@ class SynthesisResult:
     path: str
     model: str
     n: int
+    """Number of images."""
     image_shape: tuple[int, int, int]
+    """(C, H, W)."""
     seconds: float
     losses: dict[str, float]
     teacher_accuracy: float
+    """Share of the images that the float network puts into the class they were made for."""
     heterogeneity: float
     seed: int
     device: str
     dry_run: bool = False
     foretold: Foretold | None = None
-    """By a dry run; None where there is nothing to tell it by."""
+    """What a dry run expects of time and memory; None where there is nothing to tell it by."""
     png: str | None = None
     """The folder with the images as pictures, where that was asked for."""
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """So many images of a class."""
+    """How many images there are of a class."""
 
     index: int
     name: str
@@ -52,30 +55,30 @@ class ImagesResult:
 
     path: str
     n: int
-    """Of the classes that were asked for."""
+    """Number of images of the classes that were asked for."""
     image_shape: tuple[int, int, int]
     bytes: int
-    """Of the file."""
+    """Size of the file."""
     classes: list[ClassCount]
-    """That occur, or that were asked for."""
+    """Classes that occur, or that were asked for."""
     model: str
     """The float network that the images were made from."""
     sha256: str | None
-    """Of its weights."""
+    """SHA-256 of the float network's weights."""
     seed: int | None
     recipe: dict[str, Any]
-    """Its section about synthesis, in full."""
+    """The recipe's section about synthesis, in full."""
     code: list[dict[str, str]]
-    """The user's own functions that the images were made with: name, and SHA-256 of the file."""
+    """The user's own losses that the images were made with: name, and SHA-256 of the file."""
     losses: dict[str, float]
-    """This and what follows, but for the confidence, is of all images in the file."""
+    """Losses of all images in the file, as are the accuracy and the heterogeneity below."""
     teacher_accuracy: float
     confidence: float | None
     """Mean probability that the float network gives the classes that the images were made for."""
     heterogeneity: float
     n_file: int
-    """Images in the file."""
+    """Number of images in the file."""
     png: str | None = None
-    """What was written: a folder of class folders."""
+    """Folder of class folders with the images as PNG files, where that was asked for."""
     sheet: str | None = None
-    """What was written: a contact sheet."""
+    """Contact sheet, where that was asked for."""

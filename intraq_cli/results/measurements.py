@@ -1,4 +1,4 @@
-"""What is measured."""
+"""Results of measuring: accuracy, predictions, comparisons."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,20 +8,22 @@ from intraq_cli.results.checkpoints import Failure
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Accuracies in percent."""
+    """What ``evaluate`` measured of a target, beside its float teacher; accuracies and agreement in percent."""
 
     target: str
     data: str
     n: int
+    """Number of images."""
     top1: float
     top5: float
     float_top1: float
     float_top5: float
     agreement: float
+    """Share of images with the float teacher's top-1 prediction."""
     seconds: float
     device: str
     saved: str | None = None
-    """The manifest that the figures were noted in."""
+    """Path of the run.json that the figures were noted in, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class PredictionResult:
 
     image: str
     classes: list[int]
-    """The first five, the most probable one first."""
+    """Indices of the five most probable classes, the most probable one first."""
     names: list[str]
     probabilities: list[float]
-    """Percent."""
+    """Probabilities of these classes, in percent."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +52,24 @@ class ComparedCheckpoint:
 
     path: str
     name: str
-    """Of the folder, made to differ from the others'."""
+    """Name of the folder, made to differ from the others'."""
     model: str | None
     w_bits: int | None
     a_bits: int | None
     mixed_bits: bool
-    """Whether weights have other bits here than there: then these are those of most."""
+    """Whether bits differ between layers; ``w_bits`` and ``a_bits`` are then those of most."""
     act_placement: str | None
     recipe: str
     seed: int
     bytes_float: int
     bytes_quantized: int
     low_bit_share: float | None
-    """Of the multiply-adds."""
+    """Share of the multiply-adds of which both factors are quantized."""
     agreement: float | None
     kl: float | None
     held_out: int | None
     ms_float: float | None
-    """Of a batch, as its export noted it."""
+    """Milliseconds a batch of the float network, as the export noted it."""
     ms_quantized: float | None
     seconds: float | None
     evaluations: list[dict[str, Any]]
@@ -75,13 +77,13 @@ class ComparedCheckpoint:
 
 @dataclass(frozen=True)
 class ComparedNoise:
-    """Signal to quantization noise behind one batch norm, in dB."""
+    """Signal-to-quantization-noise ratio of one batch norm's output, in dB."""
 
     name: str
     values: list[float | None]
-    """Of each checkpoint."""
+    """One value for each checkpoint; None where it was not measured."""
     spread: float
-    """Between the largest and the smallest."""
+    """Largest minus smallest value, in dB."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,4 @@ class ComparisonResult:
     same_model: bool
     """Whether all were made from the same float weights."""
     noise: list[ComparedNoise]
-    """Of batch norms that at least two have, in the order of the network."""
+    """One row for each batch norm that at least two checkpoints have, in the order of the network."""

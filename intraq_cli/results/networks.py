@@ -1,4 +1,4 @@
-"""What is found in a network."""
+"""Results about networks: what ``inspect`` and ``sensitivity`` found."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +15,15 @@ class InspectedLayer:
     calls: int
     parameters: int
     multiply_adds: int
-    """For one image."""
+    """Multiply-adds for one image, all calls together."""
     w_bits: int | None
-    """None: float."""
+    """Bits of the weight; None: float."""
     a_bits: int | None
-    """Of its input; None: float, or not known to be quantized."""
+    """Bits of its input; None: float, or not known to be quantized."""
     bytes: int
+    """Size of its weight in ``model.safetensors``, with scales and zero-points."""
     float_reason: str | None
+    """Why it stays float; None if it is quantized."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,11 @@ class LayerSensitivity:
     name: str
     kind: str
     weights: dict[int, float]
+    """Divergence when its weight alone has so many bits."""
     inputs: dict[int, float]
-    """Empty where the placement leaves what the layer reads float."""
+    """Divergence when its input alone has so many bits; empty where the placement leaves that float."""
     spared: dict[int, float] = field(default_factory=dict)
-    """The other way round: of the network with everything at so many bits but this layer, which stays float."""
+    """Divergence when everything but this layer has so many bits, and the layer stays float."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,17 @@ class SensitivityResult:
     """What ``sensitivity`` found."""
 
     path: str | None
-    """Of the file that holds it, too."""
+    """Path of the file that it was written to, if any."""
     model: str
     act_placement: str
     n: int
-    """Images."""
+    """Number of images."""
     widths: list[int]
     layers: list[LayerSensitivity]
     everything: dict[int, float]
     """Divergence of the network with everything at so many bits."""
     sha256: str | None
-    """Of the float weights."""
+    """SHA-256 of the float weights."""
     seed: int
     device: str
     seconds: float
@@ -61,7 +64,7 @@ class SensitivityResult:
     input_size: tuple[int, int, int] | None = None
     """(C, H, W)."""
     temperature: float = 1.0
-    """Of the answers whose divergences these are, times its square (Hinton et al. 2015)."""
+    """Temperature of the softmax; divergences are times its square (Hinton et al. 2015)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class InspectionResult:
     act_placement: str
     batch_norms: int
     activations: int
-    """Calls of ReLU-like functions."""
+    """Number of calls of ReLU-like functions."""
     layers: list[InspectedLayer]
     parameters: int
     parameters_quantized: int
@@ -92,6 +95,6 @@ class InspectionResult:
     bit_operations: int | None = None
     """For one image: multiply-adds times the bits of both factors, 32 of a float; None where it was not noted."""
     agreement: float | None = None
-    """Of a checkpoint, with its float model on held-out synthetic images, in percent."""
+    """Agreement of a checkpoint with its float model on held-out synthetic images, in percent."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """Accuracies noted in a checkpoint."""

@@ -96,7 +96,7 @@ class _Observed:
 
 
 def distances(norms: list[Parameters], moments: Moments) -> Tensor:
-    """How far each picture's own statistics are from the promised ones: the BNS loss of each alone, ``(B,)``."""
+    """How far each picture's own statistics are from the stored ones: the BNS loss of each alone, ``(B,)``."""
     return scale_free_bns_loss(statistics(norms, moments))
 
 
@@ -110,7 +110,7 @@ def least_distance(layers: list[LayerStatistics]) -> float:
 
 
 def moments_of_all(batches: Iterable[Moments]) -> Moments:
-    """Mean and biased variance over all images and places, ``(C,)`` each, from those of each image."""
+    """Mean and biased variance over all images and positions, ``(C,)`` each, from those of each image."""
     sums: list[tuple[Tensor, Tensor]] = []
     count = 0
     for moments in batches:

@@ -21,7 +21,7 @@ Losses = dict[str, Tensor]
 """The parts by name, and their weighted sum as ``total``; scalars."""
 
 
-class Observation(NamedTuple):
+class ForwardResult(NamedTuple):
     """What a forward pass over images gives the losses."""
 
     layers: list[LayerStatistics]
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     """What enters the classifier, ``(B, D)``; None where nothing does."""
 
 
-class Observer(nn.Module):
+class ForwardWithStatistics(nn.Module):
     """The network's forward pass, with the statistics of its batch norms and the features before its classifier.
 
     Args:
@@ -44,11 +44,11 @@ class Observer(nn.Module):
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
         self.norms = parameters(graph)
 
-    def forward(self, x: Tensor) -> Observation:
+    def forward(self, x: Tensor) -> ForwardResult:
         """Of images ``(B, C, H, W)``."""
         (logits, features), moments = self.step(x)
         layers = statistics(self.norms, moments)
-        return Observation(layers, logits, None if features is None else features.to(logits.dtype))
+        return ForwardResult(layers, logits, None if features is None else features.to(logits.dtype))
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Objective:
     """The stage 1 loss of a batch, as a function of what is shown to the network.
 
     Args:
-        observe: the forward pass, see :class:`Observer`.
+        forward: the forward pass, see :class:`ForwardWithStatistics`.
         centres: class centres of the finished batches.
         config: weights and margins.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each, on the images' device.
         micro_batches: how many images go through the network at once.
     """
 
-    observe: Accelerated[Observation]
+    forward: Accelerated[ForwardResult]
     centres: ClassCentres
     config: Synthesis
     bounds: tuple[Tensor, Tensor]
@@ -86,7 +86,7 @@ class Objective:
 
         def at_once(size: int) -> tuple[Losses, Tensor]:
             if size >= len(shown):
-                return self.observe.run(lambda observe: self._whole(observe, shown, labels, targets))
+                return self.forward.run(lambda forward: self._whole(forward, shown, labels, targets))
             return self._in_portions(shown, labels, targets, size)
 
         return self.micro_batches.run(at_once, len(shown))
@@ -96,22 +96,22 @@ class Objective:
         """The losses of finished images as they are, their logits ``(B, K)`` and features ``(B, D)``."""
 
         def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
-            observed = _merged([self.observe.function(x) for x in images.split(size)])
-            return self._losses(images, observed, labels, targets), observed.logits, observed.features
+            result = _merged([self.forward.function(x) for x in images.split(size)])
+            return self._losses(images, result, labels, targets), result.logits, result.features
 
         return self.micro_batches.run(at_once, len(images))
 
     def _whole(
-        self, observe: Callable[[Tensor], Observation], shown: Tensor, labels: Tensor, targets: Tensor
+        self, forward: Callable[[Tensor], ForwardResult], shown: Tensor, labels: Tensor, targets: Tensor
     ) -> tuple[Losses, Tensor]:
         x = shown.requires_grad_()
-        losses = self._losses(x, observe(x), labels, targets)
+        losses = self._losses(x, forward(x), labels, targets)
         (gradient,) = torch.autograd.grad(losses["total"], [x])
         return _detached(losses), gradient
 
-    def _losses(self, shown: Tensor, observed: Observation, labels: Tensor, targets: Tensor) -> Losses:
+    def _losses(self, shown: Tensor, result: ForwardResult, labels: Tensor, targets: Tensor) -> Losses:
         black, white = (edge[:, None, None] for edge in self.bounds)
-        layers, logits, features = observed
+        layers, logits, features = result
         centres = self.centres(labels) or (None, None)
         given = LossInput(shown, black, white, logits, labels, targets, features, layers, *centres)
         parts = {name: term.function(given) for name, term in self.terms.items()}
@@ -126,11 +126,11 @@ class Objective:
         """
         micro_batches = shown.split(size)
         with torch.no_grad():
-            observed = _merged([self.observe.function(x) for x in micro_batches])
-        layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in observed.layers]
-        logits, features = _leaf(observed.logits), None if observed.features is None else _leaf(observed.features)
+            result = _merged([self.forward.function(x) for x in micro_batches])
+        layers = [layer._replace(mean=_leaf(layer.mean), var=_leaf(layer.var)) for layer in result.layers]
+        logits, features = _leaf(result.logits), None if result.features is None else _leaf(result.features)
         whole = _leaf(shown)
-        losses = self._losses(whole, Observation(layers, logits, features), labels, targets)
+        losses = self._losses(whole, ForwardResult(layers, logits, features), labels, targets)
         leaves = [whole, logits, *([] if features is None else [features]), *(t for layer in layers for t in layer[:2])]
         gradients_of = torch.autograd.grad(losses["total"], leaves, allow_unused=True)
         direct, *into = [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, gradients_of, strict=True)]
@@ -139,7 +139,7 @@ class Objective:
         gradients: list[Tensor] = []
         for k, x in enumerate(micro_batches):
             x = x.detach().requires_grad_()
-            own = self.observe.function(x)
+            own = self.forward.function(x)
             share = len(x) / len(shown)
             weighted = (own.logits * each[0][k]).sum()
             if own.features is not None:
@@ -160,7 +160,7 @@ def _detached(losses: Losses) -> Losses:
     return {name: part.detach() for name, part in losses.items()}
 
 
-def _merged(micro_batches: list[Observation]) -> Observation:
+def _merged(micro_batches: list[ForwardResult]) -> ForwardResult:
     """What the network would have made of all micro_batches at once."""
     if len(micro_batches) == 1:
         return micro_batches[0]
@@ -172,5 +172,6 @@ def _merged(micro_batches: list[Observation]) -> Observation:
         mean = (shares * means).sum(0)
         var = (shares * (torch.stack([layer.var for layer in same]) + (means - mean).square())).sum(0)
         layers.append(same[0]._replace(mean=mean, var=var))
+    logits = torch.cat([p.logits for p in micro_batches])
     features = [p.features for p in micro_batches if p.features is not None]
-    return Observation(layers, torch.cat([p.logits for p in micro_batches]), torch.cat(features) if features else None)
+    return ForwardResult(layers, logits, torch.cat(features) if features else None)

@@ -17,7 +17,7 @@ from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.image_batch import ImageBatch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import Objective, Observer
+from intraq_cli.synthesis.objective import ForwardWithStatistics, Objective
 from intraq_cli.synthesis.progress import Progress
 from intraq_cli.synthesis.tuning_images import TuningImages
 
@@ -74,13 +74,13 @@ def synthesize_images(
     labels = draw_labels(config, num_classes, torch.Generator().manual_seed(context.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
-    observer = Observer(graph, config.precision, device)
+    network = ForwardWithStatistics(graph, config.precision, device)
     image_steps = config.num_images * config.steps // ranks.size
-    observe = Accelerated(observer, mode_of(config.compile, graph, device, image_steps), device, report)
-    _check_gradient(observer, image_shape, device)
+    forward = Accelerated(network, mode_of(config.compile, graph, device, image_steps), device, report)
+    _check_gradient(network, image_shape, device)
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
-    objective = Objective(observe, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
+    objective = Objective(forward, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
     maker = _Maker(objective, image_shape, bounds, context, len(batches))
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
@@ -104,10 +104,10 @@ def synthesize_images(
 
 
 @torch.enable_grad()
-def _check_gradient(observer: Observer, image_shape: tuple[int, int, int], device: torch.device) -> None:
+def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int, int], device: torch.device) -> None:
     """Refuse a network that rounds, thresholds or detaches its images before its first batch norm."""
     x = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
-    seen = observer(x)
+    seen = network(x)
     values = [*(part for layer in seen.layers for part in (layer.mean, layer.var)), seen.logits]
     whole = sum((value.float().square().sum() for value in values), torch.zeros((), device=device))
     reached = whole.requires_grad and (made := torch.autograd.grad(whole, x, allow_unused=True)[0]) is not None

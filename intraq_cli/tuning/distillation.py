@@ -20,7 +20,7 @@ class Output(NamedTuple):
     values: Tensor
     """(B, C, H, W)."""
     variance: Tensor
-    """(), over all of ``values``, as the batch norm's parameters promise it."""
+    """(), over all of ``values``, as the batch norm's parameters state it."""
 
 
 class TuningLosses(NamedTuple):
@@ -33,7 +33,7 @@ class TuningLosses(NamedTuple):
 
 
 def feature_distance(student: Tensor, teacher: Output) -> Tensor:
-    """Mean squared error over ``(B, C, H, W)``, in units of the variance the teacher promises; a scalar.
+    """Mean squared error over ``(B, C, H, W)``, in units of the variance by the teacher's batch norm; a scalar.
 
     That variance counts as :data:`LEAST_VARIANCE` where it is smaller.
     """

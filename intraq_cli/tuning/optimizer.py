@@ -43,10 +43,10 @@ def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Opt
     what is not quantized (biases, batch norm's affine part, gains) moves by ``AFFINE`` times as much relative to 1.
     """
     others = biases_and_norms(student.graph)
-    others += [q.step.log_gain for q in student.latent.values() if q.step.log_gain is not None]
-    weights = [quantizer.latent for quantizer in student.latent.values()]
-    quantizers: list[WeightQuantizer | ActivationQuantizer] = [*student.latent.values(), *student.sites.values()]
-    scales = [(q.step.log_scale, q.top) for q in quantizers if q.step.log_scale is not None]
+    others += [q.scale.log_gain for q in student.latent.values() if q.scale.log_gain is not None]
+    weights, activations = [quantizer.latent for quantizer in student.latent.values()], student.activation_quantizers
+    quantizers: list[WeightQuantizer | ActivationQuantizer] = [*student.latent.values(), *activations.values()]
+    scales = [(q.scale.log_scale, q.top) for q in quantizers if q.scale.log_scale is not None]
     if config.optimizer == "sgd":
         parameters = [*others, *weights, *(scale for scale, _ in scales)]
         return torch.optim.SGD(

@@ -204,7 +204,7 @@ def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec
     config = Quantization(weight_rounding="nearest", weight_range="minmax")
     for name, weight in student.weights.items():
         student.set_weight(name, WeightQuantizer(weight(), 4, config))
-    for site in student.sites.values():
+    for site in student.activation_quantizers.values():
         site.set_grid(torch.tensor(0.1), torch.tensor(3.0))
     folder.mkdir(parents=True)
     write_weights(folder, checkpoint_tensors(student, student.freeze()))

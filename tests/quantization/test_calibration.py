@@ -70,9 +70,9 @@ def test_each_call_of_a_layer_has_a_range_of_its_own(random):
     graph = graph_of(trained(Twice()))
     student = student_of(graph, 8, 8)
     calibrate(student, graph, torch.randn(64, 3, 8, 8, generator=random), Quantization(activation_range="mse"))
-    assert list(student.sites) == ["stem", "conv", "conv#1", "fc"]
+    assert list(student.activation_quantizers) == ["stem", "conv", "conv#1", "fc"]
     assert len(student.latent) == 3
-    first, second = (student.sites[site].step() for site in ("conv", "conv#1"))
+    first, second = (student.activation_quantizers[site].scale() for site in ("conv", "conv#1"))
     assert second > 2 * first
     x = torch.randn(16, 3, 8, 8, generator=random)
     assert (student(x) - graph(x)).square().mean() < 1e-3 * graph(x).var()

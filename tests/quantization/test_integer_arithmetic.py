@@ -47,16 +47,16 @@ def float32(x):
 def test_every_code_is_that_of_whole_numbers(bits, random):
     """The whole network again in int64, with a float32 multiplication wherever a grid is left."""
     simulated, exact = on_integers(trained(Plain()), bits, bits)
-    image, hidden, pooled = simulated.sites.values()
+    image, hidden, pooled = simulated.activation_quantizers.values()
     biases = simulated.float_tensors
 
     def codes(layer):
         holder = simulated.weights[layer]
-        scale = holder.step().numpy()
+        scale = holder.scale().numpy()
         return (holder().numpy() / scale.reshape(-1, *[1] * (holder().dim() - 1))).round().astype(np.int64), scale
 
     def grid(site):
-        return site.step().numpy(), int(site.zero_point)
+        return site.scale().numpy(), int(site.zero_point)
 
     def leave(sums, factor, site, ends=None):
         _, zero = grid(site)
@@ -91,7 +91,7 @@ def test_sums_beyond_what_float32_holds_are_rounded_once(random):
     codes = torch.randint(-64, 65, (3, 4096), generator=random)
     codes[0] = 64  # 4096 * 64 * 255 is 66 million
     simulated.set_weight(name, FixedWeight(codes.float(), torch.ones(3)))
-    (site,) = simulated.sites.values()
+    (site,) = simulated.activation_quantizers.values()
     site.set_grid(torch.tensor(1.0), torch.tensor(0.0))
     compute_on_integers(simulated.requires_grad_(False))
     x = torch.randint(0, 256, (9, 1, 64, 64), generator=random)
@@ -127,7 +127,7 @@ def test_gradients_reach_the_image_and_quantizers_stay_at_hand(random):
     ]
     assert torch.cosine_similarity(grads[0].flatten(), grads[1].flatten(), 0) > 0.99
     assert exact.weights.keys() == simulated.weights.keys()
-    assert all(isinstance(site, ActivationQuantizer) for site in exact.sites.values())
+    assert all(isinstance(site, ActivationQuantizer) for site in exact.activation_quantizers.values())
     assert exact.state_dict().keys() == simulated.state_dict().keys()
 
 

@@ -42,14 +42,14 @@ def test_values_between_layers_have_eight_bits_and_layers_their_own(graph):
 
 
 def fake(x, grid):
-    scale, zero = grid.step().double(), grid.zero_point.double()
+    scale, zero = grid.scale().double(), grid.zero_point.double()
     return ((x / scale).round() + zero).clamp(0, grid.top).sub(zero) * scale
 
 
 @pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (8, 8), (4, 8)])
 def test_it_is_integer_arithmetic_written_out(graph, w, a):
     student = calibrated(graph, w, a)
-    stored, sites = student.freeze(), student.sites
+    stored, sites = student.freeze(), student.activation_quantizers
     biases = {name: tensor.double() for name, tensor in student.float_tensors.items()}
 
     def layer(name, x, scale, **settings):
@@ -64,7 +64,7 @@ def test_it_is_integer_arithmetic_written_out(graph, w, a):
         return out * (step.view(1, -1, 1, 1) if codes.dim() == 4 else step)
 
     x = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    scale = {name: site.step().double() for name, site in sites.items()}
+    scale = {name: site.scale().double() for name, site in sites.items()}
     image = fake(x.double(), sites["image.output"])
     first = fake(layer("conv1", image, scale["image.output"], padding=1).relu(), sites["conv1.output"])
     second = fake(layer("conv2", first, scale["conv1.output"], stride=2, padding=1).relu(), sites["conv2.output"])
@@ -147,13 +147,13 @@ def test_gains_and_biases_are_tuned(graph):
     optimizer = make_optimizer(student, Recipe().tuning)
     tuned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, quantizer in student.latent.items():
-        assert (quantizer.step.log_gain is not None) == (name != "fc")
-        if quantizer.step.log_gain is not None:
-            assert id(quantizer.step.log_gain) in tuned
+        assert (quantizer.scale.log_gain is not None) == (name != "fc")
+        if quantizer.scale.log_gain is not None:
+            assert id(quantizer.scale.log_gain) in tuned
     assert {id(student.float_tensors[f"{name}.bias"]) for name in student.weights} <= tuned
 
 
-@pytest.mark.parametrize("setting", ["weight_scale=refreshed", "activation_range=ema"])
+@pytest.mark.parametrize("setting", ["weight_scale=recomputed", "activation_range=ema"])
 def test_recipes_without_scales_are_refused(setting):
     sets = [f"quantization.{s}" for s in (setting, "weight_rounding=nearest", "correction=never")]
     with pytest.raises(RecipeError, match="integer does not go with"):
@@ -195,6 +195,6 @@ class PowerMean(nn.Module):
 def test_an_average_between_two_float_operations_stays_float():
     network = trained(PowerMean())
     student = frozen_student(network, 8, 8)
-    assert len(student.sites) == 3  # the image, what goes into the powers, and the classifier's input
+    assert len(student.activation_quantizers) == 3  # the image, what goes into the powers, and the classifier's input
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(7))
     assert relative_error(network(x), student(x)) < 0.05

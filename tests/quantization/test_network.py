@@ -28,12 +28,12 @@ def norm(made, name, x):
 
 def test_paper_placement_equals_the_network_written_out(network, graph, random):
     made = quantized(graph)
-    sites, weights = made.sites, {name: quantizer() for name, quantizer in made.latent.items()}
+    sites, weights = made.activation_quantizers, {name: quantizer() for name, quantizer in made.latent.items()}
     x = torch.randn(8, 3, 8, 8, generator=random)
 
     def q(tensor, site):
         grid = sites[site]
-        return fake_quantize(tensor, grid.step(), grid.zero_point, 15)
+        return fake_quantize(tensor, grid.scale(), grid.zero_point, 15)
 
     held = made.float_tensors
     h = q(F.relu(norm(made, "bn1", F.conv2d(x, weights["conv1"], padding=1))), "")
@@ -50,8 +50,8 @@ def test_input_placement_equals_the_network_written_out(network, graph, random):
     x = torch.randn(8, 3, 8, 8, generator=random)
 
     def q(tensor, site):
-        grid = made.sites[site]
-        return fake_quantize(tensor, grid.step(), grid.zero_point, grid.top)
+        grid = made.activation_quantizers[site]
+        return fake_quantize(tensor, grid.scale(), grid.zero_point, grid.top)
 
     held = made.float_tensors
     h = F.relu(norm(made, "bn1", F.conv2d(q(x, "conv1"), weights["conv1"], padding=1)))
@@ -121,8 +121,8 @@ def test_the_float_network_stays_as_it_is(network, graph):
 def test_gradients_reach_weights_scales_and_batch_norm(graph):
     made = quantized(graph).requires_grad_(True)
     made(torch.randn(8, 3, 8, 8)).square().sum().backward()
-    for quantizer in [*made.latent.values(), *made.sites.values()]:
-        assert quantizer.step.log_scale.grad.abs().sum() > 0
+    for quantizer in [*made.latent.values(), *made.activation_quantizers.values()]:
+        assert quantizer.scale.log_scale.grad.abs().sum() > 0
     assert made.latent["conv1"].latent.grad.abs().sum() > 0
     assert made.float_tensors["bn1.weight"].grad.abs().sum() > 0
 
@@ -151,8 +151,8 @@ def test_moving_average_is_free_of_its_start(random):
 
 
 def test_layers_too_wide_for_curvature_are_rounded_with_balance(graph, monkeypatch):
-    monkeypatch.setattr("intraq_cli.quantization.curvature.WIDEST", 1)
-    wide, balanced = quantized(graph), quantized(graph, config=Quantization(weight_rounding="balanced"))
+    monkeypatch.setattr("intraq_cli.quantization.input_moments.WIDEST", 1)
+    wide, balanced = quantized(graph), quantized(graph, config=Quantization(weight_rounding="squant"))
     for name, quantizer in wide.latent.items():
         assert torch.equal(quantizer.latent, balanced.latent[name].latent)
 
@@ -182,7 +182,7 @@ def test_an_activation_behind_the_last_layer_makes_the_answer_and_is_not_quantiz
     graph = graph_of(network)
     assert len(plan_quantization(graph, 4, 4, "activations").activations) == 1
     student = student_of(graph, 8, 8, "activations")
-    (quantizer,) = student.sites.values()
+    (quantizer,) = student.activation_quantizers.values()
     quantizer.set_grid(torch.tensor(1.0), torch.tensor(2.0))
     x = torch.randn(2, 3, 8, 8, generator=random)
     rounded = F.leaky_relu(network.bn(network.conv(x)), 0.1).round().clamp(-2, 253)

@@ -15,8 +15,8 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5)) | st.tuples(*[st.intege
     st.integers(2, 8),
     SHAPES,
     st.sampled_from(["mse", "minmax"]),
-    st.sampled_from(["nearest", "balanced"]),
-    st.sampled_from(["learned", "refreshed"]),
+    st.sampled_from(["nearest", "squant"]),
+    st.sampled_from(["learned", "recomputed"]),
     st.floats(-6, 6),
     st.integers(0, 2**31),
 )

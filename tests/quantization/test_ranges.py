@@ -22,7 +22,7 @@ def test_ranges_are_what_a_loop_over_the_values_finds(student):
     seen = {}
     hooks = [
         quantizer.register_forward_pre_hook(lambda module, args, site=site: seen.__setitem__(site, args[0].flatten()))
-        for site, quantizer in network.sites.items()
+        for site, quantizer in network.activation_quantizers.items()
     ]
     with torch.no_grad():
         network(images)
@@ -32,8 +32,8 @@ def test_ranges_are_what_a_loop_over_the_values_finds(student):
     assert {one.site for one in found} == set(seen)
     assert [one.sqnr for one in found] == sorted(one.sqnr for one in found)
     for one in found:
-        quantizer, values = network.sites[one.site], seen[one.site].tolist()
-        scale, zero = float(quantizer.step()), float(quantizer.zero_point)
+        quantizer, values = network.activation_quantizers[one.site], seen[one.site].tolist()
+        scale, zero = float(quantizer.scale()), float(quantizer.zero_point)
         grid = [(code - zero) * scale for code in range(2**one.bits)]
         assert (one.grid_low, one.grid_high) == pytest.approx((grid[0], grid[-1]), rel=1e-5)
         assert (one.low, one.high) == (min(values), max(values))
@@ -54,6 +54,6 @@ def test_only_the_worst_are_kept_and_nothing_stays_behind(student):
     network, images = student
     every = worst_ranges(network, images, 99)
     assert worst_ranges(network, images, 2) == every[:2]
-    assert not any(quantizer._forward_hooks for quantizer in network.sites.values())
+    assert not any(quantizer._forward_hooks for quantizer in network.activation_quantizers.values())
     (one,) = worst_ranges(network, torch.zeros(2, 3, 8, 8), 1)
     assert sum(one.counts) > 0

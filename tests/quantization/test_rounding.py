@@ -7,8 +7,8 @@ from intraq_cli.errors import RecipeError
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import calls
 from intraq_cli.quantization import rounding
-from intraq_cli.quantization.curvature import damped, input_rows, second_moments
-from intraq_cli.quantization.rounding import RoundingInput, round_balanced, round_by_curvature, rounded
+from intraq_cli.quantization.input_moments import damped, input_rows, second_moments
+from intraq_cli.quantization.rounding import RoundingInput, round_by_gptq, round_by_squant, rounded
 from intraq_cli.runtime import extensions
 from intraq_cli.runtime.extensions import Extension
 from tests.conftest import graph_of
@@ -16,7 +16,7 @@ from tests.conftest import graph_of
 
 def test_balanced_errors_cancel_over_kernels_and_channels(random):
     weight = torch.randn(8, 16, 3, 3, generator=random) * 2
-    rounded = round_balanced(weight, torch.full((8,), -20.0), torch.full((8,), 20.0))
+    rounded = round_by_squant(weight, torch.full((8,), -20.0), torch.full((8,), 20.0))
     error = rounded - weight
     assert error.abs().max() < 1.0  # flipped by one step at most
     assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
@@ -27,13 +27,13 @@ def test_balanced_errors_cancel_over_kernels_and_channels(random):
 
 def test_balanced_kernels_alone(random):
     weight = torch.randn(5, 1, 3, 3, generator=random) * 2  # depthwise: the kernel is the channel
-    error = round_balanced(weight, torch.full((5,), -20.0), torch.full((5,), 20.0)) - weight
+    error = round_by_squant(weight, torch.full((5,), -20.0), torch.full((5,), 20.0)) - weight
     assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
 
 
 def test_balanced_stays_on_the_grid(random):
     weight = torch.randn(6, 40, generator=random) * 4
-    rounded = round_balanced(weight, torch.full((6,), -3.0), torch.full((6,), 4.0))
+    rounded = round_by_squant(weight, torch.full((6,), -3.0), torch.full((6,), 4.0))
     assert (rounded.min(), rounded.max()) == (-3, 4)
     assert torch.equal(rounded, rounded.round())
 
@@ -90,7 +90,7 @@ def test_curvature_beats_the_nearest_and_random_flips(random):
     weight = torch.randn(2, 5, 12, generator=random) * 2
     edges = torch.full((2, 5), -20.0), torch.full((2, 5), 20.0)
     moments = damped(second_moments(rows), rows.shape[1], 0.01)
-    rounded = round_by_curvature(weight, moments, *edges)
+    rounded = round_by_gptq(weight, moments, *edges)
     assert torch.equal(rounded, rounded.round())
     ours = output_error(rounded, weight, rows)
     assert ours < 0.7 * output_error(weight.round(), weight, rows)
@@ -111,7 +111,7 @@ def test_curvature_equals_the_loop_written_out(random, monkeypatch):
         if len(left):
             w[:, left] -= error[:, None] * torch.linalg.solve(h[left][:, left], h[left, column])[None]
     edges = torch.full((1, 3), -3.0), torch.full((1, 3), 3.0)
-    assert torch.equal(round_by_curvature(weight, h[None], *edges)[0], expected)
+    assert torch.equal(round_by_gptq(weight, h[None], *edges)[0], expected)
 
 
 def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(random, monkeypatch):
@@ -123,9 +123,9 @@ def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(r
         return ((codes - weight) @ moments * (codes - weight)).sum(2)
 
     monkeypatch.setattr(rounding, "SWEEPS", 50)
-    settled = round_by_curvature(weight, moments, *edges)
+    settled = round_by_gptq(weight, moments, *edges)
     monkeypatch.setattr(rounding, "SWEEPS", 0)
-    greedy = round_by_curvature(weight, moments, *edges)
+    greedy = round_by_gptq(weight, moments, *edges)
     assert (error(settled) <= error(greedy) * 1.0001).all()
     assert error(settled).sum() < error(greedy).sum()
     for column in range(9):
@@ -137,7 +137,7 @@ def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(r
 
 def test_uncorrelated_inputs_are_rounded_to_the_nearest(random):
     weight = torch.randn(1, 4, 8, generator=random) * 2
-    rounded = round_by_curvature(weight, torch.eye(8)[None], torch.full((1, 4), -20.0), torch.full((1, 4), 20.0))
+    rounded = round_by_gptq(weight, torch.eye(8)[None], torch.full((1, 4), -20.0), torch.full((1, 4), 20.0))
     assert torch.equal(rounded, weight.round())
 
 
@@ -147,12 +147,12 @@ def test_moments_that_are_not_definite_are_damped(random):
     weight = 3 * torch.randn(1, 4, 3, generator=random)
     low, high = torch.full((1, 4), -8.0), torch.full((1, 4), 7.0)
     for moments in (second_moments(rows), torch.zeros(1, 3, 3), torch.full((1, 3, 3), float("nan"))):
-        rounded = round_by_curvature(weight, moments, low, high)
+        rounded = round_by_gptq(weight, moments, low, high)
         assert torch.equal(rounded, rounded.round())
         assert ((rounded >= -8) & (rounded <= 7)).all()
     error = (rounded - weight).abs()
     assert (error <= 0.5001).all()  # of NaN: to the nearest
-    together = round_by_curvature(weight, second_moments(rows), low, high) - weight
+    together = round_by_gptq(weight, second_moments(rows), low, high) - weight
     assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second makes up for the first
 
 

@@ -15,13 +15,13 @@ from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.quantization.affine import fake_quantize, grid_of_values
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.curvature import damped, rows_read, second_moments
+from intraq_cli.quantization.input_moments import damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
 from intraq_cli.quantization.sensitivity import BROKEN, CALIBRATION, Widths, layer_sensitivities
 from intraq_cli.quantization.sensitivity import divergence as measure
-from intraq_cli.quantization.sites import sites
+from intraq_cli.quantization.sites import activation_sites
 from tests.conftest import graph_of
 
 GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -125,8 +125,8 @@ def test_the_other_way_round_all_but_one_layer_are_quantized(network, images, pl
     assert found.everything[3] == pytest.approx(divergence(network, student, images), abs=1e-5)
     student.set_weight("conv2", FixedWeight(network.conv2.weight))
     (call,) = next(layer for layer in quantizable(graph) if layer.name == "conv2").calls
-    (site,) = (name for name, site in sites(graph, placement).items() if call in site.layer_calls)
-    student.sites[site].forward = lambda x: x
+    (site,) = (name for name, site in activation_sites(graph, placement).items() if call in site.layer_calls)
+    student.activation_quantizers[site].forward = lambda x: x
     spared = {layer.name: layer.spared[3] for layer in found.layers}
     assert spared["conv2"] == pytest.approx(divergence(network, student, images), abs=1e-5)
 

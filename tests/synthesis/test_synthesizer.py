@@ -16,7 +16,7 @@ from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.synthesis.lor import draw_crops
 from intraq_cli.synthesis.mdc import ClassCentres
-from intraq_cli.synthesis.objective import Objective, Observer
+from intraq_cli.synthesis.objective import ForwardWithStatistics, Objective
 from intraq_cli.synthesis.sil import draw_targets
 from intraq_cli.synthesis.synthesizer import _seed_of, batch_sizes, draw_labels, synthesize_images
 from intraq_cli.zoo import load_recipe
@@ -196,7 +196,7 @@ def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, si
     monkeypatch.setitem(extensions.IMAGE_LOSSES, "mixed", extensions.Extension("mixed", mixed, "", None))
     for bns in ("paper", "scale-free"):
         config = Synthesis(bns=bns, lambda_lower=0.5, lambda_upper=0.9, losses={"mixed": 0.7})
-        observe = Accelerated(Observer(graph_of(network), "float32", "cpu"))
+        observe = Accelerated(ForwardWithStatistics(graph_of(network), "float32", "cpu"))
         whole, part = (
             Objective(observe, centres, config, BOUNDS, MicroBatches(n)).with_gradient(x, y, targets)
             for n in (None, size)

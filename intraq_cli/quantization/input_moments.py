@@ -1,4 +1,4 @@
-"""What a layer's inputs say about its weights: the curvature of its squared output error."""
+"""Second moments of a layer's inputs, which are the Hessian of its squared output error (GPTQ, Frantar et al. 2023)."""
 
 import torch
 from torch import Tensor, fx
@@ -10,9 +10,9 @@ from intraq_cli.graph.nodes import arguments, padding_around, pair
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
 WIDEST = 8192
-"""Inputs of a single output up to which weights are rounded by curvature: the work grows with their third power."""
+"""Inputs of a single output up to which weights are rounded by GPTQ: the work grows with their third power."""
 DAMPING = 0.03
-"""Of the second moments that rounding by curvature goes by, relative to their mean."""
+"""Of the second moments that GPTQ rounding goes by, relative to their mean."""
 COMPENSATION = 0.3
 """The same, of those by which a weight makes up for errors of what it reads: measured, see docs/results.md."""
 
@@ -35,7 +35,7 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         return flat[_sample(len(flat), count, generator, x.device)][None]
     given = arguments(call)
     stride, dilation, padding, groups = (given[name] for name in ("stride", "dilation", "padding", "groups"))
-    if weight.dim() == 3:  # one dimension is two, of which the first has one place
+    if weight.dim() == 3:  # one dimension is two, of which the first has size one
         x, weight, stride, dilation = x[:, :, None], weight[:, :, None], [1, *stride], [1, *dilation]
         padding = padding if isinstance(padding, str) else [0, *padding]
     kernel = weight.shape[2:]
@@ -46,13 +46,13 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         (size - step * (k - 1) - 1) // by + 1
         for size, step, k, by in zip(x.shape[1:3], dilation, kernel, stride, strict=True)
     )
-    place = _sample(len(x) * height * width, count, generator, x.device)
-    image, row, column = place // (height * width), place // width % height, place % width
+    position = _sample(len(x) * height * width, count, generator, x.device)
+    image, row, column = position // (height * width), position // width % height, position % width
     device = x.device
     row = row[:, None] * stride[0] + torch.arange(kernel[0], device=device) * dilation[0]
     column = column[:, None] * stride[1] + torch.arange(kernel[1], device=device) * dilation[1]
     patches = x[image[:, None, None], row[:, :, None], column[:, None, :]]  # (R, kh, kw, C)
-    return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(place), *kernel).transpose(1, 2).flatten(2)
+    return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(position), *kernel).transpose(1, 2).flatten(2)
 
 
 def _sample(total: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -105,7 +105,7 @@ def compensated(weight: Tensor, moments: Tensor, rows: Tensor, float_rows: Tenso
         weight: ``(out, ...)``.
         moments: :func:`second_moments` of ``rows``.
         rows: what the quantized layer reads, ``(G, R, d)``, of :func:`rows_read`.
-        float_rows: what the float one reads, at the same places.
+        float_rows: what the float one reads, at the same positions.
     """
     lower, failed = torch.linalg.cholesky_ex(damped(moments, rows.shape[1], COMPENSATION))
     if failed.any() or not lower.isfinite().all():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.quantization.curvature import COMPENSATION, DAMPING, compensated, damped, rows_read, second_moments
+from intraq_cli.quantization.input_moments import COMPENSATION, DAMPING, compensated, damped, rows_read, second_moments
 from tests.conftest import graph_of
 
 
