@@ -6,7 +6,6 @@ Some of them may name functions of the user's own, see :mod:`intraq_cli.runtime.
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -27,13 +26,13 @@ from pydantic_core import PydanticCustomError
 
 from intraq_cli.choices import Compile, Placement, Precision
 from intraq_cli.errors import RecipeError
+from intraq_cli.recipe_errors import explain
 
 __all__ = ["Compile", "Placement", "Precision", "Quantization", "Recipe", "Synthesis", "Tuning", "choose_placement"]
 
 LARGEST = 10**9
 """Upper bound of numbers that have no bound of their own."""
 CONFIG = ConfigDict(extra="forbid")
-TABLES = ("synthesis", "quantization", "tuning")
 
 
 def _not_a_number(value: Any) -> Any:
@@ -77,17 +76,24 @@ class Synthesis:
     schedule: Literal["cosine", "plateau"] = "cosine"
     """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"
+    """Batch-norm statistics loss: in units of each channel's own deviation, or squared distances as published."""
     bns_weight: Weight = 3.0
     sil_weight: Weight = 1.0
     mdc_weight: Weight = 1.0
+    """Weights of the losses: on batch-norm statistics, soft inception, marginal distance constraint."""
     losses: dict[OwnFunction, Weight] = dataclasses.field(default_factory=dict)
     """Weights of losses of the user's own, by ``path/to/file.py:function``, or by the names of decorated functions."""
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
+    """How often local object reinforcement shows the network a random crop in place of the whole image."""
     lor_coin: Literal["batch", "image"] = "image"
+    """Whether that is drawn for a whole batch (published) or for each image."""
     eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
+    """Smallest area of such a crop, as a fraction of the image."""
     lambda_lower: StrictFloat = Field(default=0.05, ge=0, le=2)
     lambda_upper: StrictFloat = Field(default=0.8, ge=0, le=2)
+    """Cosine distances to the class centre below and above which the marginal distance constraint acts."""
     epsilon: StrictFloat = Field(default=0.9, ge=0, le=1)
+    """Lower end of the target probabilities of the soft inception loss, drawn from U(epsilon, 1)."""
     labels: Literal["balanced", "uniform"] = "balanced"
     """``uniform``: drawn independently; ``balanced``: every class equally often, in random order."""
     clip: StrictBool = True
@@ -106,6 +112,7 @@ class Quantization:
     """Grids and where they come from."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
+    """Range of a weight's grid, per output channel: of least squared error, or from minimum to maximum."""
     weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "gptq"
     """What tuning starts from. ``nearest``: the weights as they are; the others: whole numbers.
     ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: each column's error is made up
@@ -123,6 +130,7 @@ class Quantization:
     layers that no batch norm follows (Nagel et al. 2019), the gain of channels with a folded batch norm."""
     ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
+    """Of ``ema``: decay of the moving average, and number of batches."""
     act_placement: Placement | None = None
     """Placement of the activation quantizers where no option gives one; None: ``inputs``."""
 
@@ -150,6 +158,7 @@ class Tuning:
     steps: StrictInt = Field(default=800, ge=0, le=10_000_000)
     batch_size: StrictInt = Field(default=128, ge=1, le=65536)
     optimizer: Literal["adam", "sgd"] = "adam"
+    """``adam`` is AdamW: weight decay is decoupled from the gradient."""
     lr: StrictFloat = Field(default=0.005, ge=0, le=10)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
@@ -159,8 +168,10 @@ class Tuning:
     """SGD's, Nesterov."""
     weight_decay: StrictFloat = Field(default=0.0, ge=0, le=1)
     temperature: StrictFloat = Field(default=1.0, ge=0.01, le=1000)
+    """Of the softmax in the divergence that tuning minimises; the divergence is times its square."""
     kl_weight: Weight = 1.0
     ce_weight: Weight = 0.0
+    """Weights of that divergence, and of the cross-entropy with the classes that the images were made for."""
     feature_weight: Weight = 30.0
     """Of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
@@ -175,6 +186,10 @@ class Tuning:
     """As in synthesis."""
     compile: CompileSetting = "auto"
     """As in synthesis."""
+
+
+SECTIONS = {"synthesis": Synthesis, "quantization": Quantization, "tuning": Tuning}
+"""Tables of a recipe file, and what may stand in them."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -197,7 +212,7 @@ class Recipe:
         try:
             recipe = TypeAdapter(cls).validate_python(data)
         except ValidationError as error:
-            found = [_explain(one) for one in error.errors(include_url=False)]
+            found = [explain(one, SECTIONS) for one in error.errors(include_url=False)]
             raise RecipeError(*("; ".join(dict.fromkeys(texts)) for texts in zip(*found, strict=True))) from error
         return dataclasses.replace(recipe, name=name)
 
@@ -215,8 +230,8 @@ class Recipe:
             section, dot, name = key.strip().partition(".")
             if not equals or not dot:
                 raise RecipeError(f"--set {text}: not of the form section.key=value", "e.g. --set tuning.steps=200")
-            if section not in TABLES:
-                raise RecipeError(f"unknown recipe table {section!r} in --set {text}", f"tables: {', '.join(TABLES)}")
+            if section not in SECTIONS:
+                raise RecipeError(f"unknown recipe table {section!r} in --set {text}", f"tables: {', '.join(SECTIONS)}")
             table, dot, entry = name.partition(".")
             if dot and isinstance(data[section].get(table), dict):
                 data[section][table][entry.strip("\"'")] = _parse_value(value.strip())
@@ -252,48 +267,3 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"x = {text}")["x"]
     except (ValueError, RecursionError):
         return text
-
-
-KINDS = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a string",
-    "tuple_type": "a list of whole numbers",
-    "dataclass_type": "a table",
-    "dict_type": "a table",
-}
-"""What pydantic's errors about types mean in TOML's words."""
-
-
-def _explain(error: Any) -> tuple[str, str]:
-    """Message and hint for one of pydantic's errors."""
-    *tables, key = (str(part) for part in error["loc"] if part != "[key]")
-    name = ".".join([*tables, key])
-    if error["type"] == "unexpected_keyword_argument":
-        if not tables:
-            return f"unknown recipe table [{key}]", _did_you_mean(key, TABLES)
-        section = {"synthesis": Synthesis, "quantization": Quantization, "tuning": Tuning}[tables[0]]
-        known = [f"{tables[0]}.{field.name}" for field in dataclasses.fields(section)]
-        return f"unknown recipe key {name}", _did_you_mean(name, known)
-    if error["type"] == "literal_error":
-        choices = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-        hint = "one of " + choices.replace("True", "true").replace("False", "false")
-    else:
-        hint = KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")
-    return f"{name} is {_short(error['input'])}", f"must be {hint}"
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of so many digits that Python refuses to print it
-        return "too large"
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(word[:100], known, n=1)
-    return f"did you mean {close[0]}?" if close else "known: " + ", ".join(sorted(known))

@@ -1,5 +1,7 @@
 """Figures as people read them; where there is none, a dash."""
 
+from collections.abc import Sequence
+
 NONE = "-"
 
 
@@ -68,3 +70,11 @@ def held_out_images(number: int, pictures: int) -> str:
 def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
     """Bits of weights and activations; ``mixed``: those of most layers alone."""
     return f"{'mostly ' if mixed else ''}W{w_bits}A{a_bits}"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A hint naming the closest known words, or nothing."""
+    from difflib import get_close_matches  # here, for a quick start
+
+    close = get_close_matches(word[:100], known, n=3)
+    return "did you mean " + " or ".join(close) + "?" if close else ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.io.untrusted import read_text
+from intraq_cli.words import did_you_mean
 
 if TYPE_CHECKING:
     from intraq_cli.recipe import Recipe
@@ -149,11 +150,3 @@ def _bits(text: str) -> tuple[int | None, int | None]:
     """Of ``W4A4``."""
     found = re.match(r"W(\d+)A(\d+)", text)
     return (int(found[1]), int(found[2])) if found else (None, None)
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """A hint naming the closest known words, or nothing."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(word[:100], known, n=3)
-    return "did you mean " + " or ".join(close) + "?" if close else ""

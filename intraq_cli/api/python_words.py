@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from intraq_cli.errors import IntraqError, UsageError
-from intraq_cli.words import counted
-from intraq_cli.zoo import did_you_mean
+from intraq_cli.words import counted, did_you_mean
 
 OPTIONS = {"num_images": "n"}
 """Options that go by another name in Python."""

@@ -14,7 +14,8 @@ from intraq_cli.runtime.extensions import (
     Extension,
     file_digest,
 )
-from intraq_cli.zoo import did_you_mean, load_recipe
+from intraq_cli.words import did_you_mean
+from intraq_cli.zoo import load_recipe
 
 
 def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:

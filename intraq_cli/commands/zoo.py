@@ -9,6 +9,7 @@ from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.results_table import print_results
 from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.words import did_you_mean
 
 MEASURED = "measured"
 """The table that ``results`` means."""
@@ -69,6 +70,4 @@ def show(
             print(zoo.recipe_path(name).read_text(encoding="utf-8").rstrip())
     else:
         known = [*zoo.recipe_names(), *zoo.model_names(), *tables, "results"]
-        raise RecipeError(
-            f"nothing in the zoo is called {name!r}", zoo.did_you_mean(name, known) or "`intraq zoo list`"
-        )
+        raise RecipeError(f"nothing in the zoo is called {name!r}", did_you_mean(name, known) or "`intraq zoo list`")

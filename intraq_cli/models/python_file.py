@@ -16,7 +16,7 @@ from torch import nn
 
 from intraq_cli.errors import IntraqError, ModelError, RecipeError
 from intraq_cli.runtime.extensions import explained
-from intraq_cli.zoo import did_you_mean
+from intraq_cli.words import did_you_mean
 
 _siblings: set[str] = set()
 """Names of the modules that users' files have imported from beside them."""

@@ -11,7 +11,8 @@ from intraq_cli.models.hub import cached_commit, downloading
 from intraq_cli.models.meta_build import check_floats, info_of, untrained
 from intraq_cli.models.state_dict import read_state_dict
 from intraq_cli.models.teacher import InputSpec, Teacher
-from intraq_cli.zoo import did_you_mean, model_names
+from intraq_cli.words import did_you_mean
+from intraq_cli.zoo import model_names
 
 
 def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teacher:

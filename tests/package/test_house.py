@@ -16,6 +16,7 @@ ROOMS = [
         "runtime",
         "zoo",
         "recipe",
+        "recipe_errors",
         "choices",
         "io",
         "graph",
