@@ -65,22 +65,27 @@ class Synthesis:
     """Stage 1: from noise to images. Defaults are the default recipe's."""
 
     num_images: StrictInt = Field(default=1024, ge=0, le=10_000_000)
-    """0: no images; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
+    """Images to learn. 0: none; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
     batch_size: StrictInt = Field(default=256, ge=2, le=65536)
+    """Images that are optimised together, and share their batch-norm statistics."""
     steps: StrictInt = Field(default=100, ge=1, le=1_000_000)
+    """Steps of Adam for each batch."""
     space: Literal["spectrum", "pixels"] = "spectrum"
     """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
     lr: StrictFloat = Field(default=0.1, ge=0, le=100)
     """Adam's learning rate, in normalised pixel values, or in Fourier coefficients scaled so that white noise has
     variance 1 (they begin with a standard deviation of 0.3)."""
     schedule: Literal["cosine", "plateau"] = "cosine"
-    """``plateau``: the published one, times 0.1 after 50 steps without a better loss, down to 1e-4."""
+    """Of the learning rate: falling as a cosine, or ``plateau`` (published): times 0.1 after 50 steps without a better
+    loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"
     """Batch-norm statistics loss: in units of each channel's own deviation, or squared distances as published."""
     bns_weight: Weight = 3.0
+    """Weight of the batch-norm statistics loss."""
     sil_weight: Weight = 1.0
+    """Weight of the soft inception loss."""
     mdc_weight: Weight = 1.0
-    """Weights of the losses: on batch-norm statistics, soft inception, marginal distance constraint."""
+    """Weight of the marginal distance constraint."""
     losses: dict[OwnFunction, Weight] = dataclasses.field(default_factory=dict)
     """Weights of losses of the user's own, by ``path/to/file.py:function``, or by the names of decorated functions."""
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
@@ -90,8 +95,9 @@ class Synthesis:
     eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
     """Smallest area of such a crop, as a fraction of the image."""
     lambda_lower: StrictFloat = Field(default=0.05, ge=0, le=2)
+    """Cosine distance to the class centre below which the marginal distance constraint acts."""
     lambda_upper: StrictFloat = Field(default=0.8, ge=0, le=2)
-    """Cosine distances to the class centre below and above which the marginal distance constraint acts."""
+    """Cosine distance to the class centre above which it does."""
     epsilon: StrictFloat = Field(default=0.9, ge=0, le=1)
     """Lower end of the target probabilities of the soft inception loss, drawn from U(epsilon, 1)."""
     labels: Literal["balanced", "uniform"] = "balanced"
@@ -123,14 +129,16 @@ class Quantization:
     """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
     and maximum of ``ema_steps`` training batches (published)."""
     activation_scale: Literal["learned", "frozen"] = "learned"
+    """Whether tuning moves the scales of activations."""
     equalization: StrictBool = True
     """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
     correction: Literal["always", "never"] = "always"
     """Correct, before tuning, what quantization does to means and variances: batch norms' statistics, the biases of
     layers that no batch norm follows (Nagel et al. 2019), the gain of channels with a folded batch norm."""
     ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
+    """Decay of the moving average ``ema``."""
     ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
-    """Of ``ema``: decay of the moving average, and number of batches."""
+    """Batches that the moving average ``ema`` is taken over."""
     act_placement: Placement | None = None
     """Placement of the activation quantizers where no option gives one; None: ``inputs``."""
 
@@ -156,30 +164,35 @@ class Tuning:
     """Stage 2: tuning the quantized network against its teacher."""
 
     steps: StrictInt = Field(default=800, ge=0, le=10_000_000)
+    """Steps of the optimizer. 0: no tuning."""
     batch_size: StrictInt = Field(default=128, ge=1, le=65536)
+    """Images in a step."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """``adam`` is AdamW: weight decay is decoupled from the gradient."""
+    """Adam, or stochastic gradient descent."""
     lr: StrictFloat = Field(default=0.005, ge=0, le=10)
     """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
+    """Of the learning rate: falling to zero as a cosine, or by ``lr_steps``."""
     lr_steps: tuple[Annotated[StrictInt, Field(ge=0, le=LARGEST)], ...] = ()
     """``step``: the learning rate is divided by ten after each of these steps."""
     momentum: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
-    """SGD's, Nesterov."""
+    """Nesterov momentum of ``sgd``."""
     weight_decay: StrictFloat = Field(default=0.0, ge=0, le=1)
+    """Of weights with ``adam``, decoupled from the gradient (AdamW); of everything that is tuned with ``sgd``."""
     temperature: StrictFloat = Field(default=1.0, ge=0.01, le=1000)
     """Of the softmax in the divergence that tuning minimises; the divergence is times its square."""
     kl_weight: Weight = 1.0
+    """Weight of that divergence."""
     ce_weight: Weight = 0.0
-    """Weights of that divergence, and of the cross-entropy with the classes that the images were made for."""
+    """Weight of the cross-entropy with the classes that the images were made for."""
     feature_weight: Weight = 30.0
-    """Of the squared error of every batch norm's output, in units of its variance."""
+    """Weight of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
     """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
     mix: Literal["none", "mixup", "cutmix"] = "cutmix"
     """Mix each image with another one, at most half of it."""
     jitter: StrictFloat = Field(default=0.3, ge=0, le=2)
-    """Spread of the contrast (its logarithm) and, by two thirds, of the brightness of what is tuned on."""
+    """Standard deviation of the contrast's logarithm; two thirds of it that of the brightness, of what is tuned on."""
     holdout: StrictFloat = Field(default=0.125, ge=0, le=0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
     precision: Precision = "auto"

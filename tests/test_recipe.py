@@ -1,9 +1,13 @@
+import ast
 import dataclasses
+import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from intraq_cli import recipe as recipes
 from intraq_cli.errors import RecipeError
 from intraq_cli.recipe import Recipe, choose_placement
 from intraq_cli.zoo import load_recipe, recipe_names
@@ -208,3 +212,19 @@ def test_the_published_range_takes_weights_as_they_are():
 def test_help_does_not_wait_for_the_checks():
     script = "import sys; from intraq_cli.app import main; main(['--help']); sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def test_every_setting_says_what_it_does():
+    """``docs/recipes.md`` is made of these texts; a setting without one is missing there."""
+    tree = ast.parse(Path(recipes.__file__).read_text(encoding="utf-8"))
+    described = {
+        f"{section.name}.{field.target.id}"
+        for section in ast.walk(tree)
+        if isinstance(section, ast.ClassDef)
+        for field, text in itertools.pairwise(section.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+    fields = {
+        f"{kind.__name__}.{field.name}" for kind in recipes.SECTIONS.values() for field in dataclasses.fields(kind)
+    }
+    assert fields <= described, fields - described
