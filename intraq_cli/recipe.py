@@ -65,7 +65,7 @@ class Synthesis:
     """Stage 1: from noise to images. Defaults are the default recipe's."""
 
     num_images: StrictInt = Field(default=1024, ge=0, le=10_000_000)
-    """Images to learn. 0: none; ranges and corrections then come from batch-norm statistics, and there is nothing to tune on."""
+    """Images to learn. 0: none; ranges and corrections then come from batch-norm statistics, and nothing is tuned."""
     batch_size: StrictInt = Field(default=256, ge=2, le=65536)
     """Images that are optimised together, and share their batch-norm statistics."""
     steps: StrictInt = Field(default=100, ge=1, le=1_000_000)
