@@ -16,7 +16,7 @@ from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.parsing import plain
 from intraq_cli.commands.predict import predict
-from intraq_cli.commands.printing import StdoutFailed, checked_stdout, flush, print_error, stderr
+from intraq_cli.commands.printing import StdoutFailed, checked_stdout, flush, print_error, print_json, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.report import report
@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     calls.TYPED[:] = args
+    if sys.stderr is None:  # closed before the start: nobody wants it
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     rank = _rank()
     if rank:  # under torchrun the first process speaks for all
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends
@@ -92,7 +94,7 @@ def _exit_code(args: list[str], rank: int) -> int:
     try:
         code = app(args=args, prog_name="intraq", standalone_mode=False)
         if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
-            stderr.print("interrupted")
+            return _stopped(KeyboardInterrupt(), as_json)
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
@@ -107,12 +109,12 @@ def _exit_code(args: list[str], rank: int) -> int:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
     except _Terminated as stop:
-        return _stopped(stop)
+        return _stopped(stop, as_json)
     except Exception as error:
         cause = interruption(error)
         if cause is None:
             raise
-        return _stopped(cause)
+        return _stopped(cause, as_json)
 
 
 def _rank() -> int:
@@ -122,9 +124,13 @@ def _rank() -> int:
         return 0
 
 
-def _stopped(stop: BaseException) -> int:
+def _stopped(stop: BaseException, as_json: bool) -> int:
     terminated = isinstance(stop, _Terminated)
-    stderr.print("terminated" if terminated else "interrupted")
+    word = "terminated" if terminated else "interrupted"
+    if as_json:
+        hint = "give the same command again: long jobs go on"
+        print_json({"error": {"code": "interrupted", "message": word, "hint": hint}})
+    stderr.print(word)
     return TERMINATED if terminated else INTERRUPTED
 
 

@@ -7,3 +7,5 @@ Placement = Literal["inputs", "activations", "integer"]
 integer runtime needs."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Compile = Literal["auto", True, False]
+LARGEST_SEED = 2**63 - 1
+"""Torch's generators take no larger ones."""

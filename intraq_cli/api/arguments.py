@@ -12,7 +12,9 @@ from pydantic import BeforeValidator, ConfigDict, SkipValidation, ValidationErro
 from torch import nn
 
 from intraq_cli.api.python_words import readable_signature, reworded, wrong_call
+from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
+from intraq_cli.runtime.torch_defaults import usual_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +43,13 @@ def _plain(value: Any) -> Any:
     return found if isinstance(found, (str, int, float, list)) else str(value)
 
 
+def _seed(value: Any) -> Any:
+    value = _listed(value)
+    if type(value) is int and not 0 <= value <= LARGEST_SEED:
+        raise UsageError(f"--seed {value}: must be from 0 to {LARGEST_SEED}")
+    return value
+
+
 # the last word of an annotation is what errors call its values
 Model = Annotated[str | Path | nn.Module, SkipValidation]
 """What :meth:`Source.parse` takes, which says itself what is wrong."""
@@ -64,6 +73,8 @@ Widths = Annotated[
     int | tuple[int, ...] | None, BeforeValidator(_listed), "a whole number, or several to choose from under a budget"
 ]
 """One number of bits, or several to choose from."""
+Seed = Annotated[int, BeforeValidator(_seed), "a whole number"]
+"""Of random draws."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), "a tuple of numbers, one for each channel"]
 """One per channel."""
 
@@ -80,10 +91,10 @@ def check_unused(why: str, **options: Any) -> None:
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the arguments of ``function`` against its annotations, and run it as if under no gradient mode.
+    """Check the arguments of ``function`` against its annotations, and run it under torch's usual settings.
 
     Whole numbers of any type (numpy's, ``8.0``) are taken; a caller may be under ``torch.no_grad`` or
-    ``torch.inference_mode``, in which nothing could be learned.
+    ``torch.inference_mode``, in which nothing could be learned, or have set another default type or device.
 
     Raises:
         UsageError: an argument of a wrong type, one that is missing, or one that does not exist.
@@ -93,7 +104,7 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with usual_settings():
                 return checked(*args, **kwargs)
         except ValidationError as error:
             if error.title != function.__name__:

@@ -9,7 +9,7 @@ from intraq_cli.api.bit_budget import Chosen
 from intraq_cli.api.evidence import evidence, write_evidence
 from intraq_cli.api.made import Made
 from intraq_cli.api.pipeline import Job
-from intraq_cli.checkpoint.read import read_checkpoint
+from intraq_cli.checkpoint.read import is_own_checkpoint, read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
@@ -52,7 +52,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
     config = checkpoint_config(teacher, end.job.anatomy, end.chosen.plan, *usual)
     tensors = checkpoint_tensors(student, end.quantized.stored)
     run |= evidence(end.job, student, end.made)
-    with atomic_folder(path, force) as folder:
+    with atomic_folder(path, force, is_own_checkpoint) as folder:
         run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
         run["seconds"] = time.perf_counter() - end.started
         write_json(folder / "config.json", config)

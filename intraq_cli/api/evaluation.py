@@ -9,7 +9,7 @@ import torch
 from pydantic import SkipValidation
 from torch import nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
+from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, check_unused, verb
 from intraq_cli.api.loading import find_quantized, teacher_of
 from intraq_cli.api.pipeline import EVALUATION_BATCH
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
@@ -40,7 +40,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = EVALUATION_BATCH,
     device: Text = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     revision: str | None = None,
     input_size: Size | None = None,
     mean: Numbers | None = None,

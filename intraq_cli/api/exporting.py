@@ -74,7 +74,7 @@ def export(
         raise UsageError(f"{folder} is no folder", "give what `intraq quantize` wrote")
     check_packages()
     path = Path(out or Path(folder, FILE))
-    check_output(path, force, file=True)
+    check_output(path, force)
     checkpoint = read_checkpoint(Path(folder), None if model is None else Source.parse(model))
     if storage == "int4" and min(checkpoint.network.plan.weights.values()) > 4:
         raise UsageError("--storage int4: no weight has 4 bits or fewer", "leave it out: the file would not be smaller")

@@ -102,6 +102,7 @@ def digest_of_images(made: TuningImages | None) -> str | None:
     """SHA-256 of the images and their labels, in hexadecimal; None of none."""
     if made is None:
         return None
-    digest = hashlib.sha256(made.images.numpy().tobytes())
-    digest.update(made.labels.numpy().tobytes())
+    digest = hashlib.sha256()
+    for tensor in (made.images, made.labels):  # by its bytes: numpy knows no bfloat16
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from intraq_cli.models.class_names import name_of
 from intraq_cli.models.teacher import InputSpec
 from intraq_cli.results import ClassCount, ImagesResult
 from intraq_cli.synthesis.image_set import ImageSet, read_images
-from intraq_cli.synthesis.pictures import write_class_folders, write_sheet
+from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders, write_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -41,16 +41,16 @@ def images(
         IntraqError: anything that the caller can mend.
     """
     if png is not None:
-        check_output(Path(png), force)
+        check_output(Path(png), force, is_class_folders)
     if sheet is not None:
-        check_output(Path(sheet), force, file=True)
+        check_output(Path(sheet), force)
         if Path(sheet).suffix.lower() not in SUFFIXES:
             raise UsageError(f"--sheet {sheet}: neither a PNG nor a JPEG file", f"one of {', '.join(SUFFIXES)}")
     whole = read_images(Path(file))
     found = _of_classes(whole, file, classes)
     if png is not None:
         spec = _spec(found, file)
-        with atomic_folder(Path(png), force) as folder:
+        with atomic_folder(Path(png), force, is_class_folders) as folder:
             write_class_folders(folder, found.made, spec, found.label_names)
     if sheet is not None:
         spec = _spec(found, file)

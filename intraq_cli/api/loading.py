@@ -11,7 +11,7 @@ from intraq_cli.api.arguments import Model, Text, check_unused, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
 from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError
-from intraq_cli.evaluation.data import preprocessing
+from intraq_cli.evaluation.data import Preprocessing
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.preprocessing import InputOverride
@@ -49,7 +49,7 @@ def load(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
     network = checkpoint.network
-    network.make_transform, network.label_names = partial(preprocessing, checkpoint.spec), checkpoint.label_names
+    network.make_transform, network.label_names = partial(Preprocessing, checkpoint.spec), checkpoint.label_names
     return network
 
 

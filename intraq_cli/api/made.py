@@ -22,5 +22,7 @@ class Made:
     logits_error: float = math.nan
     """Without images: relative to the spread of the float network's logits, on random images; NaN where these are
     nothing like what the network has seen."""
+    tuning_undone: bool = False
+    """Whether it is the calibrated network, as tuning made it follow its teacher less closely."""
     random_images: bool = False
     """Whether it was calibrated on such, as batch-norm statistics do not describe it."""

@@ -35,7 +35,7 @@ def manifest(
     if made:
         measured["heterogeneity"] = result.heterogeneity
         measured["teacher_accuracy_synthetic"] = 100 * made.teacher_accuracy
-        measured |= {"images": len(made.images), "pictures": made.pictures}
+        measured |= {"images": len(made.images), "pictures": made.pictures, "tuning_undone": result.tuning_undone}
         if result.held_out:
             measured |= {key: getattr(result, key) for key in ("agreement", "kl", "sqnr", "held_out")}
     else:

@@ -122,7 +122,7 @@ class Job:
             return tuned
         figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
         context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
-        return calibrated
+        return replace(calibrated, tuning_undone=True)
 
     def _prepared(self, plan: Plan) -> fx.GraphModule:
         """The teacher's graph in the form of the plan's placement, with equalized channels if the recipe asks for that.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from intraq_cli.api import exporting
-from intraq_cli.api.arguments import Model, Numbers, Paths, Size, Text, Texts, Widths, verb
+from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
 from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
 from intraq_cli.api.checkpoint_folder import Finished, write_folder
 from intraq_cli.api.evidence import recorded
@@ -22,6 +22,7 @@ from intraq_cli.api.pipeline import Job
 from intraq_cli.api.recipes import chosen_recipe
 from intraq_cli.api.sensitivity import check_origin, read_sensitivity
 from intraq_cli.api.teachers import check_free, examined, learnable
+from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, RecipeError, UsageError
@@ -59,7 +60,7 @@ def quantize(
     first_last_bits: int | None = None,
     bits: str | Path | None = None,
     device: Text = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
@@ -145,12 +146,12 @@ def quantize(
     where = choose_device(device, deterministic)
     if export is not None:
         check_packages()
-    check_free(out and f"{out}{suffix}", force)
+    check_free(out and f"{out}{suffix}", force, is_own_checkpoint)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
     path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
-    check_free(path, force)
+    check_free(path, force, is_own_checkpoint)
     anatomy = examined(teacher, where, report)
     if known is not None:
         check_origin(known, teacher, anatomy, placement)
@@ -226,6 +227,7 @@ def quantize(
             losses={made.kind: made.losses, "tuning": quantized.losses} if made else {},
             pictures=made.pictures if made else 0,
             logits_error=quantized.logits_error,
+            tuning_undone=quantized.tuning_undone,
             random_images=quantized.random_images,
         )
         if job.context.ranks.rank == 0:

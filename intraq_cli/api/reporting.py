@@ -34,7 +34,7 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
     for folder in given:
         if not Path(folder).is_dir():
             raise CheckpointError(f"there is no folder {folder}", HINT)
-    check_output(path, force or own, file=True)
+    check_output(path, force or own)
     records = [read_record(Path(folder)) for folder in given]
     content = page_of_one(records[0]) if len(records) == 1 else page_of_several(records)
     with atomic_file(path, force or own) as scratch:

@@ -11,7 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, fx
 
-from intraq_cli.api.arguments import Model, Numbers, Paths, Size, Text, Texts, verb
+from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, verb
 from intraq_cli.api.given_images import digest_of_images, given_images
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
@@ -55,7 +55,7 @@ def sensitivity(
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
     device: Text = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
@@ -106,7 +106,7 @@ def sensitivity(
     settings = chosen_recipe(recipe, set)
     tell_unused(set, report)
     where = choose_device(device, deterministic)
-    check_free(out, force, file=True)
+    check_free(out, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
@@ -127,6 +127,7 @@ def sensitivity(
     }
     path = Path(out) if out else None
     with job.started(path, identity, resume) if path else nullcontext(job) as job:
+        started -= job.context.kept.before
         shown = (made or job.synthesize()).images[:n]
         found = measured(job, graph, act_placement, shown, Widths(chosen, chosen, chosen))
         result = SensitivityResult(

@@ -10,6 +10,8 @@ from intraq_cli.api.arguments import Model, Models, Text, verb
 from intraq_cli.api.evaluation import evaluate
 from intraq_cli.api.quantization import quantize
 from intraq_cli.api.teachers import check_free
+from intraq_cli.checkpoint.read import is_own_checkpoint
+from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, answers_folder
 from intraq_cli.events import Report, Warned, silent
@@ -68,8 +70,9 @@ def quantize_seeds(
     Raises:
         IntraqError: all of them fail; it is the first one's error.
     """
-    if not seeds or len({*seeds}) < len(seeds) or min(seeds) < 0:
-        raise UsageError(f"seeds {', '.join(map(str, seeds)) or 'none'}: whole numbers from 0, no two alike")
+    if not seeds or len({*seeds}) < len(seeds) or not 0 <= min(seeds) <= max(seeds) <= LARGEST_SEED:
+        which = ", ".join(map(str, seeds)) or "none"
+        raise UsageError(f"seeds {which}: whole numbers from 0 to {LARGEST_SEED}, no two alike")
     if "seed" in options:
         raise UsageError("seed and seeds together", "give one of them")
 
@@ -81,7 +84,7 @@ def quantize_seeds(
         stem = first.path.removesuffix(f"-seed{seeds[0]}")
         runs = [replace(first, seed=seed, path=f"{stem}-seed{seed}") for seed in seeds]
         for run in runs:
-            check_free(run.path, bool(options.get("force")))
+            check_free(run.path, bool(options.get("force")), is_own_checkpoint)
         return SeedsResult(runs, [], {}, {})
     runs, failed = _each(seeds, lambda seed: f"seed {seed}", one, report)
     figures = {name: [getattr(run, name) for run in runs] for name in COMPARED}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, Texts, verb
+from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, Texts, verb
 from intraq_cli.api.forecast import foretell
 from intraq_cli.api.manifest import origin_of
 from intraq_cli.api.pipeline import Job
@@ -23,7 +23,7 @@ from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.metrics import to_tensorboard
 from intraq_cli.synthesis.image_set import ImageSet, save_images
-from intraq_cli.synthesis.pictures import write_class_folders
+from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders
 
 
 @verb
@@ -36,7 +36,7 @@ def synthesize(
     recipe: Text = "default",
     set: Texts = (),  # noqa: A002 - the option's own name
     device: Text = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
     batch_size: int | None = None,
@@ -86,13 +86,13 @@ def synthesize(
         raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
     tell_unused(set, report)
     where = choose_device(device, deterministic)
-    check_free(out, force, file=True)
-    check_free(png, force)
+    check_free(out, force)
+    check_free(png, force, is_class_folders)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
-    check_free(path, force, file=True)
+    check_free(path, force)
     anatomy = examined(teacher, where, report)
     result = SynthesisResult(
         path=str(path),
@@ -120,7 +120,7 @@ def synthesize(
             with atomic_file(path, force) as scratch:
                 save_images(scratch, ImageSet(made, origin, teacher.spec, names))
                 if png is not None:  # both or none, so that the same command can go on
-                    with atomic_folder(Path(png), force) as folder:
+                    with atomic_folder(Path(png), force, is_class_folders) as folder:
                         write_class_folders(folder, made, teacher.spec, names)
     return replace(
         result,

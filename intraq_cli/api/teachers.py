@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from intraq_cli.events import Report, Warned
-from intraq_cli.io.atomic import check_output
+from intraq_cli.io.atomic import IsOutput, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, moved, placed
 from intraq_cli.runtime.distributed import launched_processes
@@ -30,7 +30,7 @@ def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
     return anatomy
 
 
-def check_free(path: str | Path | None, force: bool, file: bool = False) -> None:
-    """Refuse an output that exists; only the first process of a job looks."""
+def check_free(path: str | Path | None, force: bool, is_output: IsOutput | None = None) -> None:
+    """Refuse an output that exists, see :func:`check_output`; only the first process of a job looks."""
     if path is not None and launched_processes().rank == 0:
-        check_output(Path(path), force, file)
+        check_output(Path(path), force, is_output)

@@ -25,7 +25,7 @@ from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, placed
+from intraq_cli.models.teacher import InputSpec, is_sound, placed
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
@@ -198,13 +198,28 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
             raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
 
 
+def is_own_checkpoint(folder: Path) -> bool:
+    """Whether ``quantize`` wrote a folder, of whatever format its checkpoint is."""
+    try:
+        config = read_json(folder / "config.json", CheckpointError)
+    except (CheckpointError, OSError):
+        return False
+    return _ours(config) is not None
+
+
+def _ours(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How a network is quantized, of a checkpoint's config of ours; None of any other."""
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == "intraq" else None
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     hint = "a checkpoint folder is what `intraq quantize` writes"
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", hint)
     config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
-    quantization = config.get("quantization_config")
-    if not isinstance(quantization, dict) or quantization.get("quant_method") != "intraq":
+    quantization = _ours(config)
+    if quantization is None:
         raise CheckpointError(f"{folder} is no intraq checkpoint", hint)
     version = quantization.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
@@ -267,7 +282,9 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         if not 0 < scale < math.inf or int(zero_point) >= 2**quantizer.bits:
             refuse(f"the scale of {prefix} is not one positive number, or its zero-point is off the grid")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))
-    for key, tensor in tensors.items():
-        if (tensor.is_floating_point() or tensor.is_complex()) and not tensor.isfinite().all():
+    for key, held in quantized.float_tensors.items():
+        tensor = tensors[names[key]]
+        numbers = tensor.is_floating_point() or tensor.is_complex()
+        if numbers and not is_sound(key, tensor, isinstance(held, nn.Parameter)):
             refuse(f"{key} holds NaN or infinite values")
     quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[names[key]].to(tensor.dtype))

@@ -1,6 +1,5 @@
 """``intraq export``."""
 
-import shlex
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import calls, options
@@ -46,8 +45,7 @@ def export(
     else:
         size = f"{file_size(result.bytes)}, opset {result.opset}, in {duration(result.seconds)}"
         print_table(result.path, [*export_rows(result), ("size", size)])
-        code = f" --model {shlex.quote(str(given['model']))}" if given["model"] else ""
-        print_hint(f"measure it: intraq evaluate {result.path}{code} --data FOLDER")
+        print_hint(f"next: intraq evaluate {calls.typed(('', result.path), ('--model', model))} --data FOLDER")
 
 
 def export_rows(result: "ExportResult") -> list[tuple[str, str]]:

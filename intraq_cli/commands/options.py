@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from intraq_cli.choices import Placement
+from intraq_cli.choices import LARGEST_SEED, Placement
 from intraq_cli.commands.parsing import bits, micro_batch, numbers
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.preprocessing import Interpolation as _Interpolation
@@ -219,9 +219,11 @@ DryRun = Annotated[
     typer.Option("--dry-run", help="Check all, say what would be done in what time, write nothing."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0)]
-SampleSeed = Annotated[int, typer.Option("--seed", help="Seed of the sample that --limit draws.", min=0)]
-OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0, max=LARGEST_SEED)]
+SampleSeed = Annotated[
+    int, typer.Option("--seed", help="Seed of the sample that --limit draws.", min=0, max=LARGEST_SEED)
+]
+OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0, max=LARGEST_SEED)]
 SEEDS_HELP = "One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end."
 Seeds = Annotated[Any, _several("--seeds 0,1,2", int, "N,...", SEEDS_HELP)]
 MicroBatch = Annotated[

@@ -18,14 +18,15 @@ from intraq_cli.words import duration
 if TYPE_CHECKING:
     from intraq_cli.results import Foretold
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_json(data: Any) -> None:
     """One JSON object on stdout; what is not a number (NaN, infinity) becomes null."""
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         data = dataclasses.asdict(data)
-    print(json.dumps(plain(data), ensure_ascii=False))
+    letters = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(plain(data), ensure_ascii=not letters))
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
@@ -122,6 +123,8 @@ def checked_stdout() -> Iterator[None]:
     stream = sys.stdout
     if stream is None:  # closed before the start: nobody wants it
         stream = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    if hasattr(stream, "reconfigure"):  # a letter that the terminal has no code for is no reason to lose a result
+        stream.reconfigure(errors="backslashreplace")
     sys.stdout = _Checked(stream)
     try:
         yield

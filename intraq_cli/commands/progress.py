@@ -71,7 +71,7 @@ class _Paces:
 
 def _describe(event: StepDone, rate: str) -> str:
     terms = " ".join(f"{name} {value:.3g}" for name, value in event.values.items())
-    return "  ".join(filter(None, (event.detail, rate, terms)))
+    return "  ".join(filter(None, (one_line(event.detail), rate, terms)))
 
 
 class _Bars:
@@ -114,6 +114,11 @@ class _Bars:
                 _messages_only(event)
 
 
+def _print_line(text: str) -> None:
+    """As it is: names of files and losses are no markup."""
+    stderr.print(text, markup=False)
+
+
 class _Lines:
     def __init__(self, paces: _Paces) -> None:
         self.paces = paces
@@ -125,14 +130,14 @@ class _Lines:
             case StageStarted():
                 self.paces.start(event)
                 self.last = now
-                stderr.print(f"{event.stage}: {counted(event.steps, 'step')}, {event.detail}")
+                _print_line(f"{event.stage}: {counted(event.steps, 'step')}, {one_line(event.detail)}")
             case StepDone():
                 pace = self.paces.note(event)
                 if now - self.last >= PLAIN_EVERY:
                     self.last = now
                     left = "" if pace.left is None else f"{duration(pace.left)} left  "
-                    stderr.print(f"{event.stage}: {event.step}/{pace.steps}  {left}{_describe(event, pace.rate)}")
+                    _print_line(f"{event.stage}: {event.step}/{pace.steps}  {left}{_describe(event, pace.rate)}")
             case StageDone():
-                stderr.print(f"{event.stage}: done in {duration(event.seconds)}")
+                _print_line(f"{event.stage}: done in {duration(event.seconds)}")
             case Warned() | Noted():
                 _messages_only(event)

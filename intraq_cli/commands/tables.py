@@ -36,7 +36,7 @@ def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
         for row in [[column.name for column in columns], *cells]:
             print(_line(columns, row, _widths(columns, cells)))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     kept, widths = fitted(columns, cells, shutil.get_terminal_size().columns)
     mark = ELLIPSIS if console.encoding.startswith("utf") else ASCII_ELLIPSIS
     shown = [columns[k] for k in kept]

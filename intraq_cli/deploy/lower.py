@@ -203,7 +203,7 @@ class _Lowering:
         pads = padding_around(given["padding"], dilation, weight.meta["shape"][2:])
         x: fx.Node = given["input"]
         while (more := _zeros_around(x)) is not None:
-            pads = tuple(a + b for a, b in zip(pads, more, strict=True))  # type: ignore[assignment]
+            pads = tuple(a + b for a, b in zip(pads, more, strict=True))
             x = x.args[0]  # type: ignore[assignment]
         return insert_call(self.graph, call, conv, x, weight, bias, stride, pads, dilation, given["groups"])
 

@@ -47,7 +47,10 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
         _store_four_bits(model)
     model.producer_name, model.producer_version = PRODUCER, str(about.get("version", ""))
     onnx.helper.set_model_props(model, {PRODUCER: json.dumps(about)})
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # those of its three checks have no common class
+        raise _refusal(error) from error
     return model
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from intraq_cli.evaluation.class_labels import class_indices
 from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
 from intraq_cli.models.teacher import InputSpec
+from intraq_cli.runtime.torch_defaults import float32_by_default
 from intraq_cli.zoo import model_folder
 
 
@@ -58,19 +59,26 @@ def open_data(
     return _class_folders(folder, spec, num_classes, label_names)
 
 
-def preprocessing(spec: InputSpec) -> Any:
-    """The model's own evaluation transform: PIL image, in the mode it takes, to normalised ``(C, H, W)``."""
-    from timm.data import create_transform
+class Preprocessing:
+    """The model's own evaluation transform: PIL image, in the mode it takes, to normalised ``(C, H, W)``, float32."""
 
-    return create_transform(
-        spec.input_size,
-        is_training=False,
-        mean=spec.mean,
-        std=spec.std,
-        interpolation=spec.interpolation,
-        crop_pct=spec.crop_pct,
-        crop_mode=spec.crop_mode,
-    )
+    def __init__(self, spec: InputSpec) -> None:
+        from timm.data import create_transform
+
+        self._transform: Callable[[Image.Image], Tensor] = create_transform(
+            spec.input_size,
+            is_training=False,
+            mean=spec.mean,
+            std=spec.std,
+            interpolation=spec.interpolation,
+            crop_pct=spec.crop_pct,
+            crop_mode=spec.crop_mode,
+        )
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """See the class."""
+        with float32_by_default():
+            return self._transform(image)
 
 
 class ImageTensors:
@@ -85,7 +93,7 @@ class ImageTensors:
         if mode is None:
             raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
         self.reader = ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
-        self.transform = preprocessing(spec)
+        self.transform = Preprocessing(spec)
 
     def read(self, path: Path, root: Path | None) -> Tensor:
         """Of a file below ``root``, which is resolved; None: wherever it lies.
@@ -95,8 +103,7 @@ class ImageTensors:
         """
         image = self.reader.read(path, root)
         with decoding(str(path)):
-            found: Tensor = self.transform(image)
-        return found
+            return self.transform(image)
 
     def decode(self, image: Any, name: str) -> Tensor:
         """Of an opened image that messages call ``name``.
@@ -107,8 +114,7 @@ class ImageTensors:
         if not isinstance(image, Image.Image):
             raise UnreadableImageError(f"{name} is missing")
         with decoding(name):
-            found: Tensor = self.transform(self.reader.decode(image))
-        return found
+            return self.transform(self.reader.decode(image))
 
 
 def _decoded_bytes(spec: InputSpec) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
@@ -60,7 +60,7 @@ class ImageReader:
             return self.decode(image)
 
     def decode(self, image: Image.Image) -> Image.Image:
-        """``image``, opened and of any kind, in this reader's mode.
+        """``image``, opened and of any kind, in this reader's mode and upright (by its EXIF orientation).
 
         Raises:
             ValueError: it is too large, or of a kind that has no 8-bit form.
@@ -70,7 +70,7 @@ class ImageReader:
             raise ValueError(f"{width}x{height} pixels")
         if self.edge**2 * max(width, height) / min(width, height) > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels: too long and narrow")
-        return _eight_bit(image).convert(self.mode)
+        return _eight_bit(_upright(image), image.format).convert(self.mode)
 
 
 @contextmanager
@@ -89,7 +89,16 @@ def decoding(name: str) -> Iterator[None]:
         raise UnreadableImageError(f"{name}: {error}") from error
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation says; cameras store what they see, however they are held."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except (*DECODING_ERRORS, KeyError, TypeError):  # damaged metadata of a picture that may be sound
+        turned = False
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
     """Images of 16 bits a pixel in 8 bits, where PIL itself would clip; of 32 bits as bright as they are.
 
     Raises:
@@ -103,5 +112,5 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("pixels of more than 16 bits")
     # whole numbers of 32 bits may hold pixels of 8; PIL uses them for the 16 of PNG and PGM files as well
-    eight = image.mode == "I" and image.format not in ("PNG", "PPM") and values.max() <= 255
+    eight = image.mode == "I" and kind not in ("PNG", "PPM") and values.max() <= 255
     return Image.fromarray((values if eight else values >> 8).astype(np.uint8))

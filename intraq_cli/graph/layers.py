@@ -93,23 +93,25 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
     What they make of the network's tensors alone is no layer's work: it never changes.
     """
     constant = constant_nodes(graph)
-    found: dict[fx.Node, Layer] = {}
-    names: set[str] = set()
+    called: dict[fx.Node, list[fx.Node]] = {}
     for call in calls(graph, *LAYERS):
-        if call in constant:
-            continue
-        weight = arguments(call)["weight"]
-        if weight not in found:
-            name = _name(call, weight, weight in constant)
-            while name in names:
-                stem, _, k = name.partition("#")
-                name = f"{stem}#{int(k or 0) + 1}"
-            names.add(name)
-            shape = weight.meta["shape"]
-            reason = _float_reason(graph, weight, weight in constant)
-            found[weight] = Layer(name, LAYERS[call.target], weight, shape, weight.op != "get_attr", reason)
-        found[weight].calls.append(call)
-    return list(found.values())
+        if call not in constant:
+            called.setdefault(arguments(call)["weight"], []).append(call)
+    names: dict[fx.Node, str] = {}
+    # a layer that reads a parameter as it is has its name, and so its key in a checkpoint, before one that computes its
+    # weight from that parameter
+    for weight in sorted(called, key=lambda weight: weight.op != "get_attr"):
+        name = _name(called[weight][0], weight, weight in constant)
+        while name in names.values():
+            stem, _, k = name.partition("#")
+            name = f"{stem}#{int(k or 0) + 1}"
+        names[weight] = name
+    found = []
+    for weight, its_calls in called.items():
+        kind, shape, computed = LAYERS[its_calls[0].target], weight.meta["shape"], weight.op != "get_attr"
+        reason = _float_reason(graph, weight, weight in constant)
+        found.append(Layer(names[weight], kind, weight, shape, computed, reason, its_calls))
+    return found
 
 
 def quantizable(graph: fx.GraphModule) -> list[Layer]:

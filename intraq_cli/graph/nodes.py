@@ -205,19 +205,23 @@ def run_each(run: fx.Interpreter, nodes: Iterable[fx.Node]) -> Iterator[fx.Node]
             del run.env[dead]
 
 
+def per_dimension(value: list[int], n: int) -> tuple[int, ...]:
+    """A convolution's setting for each of its ``n`` dimensions: torch takes one number for all, too."""
+    return tuple(value) * n if len(value) == 1 else tuple(value)
+
+
 def pair(value: list[int]) -> tuple[int, int]:
-    """What a convolution's setting means down and across: torch takes one or two numbers."""
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+    """The same down and across."""
+    down, across = per_dimension(value, 2)
+    return down, across
 
 
-def padding_around(
-    padding: str | list[int], dilation: tuple[int, int], kernel: tuple[int, ...]
-) -> tuple[int, int, int, int]:
-    """What a convolution's padding means, as numbers: top, left, bottom and right."""
+def padding_around(padding: str | list[int], dilation: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """What a convolution's padding means, as numbers: before each dimension, then behind each."""
     if isinstance(padding, str):
-        down, across = (d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True))
-        return down // 2, across // 2, down - down // 2, across - across // 2
-    return pair(padding) * 2
+        both = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        return (*(one // 2 for one in both), *(one - one // 2 for one in both))
+    return per_dimension(padding, len(kernel)) * 2
 
 
 def numel(node: fx.Node) -> int:

@@ -5,7 +5,7 @@ state dict, and convolutions, linear layers and batch norms have one form each.
 """
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,20 +13,16 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
 from intraq_cli.errors import ModelError
-from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.canonical_calls import canonical_calls, returns_its_input
 from intraq_cli.graph.nodes import (
     NETWORK,
-    arguments,
     calls,
     constant_nodes,
     finish,
     input_node,
-    insert_call,
     output_node,
-    replace_call,
     tensor_of,
 )
-from intraq_cli.graph.pooling import POOLING
 
 aten = torch.ops.aten
 
@@ -60,7 +56,7 @@ def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.
             raise ModelError("the network changes its own tensors as it runs", "its answers depend on earlier images")
     _drop_checks(graph)
     graph = _with_own_tensors(graph, network)
-    _canonical_calls(graph)
+    canonical_calls(graph)
     _compute_once(graph)
     _follow_input_device(graph)
     for node in graph.graph.nodes:
@@ -103,7 +99,7 @@ def _is_view(node: fx.Node) -> bool:
     """Whether what a call returns may share its memory with what it takes."""
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
-    if FORMS.get(node.target) is _nothing:  # in evaluation mode it returns its very input
+    if returns_its_input(node):
         return True
     made = node.target._schema.returns
     return any(one.alias_info is not None and not one.alias_info.is_write for one in made)
@@ -167,110 +163,6 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
     end.args = end.args[0]  # type: ignore[assignment]  # logits alone, not in the structure of what forward returned
     graph.graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(held, graph.graph)
-
-
-def _canonical_calls(graph: fx.GraphModule) -> None:
-    """Give each thing that passes look for one form."""
-    for node in calls(graph):
-        form = FORMS.get(node.target)
-        if form is not None:
-            form(graph, node)
-    constant = constant_nodes(graph)
-    for node in calls(graph):
-        if node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
-            _as_linear(graph, node)
-    for node in calls(graph, *LAYERS):
-        node.args, node.kwargs = tuple(arguments(node).values()), {}
-
-
-def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
-    given = arguments(node)
-    x, weight, bias = given["input"], given["weight"], given["bias"]
-    size = len(given["stride"])
-    rest = (given["stride"], given["padding"])
-    if given["transposed"]:
-        forms: tuple[Any, ...] = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
-        target = forms[size - 1].default if size == 1 else forms[size - 1].input
-        rest = (*rest, given["output_padding"], given["groups"], given["dilation"])  # type: ignore[assignment]
-    else:
-        target = (aten.conv1d, aten.conv2d, aten.conv3d)[size - 1].default
-        rest = (*rest, given["dilation"], given["groups"])  # type: ignore[assignment]
-    replace_call(graph, node, target, x, weight, bias, *rest)
-
-
-def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
-    """``aten.batch_norm`` in place of one of its backends, whose first output it is."""
-    given = arguments(node)
-    statistics = (given["running_mean"], given["running_var"], given.get("training", False))
-    args = (given["input"], given["weight"], given["bias"], *statistics, given["momentum"], given["eps"], True)
-    for user in list(node.users):
-        if user.target is operator.getitem and user.args[1] == 0:
-            replace_call(graph, user, aten.batch_norm.default, *args)
-
-
-def _view(graph: fx.GraphModule, node: fx.Node) -> None:
-    # captured where memory was contiguous; a reshape does the same in any layout
-    replace_call(graph, node, aten.reshape.default, *node.args)
-
-
-def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
-    # of a batch of one image it would take that dimension away as well
-    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    ones = [k for k, size in enumerate(shape) if isinstance(size, int) and size == 1]
-    replace_call(graph, node, aten.squeeze.dims, node.args[0], ones)
-
-
-def _contiguous_input(graph: fx.GraphModule, node: fx.Node) -> None:
-    # looks at memory as it lies, which was contiguous where it was captured
-    made = insert_call(graph, node, aten.clone.default, node.args[0])
-    made.kwargs = {"memory_format": torch.contiguous_format}
-    node.update_arg(0, made)
-
-
-def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
-    given = arguments(node)
-    if not given.get("train", False):
-        node.replace_all_uses_with(given["input"] if "input" in given else given["self"])
-        graph.graph.erase_node(node)
-
-
-FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
-    aten._convolution.default: _convolution,
-    aten.convolution.default: _convolution,
-    aten._native_batch_norm_legit_no_training.default: _batch_norm,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.view.default: _view,
-    aten._unsafe_view.default: _view,
-    aten.squeeze.default: _squeeze,
-    aten.view_as_complex.default: _contiguous_input,
-    aten.view.dtype: _contiguous_input,
-    aten.as_strided.default: _contiguous_input,
-    aten.dropout.default: _nothing,
-    aten.feature_dropout.default: _nothing,
-    aten.alpha_dropout.default: _nothing,
-    aten.alias.default: _nothing,
-    aten.lift_fresh_copy.default: _nothing,
-    **POOLING,
-}
-
-PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
-    aten.matmul.default: lambda node: (node.args[0], node.args[1], None),
-    aten.mm.default: lambda node: (node.args[0], node.args[1], None),
-    aten.addmm.default: lambda node: (node.args[1], node.args[2], node.args[0]),
-}
-"""Products whose right side may be a layer's weight: what is multiplied, by what, and what is added."""
-
-
-def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write ``x @ W + b``, W of two dimensions and no activation, as the linear layer that it is."""
-    x, weight, bias = PRODUCTS[node.target](node)
-    shape = weight.meta["val"].shape
-    if len(shape) != 2 or any(arguments(node).get(name, 1) != 1 for name in ("alpha", "beta")):
-        return
-    if bias is not None and tuple(bias.meta["val"].shape) != (shape[1],):
-        return
-    turned = insert_call(graph, node, aten.t.default, weight)
-    replace_call(graph, node, aten.linear.default, x, turned, bias)
 
 
 def _compute_once(graph: fx.GraphModule) -> None:

@@ -135,11 +135,26 @@ def _multiplies(node: fx.Node) -> bool:
 
 
 def _is_summed(node: fx.Node) -> bool:
-    """Whether a call multiplies two tensors value by value, and all that is done with that is to sum it up."""
+    """Whether a call multiplies two tensors value by value, and all that is done with that is to add it up.
+
+    A gate or a scale of each channel that is averaged over positions is no such product: what multiplies must differ
+    along what is averaged.
+    """
     if node.target is not aten.mul.Tensor or len(node.users) != 1 or len(node.all_input_nodes) != 2:
         return False
     (reader,) = node.users
-    return reader.target in SUMS
+    if reader.target is not aten.mean.dim:
+        return reader.target in SUMS
+    constant = constant_nodes(node.graph.owning_module)  # type: ignore[arg-type]
+    weights = [source for source in node.all_input_nodes if source in constant]
+    along: Any = arguments(reader)["dim"]
+    return any(_differs(weight, along, len(_shape(node))) for weight in weights)
+
+
+def _differs(weight: fx.Node, dims: list[int], size: int) -> bool:
+    """Whether a tensor that is broadcast to so many dimensions has more than one value along some of them."""
+    shape = (1,) * (size - len(_shape(weight))) + _shape(weight)
+    return any(shape[dim] > 1 for dim in dims)
 
 
 def _is_foreign(node: fx.Node) -> bool:

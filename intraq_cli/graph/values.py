@@ -62,7 +62,7 @@ def carries(node: fx.Node) -> bool:
         value = given.get("value")
         return given.get("mode", "constant") != "constant" or value is None or value in (0, -math.inf)
     if node.target is operator.getitem:
-        return carries(node.args[0])
+        return carries(node.args[0]) and _is_float(node)  # max pooling may put out indices beside its values
     return node.target in CARRIERS
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,39 +18,47 @@ NO_CHARACTER = re.compile("[\ud800-\udfff]")
 """What Python has in place of bytes that are no UTF-8."""
 
 
-def check_output(path: Path, force: bool, file: bool = False) -> None:
+IsOutput = Callable[[Path], bool]
+"""Whether a folder that is not empty was made by this tool, as the one that is to take its place."""
+
+
+def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> None:
     """Refuse, before any work, an output that exists or cannot be written.
 
+    Args:
+        path: of the output.
+        force: replace what is there.
+        is_output: which folders may be replaced; None: the output is a file.
+
     Raises:
-        OutputError: ``path`` exists and ``force`` is off, it is a folder where a ``file`` is to be, or a file where a
-            folder is, or a folder of other things than outputs; it has no name of its own, or its folder is missing or
+        OutputError: ``path`` exists and ``force`` is off, it is a folder where a file is to be, or a file where a
+            folder is, or a folder of anything else, or a link; it has no name of its own, or its folder is missing or
             read-only, or a name is not UTF-8.
     """
+    file = is_output is None
     if path.name in ("", ".."):
         raise OutputError(f"{path} is no name for an output", "give --out a new name")
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:  # safetensors opens no such file
         raise OutputError(f"{path}: the name is not UTF-8", "give another --out, in another folder perhaps") from error
+    if path.is_symlink():  # what it leads to would stay as it is, or is not there
+        raise OutputError(f"{path} is a link", "give --out the path that it leads to, or another one")
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
     if path.exists() and path.is_dir() == file:
         kinds = ("a folder", "a file") if file else ("a file", "a folder")
         raise OutputError(f"{path} is {kinds[0]}, and the output {kinds[1]}", "give another --out")
-    if path.is_dir() and not _is_output(path):
-        raise OutputError(f"{path} holds other things than an output of this tool", "give another --out, or remove it")
+    if is_output is not None and path.is_dir() and any(path.iterdir()) and not is_output(path):
+        raise OutputError(
+            f"{path} holds other things than --force replaces, which is what the same command made earlier",
+            "give another --out, or remove it",
+        )
     parent = path.resolve().parent
     if not parent.is_dir():
         raise OutputError(f"there is no folder {parent}", "make it first, or give another --out")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} is not writable", "give another --out")
-
-
-def _is_output(folder: Path) -> bool:
-    """Whether a folder is a checkpoint, folders of pictures by class, or empty: ``--force`` deletes nothing else."""
-    if (folder / "config.json").is_file():
-        return True
-    return all(entry.is_dir() and all(file.suffix == ".png" for file in entry.iterdir()) for entry in folder.iterdir())
 
 
 def unfinished_folder(path: Path) -> Path:
@@ -59,7 +67,7 @@ def unfinished_folder(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, force: bool, is_output: IsOutput) -> Iterator[Path]:
     """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
 
     All is on the disk before it takes its place, so that a power cut leaves the old folder or the new one: the old one
@@ -74,7 +82,7 @@ def atomic_folder(path: Path, force: bool) -> Iterator[Path]:
         yield made
         for entry in (*made.rglob("*"), made):
             sync(entry) if entry.is_dir() else _finish(entry)
-        check_output(path, force)  # again: the work may have taken hours
+        check_output(path, force, is_output)  # again: the work may have taken hours
         try:
             if path.exists():
                 path.rename(old)
@@ -93,7 +101,7 @@ def atomic_file(path: Path, force: bool) -> Iterator[Path]:
         made = scratch / path.name
         yield made
         _finish(made)
-        check_output(path, force, file=True)
+        check_output(path, force)
         made.replace(path)
         sync(path.resolve().parent)
 

@@ -150,10 +150,14 @@ def _no_batch_norm(teacher: Teacher) -> ModelError:
 
 
 def _untracked(teacher: Teacher) -> ModelError:
-    return ModelError(
-        f"{teacher.source} has batch norm without running statistics (track_running_stats=False)",
-        "images are learned from these statistics; choose a network that has them",
-    )
+    hint = "images are learned from these statistics; choose a network that has them"
+    return ModelError(f"{teacher.source} has batch norm without running statistics (track_running_stats=False)", hint)
+
+
+def is_sound(name: str, tensor: Tensor, parameter: bool) -> bool:
+    """Whether a tensor of a state dict holds numbers; in a mask of attention infinity is one, in weights it is not."""
+    finite = parameter or name.endswith(("running_mean", "running_var"))
+    return bool((tensor.isfinite() if finite else ~tensor.isnan()).all())
 
 
 @torch.no_grad()
@@ -164,8 +168,9 @@ def check_classifier(teacher: Teacher) -> int:
         ModelError: weights that are not finite, an input that does not fit, no logits, or not one for each label.
     """
     network = teacher.network
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in state_tensors(network).items():
-        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not tensor.is_meta and not is_sound(name, tensor, name in parameters):
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
     try:
         out = network(example_of(teacher))
@@ -180,9 +185,8 @@ def check_classifier(teacher: Teacher) -> int:
         raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
     labels = teacher.label_names
     if labels is not None and len(labels) != out.shape[1]:
-        raise ModelError(
-            f"{teacher.source} has {len(labels)} label_names for {out.shape[1]} classes", "mend config.json"
-        )
+        what = f"{teacher.source} has {len(labels)} label_names for {out.shape[1]} classes"
+        raise ModelError(what, "mend config.json")
     if not out.is_meta and not out.isfinite().all():
         raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
     return out.shape[1]

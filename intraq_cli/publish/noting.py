@@ -56,11 +56,17 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
     entry = {**plain(measured), "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
 
     def noted(run: dict[str, Any]) -> dict[str, Any]:
-        same = ("data", "split", "limit", "seed")
-        others = [one for one in run.get("evaluations", []) if any(one.get(key) != entry[key] for key in same)]
+        others = [one for one in run.get("evaluations", []) if _measured_on(one) != _measured_on(entry)]
         return {**run, "evaluations": [*others, entry]}
 
     _note(folder, checkpoint, noted, report)
+
+
+def _measured_on(entry: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells a measurement from those on other data; a folder is the same however it is spelled."""
+    data = str(entry["data"])
+    where = os.path.realpath(data) if os.path.isdir(data) else data
+    return where, entry.get("split"), entry.get("limit"), entry.get("seed")
 
 
 def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], report: Report) -> None:

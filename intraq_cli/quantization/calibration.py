@@ -105,6 +105,7 @@ class _Calibrator(fx.Interpreter):
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
         self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()
+        self.corrected_biases: set[int] = set()
         self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -153,8 +154,9 @@ class _Calibrator(fx.Interpreter):
         Returns whether that changed anything.
         """
         wanted, bias = self.float.outputs.get(call.name), tensor_of(self.student.graph, bias_of(call))
-        if wanted is None or bias is None:
+        if wanted is None or bias is None or id(bias) in self.corrected_biases:
             return False
+        self.corrected_biases.add(id(bias))  # two layers may have one: it mends the first one's error, not both
         got = channel_moments(out, LAYERS[call.target] == "linear")
         if call not in self.absorbed or quantizer.scale.log_gain is None:
             bias.add_(wanted[0] - got[0])

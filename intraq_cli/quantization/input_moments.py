@@ -1,11 +1,13 @@
 """Second moments of a layer's inputs, which are the Hessian of its squared output error (GPTQ, Frantar et al. 2023)."""
 
+import math
+
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, padding_around, pair
+from intraq_cli.graph.nodes import arguments, padding_around, per_dimension
 
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
@@ -35,24 +37,24 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         return flat[_sample(len(flat), count, generator, x.device)][None]
     given = arguments(call)
     stride, dilation, padding, groups = (given[name] for name in ("stride", "dilation", "padding", "groups"))
-    if weight.dim() == 3:  # one dimension is two, of which the first has size one
-        x, weight, stride, dilation = x[:, :, None], weight[:, :, None], [1, *stride], [1, *dilation]
-        padding = padding if isinstance(padding, str) else [0, *padding]
     kernel = weight.shape[2:]
-    stride, dilation = pair(stride), pair(dilation)
-    top, left, bottom, right = padding_around(padding, dilation, kernel)
-    x = F.pad(x, (left, right, top, bottom)).permute(0, 2, 3, 1)
-    height, width = (
+    n = len(kernel)
+    stride, dilation = per_dimension(stride, n), per_dimension(dilation, n)
+    ends = padding_around(padding, dilation, kernel)
+    around = [end for k in reversed(range(n)) for end in (ends[k], ends[n + k])]  # torch takes the last dimension first
+    x = F.pad(x, around).movedim(1, -1)
+    sizes = [
         (size - step * (k - 1) - 1) // by + 1
-        for size, step, k, by in zip(x.shape[1:3], dilation, kernel, stride, strict=True)
-    )
-    position = _sample(len(x) * height * width, count, generator, x.device)
-    image, row, column = position // (height * width), position // width % height, position % width
-    device = x.device
-    row = row[:, None] * stride[0] + torch.arange(kernel[0], device=device) * dilation[0]
-    column = column[:, None] * stride[1] + torch.arange(kernel[1], device=device) * dilation[1]
-    patches = x[image[:, None, None], row[:, :, None], column[:, None, :]]  # (R, kh, kw, C)
-    return patches.permute(3, 0, 1, 2).reshape(groups, -1, len(position), *kernel).transpose(1, 2).flatten(2)
+        for size, step, k, by in zip(x.shape[1:-1], dilation, kernel, stride, strict=True)
+    ]
+    position = _sample(len(x) * math.prod(sizes), count, generator, x.device)
+    image, *starts = torch.unravel_index(position, (len(x), *sizes))
+    index = [image.view(-1, *[1] * n)]
+    for k, start in enumerate(starts):
+        along = start[:, None] * stride[k] + torch.arange(kernel[k], device=x.device) * dilation[k]
+        index.append(along.view(-1, *[kernel[k] if j == k else 1 for j in range(n)]))
+    patches = x[tuple(index)]  # (R, *kernel, C)
+    return patches.movedim(-1, 0).reshape(groups, -1, len(position), *kernel).transpose(1, 2).flatten(2)
 
 
 def _sample(total: int, count: int, generator: torch.Generator, device: torch.device) -> Tensor:

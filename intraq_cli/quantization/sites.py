@@ -1,5 +1,6 @@
 """Where activations can be quantized: sites, each a value of the graph and those that read it quantized."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import fx
@@ -29,14 +30,19 @@ def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, S
     found = quantizable(graph)
     if placement == "activations":
         layer_calls = {call for layer in found for call in layer.calls}
-        named = activation_calls(graph).items()
         return {
-            name: Site(call, None, tuple(user for user in call.users if user in layer_calls)) for call, name in named
+            name: Site(call, None, _readers_among(layer_calls, final_readers(call)))
+            for call, name in activation_calls(graph).items()
         }
     inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.input_names.items()}  # type: ignore[arg-type]
     if placement == "inputs":
         return dict(sorted(inputs.items(), key=lambda item: item[1].layer_calls[0]))
     return _of_values(graph, found) | {_named(name, "input"): site for name, site in inputs.items()}
+
+
+def _readers_among(layer_calls: set[fx.Node], readers: Iterable[tuple[fx.Node, fx.Node]]) -> tuple[fx.Node, ...]:
+    """Calls of layers among the final readers of a value that read it as their input, each once."""
+    return tuple(dict.fromkeys(user for user, read in readers if user in layer_calls and user.args[0] is read))
 
 
 def _named(name: str, end: str) -> str:
@@ -67,7 +73,7 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
     made: dict[fx.Node, Site] = {}
     for call, value in found_values.items():
         users = readers[call]
-        by_layers = tuple(dict.fromkeys(user for user, read in users if user in layer_calls and user.args[0] is read))
+        by_layers = _readers_among(layer_calls, users)
         if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
             continue
         others = [user for user, read in users if user not in by_layers or user.args[0] is not read]

@@ -41,6 +41,8 @@ def losses_section(run: Run, steps: Sequence[Step]) -> Section | None:
     if not figures:
         return Section("Losses", "Where they ended.", table=table)
     lead = "Every reported step. Where they ended: of finished images, and the mean of tuning's last tenth."
+    if run.measured.tuning_undone:
+        lead += " Tuning was undone, so its losses are not those of this checkpoint."
     return Section("Losses", lead, figures, details=[("where they ended", table)] if ends else [])
 
 

@@ -76,12 +76,12 @@ def verdict(run: Run) -> str:
     if run.evaluations:
         one = run.evaluations[-1]
         change = f"Top-1 on {one.data} goes from {one.float_top1:.2f} % (float) to {one.top1:.2f} %"
-        return f"{change}, measured on {one.n:,} images; the file is {smaller}."
+        return f"{change}, measured on {one.n:,} images; the file is {smaller}. {undone(run)}".rstrip()
     if made.agreement is not None:
         return (
             f"Top-1 predictions equal the float network's on {made.agreement:.1f} % of {made.held_out} "
             f"{images_of(made.pictures)} that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; "
-            f"the file is {smaller}. Accuracy on real images was not measured yet."
+            f"the file is {smaller}. {undone(run)}Accuracy on real images was not measured yet."
         )
     how, off = "without images" if made.images is None else "by images of which none was held out", ""
     if made.random_images:
@@ -89,6 +89,11 @@ def verdict(run: Run) -> str:
     if made.logits_error is not None:
         off = f"on random ones the logits are off by {decimals(made.logits_error, 3)} of their spread; "
     return f"Quantized {how}; {off}the file is {smaller}. Accuracy on real images was not measured yet."
+
+
+def undone(run: Run) -> str:
+    """A sentence where the result is not what tuning made; else nothing."""
+    return "Tuning made it follow less closely and was undone: it is calibrated alone. " * run.measured.tuning_undone
 
 
 def _facts(run: Run) -> list[Fact]:

@@ -32,6 +32,8 @@ class Measured(_Table):
     logits_error: Number = None
     random_images: bool = False
     """Without images: whether ranges come from random ones."""
+    tuning_undone: bool = False
+    """Whether the checkpoint is the calibrated network, in place of the tuned one."""
     teacher_accuracy_synthetic: Number = None
     sqnr: dict[Text, Number] = {}
 

@@ -84,6 +84,8 @@ class QuantizationResult:
     the float network's logits differ between images."""
     random_images: bool = False
     """Without images: whether ranges come from random ones, as batch-norm statistics do not fit the network."""
+    tuning_undone: bool = False
+    """Whether the checkpoint is the calibrated network, as tuning made it follow its teacher less closely."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     """Last losses of each stage, by name."""
     sqnr: dict[str, float] = field(default_factory=dict)

@@ -31,6 +31,8 @@ GAP, CAPTION, FONT = 4, 18, 12
 """Pixels between images, of the line with a name, and of its letters."""
 LAYOUT = "intraq"
 """Text in the PNG file that says where its images are."""
+SOFTWARE = ("Software", "intraq")
+"""Text in PNG files that tells our pictures from anybody else's."""
 LONGEST_NAME = 60
 """Characters of a folder's name."""
 AT_ONCE = 64
@@ -50,11 +52,28 @@ def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names
     """
     labels = made.labels.tolist()
     digits = len(str(len(names) - 1 if names else max(labels)))
+    made_by = PngInfo()
+    made_by.add_text(*SOFTWARE)
     for k, picture in enumerate(_pictures(made.images, spec)):
         own = folder / class_folder(labels[k], names, digits)
         own.mkdir(exist_ok=True)
         confidence = "" if made.confidences is None else f"_{made.confidences[k].item():.3f}"
-        picture.save(own / f"{k:05d}{confidence}.png")
+        picture.save(own / f"{k:05d}{confidence}.png", pnginfo=made_by)
+
+
+def is_class_folders(folder: Path) -> bool:
+    """Whether a folder holds what :func:`write_class_folders` wrote, and nothing else."""
+    entries = [*folder.iterdir()]
+    return all(entry.is_dir() for entry in entries) and all(_is_own(file) for one in entries for file in one.iterdir())
+
+
+def _is_own(file: Path) -> bool:
+    name, text = SOFTWARE
+    try:
+        with Image.open(file, formats=["PNG"]) as picture:
+            return picture.info.get(name) == text
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def class_folder(index: int, names: list[str] | None, digits: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.errors import DivergedError, ModelError, NotFiniteError, check_finite
+from intraq_cli.errors import DivergedError, ModelError, NotFiniteError, check_finite, first_line
 from intraq_cli.events import Report, StageDone, StageStarted, Warned
 from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
@@ -107,7 +107,13 @@ def synthesize_images(
 def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int, int], device: torch.device) -> None:
     """Refuse a network that rounds, thresholds or detaches its images before its first batch norm."""
     x = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
-    seen = network(x)
+    try:
+        seen = network(x)
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        reason = "images cannot be learned from this network: torch has no derivative of one of its operations"
+        raise ModelError(f"{reason} ({first_line(error)})", "--recipe instant needs none") from error
     values = [*(part for layer in seen.layers for part in (layer.mean, layer.var)), seen.logits]
     whole = sum((value.float().square().sum() for value in values), torch.zeros((), device=device))
     reached = whole.requires_grad and (made := torch.autograd.grad(whole, x, allow_unused=True)[0]) is not None

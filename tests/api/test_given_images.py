@@ -145,3 +145,9 @@ def test_the_command_takes_the_option_twice(place, tmp_path, intraq):
     assert ran.code == 0
     assert "held-out images" in ran.out
     assert "they stay on this machine" in ran.err
+
+
+def test_a_file_of_images_may_be_in_bfloat16(place):
+    made = read_images(place / "images.safetensors").made
+    halved = replace(made, images=made.images.bfloat16())
+    assert digest_of_images(halved) not in (digest_of_images(made), None)

@@ -1,4 +1,5 @@
 import errno
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -74,9 +75,15 @@ def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
         images(file, png=there, force=True)
     assert (there / "mine").read_text() == "mine"
     (there / "0").mkdir()
-    (there / "mine").rename(there / "0/mine.png")
+    (there / "mine").unlink()
+    Image.new("L", (8, 8)).save(there / "0/00001_0.900.png")
+    with pytest.raises(IntraqError, match="other things"):  # named as ours, and somebody else's
+        images(file, png=there, force=True)
+    shutil.rmtree(there)
+    images(file, png=there)
+    (there / "0/old.png").write_bytes(next((there / "0").iterdir()).read_bytes())
     images(file, png=there, force=True)
-    assert not (there / "0/mine.png").exists()
+    assert not (there / "0/old.png").exists()
     with pytest.raises(IntraqError, match="exists"):
         synthesize("resnet20_digits", out=tmp_path / "j.safetensors", png=there)
     assert not (tmp_path / "j.safetensors").exists()

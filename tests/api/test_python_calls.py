@@ -8,11 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import intraq_cli
-from intraq_cli import compare, evaluate, inspect, load, predict, push, quantize, sensitivity, synthesize
+from intraq_cli import (
+    compare,
+    evaluate,
+    inspect,
+    load,
+    predict,
+    push,
+    quantize,
+    quantize_seeds,
+    sensitivity,
+    synthesize,
+)  # fmt: skip
 from intraq_cli.api.python_words import reworded
 from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
 from intraq_cli.events import Warned
@@ -287,3 +299,51 @@ def test_a_network_that_squeezes_is_measured_on_one_image_too(tmp_path, labelled
     assert (one.n, one.float_top1, one.top1) == (3, all_at_once.float_top1, all_at_once.top1)
     picture = next(Path(labelled).rglob("*.png"))
     assert len(predict(network, picture, device="cpu", **INPUT)[0].classes) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_caller_may_have_another_default_type_and_device(module, dtype, tmp_path, labelled, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"model": module, **INPUT, **INSTANT}
+    quantize(out="usual", **given)
+    wanted = load("usual", model=module, device="cpu")
+    usual = evaluate("usual", data=labelled, model=module, device="cpu")
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        quantize(out="other", **given)
+        network = load("other", model=module, device="cpu")
+        found = evaluate("other", data=labelled, model=module, device="cpu")
+        with torch.device("cpu"):
+            pixels = network.transform(Image.new("RGB", (8, 8), "white"))
+            got = network(torch.ones(2, 3, 8, 8, dtype=torch.float32))
+        assert (torch.get_default_dtype(), torch.get_default_device().type) == (dtype, "meta")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert Path("usual/model.safetensors").read_bytes() == Path("other/model.safetensors").read_bytes()
+    assert torch.equal(got, wanted(torch.ones(2, 3, 8, 8)))
+    assert pixels.dtype == torch.float32
+    assert torch.equal(pixels, wanted.transform(Image.new("RGB", (8, 8), "white")))
+    assert (found.n, found.top1, found.agreement) == (usual.n, usual.top1, usual.agreement)
+
+
+def test_the_callers_random_numbers_go_on_as_if_nothing_was_called(small_digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    quantize(small_digits, out="out", recipe="instant", device="cpu")
+    evaluate("out", data="digits", limit=4, device="cpu")
+    assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, np.uint64(2**63)])
+def test_seeds_that_no_generator_takes_are_usage_errors(seed):
+    for call in (
+        lambda: quantize("resnet20_digits", seed=seed),
+        lambda: quantize_seeds("resnet20_digits", seeds=[0, int(seed)]),
+        lambda: evaluate("resnet20_digits", data="digits", seed=seed),
+    ):
+        with pytest.raises(UsageError, match=f"{2**63 - 1}"):
+            call()

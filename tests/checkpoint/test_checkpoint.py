@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from intraq_cli import evaluate, load, quantize
-from intraq_cli.errors import CheckpointError, IntraqError, ModelError
+from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputError
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.teacher import InputSpec
 from tests.conftest import TINY
@@ -329,3 +329,16 @@ def test_a_loaded_network_knows_its_images_and_classes(digits):
     assert network.transform(Image.new("L", (20, 30), 255)).shape == (1, 8, 8)
     assert network.label_names == [str(digit) for digit in range(10)]
     assert next(network.parameters()).device.type == "cpu"
+
+
+def test_force_replaces_checkpoints_and_no_other_folder_with_a_config(small_digits, tmp_path):
+    """A float model's folder, or that of any other tool."""
+    given = {"w": 8, "a": 8, "recipe": "instant", "device": "cpu", "force": True}
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/config.json").write_text('{"name": "my web app"}')
+    shutil.copytree(small_digits, tmp_path / "model")
+    for folder in ("app", "model"):
+        before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+        with pytest.raises(OutputError, match="holds other things than force=True replaces"):
+            quantize(small_digits, out=tmp_path / folder, **given)
+        assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before

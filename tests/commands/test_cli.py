@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -154,9 +155,10 @@ def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path, net):
     assert made.code == 1
     assert "--force" in made.err
     forced = intraq("quantize", *net, "--out", "x", *TINY, "--force")
-    assert (forced.code, "x holds other things than an output" in forced.err) == (1, True)
+    assert (forced.code, "x holds other things than --force replaces" in forced.err) == (1, True)
     assert (tmp_path / "x/mine").exists()
-    (tmp_path / "x/config.json").write_text("{}")  # as of an earlier checkpoint
+    earlier = {"quantization_config": {"quant_method": "intraq", "format_version": 1}}
+    (tmp_path / "x/config.json").write_text(json.dumps(earlier))
     assert intraq("quantize", *net, "--out", "x", *TINY, "--force").code == 0
     assert not (tmp_path / "x/mine").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nets.py", "x"]
@@ -349,6 +351,8 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
     assert made.code == 130
     assert made.err.endswith("the same command goes on from there\ninterrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
+    made = intraq("quantize", *net, *TINY, "--json")
+    assert (made.code, json.loads(made.out)["error"]["code"]) == (130, "interrupted")
 
 
 def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):
@@ -552,3 +556,19 @@ def test_the_recorded_command_is_the_one_that_was_given(intraq, factory, tmp_pat
     words = ["quantize", f"{factory}:net", *INPUT, "--recipe", "instant", "--out", str(out), "-q"]
     assert intraq(*words).code == 0
     assert shlex.split(json.loads((out / "run.json").read_text())["command"]) == ["intraq", *words]
+
+
+def test_a_closed_stderr_is_no_reason_to_fail():
+    words = ["evaluate", "resnet20_digits", "--data", "digits", "--limit", "4"]
+    code = f"import sys; sys.stderr = None; from intraq_cli.app import main; sys.exit(main({words}))"
+    made = process.run("-c", code)
+    assert (made.returncode, "top-1      100.00 %" in made.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_a_name_that_stdout_has_no_letters_for_loses_no_result(intraq, monkeypatch, net, words):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert intraq("quantize", *net, "--recipe", "instant", "--out", "grün", *words).code == 0
+    text = printed.buffer.getvalue().decode("ascii")
+    assert json.loads(text)["path"] == "grün" if words else "gr\\xfcn" in text

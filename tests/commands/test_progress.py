@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from intraq_cli.commands import progress as shown
-from intraq_cli.events import StageDone, StageStarted, StepDone
+from intraq_cli.events import StageDone, StageStarted, StepDone, Warned
 from intraq_cli.words import duration, held_out_images
 
 
@@ -103,3 +103,15 @@ def test_a_terminal_has_one_moving_line_unless_it_is_dumb(
 def test_one_image_is_told_as_one():
     told = [held_out_images(*given) for given in ((1, 0), (2, 0), (1, 3))]
     assert told == ["1 held-out synthetic image", "2 held-out synthetic images", "1 held-out image"]
+
+
+def test_names_are_printed_letter_by_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of folders and losses: brackets are no markup, words between colons no pictures."""
+    with shown.progress(quiet=False) as report:
+        report(StageStarted("pictures", 1, "16 in p[/x] [raw]"))
+        report(StepDone("pictures", 1, 16, values={"[b]own": 0.5}))
+        report(StageDone("pictures", 1.0))
+        report(Warned("nets.py:factory: holds NaN [1]"))
+    printed = capsys.readouterr().err
+    assert "1 step, 16 in p[/x] [raw]" in printed
+    assert "warning: nets.py:factory: holds NaN [1]" in printed

@@ -160,3 +160,24 @@ def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
         Image.fromarray(values).save(tmp_path / "a.tif")
         read = ImageReader("L", 8.0).read(tmp_path / "a.tif", tmp_path)
         assert np.array_equal(np.asarray(read), wanted.astype(np.uint8) if top == 255 else (values >> 8))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation):
+    """Stored by PIL's own transposition, which it undoes."""
+    upright = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5)
+    methods = Image.Transpose
+    stored = {
+        2: methods.FLIP_LEFT_RIGHT, 3: methods.ROTATE_180, 4: methods.FLIP_TOP_BOTTOM, 5: methods.TRANSPOSE,
+        6: methods.ROTATE_90, 7: methods.TRANSVERSE, 8: methods.ROTATE_270,
+    }  # fmt: skip
+    picture = upright.transpose(stored[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(ImageReader("L", 8).read(tmp_path / "a.png", tmp_path), upright)
+
+
+def test_damaged_exif_is_no_reason_to_leave_a_picture_out(tmp_path):
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert np.asarray(ImageReader("RGB", 8).read(tmp_path / "a.jpg", tmp_path)).min() >= 254

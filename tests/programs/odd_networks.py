@@ -5,7 +5,8 @@
 of the logits at most 0.1), or if it is refused with an IntraqError, or told to be ruined or not to fit, or if the
 logits' error that ``quantize`` prints is beyond 0.1 too and at least half of the true one. Some networks blow up errors
 of eight bits: one that is off by more is ``coarse``, not ``WRONG``, if eight bits calibrated on images of the kind that
-it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it.
+it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it. ``--learned``
+takes a recipe that learns images and tunes on them, of so few steps that only crashes and refusals tell anything.
 """
 
 import argparse
@@ -47,14 +48,14 @@ SHAPE = (3, 16, 16)
 PLACEMENTS = ("inputs", "activations", "integer")
 
 
-def quietly(function: Callable[[int], Any]) -> Callable[[int], Any]:
+def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
     """Old ways to write a network warn of their age."""
 
     @functools.wraps(function)
-    def call(seed: int) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return function(seed)
+            return function(*args, **options)
 
     return call
 
@@ -491,8 +492,14 @@ def network_of(seed: int) -> Network:
     return network.eval().requires_grad_(False)
 
 
+LEARNED = {
+    "synthesis.num_images": 32, "synthesis.batch_size": 32, "synthesis.steps": 3,
+    "tuning.steps": 2, "tuning.batch_size": 8,
+}  # fmt: skip
+
+
 @quietly
-def judged(seed: int) -> tuple[str, str]:
+def judged(seed: int, learned: bool = False) -> tuple[str, str]:
     """A verdict on a network, and what there is to say."""
     torch.set_num_threads(1)
     try:
@@ -510,7 +517,10 @@ def judged(seed: int) -> tuple[str, str]:
             given = {"input_size": SHAPE, "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
             given["report"] = lambda event: warned.append(event.message) if isinstance(event, Warned) else None
             out = Path(folder) / "out"
-            made = intraq_cli.quantize(network, w=8, a=8, recipe="instant", out=out, act_placement=placement, **given)
+            given |= {"recipe": "default", "set": LEARNED} if learned else {"recipe": "instant"}
+            made = intraq_cli.quantize(network, w=8, a=8, out=out, act_placement=placement, **given)
+            if learned:
+                return "ran", ""
             with torch.no_grad():
                 got = intraq_cli.load(made.path, model=network)(x)
         except IntraqError as refusal:
@@ -541,10 +551,10 @@ def calibrated_on_pictures(network: nn.Module, placement: Any) -> nn.Module:
     return student
 
 
-def case(seed: int) -> tuple[int, str, str, float]:
+def case(seed: int, learned: bool) -> tuple[int, str, str, float]:
     """For a pool."""
     begun = time.process_time()
-    verdict, told = judged(seed)
+    verdict, told = judged(seed, learned)
     return seed, verdict, told, time.process_time() - begun
 
 
@@ -555,19 +565,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--learned", action="store_true")
     args = parser.parse_args()
     if args.only is not None:
-        print(network_of(args.only), *judged(args.only), sep="\n")
+        print(network_of(args.only), *judged(args.only, args.learned), sep="\n")
         return
     counts: Counter[str] = Counter()
     refusals: Counter[str] = Counter()
     seeds = range(args.seed, args.seed + args.count)
     with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=50) as pool:
-        for seed, verdict, told, seconds in pool.imap(case, seeds):
+        for seed, verdict, told, seconds in pool.imap(functools.partial(case, learned=args.learned), seeds):
             counts[verdict] += 1
             if verdict == "refused":
                 refusals[told[:100]] += 1
-            elif verdict != "follows":
+            elif verdict not in ("follows", "ran"):
                 print(f"{seed} {verdict} ({seconds:.0f} s): {told}\n    {parts_of(seed)}", flush=True)
     print(dict(counts))
     for told, count in refusals.most_common():

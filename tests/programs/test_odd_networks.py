@@ -16,6 +16,12 @@ def test_a_network_with_odd_parts_is_followed(seed):
     assert verdict == "follows", told
 
 
+@pytest.mark.parametrize("seed", [7, 10])
+def test_images_are_learned_from_a_network_with_odd_parts(seed):
+    verdict, told = odd_networks.judged(seed, learned=True)
+    assert verdict == "ran", told
+
+
 def test_a_wrong_range_is_seen(monkeypatch):
     right = ActivationQuantizer.set_grid
     monkeypatch.setattr(ActivationQuantizer, "set_grid", lambda own, scale, zero: right(own, scale / 8, zero))

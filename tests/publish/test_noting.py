@@ -180,3 +180,11 @@ def test_a_file_without_a_proof_is_sent_with_a_warning(folder):
     told = []
     push(folder, "me/w8", dry_run=True, report=told.append)
     assert ["notes no proof of it" in event.message for event in told] == [True]
+
+
+def test_one_folder_of_data_is_one_measurement_however_it_is_spelled(folder, checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for data in ("data", str(tmp_path / "data"), "./data/", "digits"):
+        record(folder, checkpoint, measured(data), silent)
+    assert noted(folder) == ["./data/", "digits"]

@@ -1,0 +1,141 @@
+"""One form for each thing that passes look for: a call that is written in several ways is given one of them."""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, insert_call, replace_call
+from intraq_cli.graph.pooling import POOLING
+
+aten = torch.ops.aten
+
+
+def canonical_calls(graph: fx.GraphModule) -> None:
+    """Give each thing that passes look for one form."""
+    for node in calls(graph):
+        form = FORMS.get(node.target)
+        if form is not None:
+            form(graph, node)
+    constant = constant_nodes(graph)
+    for node in calls(graph):
+        if node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
+            _as_linear(graph, node)
+    for node in calls(graph, *LAYERS):
+        node.args, node.kwargs = tuple(arguments(node).values()), {}
+
+
+def returns_its_input(node: fx.Node) -> bool:
+    """Whether a call returns, in evaluation mode, the very tensor that it takes."""
+    return FORMS.get(node.target) is _nothing
+
+
+def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
+    given = arguments(node)
+    x, weight, bias = given["input"], given["weight"], given["bias"]
+    size = len(given["stride"])
+    rest = (given["stride"], given["padding"])
+    if given["transposed"]:
+        forms: tuple[Any, ...] = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+        target = forms[size - 1].default if size == 1 else forms[size - 1].input
+        rest = (*rest, given["output_padding"], given["groups"], given["dilation"])  # type: ignore[assignment]
+    else:
+        target = (aten.conv1d, aten.conv2d, aten.conv3d)[size - 1].default
+        rest = (*rest, given["dilation"], given["groups"])  # type: ignore[assignment]
+    replace_call(graph, node, target, x, weight, bias, *rest)
+
+
+def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
+    """``aten.batch_norm`` in place of one of its backends, whose first output it is."""
+    given = arguments(node)
+    statistics = (given["running_mean"], given["running_var"], given.get("training", False))
+    args = (given["input"], given["weight"], given["bias"], *statistics, given["momentum"], given["eps"], True)
+    for user in list(node.users):
+        if user.target is operator.getitem and user.args[1] == 0:
+            replace_call(graph, user, aten.batch_norm.default, *args)
+
+
+def _matmul(graph: fx.GraphModule, node: fx.Node) -> None:
+    replace_call(graph, node, aten.matmul.default, *node.args)
+
+
+def _view(graph: fx.GraphModule, node: fx.Node) -> None:
+    # captured where memory was contiguous; a reshape does the same in any layout
+    replace_call(graph, node, aten.reshape.default, *node.args)
+
+
+def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
+    # of a batch of one image it would take that dimension away as well
+    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    ones = [k for k, size in enumerate(shape) if isinstance(size, int) and size == 1]
+    replace_call(graph, node, aten.squeeze.dims, node.args[0], ones)
+
+
+def _contiguous_input(graph: fx.GraphModule, node: fx.Node) -> None:
+    # looks at memory as it lies, which was contiguous where it was captured
+    made = insert_call(graph, node, aten.clone.default, node.args[0])
+    made.kwargs = {"memory_format": torch.contiguous_format}
+    node.update_arg(0, made)
+
+
+def _copied(graph: fx.GraphModule, node: fx.Node) -> None:
+    # what was written into a part of a tensor; torch has no derivative of aten.copy
+    into, source = node.args[0].meta["val"], node.args[1].meta["val"]  # type: ignore[union-attr]
+    made: Any = node.args[1]
+    if source.dtype != into.dtype:
+        made = insert_call(graph, node, aten.to.dtype, made, into.dtype)
+    if tuple(source.shape) != tuple(into.shape):
+        made = insert_call(graph, node, aten.expand_as.default, made, node.args[0])
+    node.replace_all_uses_with(made)
+    graph.graph.erase_node(node)
+
+
+def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
+    given = arguments(node)
+    if not given.get("train", False):
+        node.replace_all_uses_with(given["input"] if "input" in given else given["self"])
+        graph.graph.erase_node(node)
+
+
+FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+    aten._convolution.default: _convolution,
+    aten.convolution.default: _convolution,
+    aten._native_batch_norm_legit_no_training.default: _batch_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.copy.default: _copied,
+    aten.linalg_matmul.default: _matmul,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+    aten.squeeze.default: _squeeze,
+    aten.view_as_complex.default: _contiguous_input,
+    aten.view.dtype: _contiguous_input,
+    aten.as_strided.default: _contiguous_input,
+    aten.dropout.default: _nothing,
+    aten.feature_dropout.default: _nothing,
+    aten.alpha_dropout.default: _nothing,
+    aten.alias.default: _nothing,
+    aten.lift_fresh_copy.default: _nothing,
+    **POOLING,
+}
+
+PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
+    aten.matmul.default: lambda node: (node.args[0], node.args[1], None),
+    aten.mm.default: lambda node: (node.args[0], node.args[1], None),
+    aten.addmm.default: lambda node: (node.args[1], node.args[2], node.args[0]),
+}
+"""Products whose right side may be a layer's weight: what is multiplied, by what, and what is added."""
+
+
+def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Write ``x @ W + b``, W of two dimensions and no activation, as the linear layer that it is."""
+    x, weight, bias = PRODUCTS[node.target](node)
+    shape = weight.meta["val"].shape
+    if len(shape) != 2 or any(arguments(node).get(name, 1) != 1 for name in ("alpha", "beta")):
+        return
+    if bias is not None and tuple(bias.meta["val"].shape) != (shape[1],):
+        return
+    turned = insert_call(graph, node, aten.t.default, weight)
+    replace_call(graph, node, aten.linear.default, x, turned, bias)

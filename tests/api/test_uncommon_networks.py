@@ -1,0 +1,173 @@
+"""Ways of writing a network that are uncommon and right: each is quantized with learned images, tuned, and had back."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from intraq_cli import inspect, load, quantize
+from intraq_cli.errors import ModelError
+from intraq_cli.graph.proof import relative_error
+from tests.conftest import trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+GIVEN = {**INPUT, "device": "cpu"}
+FEW = {
+    "synthesis.num_images": 16, "synthesis.batch_size": 16, "synthesis.steps": 2,
+    "tuning.steps": 1, "tuning.batch_size": 8,
+}  # fmt: skip
+
+
+class Around(nn.Module):
+    """A stem, the middle that a test is about, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.linear = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        return self.head(self.norm(self.middle(self.stem(x))).relu().mean((2, 3)))
+
+    def middle(self, x):
+        return self.conv(x)
+
+    def head(self, x):
+        return self.fc(x)
+
+
+class PartialConvolution(Around):
+    """Writes over a part of the channels (FasterNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+
+    def middle(self, x):
+        y = x.clone()
+        y[:, :2] = self.conv(x[:, :2])
+        return y
+
+
+class Shift(Around):
+    """Writes neighbours into a part of the places (temporal shift)."""
+
+    def middle(self, x):
+        y = torch.zeros_like(x)
+        y[:, :4, :, :-1] = x[:, :4, :, 1:]
+        y[:, 4:] = x[:, 4:]
+        return self.conv(y)
+
+
+class Volumes(Around):
+    """A convolution in three dimensions, strided and grouped, over channels as depth."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(2, 4, (3, 3, 1), (2, 1, 1), (1, 1, 0), groups=2, bias=False)
+
+    def middle(self, x):
+        return self.conv(x.unflatten(1, (2, 4))).flatten(1, 2)
+
+
+class FlippedFirst(Around):
+    """Reads a weight in another form, and after that as it is."""
+
+    def middle(self, x):
+        return F.conv2d(x, self.conv.weight.flip(-1), None, 1, 1) + self.conv(x)
+
+
+class TransposedFirst(Around):
+    """An encoder that is the decoder's weight turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 8, bias=False)
+
+    def head(self, x):
+        return self.fc(F.linear(F.linear(x, self.linear.weight.t()).relu(), self.linear.weight))
+
+
+class LinearAlgebra(Around):
+    """A classifier by ``torch.linalg``."""
+
+    def head(self, x):
+        return torch.linalg.matmul(x, self.fc.weight.T)
+
+
+class PoolIndices(Around):
+    """Uses where a maximum was, too."""
+
+    def middle(self, x):
+        values, places = F.max_pool2d(self.conv(x), 2, return_indices=True)
+        return values + 0.01 * places.to(values.dtype)
+
+
+class MaskOfInfinity(Around):
+    """Attention with a mask of minus infinity as a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", torch.full((64, 64), float("-inf")).triu(1))
+
+    def middle(self, x):
+        tokens = x.flatten(2).mT
+        seen = (tokens @ tokens.mT / 8 + self.mask).softmax(-1) @ self.linear(tokens)
+        return self.conv(seen.mT.reshape(x.shape))
+
+
+KINDS = [
+    PartialConvolution, Shift, Volumes, FlippedFirst, TransposedFirst, LinearAlgebra, PoolIndices, MaskOfInfinity,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_uncommon_network_is_quantized_tuned_and_had_back(kind, tmp_path):
+    torch.manual_seed(0)
+    network = trained(kind())
+    made = quantize(network, w=8, a=8, out=tmp_path / "out", set=FEW, **GIVEN)
+    assert 0 <= made.kl < 1
+    x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    quick = quantize(network, w=8, a=8, out=tmp_path / "instant", recipe="instant", act_placement="integer", **GIVEN)
+    error = relative_error(network(x), load(quick.path, model=network, device="cpu")(x))
+    assert error < 0.3  # far from ruined: a wrong weight or a lost layer is beyond 1
+
+
+def test_layers_that_share_a_parameter_have_names_of_their_own():
+    found = inspect(trained(FlippedFirst()), **INPUT)
+    assert [layer.name for layer in found.layers if layer.kind == "conv2d"] == ["stem.0", "conv#1", "conv"]
+    assert len({layer.name for layer in found.layers}) == len(found.layers)
+
+
+def test_a_product_by_linear_algebra_is_a_linear_layer():
+    (last,) = (layer for layer in inspect(trained(LinearAlgebra()), **INPUT).layers if layer.kind == "linear")
+    assert (last.weight_shape, last.multiply_adds, last.w_bits) == ((4, 8), 32, 4)
+
+
+def test_a_product_and_mean_is_listed_as_one():
+    class Meant(Around):
+        def head(self, x):
+            return (x[:, None] * self.fc.weight).mean(-1)
+
+    (found,) = (layer for layer in inspect(trained(Meant()), **INPUT).layers if layer.kind == "product and sum")
+    assert found.multiply_adds == 32
+
+
+@pytest.mark.parametrize(("tensor", "value"), [("mask", "nan"), ("conv.weight", "inf"), ("norm.running_var", "inf")])
+def test_infinity_is_taken_in_masks_alone(tensor, value):
+    network = trained(MaskOfInfinity())
+    network.state_dict()[tensor].view(-1)[0] = float(value)
+    with pytest.raises(ModelError, match=f"{tensor} holds NaN or infinite values"):
+        quantize(network, recipe="instant", **GIVEN)
+
+
+def test_a_layer_behind_max_pooling_reads_what_the_activation_before_it_was_quantized_to():
+    """In placement ``activations``: pooling, padding and views hand on values of the grid."""
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.ZeroPad2d(1)]
+    layers += [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)]
+    found = inspect(trained(nn.Sequential(*layers)), w=4, a=4, act_placement="activations", **INPUT)
+    assert [layer.a_bits for layer in found.layers] == [None, 4, 4]
+    low = sum(layer.multiply_adds for layer in found.layers[1:])
+    assert found.low_bit_share == pytest.approx(100 * low / found.multiply_adds)
