@@ -70,7 +70,9 @@ InputSize = Annotated[
 ]
 Mean = Annotated[
     Any,
-    _several("--mean 0.485,0.456,0.406", float, "M,...", "Mean of pixels in [0, 1]; default: the model's."),
+    _several(
+        "--mean 0.485,0.456,0.406", float, "M,...", "Mean per channel, for pixels in [0, 1]; default: the model's."
+    ),
 ]
 Std = Annotated[
     Any,
@@ -78,7 +80,7 @@ Std = Annotated[
         "--std 0.229,0.224,0.225",
         float,
         "S,...",
-        "Deviation of pixels; default: the model's.",
+        "Standard deviation per channel, for pixels in [0, 1]; default: the model's.",
     ),
 ]
 CROP_HELP = "Crop size as a fraction of the resized image's shorter side; default: the model's."
@@ -122,7 +124,7 @@ TargetSize = Annotated[
 ]
 AvgBits = Annotated[
     float | None,
-    _unset("--avg-bits", metavar="X", help="A budget: mean bits of all weights, e.g. 3.5. Bits by layer."),
+    _unset("--avg-bits", metavar="X", help="A budget: mean bits of a quantized weight, e.g. 3.5. Bits by layer."),
 ]
 Bops = Annotated[
     str | None,
