@@ -48,12 +48,12 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
         for size, step, k, by in zip(x.shape[1:-1], dilation, kernel, stride, strict=True)
     ]
     position = _sample(len(x) * math.prod(sizes), count, generator, x.device)
-    image, *starts = torch.unravel_index(position, (len(x), *sizes))
-    index = [image.view(-1, *[1] * n)]
-    for k, start in enumerate(starts):
+    index, image = [], position
+    for k in reversed(range(n)):
+        start, image = image % sizes[k], image // sizes[k]
         along = start[:, None] * stride[k] + torch.arange(kernel[k], device=x.device) * dilation[k]
         index.append(along.view(-1, *[kernel[k] if j == k else 1 for j in range(n)]))
-    patches = x[tuple(index)]  # (R, *kernel, C)
+    patches = x[(image.view(-1, *[1] * n), *reversed(index))]  # (R, *kernel, C)
     return patches.movedim(-1, 0).reshape(groups, -1, len(position), *kernel).transpose(1, 2).flatten(2)
 
 
