@@ -144,13 +144,12 @@ class Quantization:
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        own = self.weight_rounding not in ROUNDINGS
-        if own and self.weight_scale == "recomputed":
+        if self.weight_rounding != "nearest" and self.weight_scale == "recomputed":
             raise RecipeError(
                 f"quantization.weight_rounding = {self.weight_rounding} needs scales that stay",
-                "set quantization.weight_scale=learned too",
+                "set quantization.weight_scale=learned too, or weight_rounding=nearest",
             )
-        takes_inputs = self.weight_rounding == "gptq" or own
+        takes_inputs = self.weight_rounding not in ("nearest", "squant")
         if self.activation_range == "ema" and (takes_inputs or self.correction != "never"):
             raise RecipeError(
                 "quantization.activation_range = ema takes the weights as they are",

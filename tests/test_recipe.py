@@ -228,3 +228,9 @@ def test_every_setting_says_what_it_does():
         f"{kind.__name__}.{field.name}" for kind in recipes.SECTIONS.values() for field in dataclasses.fields(kind)
     }
     assert fields <= described, fields - described
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "squant"])
+def test_a_rounding_that_recomputed_scales_would_undo_is_refused(rounding):
+    with pytest.raises(RecipeError, match="needs scales that stay"):
+        Recipe().override(["quantization.weight_scale=recomputed", f"quantization.weight_rounding={rounding}"])

@@ -102,7 +102,8 @@ def evaluate(
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
-    images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split).sample(limit, seed)
+    images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split)
+    whole, images = images.count, images.sample(limit, seed)
     for note in images.notes:
         report(Warned(note))
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
@@ -114,7 +115,8 @@ def evaluate(
     result = EvaluationResult(name, images.name, **asdict(accuracy), seconds=seconds, device=str(where))
     if not isinstance(found, Checkpoint) or not save:
         return result
-    drawn = {"limit": limit, "seed": None if limit is None else seed}
+    sampled = limit is not None and result.n <= limit < whole
+    drawn = {"limit": limit if sampled else None, "seed": seed if sampled else None}
     figures = {key: value for key, value in asdict(result).items() if key not in ("target", "saved")}
     part = (split or "test") if data.startswith("hfds:") else None
     record(Path(name), found, {**figures, "split": part, **drawn}, report)

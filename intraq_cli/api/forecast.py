@@ -52,7 +52,7 @@ def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: floa
         with tuned_allocator(job.context.device, job.context.deterministic), out_of_memory():
             few = _trial(job, plan, made, FEW, FEW)
             second = [
-                min(batch, max(2 * FEW, int(STEP * FEW / few.stages[stage].step))) if stage in few.stages else 2 * FEW
+                min(batch, max(2 * FEW, int(STEP * FEW / seconds))) if (seconds := few.step(stage)) else 2 * FEW
                 for stage, batch in (("synthesis", recipe.synthesis.batch_size), ("tuning", recipe.tuning.batch_size))
             ]
             more = _trial(job, plan, made, *second)
@@ -78,7 +78,13 @@ class _Timed:
 
 @dataclass
 class _Trial:
+    batch: int
+    """Images in a step of tuning, where there are any."""
     stages: dict[str, _Timed] = field(default_factory=dict)
+
+    def step(self, stage: str) -> float:
+        """Seconds of a step; 0 where there was none, or no more than one."""
+        return self.stages[stage].step if stage in self.stages else 0.0
 
 
 def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, batch: int) -> _Trial:
@@ -108,7 +114,7 @@ def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, 
     count = len(made.images)
     if plan is not None:
         small.quantize(plan, made)
-    seconds, trial = time.perf_counter() - started, _Trial()
+    seconds, trial = time.perf_counter() - started, _Trial(batch)
     for stage, in_step in (("synthesis", images), ("calibration", count), ("tuning", batch)):
         if stage in log.times:
             trial.stages[stage] = log.timed(stage, in_step)
@@ -216,9 +222,7 @@ class _Count:
         """Its seconds, and the images it is done on at once, as :func:`_trial` counts them: with those held out."""
         recipe = self.job.recipe
         if recipe.quantization.activation_range == "ema":  # warms up on batches of tuning's size
-            first, second = (
-                (trial.stages["tuning"].images, trial.stages["calibration"].around / STEPS) for trial in self.trials
-            )
+            first, second = ((trial.batch, trial.stages["calibration"].around / STEPS) for trial in self.trials)
             return recipe.quantization.ema_steps * _line(recipe.tuning.batch_size, first, second), 0.0
         used = round(min(self.images, CALIBRATION_IMAGES / (1 - recipe.tuning.holdout)))
         images = _fitting(self.job, "calibration", used)

@@ -1,5 +1,7 @@
 """``inspect``: what of a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,9 +20,9 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher, examine, state_tensors
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
-from intraq_cli.quantization.plan import Plan, check_width, form_of, plan_quantization, usual_bits
+from intraq_cli.quantization.plan import Plan, check_width, form_of, plan_quantization
 from intraq_cli.recipe import Placement
-from intraq_cli.results import InspectionResult
+from intraq_cli.results import InspectedLayer, InspectionResult
 
 
 @verb
@@ -84,12 +86,33 @@ def bits_template(found: InspectionResult) -> str:
     return template(weights, {layer.name: layer.a_bits for layer in found.layers if layer.a_bits is not None})
 
 
+def usual_bits(layers: Sequence[InspectedLayer], plan: Plan, w: int, a: int) -> tuple[int, int]:
+    """Bits of most weights, and of what most layers read but for the image.
+
+    ``w`` and ``a``, which were asked for, where most of all have them, or most of those between the first and the last.
+    """
+    read = [*plan.activations.values()]
+    if plan.placement == "integer":  # whose other values always have 8
+        read = [layer.a_bits for layer in layers if layer.a_bits]
+    if plan.placement != "activations":
+        read = read[1:] or read
+    return _usual([*plan.weights.values()], w), _usual(read, a)
+
+
+def _usual(bits: list[int], stated: int) -> int:
+    def most(held: list[int]) -> int:
+        counts = Counter(held)
+        return max(counts, key=lambda one: (counts[one], one == stated), default=stated)
+
+    return stated if stated == most(bits[1:-1] or bits) else most(bits)
+
+
 def inspected(
     model: str, teacher: Teacher, anatomy: Anatomy, graph: fx.GraphModule, w: int, a: int, plan: Plan
 ) -> InspectionResult:
     """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
     layers = inspect_layers(graph, plan)
-    w, a = usual_bits((w, a), plan.weights, plan.activations, plan.placement)
+    w, a = usual_bits(layers, plan, w, a)
     return InspectionResult(
         model=model,
         architecture=teacher.architecture,

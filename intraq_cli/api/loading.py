@@ -150,5 +150,6 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
     except IntraqError as error:
         raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
     if from_hub and (file or source.kind == "folder"):
-        raise ModelError(f"the checkpoint was made from files that are not here: {file or name}", AGAIN)
+        what = f"it was made from {file or name}, and paths in a file's metadata or from the Hub are not followed"
+        raise ModelError(f"the float teacher cannot be had: {what}", AGAIN)
     return source

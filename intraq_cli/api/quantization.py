@@ -129,7 +129,10 @@ def quantize(
     if sensitivity is not None and budget is None:
         raise UsageError("--sensitivity is for choosing bits", "give --target-size, --avg-bits or --bops")
     known = read_sensitivity(Path(sensitivity)) if sensitivity is not None else None
-    asked = asked_bits(w if known is None or w is not None else known.widths, a, budget)
+    if known is not None and budget is not None:  # to choose from what was measured, where nothing else is said
+        w = tuple(known.widths) if w is None else w
+        a = tuple(known.widths) if a is None and budget.kind == "bit operations" else a
+    asked = asked_bits(w, a, budget)
     rules = read_bit_rules(bits)
     settings = chosen_recipe(recipe, set)
     placement = choose_placement(act_placement, settings)
@@ -137,6 +140,11 @@ def quantize(
         raise RecipeError(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
             "set tuning.steps=0, or choose another recipe",
+        )
+    if not images and not settings.synthesis.num_images and settings.quantization.activation_range == "ema":
+        raise RecipeError(
+            f"recipe {settings.name} makes no images (synthesis.num_images = 0), and activation_range = ema needs some",
+            "set quantization.activation_range=mse, or choose another recipe",
         )
     if settings.tuning.steps and launched_processes().size > settings.tuning.batch_size:
         raise UsageError(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
 
@@ -76,8 +77,12 @@ def quantize_seeds(
     if "seed" in options:
         raise UsageError("seed and seeds together", "give one of them")
 
+    board = options.pop("tensorboard", None)
+
     def one(seed: int) -> QuantizationResult:
-        return quantize(model, seed=seed, suffix=f"-seed{seed}", dry_run=dry_run, report=report, **options)
+        own = None if board is None else Path(board, f"seed{seed}")  # or each would hide the one before
+        given = options | {"seed": seed, "suffix": f"-seed{seed}", "tensorboard": own, "dry_run": dry_run}
+        return quantize(model, report=report, **given)
 
     if dry_run:  # the same time for all
         first = one(seeds[0])

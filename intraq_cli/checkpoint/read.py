@@ -140,8 +140,11 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     _check_names(folder, network, plan, hint)
     size = ",".join(map(str, spec.input_size))
     like = next(network.parameters(), torch.empty(0))
+    # noise, as when the network was captured first: some divide by what an image of zeros has none of
+    example = torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0)).to(like.device)
+    network.requires_grad_(False)
     try:
-        graph = capture(network.requires_grad_(False), torch.zeros(2, *spec.input_size, device=like.device))
+        graph = capture(network, example)
     except (*BUILD_ERRORS, ModelError) as error:
         if like.is_meta:
             raise _NotOnMetaError from error

@@ -15,6 +15,7 @@ from intraq_cli.deploy.operators import clip, conv, dequantize_linear, gemm, glo
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
     arguments,
+    calls,
     constant_nodes,
     constant_value,
     copy_graph,
@@ -25,7 +26,7 @@ from intraq_cli.graph.nodes import (
     padding_around,
     pair,
 )
-from intraq_cli.graph.values import AVERAGES, PADS, carries, is_answer, keeps_places, without_clamps
+from intraq_cli.graph.values import AVERAGES, CLAMPS, PADS, carries, is_answer, keeps_places, without_clamps
 from intraq_cli.quantization.integer_arithmetic import bias_codes
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
@@ -41,6 +42,7 @@ CODES = 255
 def lower(network: QuantizedNetwork) -> fx.GraphModule:
     """The graph of a frozen network in ONNX operators, for images ``(B, C, H, W)``; not to be run by torch."""
     graph = copy_graph(network.graph)
+    _float_bounds(graph)
     lowering = _Lowering(graph, network)
     for node in list(graph.graph.nodes):
         lowering.visit(node)
@@ -60,7 +62,17 @@ def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
             continue
         node.replace_all_uses_with(made)
         graph.graph.erase_node(node)
+    _float_bounds(graph)
     return finish(graph)
+
+
+def _float_bounds(graph: fx.GraphModule) -> None:
+    """Write whole numbers that clamps have as bounds as floats: ``torch.onnx`` knows no clamp between 0.1 and 2."""
+    for node in calls(graph, *CLAMPS):
+        if not getattr(node.meta.get("dtype"), "is_floating_point", False):
+            continue
+        node.args = tuple(float(x) if type(x) is int else x for x in node.args)
+        node.kwargs = {name: float(x) if type(x) is int else x for name, x in node.kwargs.items()}
 
 
 class _Lowering:

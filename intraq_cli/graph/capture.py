@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     exported = _exported(network, example)
     try:
         graph = normalize(exported, network)
-    except KeyError as error:  # by a name that torch's own graphs have a use for
-        way_out = "rename the tensor or module, whose name torch.fx uses itself"
+    except (KeyError, SyntaxError) as error:  # by a name that torch's own graphs, or Python, have a use for
+        way_out = "rename the tensor or module, whose name torch.fx or Python uses itself"
         raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
     except RuntimeError as error:
         if "is mutated in the forward" not in str(error):
@@ -80,7 +81,9 @@ def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
 
 
 def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    batch: Any = {0: torch.export.Dim.DYNAMIC}
+    first = next(iter(signature(network.forward).parameters.values()), None)
+    shapes = ((batch,),) if first is not None and first.kind is first.VAR_POSITIONAL else (batch,)
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)  # one operation that hides its linear layers
     try:

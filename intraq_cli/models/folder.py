@@ -1,9 +1,11 @@
 """Float models in folders: timm's ``config.json`` and ``model.safetensors``, of timm's architectures or our own."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from intraq_cli.errors import ModelError, first_line
@@ -72,7 +74,39 @@ def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool
     described = build_on_meta(lambda: _timm_network(folder, False), header, ModelError)
     check_floats(described, header, source)
     with limited(parts_of(header)):
-        return timm_teacher(_timm_network(folder, True), source, name, config.label_names)
+        network = _timm_network(folder, True)
+        made_up = _not_of_file(network, weights, lambda: _timm_network(folder, True))
+    if made_up:
+        raise ModelError(
+            f"{source}: {made_up[0]} and {len(made_up) - 1} more tensors would be random: timm does not take them from "
+            "model.safetensors",
+            "the file lacks them, or config.json does not state num_classes beside the architecture",
+        )
+    return timm_teacher(network, source, name, config.label_names)
+
+
+def _not_of_file(network: nn.Module, weights: Path, load_again: Callable[[], nn.Module]) -> list[str]:
+    """Names of tensors of a network that timm has left at random values, which it does in silence for some of them.
+
+    A tensor that is not in the file by its name may have been renamed or converted as it was read; then a network that
+    is loaded with other random numbers has the same.
+    """
+    from safetensors import safe_open
+
+    held = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    with safe_open(weights, "pt") as file:
+        keys = {*file.keys()}
+        doubtful = [
+            name
+            for name, tensor in held.items()
+            if name not in keys or not torch.equal(file.get_tensor(name).to(tensor.dtype), tensor)
+        ]
+    if not doubtful:
+        return []
+    with torch.random.fork_rng(()):
+        torch.manual_seed(torch.initial_seed() + 1)
+        other = load_again().state_dict()
+    return [name for name in doubtful if not torch.equal(held[name], other[name])]
 
 
 def _timm_network(folder: Path, pretrained: bool) -> nn.Module:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -16,6 +16,7 @@ from torch import nn
 
 from intraq_cli.errors import IntraqError, ModelError, RecipeError
 from intraq_cli.runtime.extensions import explained
+from intraq_cli.runtime.torch_defaults import usual_settings
 from intraq_cli.words import did_you_mean
 
 _siblings: set[str] = set()
@@ -30,11 +31,22 @@ def call_factory(spelled: str) -> nn.Module:
     Raises:
         ModelError: the file or the function fails, or returns no ``nn.Module``.
     """
-    with _named(spelled, "factory", ModelError) as function:
+    with _named(spelled, "factory", ModelError) as function, _apart():
         network = function()
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spelled} returned {type(network).__name__}, not an nn.Module")
     return network
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Within the block a user's code may change torch's settings and the working folder, and print: it stays there."""
+    folder = os.getcwd()
+    with usual_settings(), redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            os.chdir(folder)
 
 
 def load_function(spelled: str) -> Callable[[Any], Any]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from intraq_cli.errors import ModelError, UsageError, first_line
+from intraq_cli.errors import ModelError, UsageError, first_line, one_line
 from intraq_cli.models.config import REPOSITORY, spec_of_config
 from intraq_cli.models.folder import load_folder
 from intraq_cli.models.hub_source import load_hub
@@ -136,8 +137,11 @@ class Source:
 
     def _finished(self, pretrained: bool) -> Teacher:
         teacher = self._from_code(pretrained) if self.needs_code else self._from_name(pretrained)
-        network = teacher.network.float().eval().requires_grad_(False)
-        return replace(teacher, network=network, spec=self.override.apply(teacher.spec))
+        network = teacher.network
+        check_built(network, self.spelled)
+        for prepare in (network.float, network.eval, lambda: network.requires_grad_(False)):
+            prepare()  # what it returns may be None: networks override train()
+        return replace(teacher, spec=self.override.apply(teacher.spec))
 
     def _from_name(self, pretrained: bool) -> Teacher:
         match self.kind:
@@ -156,14 +160,12 @@ class Source:
 
     def _from_code(self, pretrained: bool) -> Teacher:
         network = call_factory(self.name) if self.module is None and self.kind == "factory" else self._copied()
-        unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
-        if unbuilt is not None:
-            raise ModelError(f"{self.spelled} has layers that are not built yet: {unbuilt}", "run it on an image first")
         cfg: Any = getattr(network, "pretrained_cfg", None)
         cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg  # timm's PretrainedCfg
         cfg = cfg if isinstance(cfg, dict) else {}
         spec = self._input_of(cfg, shown_pictures=pretrained)
-        about = {"license": cfg["license"]} if cfg.get("license") else {}
+        licence = cfg.get("license")
+        about = {"license": one_line(licence)[:100]} if isinstance(licence, str) and licence.strip() else {}
         name = self.name.rpartition(":")[2]
         return Teacher(network, spec, self.spelled, name, self.spelled, {}, about)
 
@@ -196,6 +198,21 @@ class Source:
         except (*BUILD_ERRORS, NotImplementedError) as error:
             hint = "give path/to/file.py:factory, which builds it"
             raise ModelError(f"{self.spelled} cannot be copied: {first_line(error)}", hint) from error
+
+
+def check_built(network: nn.Module, source: str) -> None:
+    """Refuse a module that is no network of PyTorch code with weights in it.
+
+    Raises:
+        ModelError: layers that are not built yet, a scripted module, no parameters, or parameters without values.
+    """
+    unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
+    if unbuilt is not None:
+        raise ModelError(f"{source} has layers that are not built yet: {unbuilt}", "run it on an image first")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(f"{source} was traced or scripted (torch.jit)", "give the module that it was made from")
+    if next(network.parameters(), None) is None:
+        raise ModelError(f"{source} has no parameters", "weights are nn.Parameter, not buffers")
 
 
 def _pixels_as_they_are(size: Any) -> dict[str, Any]:

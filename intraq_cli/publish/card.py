@@ -9,7 +9,7 @@ from typing import Any
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.errors import CheckpointError
 from intraq_cli.publish.privacy import local_names, without_paths
-from intraq_cli.quantization.plan import VALUE_BITS, choosable_bits, usual_bits
+from intraq_cli.quantization.plan import VALUE_BITS
 from intraq_cli.words import counted, data_of, images_of, logits_differ
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -72,9 +72,19 @@ def is_own_card(card: str, folder: Path, config: dict[str, Any], run: dict[str, 
 
 
 def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
-    stated = quantization["weights"]["bits"], quantization["activations"]["bits"]
-    placement = quantization["activations"]["placement"]
-    return usual_bits(stated, quantization["modules"], quantization["sites"], placement)
+    """Of most weights, and of what most layers read."""
+    return quantization["weights"]["bits"], quantization["activations"]["bits"]
+
+
+def _other_bits(quantization: dict[str, Any]) -> list[int]:
+    """Of the activations that have others than most, in order; without those that a placement gives 8 bits."""
+    placement, usual = quantization["activations"]["placement"], _usual_bits(quantization)[1]
+    bits = [*quantization["sites"].values()]
+    if placement == "integer":
+        bits = [b for b in bits if b != VALUE_BITS]
+    elif placement == "inputs":
+        bits = bits[1:] or bits  # the first one is the image
+    return [b for b in bits if b != usual]
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:
@@ -158,11 +168,11 @@ def placed(card: str, repo_id: str, revision: str | None = None) -> str:
 
 def _activations(quantization: dict[str, Any]) -> str:
     placement = quantization["activations"]["placement"]
-    bits = choosable_bits(placement, [*quantization["sites"].values()])
     text = PLACEMENTS[placement].format(image=next(iter(quantization["sites"].values()), VALUE_BITS))
-    counts = Counter(b for b in bits if b != _usual_bits(quantization)[1])
-    if placement != "integer" and counts.total() == 1 and counts[bits[-1]]:
-        return f"{text}, what enters the last layer at {bits[-1]}"
+    counts = Counter(_other_bits(quantization))
+    last = [*quantization["sites"].values()][-1]
+    if placement != "integer" and counts.total() == 1 and counts[last]:
+        return f"{text}, what enters the last layer at {last}"
     return text + "".join(f", {count} of them at {b}" for b, count in sorted(counts.items()))
 
 

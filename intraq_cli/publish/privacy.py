@@ -75,5 +75,6 @@ def _name(word: str) -> str:
     path = PureWindowsPath(found["path"] if found else "")  # which takes both kinds of slashes
     if not found or path.name in ("", ".."):
         return _in_quotes(word)  # a table of a recipe has paths there
-    parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name else ""
+    of_user = path.parent.parent.name in ("home", "Users") or path.parent.name in ("~", "root")
+    parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name and not of_user else ""
     return f"{found['option']}{parent}{path.name}"

@@ -3,6 +3,7 @@
 ``top`` is ``2^b - 1`` for all codes of b bits.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -178,7 +179,10 @@ def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: T
 def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Scale and zero-point, ``()`` each, of the grid with codes 0 to ``top`` that errs least on a sample of ``x``."""
     flat = x.flatten()
-    sample = flat[:: max(1, len(flat) // SAMPLE)]
+    step = max(1, len(flat) // SAMPLE)
+    while math.gcd(step, len(flat)) > 1:  # else it might look at some columns or channels alone
+        step += 1
+    sample = flat[::step]
     # the extremes stay in the sample: the search starts from the full range
     sample = torch.cat([sample, flat.amin()[None], flat.amax()[None]])
     scale, zero_point = mse_grid(sample[None], top)

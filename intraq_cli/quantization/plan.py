@@ -1,6 +1,5 @@
 """Which weights and which activations are quantized, and at how many bits."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -32,25 +31,6 @@ class Plan:
     """Name of a site to bits, see :func:`intraq_cli.quantization.sites.activation_sites`."""
     limits: dict[str, int] = field(default_factory=dict)
     """Layer name to the largest code of its weight, up or down, where its grid is symmetric."""
-
-
-def choosable_bits(placement: str, bits: list[int]) -> list[int]:
-    """Of the sites' ``bits``, those that are what was asked for, if nothing else was said of them."""
-    if placement == "integer":
-        return [b for b in bits if b != VALUE_BITS] or bits
-    return (bits[1:] or bits) if placement == "inputs" else bits  # the first one is the image
-
-
-def usual_bits(
-    stated: tuple[int, int], weights: dict[str, int], activations: dict[str, int], placement: str
-) -> tuple[int, int]:
-    """Bits of most weights and activations: those ``stated``, where rules for single layers have left any at them."""
-    held = [*weights.values()], choosable_bits(placement, [*activations.values()])
-    most = [
-        s if s in bits or not bits else Counter(bits).most_common(1)[0][0] for s, bits in zip(stated, held, strict=True)
-    ]
-    w, a = most
-    return w, a
 
 
 def form_of(graph: fx.GraphModule, placement: Placement) -> fx.GraphModule:

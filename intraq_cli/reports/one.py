@@ -65,8 +65,10 @@ def bits_of(run: Run) -> str:
 
 
 def has_mixed_bits(found: Inspection) -> bool:
-    """Whether weights have other bits here than there."""
-    return len({layer.w_bits for layer in found.layers if layer.w_bits}) > 1
+    """Whether weights, or what layers read but for the first one (the image), have other bits here than there."""
+    read = found.layers[found.act_placement != "activations" :]
+    held = [layer.w_bits for layer in found.layers], [layer.a_bits for layer in read]
+    return any(len({*bits} - {None}) > 1 for bits in held)
 
 
 def verdict(run: Run) -> str:

@@ -1,5 +1,6 @@
 """Several processes at one job, started by torchrun: they share the batches of stage 1 and of tuning."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,8 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+GROUPS = itertools.count()
+"""Numbers of the groups that this process has made: the same in all processes of a job."""
 
 
 def launched_processes() -> ProcessGroup:
@@ -124,6 +127,8 @@ def _start(device: torch.device) -> Any:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://", timeout=START_TIMEOUT))
+    # the store of torchrun outlives a group, and the next one (another seed) must not read the addresses of the last
+    store = torch.distributed.PrefixStore(f"intraq-{next(GROUPS)}", store)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PEER_TIMEOUT)
     if device.type != "cuda":
         return None

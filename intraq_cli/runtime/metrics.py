@@ -80,10 +80,15 @@ def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
 
     Raises:
         UsageError: TensorBoard is not installed.
+        OutputError: the folder cannot be made.
     """
     if folder is None:
         return report
     writer_of = _summary_writer()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}", "give --tensorboard another folder") from error
     writers: dict[str, Any] = {}
 
     def watched(event: Event) -> None:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def _put_back(path: Path, folder: Path) -> None:
     Raises:
         OutputError: something was put back, and may be wanted.
     """
-    for old in folder.glob(f".{path.name}.*/old"):
+    for old in folder.glob(f".{escape(path.name)}.*/old"):
         if not path.exists():
             old.rename(path)
             raise OutputError(f"{path} is back, which a killed run was about to replace", "run the same command again")
@@ -216,12 +217,21 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
     return False
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether a job has made a folder: its lock is there, its note, or the scratch folder of its output."""
+    return any((folder / name).exists() for name in ("lock", "job.json")) or any(folder.glob(".*"))
+
+
 def _locked(folder: Path) -> FileLock:
     """Make ``folder``, and hold the lock in it, which dies with its process.
 
     Raises:
-        OutputError: another process holds it, or the folder cannot be made.
+        OutputError: another process holds it, or the folder cannot be made, or is somebody else's.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
+        raise OutputError(
+            f"{folder} holds other things than an unfinished run, which would be kept there", "give another --out"
+        )
     lock = FileLock(folder / "lock", blocking=False)
     for attempt in range(LOCK_ATTEMPTS):  # the last holder may remove the folder meanwhile
         try:

@@ -17,6 +17,11 @@ def float32_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _put_back(device: torch.device) -> None:
+    if torch.get_default_device() != device:  # not always: to have set one slows every call down
+        torch.set_default_device(device)
+
+
 @contextmanager
 def usual_settings() -> Iterator[None]:
     """Within the block tensors are float32, on the CPU and with gradients where nothing else is said.
@@ -30,6 +35,8 @@ def usual_settings() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(float32_by_default())
-        if torch.get_default_device().type != "cpu":  # not always: it looks at every function that is called
+        device = torch.get_default_device()
+        stack.callback(_put_back, device)
+        if device.type != "cpu":  # not always: it looks at every function that is called
             stack.enter_context(torch.device("cpu"))
         yield

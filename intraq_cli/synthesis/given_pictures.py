@@ -114,8 +114,9 @@ def moments_of_all(batches: Iterable[Moments]) -> Moments:
     sums: list[tuple[Tensor, Tensor]] = []
     count = 0
     for moments in batches:
-        # the mean of squares adds up where variances do not
-        parts = [(mean.sum(0), (var + mean.square()).sum(0)) for mean, var in moments]
+        # the mean of squares adds up where variances do not; in double precision, as its difference may be tiny
+        parts = [(mean.double().sum(0), (var + mean.double().square()).sum(0)) for mean, var in moments]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts, strict=True)] if sums else parts
         count += len(moments[0][0])
-    return [(mean / count, square / count - (mean / count).square()) for mean, square in sums]
+    whole = [(mean / count, (square / count - (mean / count).square()).clamp(min=0)) for mean, square in sums]
+    return [(mean.float(), var.float()) for mean, var in whole]

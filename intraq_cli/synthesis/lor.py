@@ -17,26 +17,22 @@ ATTEMPTS = 10
 
 
 def draw_crops(n: int, height: int, width: int, eta: float, generator: torch.Generator) -> Tensor:
-    """Draw ``n`` crops: area fraction U(eta, 1), aspect ratio log-uniform in (3/4, 4/3); ``(n, 4)``, on the CPU.
+    """Draw ``n`` crops: area fraction U(eta, 1), aspect ratio log-uniform in (3/4, 4/3) of the image's own; ``(n, 4)``.
 
-    A row is top, left, height, width, as torchvision's ``RandomResizedCrop.get_params`` draws them: the first of ten
-    tries that fits, else the largest centred crop whose aspect ratio is allowed.
+    A row is top, left, height, width: the first of ten tries that fits, else the whole image. Of square images they are
+    those of torchvision's ``RandomResizedCrop.get_params``. On the CPU.
     """
     area = height * width * torch.empty(n, ATTEMPTS).uniform_(eta, 1, generator=generator)
-    ratio = torch.empty(n, ATTEMPTS).uniform_(*map(math.log, ASPECT_RATIO), generator=generator).exp()
+    ratio = torch.empty(n, ATTEMPTS).uniform_(*map(math.log, ASPECT_RATIO), generator=generator).exp() * width / height
     w = (area * ratio).sqrt().round().long()
     h = (area / ratio).sqrt().round().long()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     first = fits.int().argmax(1, keepdim=True)  # (n, 1)
     h, w = h.gather(1, first)[:, 0], w.gather(1, first)[:, 0]
-    low, high = ASPECT_RATIO
-    fallback_w, fallback_h = min(width, round(height * high)), min(height, round(width / low))
-    none = ~fits.any(1)
-    h, w = h.masked_fill(none, fallback_h), w.masked_fill(none, fallback_w)
+    none = ~fits.any(1) | (eta >= 1)
+    h, w = h.masked_fill(none, height), w.masked_fill(none, width)
     top = (torch.rand(n, generator=generator) * (height - h + 1)).long()
     left = (torch.rand(n, generator=generator) * (width - w + 1)).long()
-    top = torch.where(none, (height - h) // 2, top)
-    left = torch.where(none, (width - w) // 2, left)
     return torch.stack([top, left, h, w], 1)
 
 
@@ -73,7 +69,8 @@ def _by_products(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
     rows, columns = (
         (1 - (at[:, :, None] - torch.arange(at.shape[1], device=at.device)).abs()).clamp(min=0) for at in (ys, xs)
     )
-    return rows[:, None] @ images @ columns[:, None].mT
+    made = rows[:, None] @ images @ columns[:, None].mT
+    return made.contiguous(memory_format=torch.channels_last)  # as whole images are: a recorded step takes one layout
 
 
 def _source_positions(size: int, start: Tensor, length: Tensor) -> Tensor:

@@ -43,12 +43,24 @@ class ForwardWithStatistics(nn.Module):
         super().__init__()
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
         self.norms = parameters(graph)
+        self.rows_are_images = True
+        """Whether what enters the classifier has one row for each image, see :meth:`find_rows`."""
+
+    @torch.no_grad()
+    def find_rows(self, x: Tensor) -> None:
+        """See whether features are of single images: a network may fold views, patches or tokens into the batch."""
+        for images in (x, x[:1].expand(len(x) + 1, -1, -1, -1)):
+            features = self(images).features
+            self.rows_are_images = features is not None and len(features) == len(images)
+            if not self.rows_are_images:
+                return
 
     def forward(self, x: Tensor) -> ForwardResult:
         """Of images ``(B, C, H, W)``."""
         (logits, features), moments = self.step(x)
         layers = statistics(self.norms, moments)
-        return ForwardResult(layers, logits, None if features is None else features.to(logits.dtype))
+        known = features is not None and self.rows_are_images
+        return ForwardResult(layers, logits, features.to(logits.dtype) if known else None)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ REPORT_EVERY = 10
 class Progress:
     """Reports one batch's steps, and notices losses that are not finite, or that never did anything."""
 
-    def __init__(self, report: Report, batch: int, batches: int, objective: Objective) -> None:
+    def __init__(self, report: Report, batch: int, batches: int, objective: Objective, before: int = 0) -> None:
         self.report, self.batch, self.batches, self.config = report, batch, batches, objective.config
+        self.before = before
+        """Images in the batches before this one."""
         self.terms = objective.terms
         self.seen = dict.fromkeys(self.terms, 0.0)
 
@@ -31,7 +33,8 @@ class Progress:
         for part in self.seen:
             self.seen[part] = max(self.seen[part], abs(values[part]))
         done = self.batch * self.config.steps + step + 1
-        self.report(StepDone("synthesis", done, done * images, f"batch {self.batch + 1}/{self.batches}", values))
+        shown = self.before * self.config.steps + (step + 1) * images
+        self.report(StepDone("synthesis", done, shown, f"batch {self.batch + 1}/{self.batches}", values))
 
     def _blame(self, values: dict[str, float]) -> None:
         """Refuse a loss of the user's that is no number while ours are: images, and all losses, would be none next."""

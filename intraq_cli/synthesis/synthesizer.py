@@ -1,6 +1,7 @@
 """Stage 1: batches of images, each optimised from noise, with class centres carried from batch to batch."""
 
 import hashlib
+import itertools
 import statistics
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -81,7 +82,8 @@ def synthesize_images(
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
     objective = Objective(forward, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
-    maker = _Maker(objective, image_shape, bounds, context, len(batches))
+    sums = [0, *itertools.accumulate(map(len, batches))]
+    maker = _Maker(objective, image_shape, bounds, context, len(batches), sums)
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
     while len(finished) < len(batches):
@@ -108,6 +110,7 @@ def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int,
     """Refuse a network that rounds, thresholds or detaches its images before its first batch norm."""
     x = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
     try:
+        network.find_rows(x)
         seen = network(x)
     except RuntimeError as error:
         if "derivative for" not in str(error):
@@ -196,6 +199,8 @@ class _Maker:
     bounds: tuple[Tensor, Tensor]
     context: RunContext
     batches: int
+    before: list[int]
+    """Images in the batches before each."""
 
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
@@ -224,7 +229,7 @@ class _Maker:
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
         batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
-        progress = Progress(context.report, k, self.batches, self.objective)
+        progress = Progress(context.report, k, self.batches, self.objective, self.before[k])
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]

@@ -80,3 +80,14 @@ def test_a_long_run_tells_once_what_is_left(monkeypatch, seconds, told):
         step = events[place - 1].step
         left = seconds * (400 - step + 2.7 * 100 * 5 / 10)
         assert notes == [f"about {left / 60:.0f} min left in all"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["tuning.steps=1"], ["synthesis.steps=1"], ["tuning.steps=0", "quantization.activation_range=ema"]],
+)
+def test_stages_of_one_step_or_none_are_no_reason_to_fail(small_digits, settings):
+    ema = ["quantization.weight_rounding=nearest", "quantization.correction=never"]
+    few = ["synthesis.num_images=8", "synthesis.batch_size=8", *ema, *settings]
+    told = quantize(small_digits, set=few, device="cpu", dry_run=True).foretold
+    assert told.seconds > 0

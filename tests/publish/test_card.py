@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import compare, inspect, push, quantize, synthesize
+from intraq_cli.publish.privacy import without_paths
 from tests.conftest import TINY, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
@@ -117,3 +118,21 @@ def test_images_of_other_weights_are_said_to_be_that(tmp_path):
     assert "Learned from other weights (module:Small)" in (tmp_path / "other/report.html").read_text()
     assert "learned the images below from the network itself, and" in same
     assert "Learned from the network alone" in (tmp_path / "same/report.html").read_text()
+
+
+def test_the_title_has_the_bits_that_most_layers_have(small_digits, tmp_path):
+    """Also where a rule leaves single layers at what is asked for, and where 8 bits are what is asked for."""
+    (tmp_path / "bits.toml").write_text('[weights]\n"*" = 8\n"fc" = 4\n[activations]\n"fc" = 4\n')
+    given = {"recipe": "instant", "device": "cpu", "bits": tmp_path / "bits.toml"}
+    for placement in ("inputs", "integer"):
+        made = quantize(small_digits, w=4, a=8, act_placement=placement, out=tmp_path / placement, **given)
+        assert (made.w_bits, made.a_bits) == (8, 8)
+        card = (tmp_path / placement / "README.md").read_text()
+        assert "W8A8" in card
+        assert "1 at 4" in card
+        assert "mostly W8A8" in (tmp_path / placement / "report.html").read_text()
+
+
+@pytest.mark.parametrize("path", ["/home/me/val", "/Users/me/val/", "C:\\Users\\me\\val", "/root/val", "~/val"])
+def test_a_split_in_a_home_folder_does_not_name_the_user(path):
+    assert without_paths(path) == "val"

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intraq_cli.quantization import affine
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, mse_grid
 
 BITS = st.integers(2, 8)
 NUMBERS = st.floats(-1e4, 1e4, width=32)
@@ -114,3 +114,14 @@ def test_rows_of_zeros_and_tiny_values_keep_a_usable_scale():
     assert out.isfinite().all()
     assert (out[0] == 0).all()
     assert out[2, 0].item() == pytest.approx(-5.0)
+
+
+@pytest.mark.parametrize("shape", [(64, 16, 32, 32), (32, 64, 64, 8), (16, 197, 768)])
+def test_the_sample_that_a_grid_is_fitted_to_sees_every_column_and_channel(shape):
+    """One that is a hundred times larger than the others, wherever it is, counts as much as it fills."""
+    scales = []
+    for place in (0, 1, shape[-1] - 1):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 0.01
+        x[..., place] += 1
+        scales.append(float(grid_of_values(x, 15)[0]))
+    assert max(scales) < 1.05 * min(scales)

@@ -180,3 +180,23 @@ def _group():
 def test_a_rank_that_something_else_has_left_silences_nothing(intraq, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert "recipes" in intraq("zoo", "list").out
+
+
+def test_one_group_after_another_does_not_meet_the_addresses_of_the_first(tmp_path):
+    """As ``quantize --seeds`` under torchrun: the processes leave a block at different times."""
+    code = """
+import sys, time, torch
+from intraq_cli.runtime.distributed import process_group
+for _ in range(3):
+    with process_group(torch.device("cpu")) as ranks:
+        one = torch.ones(1)
+        ranks.all_reduce([one])
+        time.sleep(0.5 * (ranks.rank == 0))
+    assert one.item() == 2
+print("done", ranks.rank)
+"""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    (tmp_path / "groups.py").write_text(code)
+    made = subprocess.run([*torchrun, tmp_path / "groups.py"], capture_output=True, text=True, check=False, timeout=120)
+    assert made.returncode == 0, made.stderr
+    assert sorted(made.stdout.split()) == ["0", "1", "done", "done"]

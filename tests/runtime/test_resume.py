@@ -302,3 +302,12 @@ def test_what_a_killed_run_was_about_to_replace_is_put_back(tmp_path):
     with resume.resumable(out, {}, resume=False):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_of_somebody_elses_is_not_taken_for_unfinished_work(small_digits, tmp_path):
+    theirs = tmp_path / "out.unfinished"
+    theirs.mkdir()
+    (theirs / "data.jsonl").write_text("mine")
+    with pytest.raises(OutputError, match="holds other things than an unfinished run"):
+        quantize(small_digits, out=tmp_path / "out", recipe="instant", device="cpu")
+    assert (theirs / "data.jsonl").read_text() == "mine"

@@ -124,3 +124,13 @@ def test_pictures_alone_are_not_shown():
     assert pictures.shown() is None
     assert pictures.kind == "pictures"
     assert some(3).shown() is not None
+
+
+def test_the_variance_over_all_images_is_right_where_it_is_tiny_beside_the_mean(random):
+    values = 60 + 1e-3 * torch.randn(32, 2, 5, 5, generator=random, dtype=torch.float64)
+    each = [(x.mean((2, 3)).float(), x.var((2, 3), correction=0).float()) for x in values.split(8)]
+    # of float32 means: what is left of each image's own is in the variances
+    ((mean, var),) = moments_of_all([[one] for one in each])
+    assert torch.allclose(mean, values.mean((0, 2, 3)).float())
+    assert (var >= 0).all()
+    assert torch.allclose(var, values.var((0, 2, 3), correction=0).float(), rtol=0.2)

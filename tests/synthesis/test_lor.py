@@ -19,17 +19,17 @@ def slow_loop(images, crops, flips):
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 8)])
 def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, way, random, monkeypatch):
     monkeypatch.setattr(lor, "_by_sampling", getattr(lor, way))  # a GPU's way too
-    images = torch.randn(16, 3, *size, generator=random, requires_grad=True)
+    images = torch.randn(16, 3, *size, generator=random, dtype=torch.float64, requires_grad=True)
     crops = draw_crops(16, *size, 0.5, random)
     flips = torch.rand(16, generator=random) < 0.5
     assert flips.any()
     assert not flips.all()
-    weight = torch.randn(16, 3, *size, generator=random)
+    weight = torch.randn(16, 3, *size, generator=random, dtype=torch.float64)
     fast, slow = crop_resize_flip(images, crops, flips), slow_loop(images, crops, flips)
-    assert torch.allclose(fast, slow, atol=1e-5, rtol=0)
+    assert torch.allclose(fast, slow, atol=1e-9, rtol=0)
     (fast_grad,) = torch.autograd.grad((fast * weight).sum(), images)
     (slow_grad,) = torch.autograd.grad((slow * weight).sum(), images)
-    assert torch.allclose(fast_grad, slow_grad, atol=1e-4, rtol=0)
+    assert torch.allclose(fast_grad, slow_grad, atol=1e-9, rtol=0)
 
 
 def test_crops_are_distributed_as_torchvisions(random):
@@ -50,6 +50,25 @@ def test_crops_lie_inside_the_image(size, random):
     assert (w >= 1).all()
     assert (top + h <= size[0]).all()
     assert (left + w <= size[1]).all()
+
+
+@pytest.mark.parametrize("size", [(32, 128), (128, 32), (24, 24)])
+def test_crops_have_the_shape_of_the_image_within_limits_and_may_be_anywhere(size, random):
+    top, left, h, w = (x.float() for x in draw_crops(2000, *size, 0.5, random).unbind(1))
+    shape = (w / size[1]) / (h / size[0])
+    assert ((shape > 0.7) & (shape < 1.43)).all()  # 3/4 to 4/3, up to whole pixels
+    assert 0.47 < (h * w / (size[0] * size[1])).min() < 0.55
+    assert top.unique().numel() > 5
+    assert left.unique().numel() > 5
+    whole = draw_crops(100, *size, 1.0, random)
+    assert (whole == torch.tensor([0, 0, *size])).all()
+
+
+def test_images_made_on_a_gpu_have_one_layout_cropped_or_not(random):
+    """A recorded step takes tensors of one layout; another one is recorded anew."""
+    images = torch.randn(4, 3, 8, 8, generator=random).contiguous(memory_format=torch.channels_last)
+    at = torch.arange(8.0).expand(4, 8)
+    assert lor._by_products(images, at, at).stride() == images.stride()
 
 
 def test_one_coin_for_the_batch_or_one_per_image(random):

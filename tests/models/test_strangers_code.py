@@ -1,0 +1,156 @@
+"""What code and files of others may do, and what is done about it."""
+
+import json
+import os
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from intraq_cli import inspect, load, quantize
+from intraq_cli.errors import ModelError
+from intraq_cli.models.source import Source
+from tests.conftest import FACTORY, SmallNet, trained
+
+INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+GIVEN = {**INPUT, "device": "cpu", "recipe": "instant"}
+
+
+def timm_folder(folder, config, drop=(), rename="", architecture="test_resnet"):
+    """A folder of timm's form, with some tensors left out or called otherwise."""
+    torch.manual_seed(3)
+    network = timm.create_model(architecture, num_classes=7)
+    held = {rename + key: value for key, value in network.state_dict().items() if not key.startswith(drop or "\0")}
+    folder.mkdir()
+    save_file({key: value.contiguous() for key, value in held.items()}, folder / "model.safetensors")
+    cfg = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "classifier": network.default_cfg["classifier"],
+    }
+    (folder / "config.json").write_text(json.dumps({"architecture": architecture, "pretrained_cfg": cfg, **config}))
+    return network
+
+
+def test_a_timm_folder_is_loaded_to_the_bit(tmp_path):
+    network = timm_folder(tmp_path / "net", {"num_classes": 7})
+    found = Source.parse(str(tmp_path / "net")).load().network.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        ({"model_args": {"num_classes": 7}}, {}),  # timm takes it for another number of classes, and drops the head
+        ({"num_classes": 7}, {"architecture": "dla46_c", "drop": ("level5",)}),  # which timm loads leniently
+        ({"num_classes": 7}, {"architecture": "dla46_c", "rename": "encoder."}),
+    ],
+)
+def test_weights_that_timm_would_make_up_are_refused(tmp_path, config, changes):
+    timm_folder(tmp_path / "net", config, **changes)
+    with pytest.raises(ModelError, match=r"would be random|cannot load"):
+        Source.parse(str(tmp_path / "net")).load()
+
+
+class Frozen(SmallNet):
+    """The usual way to keep batch norms from training, which returns nothing."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+class Wrapped(SmallNet):
+    """A forward whose decorator hides its arguments."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+class Standardized(SmallNet):
+    """Divides by the deviation of each image, which one of zeros has not."""
+
+    def forward(self, x):
+        return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
+
+
+class Flipped(SmallNet):
+    """Averages the answers on an image and its mirror image: the classifier sees twice as many rows as images."""
+
+    def forward(self, x):
+        return sum(super().forward(torch.cat([x, x.flip(-1)])).chunk(2)) / 2
+
+
+@pytest.mark.parametrize("kind", [Frozen, Wrapped, Standardized, Flipped])
+@pytest.mark.parametrize("recipe", ["instant", "default"])
+def test_such_a_network_is_quantized_and_had_back(tmp_path, kind, recipe):
+    few = {"synthesis.num_images": 8, "synthesis.batch_size": 8, "synthesis.steps": 2, "tuning.steps": 1}
+    settings = {} if recipe == "instant" else few
+    network = trained(SmallNet()).eval()
+    network.__class__ = kind
+    made = quantize(network, out=tmp_path / "out", set=settings, **{**GIVEN, "recipe": recipe})
+    x = torch.randn(3, 3, 8, 8)
+    assert load(made.path, model=network, device="cpu")(x).shape == (3, 4)
+
+
+def test_a_name_that_python_uses_is_refused_with_a_way_out():
+    network = trained(SmallNet())
+    setattr(network, "global", network.conv2)
+    network.__class__ = type("Named", (SmallNet,), {"conv2": property(lambda self: getattr(self, "global"))})
+    del network._modules["conv2"]
+    with pytest.raises(ModelError, match="cannot be captured as a graph") as caught:
+        inspect(network, **INPUT)
+    assert "rename" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())), "scripted"),
+        (lambda: nn.Sequential(nn.Flatten()), "has no parameters"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_module_that_is_no_network_to_learn_from_is_refused_in_a_line(network, says):
+    with pytest.raises(ModelError, match=says):
+        quantize(network(), **GIVEN)
+
+
+@pytest.mark.parametrize("recipe", ["instant", "default"])
+def test_what_a_factory_does_to_the_process_stays_with_it(tmp_path, monkeypatch, capsys, recipe):
+    more = """
+import os
+
+def rude():
+    print("loading")
+    os.chdir(os.path.dirname(os.path.abspath(__file__)) + "/..")
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.manual_seed(0)
+    with torch.device("cpu"):
+        return net()
+"""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there/nets.py").write_text(FACTORY + more)
+    monkeypatch.chdir(tmp_path / "here")
+    few = {"synthesis.num_images": 8, "synthesis.batch_size": 8, "synthesis.steps": 2, "tuning.steps": 1}
+    settings = {} if recipe == "instant" else few
+    made = quantize("../there/nets.py:rude", out="out", set=settings, **{**GIVEN, "recipe": recipe})
+    assert (tmp_path / "here/out/model.safetensors").is_file()
+    assert load(made.path, model="../there/nets.py:rude", device="cpu")(torch.zeros(1, 3, 8, 8)).dtype == torch.float32
+    printed = capsys.readouterr()
+    assert ("loading" in printed.out, "loading" in printed.err) == (False, True)
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.float32, "cpu")
+    assert (torch.is_grad_enabled(), os.getcwd()) == (True, str(tmp_path / "here"))
+
+
+def test_a_licence_of_any_form_does_not_lose_a_run(tmp_path):
+    for licence in ("MIT\n", ["mit"], "x" * 2000, 5):
+        network = trained(SmallNet())
+        network.pretrained_cfg = {"license": licence}
+        quantize(network, out=tmp_path / "out", force=True, **GIVEN)
+    assert (tmp_path / "out/README.md").is_file()
