@@ -131,8 +131,17 @@ def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = M
     cfg = config.get("pretrained_cfg", config)
     known = cfg.get("num_classes") if isinstance(cfg, dict) else None
     args = config.get("model_args")
+    if isinstance(labels := config.get("label_names"), dict):
+        config = {**config, "label_names": _named(labels, config.get("num_classes", known))}
     defaults = {"num_classes": known, "pretrained_cfg": cfg, "architecture": ""}
     return _checked(ModelConfig, {**defaults, **config, "model_args": {} if args is None else args}, where, kind)
+
+
+def _named(labels: dict[str, Any], classes: Any) -> Any:
+    """A name for every class from timm's other form, a table of numbers to names, which may have gaps."""
+    if not is_class_count(classes) or not all(key.isdecimal() and int(key) < classes for key in labels):
+        return labels
+    return [labels.get(str(k), f"class {k}") for k in range(classes)]
 
 
 def spec_of_config(

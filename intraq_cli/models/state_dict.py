@@ -61,8 +61,10 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
     states = [_without_prefixes(state, known) for state in _state_dicts(found)]
     if not states:
         raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
-    # a moving average may be there and hold no network
-    chosen = next((state for state in states if state.keys() & set(known)), states[0])
+    # a moving average may be there and hold no network, or its parameters alone
+    needed = {key for key in known if not key.endswith("num_batches_tracked")}
+    whole = (state for state in states if state.keys() >= needed)
+    chosen = next(whole, next((state for state in states if state.keys() & needed), states[0]))
     for key, tensor in chosen.items():
         if tensor.layout is not torch.strided:
             raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")

@@ -107,7 +107,7 @@ def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
         ("model_args", [1]),
         ("label_names", ["cat", "dog"]),
         ("label_names", [1, 2, 3]),
-        ("label_names", {"0": "cat"}),
+        ("label_names", {"zero": "cat"}),
         ("architecture", 3),
         ("architecture", ""),
         ("pretrained_cfg", 3),

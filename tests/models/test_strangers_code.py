@@ -12,6 +12,7 @@ from torch import nn
 from intraq_cli import inspect, load, quantize
 from intraq_cli.errors import ModelError
 from intraq_cli.models.source import Source
+from intraq_cli.models.state_dict import read_state_dict
 from tests.conftest import FACTORY, SmallNet, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -39,6 +40,21 @@ def test_a_timm_folder_is_loaded_to_the_bit(tmp_path):
     network = timm_folder(tmp_path / "net", {"num_classes": 7})
     found = Source.parse(str(tmp_path / "net")).load().network.state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in network.state_dict().items())
+
+
+def test_names_of_classes_may_be_a_table_with_gaps(tmp_path):
+    timm_folder(tmp_path / "net", {"num_classes": 7, "label_names": {"0": "cat", "5": "dog"}})
+    names = ["cat", *(f"class {k}" for k in range(1, 5)), "dog", "class 6"]
+    assert Source.parse(str(tmp_path / "net")).load().label_names == names
+
+
+def test_of_several_state_dicts_the_one_with_all_the_networks_tensors_is_read(tmp_path):
+    network = timm.create_model("test_resnet", num_classes=7)
+    averaged = {name: parameter + 1 for name, parameter in network.named_parameters()}
+    torch.save({"model_ema": averaged, "model": network.state_dict()}, tmp_path / "last.pth")
+    found = read_state_dict(tmp_path / "last.pth", network.state_dict().keys())
+    assert torch.equal(found["conv1.0.weight"], network.conv1[0].weight)
+    assert "conv1.1.running_mean" in found
 
 
 @pytest.mark.parametrize(
