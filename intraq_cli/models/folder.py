@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from intraq_cli.errors import ModelError, first_line
+from intraq_cli.events import some_of
 from intraq_cli.io.untrusted import read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
@@ -26,6 +27,7 @@ from intraq_cli.models.meta_build import (
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.models.timm_source import timm_teacher
+from intraq_cli.words import counted
 
 
 def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
@@ -77,9 +79,9 @@ def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool
         network = _timm_network(folder, True)
         made_up = _not_of_file(network, weights, lambda: _timm_network(folder, True))
     if made_up:
+        which = f"{counted(len(made_up), 'tensor')} ({some_of(made_up)})"
         raise ModelError(
-            f"{source}: {made_up[0]} and {len(made_up) - 1} more tensors would be random: timm does not take them from "
-            "model.safetensors",
+            f"{source}: timm takes {which} not from model.safetensors but at random",
             "the file lacks them, or config.json does not state num_classes beside the architecture",
         )
     return timm_teacher(network, source, name, config.label_names)
@@ -99,14 +101,19 @@ def _not_of_file(network: nn.Module, weights: Path, load_again: Callable[[], nn.
         doubtful = [
             name
             for name, tensor in held.items()
-            if name not in keys or not torch.equal(file.get_tensor(name).to(tensor.dtype), tensor)
+            if name not in keys or not _equal(file.get_tensor(name).to(tensor.dtype), tensor)
         ]
     if not doubtful:
         return []
     with torch.random.fork_rng(()):
         torch.manual_seed(torch.initial_seed() + 1)
         other = load_again().state_dict()
-    return [name for name in doubtful if not torch.equal(held[name], other[name])]
+    return [name for name in doubtful if not _equal(held[name], other[name])]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same; what is no number equals itself, and is refused elsewhere."""
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _timm_network(folder: Path, pretrained: bool) -> nn.Module:

@@ -204,7 +204,7 @@ def check_built(network: nn.Module, source: str) -> None:
     """Refuse a module that is no network of PyTorch code with weights in it.
 
     Raises:
-        ModelError: layers that are not built yet, a scripted module, no parameters, or parameters without values.
+        ModelError: layers that are not built yet, a scripted module, no parameters.
     """
     unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
     if unbuilt is not None:

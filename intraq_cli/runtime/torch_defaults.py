@@ -18,8 +18,8 @@ def float32_by_default() -> Iterator[None]:
 
 
 def _put_back(device: torch.device) -> None:
-    if torch.get_default_device() != device:  # not always: to have set one slows every call down
-        torch.set_default_device(device)
+    if torch.get_default_device() != device:  # not always, and None for the usual one: any other slows every call down
+        torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager
