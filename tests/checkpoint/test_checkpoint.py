@@ -284,7 +284,7 @@ def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_
     assert evaluate("org/name", data="digits", limit=20, device="cpu").n == 20  # the bundled teacher
     for teacher in ({"source": str(tmp_path)}, {"source": "local-dir:x"}, {"source": "resnet18", "weights": "w.pth"}):
         (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": teacher}))
-        with pytest.raises(ModelError, match="files that are not here") as caught:
+        with pytest.raises(ModelError, match="are not followed") as caught:
             evaluate("org/name", data="digits", device="cpu")
         assert "--model" in caught.value.hint
 
