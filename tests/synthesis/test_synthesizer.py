@@ -262,12 +262,12 @@ def test_a_gentler_attempt_succeeds(network):
 
 
 def stumbling(network):
-    """Its graph, with no finite logits at the first step; the call before it looks for a gradient."""
+    """Its graph, with no finite logits at the first step; the three calls before it look at features and a gradient."""
     calls = []
 
     def stumble(x):
         calls.append(x)
-        return x + (torch.inf if len(calls) == 2 else 0.0)
+        return x + (torch.inf if len(calls) == 4 else 0.0)
 
     return watch_input(graph_of(network), stumble)
 
