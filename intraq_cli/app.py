@@ -94,7 +94,7 @@ def _exit_code(args: list[str], rank: int) -> int:
     try:
         code = app(args=args, prog_name="intraq", standalone_mode=False)
         if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
-            return _stopped(KeyboardInterrupt(), as_json)
+            return _stopped(False, as_json)
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
@@ -108,13 +108,13 @@ def _exit_code(args: list[str], rank: int) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
-    except _Terminated as stop:
-        return _stopped(stop, as_json)
+    except _Terminated:
+        return _stopped(True, as_json)
     except Exception as error:
         cause = interruption(error)
         if cause is None:
             raise
-        return _stopped(cause, as_json)
+        return _stopped(isinstance(cause, _Terminated), as_json)
 
 
 def _rank() -> int:
@@ -124,8 +124,7 @@ def _rank() -> int:
         return 0
 
 
-def _stopped(stop: BaseException, as_json: bool) -> int:
-    terminated = isinstance(stop, _Terminated)
+def _stopped(terminated: bool, as_json: bool) -> int:
     word = "terminated" if terminated else "interrupted"
     if as_json:
         hint = "give the same command again: long jobs go on"

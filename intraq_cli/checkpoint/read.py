@@ -25,7 +25,7 @@ from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, is_sound, placed
+from intraq_cli.models.teacher import InputSpec, example_of, is_sound, placed
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
@@ -139,14 +139,12 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     hint = "name the code that it was made from" if needs_code(config.architecture) else "fetch it again"
     _check_names(folder, network, plan, hint)
     size = ",".join(map(str, spec.input_size))
-    like = next(network.parameters(), torch.empty(0))
-    # noise, as when the network was captured first: some divide by what an image of zeros has none of
-    example = torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0)).to(like.device)
+    example = example_of(spec, network)
     network.requires_grad_(False)
     try:
         graph = capture(network, example)
     except (*BUILD_ERRORS, ModelError) as error:
-        if like.is_meta:
+        if example.is_meta:
             raise _NotOnMetaError from error
         line = first_line(error)
         raise CheckpointError(f"{folder}: the network does not run on input {size}: {line}", hint) from error

@@ -26,7 +26,7 @@ from intraq_cli.graph.nodes import (
     padding_around,
     pair,
 )
-from intraq_cli.graph.values import AVERAGES, CLAMPS, PADS, carries, is_answer, keeps_places, without_clamps
+from intraq_cli.graph.values import AVERAGES, CLAMPS, PADS, carries, is_answer, is_float, keeps_places, without_clamps
 from intraq_cli.quantization.integer_arithmetic import bias_codes
 from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
@@ -68,9 +68,7 @@ def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
 
 def _float_bounds(graph: fx.GraphModule) -> None:
     """Write whole numbers that clamps have as bounds as floats: ``torch.onnx`` knows no clamp between 0.1 and 2."""
-    for node in calls(graph, *CLAMPS):
-        if not getattr(node.meta.get("dtype"), "is_floating_point", False):
-            continue
+    for node in filter(is_float, calls(graph, *CLAMPS)):
         node.args = tuple(float(x) if type(x) is int else x for x in node.args)
         node.kwargs = {name: float(x) if type(x) is int else x for name, x in node.kwargs.items()}
 

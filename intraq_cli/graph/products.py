@@ -126,15 +126,17 @@ REASONS = {
 def products(graph: fx.GraphModule) -> list[Product]:
     """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
     constant = constant_nodes(graph)
-    found = [node for node in calls(graph) if node not in constant and (_multiplies(node) or _is_foreign(node))]
+    found = [
+        node for node in calls(graph) if node not in constant and (_multiplies(node, constant) or _is_foreign(node))
+    ]
     return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
 
 
-def _multiplies(node: fx.Node) -> bool:
-    return node.target in PRODUCTS or _is_summed(node)
+def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
+    return node.target in PRODUCTS or _is_summed(node, constant)
 
 
-def _is_summed(node: fx.Node) -> bool:
+def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether a call multiplies two tensors value by value, and all that is done with that is to add it up.
 
     A gate or a scale of each channel that is averaged over positions is no such product: what multiplies must differ
@@ -145,7 +147,6 @@ def _is_summed(node: fx.Node) -> bool:
     (reader,) = node.users
     if reader.target is not aten.mean.dim:
         return reader.target in SUMS
-    constant = constant_nodes(node.graph.owning_module)  # type: ignore[arg-type]
     weights = [source for source in node.all_input_nodes if source in constant]
     along: Any = arguments(reader)["dim"]
     return any(_differs(weight, along, len(_shape(node))) for weight in weights)
@@ -172,7 +173,7 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
-    if not _multiplies(node):
+    if not _multiplies(node, constant):
         kind = str(node.target)
         reason = f"an operation that is not torch's own ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
@@ -183,7 +184,8 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
     """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
-    multiplying = {node for node in calls(graph) if node.target in LAYERS or _multiplies(node)}
+    constant = constant_nodes(graph)
+    multiplying = {node for node in calls(graph) if node.target in LAYERS or _multiplies(node, constant)}
     found = set[fx.Node]()
     for node in reversed(graph.graph.nodes):
         if any(user in multiplying or user in found for user in node.users):

@@ -62,14 +62,14 @@ def carries(node: fx.Node) -> bool:
         value = given.get("value")
         return given.get("mode", "constant") != "constant" or value is None or value in (0, -math.inf)
     if node.target is operator.getitem:
-        return carries(node.args[0]) and _is_float(node)  # max pooling may put out indices beside its values
+        return carries(node.args[0]) and is_float(node)  # max pooling may put out indices beside its values
     return node.target in CARRIERS
 
 
 def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether integer runtimes compute a call, which is no layer, on the codes of its inputs."""
     if node.target in (aten.add.Tensor, aten.mul.Tensor):
-        activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and _is_float(x)]
+        activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and is_float(x)]
         return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
     return averages_spatially(node) or node.target in (aten.cat.default, aten.sigmoid.default, aten.leaky_relu.default)
 
@@ -100,10 +100,11 @@ def activations(graph: fx.GraphModule) -> list[fx.Node]:
     """Nodes whose values are floats that depend on the images, in the order of the graph."""
     constant = constant_nodes(graph)
     nodes = [node for node in graph.graph.nodes if node.op in ("placeholder", "call_function")]
-    return [n for n in nodes if n not in constant and _is_float(n)]
+    return [n for n in nodes if n not in constant and is_float(n)]
 
 
-def _is_float(node: fx.Node) -> bool:
+def is_float(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor of floats."""
     return bool(getattr(node.meta.get("dtype"), "is_floating_point", False))
 
 

@@ -173,7 +173,7 @@ def check_classifier(teacher: Teacher) -> int:
         if tensor.is_floating_point() and not tensor.is_meta and not is_sound(name, tensor, name in parameters):
             raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
     try:
-        out = network(example_of(teacher))
+        out = network(example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
         size, line = ",".join(map(str, teacher.spec.input_size)), first_line(error)
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", _way_out(line)) from error
@@ -216,16 +216,15 @@ def _way_to_logits(out: Any) -> str:
     return "give a classifier"
 
 
-def example_of(teacher: Teacher) -> Tensor:
-    """Two images of noise, ``(2, C, H, W)``, where the network is."""
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn(2, *teacher.spec.input_size, generator=generator)
-    return example.to(next(teacher.network.parameters()).device)
+def example_of(spec: InputSpec, network: nn.Module) -> Tensor:
+    """Two images of noise, ``(2, C, H, W)``, where the network is: some divide by what one of zeros has none of."""
+    example = torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0))
+    return example.to(next(network.parameters(), example).device)
 
 
 def placed(teacher: Teacher, device: torch.device | str) -> None:
     """Move the teacher to ``device``, in the memory layout that its code can do with."""
-    place(teacher.network, device, example_of(teacher))
+    place(teacher.network, device, example_of(teacher.spec, teacher.network))
 
 
 def examine(teacher: Teacher) -> Anatomy:
@@ -236,7 +235,7 @@ def examine(teacher: Teacher) -> Anatomy:
     """
     num_classes = check_classifier(teacher)
     try:
-        graph = capture(teacher.network, example_of(teacher))
+        graph = capture(teacher.network, example_of(teacher.spec, teacher.network))
     except ModelError as error:
         raise ModelError(f"{teacher.source}: {error.message}", error.hint) from error
     if not batch_norms(graph):
@@ -261,7 +260,7 @@ def moved(anatomy: Anatomy, teacher: Teacher, device: torch.device) -> Anatomy:
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     graph = replace_tensors(anatomy.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
     try:
-        alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher))
+        alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
         if is_out_of_memory(error):
             raise

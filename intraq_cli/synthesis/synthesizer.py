@@ -1,7 +1,6 @@
 """Stage 1: batches of images, each optimised from noise, with class centres carried from batch to batch."""
 
 import hashlib
-import itertools
 import statistics
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -82,8 +81,7 @@ def synthesize_images(
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
     objective = Objective(forward, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
-    sums = [0, *itertools.accumulate(map(len, batches))]
-    maker = _Maker(objective, image_shape, bounds, context, len(batches), sums)
+    maker = _Maker(objective, image_shape, bounds, context, [*map(len, batches)])
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
     while len(finished) < len(batches):
@@ -198,9 +196,8 @@ class _Maker:
     shape: tuple[int, int, int]
     bounds: tuple[Tensor, Tensor]
     context: RunContext
-    batches: int
-    before: list[int]
-    """Images in the batches before each."""
+    sizes: list[int]
+    """Images in each batch."""
 
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
@@ -229,7 +226,7 @@ class _Maker:
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
         batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
-        progress = Progress(context.report, k, self.batches, self.objective, self.before[k])
+        progress = Progress(context.report, k, len(self.sizes), self.objective, sum(self.sizes[:k]))
         first = 0
         if left:
             first, progress.seen = left["step"], left["seen"]
