@@ -33,7 +33,7 @@ def test_a_loss_is_given_what_its_docstring_says(made_with, network):
         seen.append((torch.is_grad_enabled(), given))
         return given.images.sum() * 0
 
-    made = made_with(mine, lor_probability=0.0)
+    made = made_with(mine, lor_probability=0.0, precision="float32")
     assert [grad for grad, _ in seen] == [True, True, False] * 2
     for k, (grad, given) in enumerate(seen):
         assert isinstance(given, LossInput)
