@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_cli.api.evaluation import evaluate
-    from intraq_cli.api.exporting import export
+    from intraq_cli.api.evaluate import evaluate
+    from intraq_cli.api.export import export
     from intraq_cli.api.images import images
-    from intraq_cli.api.inspection import inspect
-    from intraq_cli.api.loading import load
-    from intraq_cli.api.prediction import predict
-    from intraq_cli.api.publishing import push
-    from intraq_cli.api.quantization import quantize
-    from intraq_cli.api.reporting import compare, report
+    from intraq_cli.api.inspect import inspect
+    from intraq_cli.api.load import load
+    from intraq_cli.api.predict import predict
+    from intraq_cli.api.push import push
+    from intraq_cli.api.quantize import quantize
+    from intraq_cli.api.report import compare, report
     from intraq_cli.api.sensitivity import sensitivity
     from intraq_cli.api.several import evaluate_many, quantize_seeds
-    from intraq_cli.api.synthesis import synthesize
+    from intraq_cli.api.synthesize import synthesize
     from intraq_cli.errors import IntraqError
     from intraq_cli.quantization.rounding import RoundingInput
     from intraq_cli.runtime.extensions import image_loss, weight_rounding
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "synthesize": "intraq_cli.api.synthesis",
-    "quantize": "intraq_cli.api.quantization",
-    "evaluate": "intraq_cli.api.evaluation",
+    "synthesize": "intraq_cli.api.synthesize",
+    "quantize": "intraq_cli.api.quantize",
+    "evaluate": "intraq_cli.api.evaluate",
     "evaluate_many": "intraq_cli.api.several",
     "quantize_seeds": "intraq_cli.api.several",
-    "export": "intraq_cli.api.exporting",
-    "predict": "intraq_cli.api.prediction",
+    "export": "intraq_cli.api.export",
+    "predict": "intraq_cli.api.predict",
     "images": "intraq_cli.api.images",
-    "inspect": "intraq_cli.api.inspection",
+    "inspect": "intraq_cli.api.inspect",
     "sensitivity": "intraq_cli.api.sensitivity",
-    "compare": "intraq_cli.api.reporting",
-    "report": "intraq_cli.api.reporting",
-    "load": "intraq_cli.api.loading",
-    "push": "intraq_cli.api.publishing",
+    "compare": "intraq_cli.api.report",
+    "report": "intraq_cli.api.report",
+    "load": "intraq_cli.api.load",
+    "push": "intraq_cli.api.push",
     "IntraqError": "intraq_cli.errors",
     "image_loss": "intraq_cli.runtime.extensions",
     "weight_rounding": "intraq_cli.runtime.extensions",

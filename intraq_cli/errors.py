@@ -17,6 +17,7 @@ IntraqError                 exit 1: one line and a hint
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 LONGEST = 1000
 """Characters of a message."""
@@ -155,3 +156,14 @@ def check_finite(losses: Mapping[str, float]) -> None:
     wrong = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         raise NotFiniteError(", ".join(wrong))
+
+
+def check_unused(why: str, **options: Any) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Raises:
+        UsageError: it names them, and says ``why``.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: {why}", f"leave {'it' if len(given) == 1 else 'them'} out")

@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import contextlib
 
 import intraq_cli
-from intraq_cli.api.teachers import examined
 from intraq_cli.errors import DeviceError
 from intraq_cli.events import Event, Report, StepDone, Warned, silent
 from intraq_cli.graph.layers import layers
+from intraq_cli.jobs.teachers import examined
 from intraq_cli.models.source import Source
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid

@@ -79,17 +79,6 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), "a tuple of num
 """One per channel."""
 
 
-def check_unused(why: str, **options: Any) -> None:
-    """Refuse options that were given and would do nothing.
-
-    Raises:
-        UsageError: it names them, and says ``why``.
-    """
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
-    if given:
-        raise UsageError(f"{', '.join(given)}: {why}", f"leave {'it' if len(given) == 1 else 'them'} out")
-
-
 def verb(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of ``function`` against its annotations, and run it under torch's usual settings.
 

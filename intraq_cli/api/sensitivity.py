@@ -1,46 +1,33 @@
 """``sensitivity``: the divergence when each layer alone is quantized, without data."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, fx
-
 from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, verb
-from intraq_cli.api.given_images import digest_of_images, given_images
-from intraq_cli.api.manifest import origin_of
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.recipes import chosen_recipe
-from intraq_cli.api.synthesis import tell_unused
-from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.write import write_json
-from intraq_cli.errors import DataError, UsageError
-from intraq_cli.events import Report, StageDone, StageStarted, StepDone, silent
-from intraq_cli.graph.fingerprint import fingerprint, is_other_code
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Report, silent
+from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.io.atomic import atomic_file
-from intraq_cli.io.untrusted import MAX_JSON, read_text
+from intraq_cli.jobs.given_images import digest_of_images, given_images
+from intraq_cli.jobs.manifest import origin_of
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
+from intraq_cli.jobs.sensitivities import image_count, measured
+from intraq_cli.jobs.teachers import check_free, examined, learnable
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
-from intraq_cli.quantization.plan import check_width, form_of
-from intraq_cli.quantization.sensitivity import TEMPERATURE, Sensitivities, Widths, layer_sensitivities
+from intraq_cli.quantization.plan import asked_widths, form_of
+from intraq_cli.quantization.sensitivity import TEMPERATURE, Widths
 from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.runtime.refusals import out_of_memory
 
 WIDTHS = (2, 3, 4, 6, 8)
-FEWEST, MOST = 64, 256
-"""Images: small ones cost little, and a network that is hardly hurt needs many to tell its layers apart."""
-PIXELS = 64 * 160**2
-"""Of all images together, within these bounds."""
-HINT = "make it with `intraq sensitivity MODEL --out FILE`"
 
 
 @verb
@@ -150,87 +137,3 @@ def sensitivity(
             with atomic_file(path, force) as scratch:
                 write_json(scratch, asdict(result))
     return result
-
-
-def image_count(spec: InputSpec) -> int:
-    """Images on which sensitivities are measured, where nobody says how many."""
-    _, height, width = spec.input_size
-    return min(MOST, max(FEWEST, PIXELS // (height * width)))
-
-
-def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:
-    """A stage of a job, kept where the job keeps what is done.
-
-    Args:
-        job: whose network it is.
-        graph: of it, in the form of the placement.
-        placement: of activations.
-        images: ``(B, C, H, W)``, normalised.
-        widths: to try.
-
-    Raises:
-        DeviceError: out of memory.
-    """
-    kept, ranks, report = job.context.kept, job.context.ranks, job.context.report
-
-    def step(done: int, count: int) -> None:
-        started = StageStarted("sensitivity", count, f"{len(images)} images")
-        report(StepDone("sensitivity", done, done * len(images)) if done else started)
-
-    kept.began("sensitivity")
-    said = ranks.broadcast_object(kept.load("sensitivity"))
-    if said is None:
-        with out_of_memory():
-            shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
-            found = layer_sensitivities(graph, placement, shown, widths, step)
-        # on GPUs processes differ in the last bits, and the choice must be the same in all
-        said = ranks.broadcast_object(json.dumps(asdict(found)))
-        kept.save("sensitivity", said)
-    else:
-        step(0, 1)
-    report(StageDone("sensitivity", kept.ended("sensitivity")))
-    return TypeAdapter(Sensitivities).validate_json(said)
-
-
-def read_sensitivity(path: Path) -> SensitivityResult:
-    """What ``sensitivity`` wrote or printed as JSON.
-
-    Raises:
-        DataError: it is something else.
-    """
-    text = read_text(path, MAX_JSON, DataError)
-    try:
-        return TypeAdapter(SensitivityResult).validate_json(text)
-    except ValidationError as error:
-        raise DataError(f"{path} holds no sensitivities", HINT) from error
-
-
-def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, placement: Placement) -> None:
-    """See that sensitivities are of this network.
-
-    Raises:
-        DataError: they were measured on other weights, other code or another input, or for another placement.
-    """
-    if found.act_placement != placement:
-        what = f"the sensitivities were measured for placement {found.act_placement}, this is {placement}"
-        raise DataError(what, HINT)
-    if found.sha256 != teacher.sha256:
-        raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
-    if is_other_code(found.network, anatomy.graph):
-        raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
-    if found.input_size not in (None, teacher.spec.input_size):
-        size = ",".join(map(str, found.input_size))
-        raise DataError(f"the sensitivities were measured on images of {size}", HINT)
-
-
-def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Bits in ascending order, each once.
-
-    Raises:
-        UsageError: there are none, or others than 2 to 8.
-    """
-    if not widths:
-        raise UsageError(f"{name}: no bits", f"e.g. {name} 2,4,8")
-    for bits in widths:
-        check_width(name, bits)
-    return tuple(sorted({*widths}))

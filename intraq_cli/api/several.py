@@ -8,14 +8,14 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from intraq_cli.api.arguments import Model, Models, Text, verb
-from intraq_cli.api.evaluation import evaluate
-from intraq_cli.api.quantization import quantize
-from intraq_cli.api.teachers import check_free
+from intraq_cli.api.evaluate import evaluate
+from intraq_cli.api.quantize import quantize
 from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, answers_folder
 from intraq_cli.events import Report, Warned, silent
+from intraq_cli.jobs.teachers import check_free
 from intraq_cli.models.source import Source
 from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
 

@@ -19,7 +19,7 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: 
     intraq compare resnet18-w4a4 resnet18-w8a8
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import reporting as api
+    from intraq_cli.api import report as api
 
     result = api.compare(**given)
     if as_json:

@@ -55,7 +55,7 @@ def evaluate(
     if len(targets) > 1:
         _several(given, as_json, quiet)
         return
-    from intraq_cli.api import evaluation as api
+    from intraq_cli.api import evaluate as api
 
     (target,) = given.pop("targets")
     with progress(quiet) as report:

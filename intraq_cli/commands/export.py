@@ -34,7 +34,7 @@ def export(
     intraq export resnet18-w8a8
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import exporting as api
+    from intraq_cli.api import export as api
 
     with progress(quiet) as report:
         result = api.export(**given, report=report)

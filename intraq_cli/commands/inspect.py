@@ -62,7 +62,7 @@ def inspect(
     given = calls.passed_on(locals())
     if bits_template and as_json:
         raise UsageError("--bits-template prints TOML, --json a JSON object", "give one of them")
-    from intraq_cli.api import inspection as api
+    from intraq_cli.api import inspect as api
 
     found = api.inspect(**given)
     if bits_template:

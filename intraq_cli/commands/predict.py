@@ -27,7 +27,7 @@ def predict(
     intraq predict resnet18-w4a4 cat.jpg
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import prediction as api
+    from intraq_cli.api import predict as api
 
     with progress(quiet=True) as report:
         results = api.predict(**given, report=report)

@@ -24,7 +24,7 @@ def push(
     intraq push resnet18-w4a4 my-name/resnet18-w4a4
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import publishing as api
+    from intraq_cli.api import push as api
 
     with progress(quiet) as report:
         result = api.push(**given, report=report)

@@ -59,7 +59,7 @@ def quantize(
     if seeds:
         quantize_seeds(given, as_json, quiet)
         return
-    from intraq_cli.api import quantization as api
+    from intraq_cli.api import quantize as api
 
     with progress(quiet, recipe) as report:
         result = api.quantize(**given, report=report)

@@ -17,7 +17,7 @@ def report(
     intraq report resnet18-w4a4
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import reporting as api
+    from intraq_cli.api import report as api
 
     result = api.report(**given)
     if as_json:

@@ -40,7 +40,7 @@ def synthesize(
     intraq synthesize resnet18 -n 1024 --out images.safetensors
     """
     given = calls.passed_on(locals())
-    from intraq_cli.api import synthesis as api
+    from intraq_cli.api import synthesize as api
 
     with progress(quiet, recipe) as report:
         result = api.synthesize(**given, report=report)

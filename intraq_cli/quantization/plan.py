@@ -1,5 +1,6 @@
 """Which weights and which activations are quantized, and at how many bits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
@@ -139,3 +140,16 @@ def check_width(option: str, bits: int | None) -> None:
     """
     if bits is not None and not 2 <= bits <= 8:
         raise UsageError(f"{option} {bits}: bits must be 2 to 8")
+
+
+def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """Bits in ascending order, each once.
+
+    Raises:
+        UsageError: there are none, or others than 2 to 8.
+    """
+    if not widths:
+        raise UsageError(f"{name}: no bits", f"e.g. {name} 2,4,8")
+    for bits in widths:
+        check_width(name, bits)
+    return tuple(sorted({*widths}))

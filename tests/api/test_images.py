@@ -158,7 +158,7 @@ def test_where_pictures_cannot_be_written_the_same_command_goes_on(tmp_path, net
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("intraq_cli.api.synthesis.write_class_folders", full)
+        patch.setattr("intraq_cli.api.synthesize.write_class_folders", full)
         with pytest.raises(OutputError, match="No space left on device"):
             synthesize(network, **given)
     assert [path.name for path in tmp_path.iterdir()] == ["i.safetensors.unfinished"]

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from intraq_cli.api.teachers import examined
 from intraq_cli.events import silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls
+from intraq_cli.jobs.teachers import examined
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.device import tuned_allocator

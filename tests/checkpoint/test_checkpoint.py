@@ -32,7 +32,7 @@ def digits(tmp_path_factory, small_digits):
 @pytest.mark.parametrize("w", [2, 5, 8])
 def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp_path, placement, w, monkeypatch):
     seen = {}
-    from intraq_cli.api import pipeline
+    from intraq_cli.jobs import pipeline
 
     frozen = pipeline._frozen
 
@@ -280,7 +280,7 @@ def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, mo
 def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_path):
     shutil.copytree(digits, tmp_path / "snapshot")
     (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": {"source": "resnet20_digits"}}))
-    monkeypatch.setattr("intraq_cli.api.loading.fetch_checkpoint", lambda repository: tmp_path / "snapshot")
+    monkeypatch.setattr("intraq_cli.jobs.targets.fetch_checkpoint", lambda repository: tmp_path / "snapshot")
     assert evaluate("org/name", data="digits", limit=20, device="cpu").n == 20  # the bundled teacher
     for teacher in ({"source": str(tmp_path)}, {"source": "local-dir:x"}, {"source": "resnet18", "weights": "w.pth"}):
         (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": teacher}))

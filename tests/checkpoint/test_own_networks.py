@@ -183,7 +183,7 @@ def written(tmp_path, monkeypatch):
             seen.append(student(x))
             return checkpoint_tensors(student, stored)
 
-        monkeypatch.setattr("intraq_cli.api.checkpoint_folder.checkpoint_tensors", spy)
+        monkeypatch.setattr("intraq_cli.jobs.checkpoint_folder.checkpoint_tensors", spy)
         quantize(model, w=3, a=4, recipe=recipe, out=tmp_path / "out", device="cpu", **SPEC, **options)
         loaded = load(tmp_path / "out", model=model, device="cpu")
         (logits,) = seen

@@ -278,7 +278,7 @@ def test_help_and_version_need_no_torch():
 
 
 def test_what_a_result_depends_on_is_told_without_loading_it():
-    made = process.run("-c", "import json, sys; from intraq_cli.api.manifest import versions; "
+    made = process.run("-c", "import json, sys; from intraq_cli.jobs.manifest import versions; "
                        "print(json.dumps([versions(), 'timm' in sys.modules]))", timeout=120)  # fmt: skip
     told, loaded = json.loads(made.stdout)
     assert not loaded
@@ -346,7 +346,7 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("intraq_cli.api.pipeline.tune", interrupt)
+    monkeypatch.setattr("intraq_cli.jobs.pipeline.tune", interrupt)
     made = intraq("quantize", *net, *TINY)
     assert made.code == 130
     assert made.err.endswith("the same command goes on from there\ninterrupted\n")
@@ -360,7 +360,7 @@ def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):
     def bug(*args, **kwargs):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("intraq_cli.api.pipeline.tune", bug)
+    monkeypatch.setattr("intraq_cli.jobs.pipeline.tune", bug)
     with pytest.raises(ZeroDivisionError):
         intraq("quantize", *net, *TINY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]

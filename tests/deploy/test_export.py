@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import evaluate, export, load, predict, quantize
-from intraq_cli.api import exporting
+from intraq_cli.api import export as exporting
 from intraq_cli.deploy.exported import open_exported
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model

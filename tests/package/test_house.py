@@ -9,23 +9,10 @@ import intraq_cli
 
 PACKAGE = Path(intraq_cli.__file__).parent
 ROOMS = [
-    *("app", "commands", "api", "publish", "reports", "deploy", "tuning", "evaluation", "synthesis", "checkpoint"),
-    "models",
-    *(
-        "quantization",
-        "runtime",
-        "zoo",
-        "recipe",
-        "recipe_errors",
-        "choices",
-        "io",
-        "graph",
-        "results",
-        "words",
-        "events",
-        "errors",
-        "__version__",
-    ),
+    *("app", "commands", "api", "jobs", "publish", "reports", "deploy"),
+    *("tuning", "evaluation", "synthesis", "checkpoint", "models"),
+    *("quantization", "runtime", "zoo", "recipe", "recipe_errors", "choices"),
+    *("io", "graph", "results", "words", "events", "errors", "__version__"),
 ]
 """From the top of the house to its foundations: a room imports only rooms that come later."""
 FILES = sorted(PACKAGE.rglob("*.py"))

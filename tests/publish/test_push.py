@@ -11,10 +11,10 @@ import yaml
 from safetensors.torch import load_file
 
 from intraq_cli import load, quantize
-from intraq_cli.api.loading import teacher_of
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError
 from intraq_cli.events import silent
+from intraq_cli.jobs.targets import teacher_of
 from intraq_cli.publish.card import model_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files

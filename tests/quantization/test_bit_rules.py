@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from intraq_cli import inspect, load, quantize
-from intraq_cli.api.inspection import bits_template
+from intraq_cli.api.inspect import bits_template
 from intraq_cli.errors import ModelError, RecipeError
 from intraq_cli.quantization.bit_rules import BitRules, read_bit_rules, template
 from intraq_cli.quantization.plan import form_of, plan_quantization

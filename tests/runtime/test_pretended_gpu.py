@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from intraq_cli import evaluate, load, quantize
-from intraq_cli.api.teachers import examined
 from intraq_cli.errors import ModelError
 from intraq_cli.events import silent
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import replace_tensors, tensors
+from intraq_cli.jobs.teachers import examined
 from intraq_cli.models import teacher as teachers
 from intraq_cli.models.source import InputOverride, Source
 from intraq_cli.runtime.resume import ResumeStore
@@ -38,11 +38,11 @@ def test_what_mixes_devices_is_seen():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr("intraq_cli.api.manifest.describe_device", str)
+    monkeypatch.setattr("intraq_cli.jobs.manifest.describe_device", str)
     monkeypatch.setattr(lor, "_by_products", lor._by_sampling)  # to be the same to the bit
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     with pretended_gpu() as gpu:
-        for verb in ("quantization", "loading", "evaluation"):
+        for verb in ("quantize", "load", "evaluate"):
             chosen = f"intraq_cli.api.{verb}.choose_device"
             monkeypatch.setattr(chosen, lambda name, deterministic=False: GPU if name == "cuda" else torch.device(name))
         yield gpu

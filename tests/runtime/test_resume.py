@@ -203,7 +203,7 @@ def undone_badly(*_, **__):
 
 
 def test_what_fails_in_the_wake_of_an_interruption_is_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("intraq_cli.api.recipes.load_recipe", undone_badly)
+    monkeypatch.setattr("intraq_cli.jobs.recipes.load_recipe", undone_badly)
     assert main(["quantize", "resnet20_digits", "--out", str(tmp_path / "o")]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

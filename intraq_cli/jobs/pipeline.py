@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from intraq_cli.api.made import Made
-from intraq_cli.api.without_images import WithoutImages
 from intraq_cli.errors import ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import same_answers
+from intraq_cli.jobs.made import Made
+from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids

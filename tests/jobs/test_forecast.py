@@ -5,10 +5,10 @@ import time
 import pytest
 
 from intraq_cli import quantize, synthesize
-from intraq_cli.api import forecast
-from intraq_cli.api.forecast import _line
-from intraq_cli.api.outlook import announcing
 from intraq_cli.events import Noted, StageDone, StageStarted, StepDone
+from intraq_cli.jobs import forecast
+from intraq_cli.jobs.forecast import _line
+from intraq_cli.jobs.outlook import announcing
 from intraq_cli.recipe import Recipe
 from tests.conftest import SmallNet, trained
 

@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, Texts, verb
-from intraq_cli.api.forecast import foretell
-from intraq_cli.api.manifest import origin_of
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.recipes import chosen_recipe
-from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.errors import UsageError
-from intraq_cli.events import Report, Warned, silent
+from intraq_cli.events import Report, silent
 from intraq_cli.io.atomic import atomic_file, atomic_folder
+from intraq_cli.jobs.forecast import foretell
+from intraq_cli.jobs.manifest import origin_of
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
+from intraq_cli.jobs.teachers import check_free, examined, learnable
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
@@ -129,11 +128,3 @@ def synthesize(
         teacher_accuracy=100 * made.teacher_accuracy,
         heterogeneity=made.heterogeneity,
     )
-
-
-def tell_unused(overrides: Sequence[str], report: Report) -> None:
-    """Warn of overrides of a recipe that change nothing where images are learned and no network is tuned."""
-    for text in overrides:
-        section = text.strip().partition(".")[0]
-        if section != "synthesis":
-            report(Warned(f"{text} has no effect: nothing is read here of the recipe's [{section}]"))

@@ -8,25 +8,25 @@ from typing import Any, Literal
 
 from torch import nn
 
-from intraq_cli.api import exporting
+from intraq_cli.api import export as exporting
 from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
-from intraq_cli.api.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
-from intraq_cli.api.checkpoint_folder import Finished, write_folder
-from intraq_cli.api.evidence import recorded
-from intraq_cli.api.forecast import foretell
-from intraq_cli.api.given_images import digest_of_images, given_images
-from intraq_cli.api.inspection import inspected
-from intraq_cli.api.manifest import call, digest_of, manifest, origin_of
-from intraq_cli.api.outlook import announcing
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.recipes import chosen_recipe
-from intraq_cli.api.sensitivity import check_origin, read_sensitivity
-from intraq_cli.api.teachers import check_free, examined, learnable
 from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, RecipeError, UsageError
 from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
+from intraq_cli.jobs.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
+from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
+from intraq_cli.jobs.evidence import recorded
+from intraq_cli.jobs.forecast import foretell
+from intraq_cli.jobs.given_images import digest_of_images, given_images
+from intraq_cli.jobs.inspection import inspected
+from intraq_cli.jobs.manifest import call, digest_of, manifest, origin_of
+from intraq_cli.jobs.outlook import announcing
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.recipes import chosen_recipe
+from intraq_cli.jobs.sensitivities import check_origin, read_sensitivity
+from intraq_cli.jobs.teachers import check_free, examined, learnable
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.bit_rules import read_bit_rules

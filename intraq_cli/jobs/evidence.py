@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.without_images import FEW
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.without_images import FEW
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
 from intraq_cli.reports.page import write_report

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from intraq_cli import quantize, sensitivity, synthesize
-from intraq_cli.api.given_images import digest_of_images
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Noted, Warned
+from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.synthesis.image_set import read_images
 from intraq_cli.synthesis.pictures import images_of_sheet
 from tests.conftest import FACTORY, INPUT, TINY
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_left_out_and_told(place, tmp_path):
 
 
 def test_of_many_pictures_as_many_are_chosen_as_the_recipe_makes_images(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("intraq_cli.api.quantization.CALIBRATION_IMAGES", 4)
+    monkeypatch.setattr("intraq_cli.api.quantize.CALIBRATION_IMAGES", 4)
     few = [*SET, "synthesis.num_images=10", "synthesis.batch_size=10"]
     result = quantize(f"{place / 'nets.py'}:net", images=str(place / "pictures"), out=tmp_path / "o", set=few, **SPEC)
     assert result.pictures == 10

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from intraq_cli import inspect, load, quantize, sensitivity
-from intraq_cli.api.bit_budget import BitChoice, asked_bits
 from intraq_cli.app import main
 from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
 from intraq_cli.events import StageStarted, StepDone
 from intraq_cli.graph.layers import quantizable
+from intraq_cli.jobs.bit_budget import BitChoice, asked_bits
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.bit_rules import BitRules
 from intraq_cli.quantization.budget import Budget

@@ -7,10 +7,10 @@ from functools import cached_property
 
 from torch import fx
 
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.sensitivity import asked_widths, image_count, measured
 from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.errors import BudgetError, DataError, UsageError
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.sensitivities import image_count, measured
 from intraq_cli.quantization.bit_rules import BitRules, pattern_of
 from intraq_cli.quantization.budget import (
     Bits,
@@ -22,7 +22,7 @@ from intraq_cli.quantization.budget import (
     tied,
 )
 from intraq_cli.quantization.inspection import bit_operations, inspect_layers, mean_bits, weight_bits
-from intraq_cli.quantization.plan import Plan, plan_quantization
+from intraq_cli.quantization.plan import Plan, asked_widths, plan_quantization
 from intraq_cli.quantization.sensitivity import Widths
 from intraq_cli.recipe import Placement
 from intraq_cli.results import FrontierPoint, LayerSensitivity, SensitivityResult

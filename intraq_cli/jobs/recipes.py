@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from intraq_cli.errors import RecipeError
+from intraq_cli.events import Report, Warned
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
 from intraq_cli.runtime.extensions import (
@@ -55,3 +56,11 @@ def code_of(recipe: Recipe) -> list[dict[str, str | None]]:
     rounding = recipe.quantization.weight_rounding
     found = [*losses, *([WEIGHT_ROUNDINGS[rounding]] if rounding not in ROUNDINGS else [])]
     return [{"name": one.name, "sha256": one.sha256} for one in found]
+
+
+def tell_unused(overrides: Sequence[str], report: Report) -> None:
+    """Warn of overrides of a recipe that change nothing where images are learned and no network is tuned."""
+    for text in overrides:
+        section = text.strip().partition(".")[0]
+        if section != "synthesis":
+            report(Warned(f"{text} has no effect: nothing is read here of the recipe's [{section}]"))

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from intraq_cli import __version__
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.recipes import code_of
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.fingerprint import fingerprint
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.recipes import code_of
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.recipe import Recipe

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from intraq_cli import load, quantize
-from intraq_cli.api import pipeline, without_images
-from intraq_cli.api.pipeline import Job
-from intraq_cli.api.without_images import WithoutImages
 from intraq_cli.events import Warned
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error
+from intraq_cli.jobs import pipeline, without_images
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source

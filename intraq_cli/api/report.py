@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from intraq_cli.api.arguments import verb
-from intraq_cli.api.loading import find_folder
 from intraq_cli.errors import CheckpointError, UsageError
 from intraq_cli.io.atomic import atomic_file, check_output
+from intraq_cli.jobs.targets import find_folder
 from intraq_cli.reports.comparison import comparison
 from intraq_cli.reports.folder import REPORT, Record, read_record
 from intraq_cli.reports.page import page_of_one, page_of_several

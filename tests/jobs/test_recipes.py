@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from intraq_cli import IntraqError, image_loss, quantize, synthesize, weight_rounding
-from intraq_cli.api.recipes import chosen_recipe, code_of
 from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.jobs.recipes import chosen_recipe, code_of
 from intraq_cli.runtime import extensions
 from tests.conftest import INPUT, TINY, SmallNet, Stop, stopping, trained
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.api.made import Made
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
+from intraq_cli.jobs.made import Made
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES

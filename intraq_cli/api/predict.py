@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.api.arguments import Model, Numbers, Size, Text, check_unused, verb
-from intraq_cli.api.loading import find_quantized
-from intraq_cli.api.pipeline import EVALUATION_BATCH
+from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import UsageError, check_unused
 from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.jobs.pipeline import EVALUATION_BATCH
+from intraq_cli.jobs.targets import find_quantized
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, placed

@@ -9,17 +9,17 @@ import torch
 from pydantic import SkipValidation
 from torch import nn
 
-from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, check_unused, verb
-from intraq_cli.api.loading import find_quantized, teacher_of
-from intraq_cli.api.pipeline import EVALUATION_BATCH
+from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
-from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.errors import ModelError, UsageError, check_unused
 from intraq_cli.evaluation.accuracy import TOP, Accuracy, answers_of, compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.labelled_images import LabelledImages
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
+from intraq_cli.jobs.pipeline import EVALUATION_BATCH
+from intraq_cli.jobs.targets import find_quantized, teacher_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, placed

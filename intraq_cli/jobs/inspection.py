@@ -1,0 +1,63 @@
+"""What a plan makes of a teacher: its layers, their bits, the bytes."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import fx
+
+from intraq_cli.checkpoint.layout import checkpoint_bytes
+from intraq_cli.graph.batch_norms import batch_norms
+from intraq_cli.graph.layers import activation_calls
+from intraq_cli.models.teacher import Anatomy, Teacher, state_tensors
+from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
+from intraq_cli.quantization.plan import Plan
+from intraq_cli.results.networks import InspectedLayer, InspectionResult
+
+
+def usual_bits(layers: Sequence[InspectedLayer], plan: Plan, w: int, a: int) -> tuple[int, int]:
+    """Bits of most weights, and of what most layers read but for the image.
+
+    ``w`` and ``a``, which were asked for, where most of all have them, or most of those between the first and the last.
+    """
+    read = [*plan.activations.values()]
+    if plan.placement == "integer":  # whose other values always have 8
+        read = [layer.a_bits for layer in layers if layer.a_bits]
+    if plan.placement != "activations":
+        read = read[1:] or read
+    return _usual([*plan.weights.values()], w), _usual(read, a)
+
+
+def _usual(bits: list[int], stated: int) -> int:
+    def most(held: list[int]) -> int:
+        counts = Counter(held)
+        return max(counts, key=lambda one: (counts[one], one == stated), default=stated)
+
+    return stated if stated == most(bits[1:-1] or bits) else most(bits)
+
+
+def inspected(
+    model: str, teacher: Teacher, anatomy: Anatomy, graph: fx.GraphModule, w: int, a: int, plan: Plan
+) -> InspectionResult:
+    """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
+    layers = inspect_layers(graph, plan)
+    w, a = usual_bits(layers, plan, w, a)
+    return InspectionResult(
+        model=model,
+        architecture=teacher.architecture,
+        weights="not read" if next(teacher.network.parameters()).is_meta else "read",
+        input_size=teacher.spec.input_size,
+        num_classes=anatomy.num_classes,
+        w_bits=w,
+        a_bits=a,
+        act_placement=plan.placement,
+        batch_norms=len(batch_norms(anatomy.graph)),
+        activations=len(activation_calls(anatomy.graph)),
+        layers=layers,
+        parameters=sum(p.numel() for p in teacher.network.parameters()),
+        parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
+        multiply_adds=sum(layer.multiply_adds for layer in layers),
+        low_bit_share=low_bit_share(layers),
+        bytes_float=float_bytes(state_tensors(teacher.network).values()),
+        bytes_quantized=checkpoint_bytes(graph, plan),
+        bit_operations=bit_operations(layers),
+    )

@@ -1,0 +1,97 @@
+"""Sensitivities as a stage of a job, and those that an earlier one has measured."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, fx
+
+from intraq_cli.errors import DataError
+from intraq_cli.events import StageDone, StageStarted, StepDone
+from intraq_cli.graph.fingerprint import is_other_code
+from intraq_cli.io.untrusted import MAX_JSON, read_text
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
+from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
+from intraq_cli.recipe import Placement
+from intraq_cli.results.networks import SensitivityResult
+from intraq_cli.runtime.refusals import out_of_memory
+
+FEWEST, MOST = 64, 256
+"""Images: small ones cost little, and a network that is hardly hurt needs many to tell its layers apart."""
+PIXELS = 64 * 160**2
+"""Of all images together, within these bounds."""
+HINT = "make it with `intraq sensitivity MODEL --out FILE`"
+
+
+def image_count(spec: InputSpec) -> int:
+    """Images on which sensitivities are measured, where nobody says how many."""
+    _, height, width = spec.input_size
+    return min(MOST, max(FEWEST, PIXELS // (height * width)))
+
+
+def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:
+    """A stage of a job, kept where the job keeps what is done.
+
+    Args:
+        job: whose network it is.
+        graph: of it, in the form of the placement.
+        placement: of activations.
+        images: ``(B, C, H, W)``, normalised.
+        widths: to try.
+
+    Raises:
+        DeviceError: out of memory.
+    """
+    kept, ranks, report = job.context.kept, job.context.ranks, job.context.report
+
+    def step(done: int, count: int) -> None:
+        started = StageStarted("sensitivity", count, f"{len(images)} images")
+        report(StepDone("sensitivity", done, done * len(images)) if done else started)
+
+    kept.began("sensitivity")
+    said = ranks.broadcast_object(kept.load("sensitivity"))
+    if said is None:
+        with out_of_memory():
+            shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
+            found = layer_sensitivities(graph, placement, shown, widths, step)
+        # on GPUs processes differ in the last bits, and the choice must be the same in all
+        said = ranks.broadcast_object(json.dumps(asdict(found)))
+        kept.save("sensitivity", said)
+    else:
+        step(0, 1)
+    report(StageDone("sensitivity", kept.ended("sensitivity")))
+    return TypeAdapter(Sensitivities).validate_json(said)
+
+
+def read_sensitivity(path: Path) -> SensitivityResult:
+    """What ``sensitivity`` wrote or printed as JSON.
+
+    Raises:
+        DataError: it is something else.
+    """
+    text = read_text(path, MAX_JSON, DataError)
+    try:
+        return TypeAdapter(SensitivityResult).validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"{path} holds no sensitivities", HINT) from error
+
+
+def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, placement: Placement) -> None:
+    """See that sensitivities are of this network.
+
+    Raises:
+        DataError: they were measured on other weights, other code or another input, or for another placement.
+    """
+    if found.act_placement != placement:
+        what = f"the sensitivities were measured for placement {found.act_placement}, this is {placement}"
+        raise DataError(what, HINT)
+    if found.sha256 != teacher.sha256:
+        raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
+    if is_other_code(found.network, anatomy.graph):
+        raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
+    if found.input_size not in (None, teacher.spec.input_size):
+        size = ",".join(map(str, found.input_size))
+        raise DataError(f"the sensitivities were measured on images of {size}", HINT)
