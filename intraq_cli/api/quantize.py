@@ -1,41 +1,33 @@
 """``quantize``: from a pretrained classifier to a checkpoint folder, without data."""
 
-import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from intraq_cli.api import export as exporting
 from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
 from intraq_cli.checkpoint.read import is_own_checkpoint
-from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
-from intraq_cli.errors import IntraqError, RecipeError, UsageError
-from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
-from intraq_cli.jobs.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
-from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
-from intraq_cli.jobs.evidence import recorded
-from intraq_cli.jobs.forecast import foretell
-from intraq_cli.jobs.given_images import digest_of_images, given_images
-from intraq_cli.jobs.inspection import inspected
-from intraq_cli.jobs.manifest import call, digest_of, manifest, origin_of
+from intraq_cli.errors import IntraqError
+from intraq_cli.events import Report, Warned, silent
+from intraq_cli.jobs.asked_bits import asked_bits
+from intraq_cli.jobs.bit_budget import bit_choice
+from intraq_cli.jobs.given_images import given_images
+from intraq_cli.jobs.manifest import call
 from intraq_cli.jobs.outlook import announcing
 from intraq_cli.jobs.pipeline import Job
-from intraq_cli.jobs.recipes import chosen_recipe
-from intraq_cli.jobs.sensitivities import check_origin, read_sensitivity
+from intraq_cli.jobs.quantization_run import QuantizationRun, timing
+from intraq_cli.jobs.recipes import check_stages, chosen_recipe
 from intraq_cli.jobs.teachers import check_free, examined, learnable
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.quantization.bit_rules import read_bit_rules
 from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
-from intraq_cli.quantization.inspection import mean_bits
-from intraq_cli.quantization.plan import check_width, form_of
 from intraq_cli.recipe import Placement, choose_placement
-from intraq_cli.results import ExportResult, InspectionResult, QuantizationResult
+from intraq_cli.results import ExportResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
@@ -124,33 +116,11 @@ def quantize(
     command = command or call(quantize, locals())
     started = time.perf_counter()
     report = to_tensorboard(report, tensorboard)
-    check_width("--first-last-bits", first_last_bits)
     budget = chosen_budget(target_size, avg_bits, bops)
-    if sensitivity is not None and budget is None:
-        raise UsageError("--sensitivity is for choosing bits", "give --target-size, --avg-bits or --bops")
-    known = read_sensitivity(Path(sensitivity)) if sensitivity is not None else None
-    if known is not None and budget is not None:  # to choose from what was measured, where nothing else is said
-        w = tuple(known.widths) if w is None else w
-        a = tuple(known.widths) if a is None and budget.kind == "bit operations" else a
-    asked = asked_bits(w, a, budget)
-    rules = read_bit_rules(bits)
+    asked = asked_bits(w, a, budget, first_last_bits, bits, sensitivity)
     settings = chosen_recipe(recipe, set)
     placement = choose_placement(act_placement, settings)
-    if not images and not settings.synthesis.num_images and settings.tuning.steps:
-        raise RecipeError(
-            f"recipe {settings.name} makes no images (synthesis.num_images = 0), and has tuning.steps",
-            "set tuning.steps=0, or choose another recipe",
-        )
-    if not images and not settings.synthesis.num_images and settings.quantization.activation_range == "ema":
-        raise RecipeError(
-            f"recipe {settings.name} makes no images (synthesis.num_images = 0), and activation_range = ema needs some",
-            "set quantization.activation_range=mse, or choose another recipe",
-        )
-    if settings.tuning.steps and launched_processes().size > settings.tuning.batch_size:
-        raise UsageError(
-            f"{launched_processes().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
-            "start fewer, or set tuning.batch_size",
-        )
+    check_stages(settings, bool(images))
     where = choose_device(device, deterministic)
     if export is not None:
         check_packages()
@@ -161,91 +131,22 @@ def quantize(
     path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
     check_free(path, force, is_own_checkpoint)
     anatomy = examined(teacher, where, report)
-    if known is not None:
-        check_origin(known, teacher, anatomy, placement)
-    graph = form_of(anatomy.graph, placement)
-    choice = BitChoice(graph, placement, asked, first_last_bits, rules)
-    choice.check(known)
-    check_storable(graph)
+    choice = bit_choice(teacher, anatomy, placement, asked)
     wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
-    made = given_images(images, source, teacher, anatomy, wanted, seed, report)
+    given = given_images(images, source, teacher, anatomy, wanted, seed, report)
     stages: dict[str, float] = {}
-    context = RunContext(
-        seed, where, timing(announcing(report, settings), stages), batch_size, deterministic=deterministic
-    )
-    job = Job(teacher, anatomy, settings, context)
-    found = inspected(source.spelled, teacher, anatomy, graph, asked.w[0], asked.a[0], choice.narrowest)
-    _say_what_stays_float(found, report)
-    result = QuantizationResult(
-        path=str(path),
-        model=source.spelled,
-        w_bits=found.w_bits,
-        a_bits=found.a_bits,
-        recipe=settings.name,
-        bytes_float=found.bytes_float,
-        bytes_quantized=found.bytes_quantized,
-        agreement=math.nan,
-        kl=math.nan,
-        heterogeneity=math.nan,
-        seconds=0.0,
-        stages=stages,
-        seed=seed,
-        device=str(where),
-        act_placement=placement,
-        held_out=0,
-        avg_bits=mean_bits(found.layers),
-        dry_run=dry_run,
-    )
-
-    def with_bits(chosen: Chosen) -> tuple[QuantizationResult, InspectionResult]:
-        now = inspected(source.spelled, teacher, anatomy, graph, chosen.w, chosen.a, chosen.plan)
-        bits = {key: getattr(now, key) for key in ("w_bits", "a_bits", "bytes_quantized")}
-        return replace(result, **bits, avg_bits=mean_bits(now.layers), frontier=chosen.frontier), now
-
+    report_all = timing(announcing(report, settings), stages)
+    context = RunContext(seed, where, report_all, batch_size, deterministic=deterministic)
+    run = QuantizationRun(Job(teacher, anatomy, settings, context), source, choice, given, path, started, stages)
+    run.say_what_stays_float()
     if dry_run:
-        foretold = foretell(job, choice.narrowest, made, time.perf_counter() - started)
-        if asked.budget is not None:
-            result, _ = with_bits(chosen_bits(job, choice, made, known))
-        return replace(result, foretold=foretold)
-    identity = {
-        "job": "quantize",
-        **origin_of(teacher, anatomy, settings, seed),
-        "recipe": settings.to_dict(),
-        "input": asdict(teacher.spec),
-        "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), digest_of(sensitivity)],
-        "placement": placement,
-        "images": digest_of_images(made),
-    }
-    with job.started(path, identity, resume) as job:
-        job, metrics = recorded(job)
-        started -= job.context.kept.before
-        if not images and settings.synthesis.num_images:
-            made = job.synthesize()
-        chosen = chosen_bits(job, choice, made, known)
-        result, found = with_bits(chosen)
-        quantized = job.quantize(chosen.plan, made)
-        follows = quantized.fidelity
-        result = replace(
-            result,
-            agreement=follows.agreement,
-            kl=follows.kl,
-            sqnr=follows.sqnr,
-            heterogeneity=made.heterogeneity if made else math.nan,
-            held_out=follows.n,
-            losses={made.kind: made.losses, "tuning": quantized.losses} if made else {},
-            pictures=made.pictures if made else 0,
-            logits_error=quantized.logits_error,
-            tuning_undone=quantized.tuning_undone,
-            random_images=quantized.random_images,
-        )
-        if job.context.ranks.rank == 0:
-            run = manifest(job, result, made, command, images)
-            run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
-            end = Finished(job, source, chosen, quantized, made, run, started, metrics)
-            result = replace(result, bytes_quantized=write_folder(path, force, end))
-    if export is not None and job.context.ranks.rank == 0:
-        result = replace(result, export=_exported(path, export, model, report))
-    return replace(result, seconds=time.perf_counter() - started)
+        return run.foretold()
+    result = run.carried_out(force, resume, command, images)
+    if export is not None and launched_processes().rank == 0:
+        before = time.perf_counter()
+        exported = _exported(path, export, model, report)
+        result = replace(result, export=exported, seconds=result.seconds + time.perf_counter() - before)
+    return result
 
 
 def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> ExportResult:
@@ -260,22 +161,3 @@ def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> 
     except IntraqError:
         report(Warned(f"the checkpoint {path} is complete; only its export failed"))
         raise
-
-
-def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
-    kept = [row for row in found.layers if row.float_reason]
-    if kept and launched_processes().rank == 0:
-        some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
-        share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
-        report(Noted(f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"))
-
-
-def timing(report: Report, stages: dict[str, float]) -> Report:
-    """A report that also notes the seconds of each stage in ``stages``."""
-
-    def watched(event: Any) -> None:
-        if isinstance(event, StageDone):
-            stages[event.stage] = event.seconds
-        report(event)
-
-    return watched

@@ -1,16 +1,18 @@
 """From a budget to a plan: which bits the layers may have, what they cost, and the choice that is best."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import fx
 
 from intraq_cli.checkpoint.layout import checkpoint_bytes
-from intraq_cli.errors import BudgetError, DataError, UsageError
+from intraq_cli.checkpoint.write import check_storable
+from intraq_cli.errors import BudgetError, DataError
+from intraq_cli.jobs.asked_bits import AskedBits
 from intraq_cli.jobs.pipeline import Job
-from intraq_cli.jobs.sensitivities import image_count, measured
+from intraq_cli.jobs.sensitivities import check_origin, image_count, measured
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.bit_rules import BitRules, pattern_of
 from intraq_cli.quantization.budget import (
     Bits,
@@ -22,18 +24,12 @@ from intraq_cli.quantization.budget import (
     tied,
 )
 from intraq_cli.quantization.inspection import bit_operations, inspect_layers, mean_bits, weight_bits
-from intraq_cli.quantization.plan import Plan, asked_widths, plan_quantization
+from intraq_cli.quantization.plan import Plan, form_of, plan_quantization
 from intraq_cli.quantization.sensitivity import Widths
 from intraq_cli.recipe import Placement
-from intraq_cli.results import FrontierPoint, LayerSensitivity, SensitivityResult
+from intraq_cli.results import FrontierPoint, LayerSensitivity
 from intraq_cli.synthesis.tuning_images import TuningImages
 
-DEFAULT = 4
-"""Bits of both where there is no budget."""
-ALL = tuple(range(2, 9))
-"""Bits that are tried where none are named."""
-ACTIVATIONS = 8
-"""Bits of activations where none are named: they take no bytes in a file."""
 POINTS = 5
 """Of the frontier."""
 ATTEMPTS = 8
@@ -41,57 +37,10 @@ ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class AskedBits:
-    """Widths that were asked for, ascending; without a budget one of each."""
-
-    w: tuple[int, ...]
-    a: tuple[int, ...]
-    budget: Budget | None
-
-    @property
-    def label(self) -> str:
-        """For a name."""
-        if self.budget is None:
-            return f"w{self.w[0]}a{self.a[0]}"
-        unit = {"bytes": "", "bits": "bits", "bit operations": "bops"}[self.budget.kind]
-        return f"{self.budget.said}{unit}" + (f"-a{self.a[0]}" if len(self.a) == 1 else "")
-
-
-def asked_bits(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget: Budget | None) -> AskedBits:
-    """Check widths against each other.
-
-    Args:
-        w: of weights: one, or, under a budget, several.
-        a: of activations: one, or, under a budget of bit operations, several.
-        budget: to choose under.
-
-    Raises:
-        UsageError: others than 2 to 8, none, or several where there is nothing to choose by.
-    """
-    given = {"--w": w, "--a": a}
-    found = {name: asked_widths(name, [x] if isinstance(x, int) else x) for name, x in given.items() if x is not None}
-    several = [name for name, widths in found.items() if len(widths) > 1]
-    if several and budget is None:
-        raise UsageError(
-            f"{several[0]}: several widths, and no budget to choose by", "give --target-size, --avg-bits or --bops"
-        )
-    if "--a" in several and budget is not None and budget.kind != "bit operations":
-        raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
-    if budget is None:
-        return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)), None)
-    inputs = ALL if budget.kind == "bit operations" else (ACTIVATIONS,)
-    return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
-
-
-@dataclass(frozen=True)
 class Chosen:
     """The end of the choice."""
 
     plan: Plan
-    w: int
-    """Bits of most weights."""
-    a: int
-    """Bits of most activations."""
     frontier: list[FrontierPoint] = field(default_factory=list)
     """By size; empty without a budget."""
     sensitivities: list[LayerSensitivity] = field(default_factory=list)
@@ -106,29 +55,25 @@ class BitChoice:
         graph: of the float network, in the form of the placement.
         placement: of activations.
         asked: bits that they may have, and the budget.
-        first_last_bits: of the first and the last layer, which are fixed then.
-        rules: layers that they speak of are fixed.
     """
 
     graph: fx.GraphModule
     placement: Placement
     asked: AskedBits
-    first_last_bits: int | None
-    rules: BitRules
 
     @cached_property
     def layers(self) -> list[Candidates]:
         """What every layer may have."""
         return candidates(self.graph, self.narrowest, self._widest, self.asked.w, self.asked.a)
 
-    def check(self, known: SensitivityResult | None) -> None:
+    def check(self) -> None:
         """See, before any work, that the budget can be met, and that what was measured before is enough.
 
         Raises:
             BudgetError: the narrowest choice exceeds it.
             DataError: a layer or a width is lacking.
         """
-        asked = self.asked
+        asked, known = self.asked, self.asked.sensitivities
         if asked.budget is not None and self._least > self._limit:
             widths = f"{asked.w[0]}-bit weights" + (f" and {asked.a[0]}-bit activations" if len(asked.a) > 1 else "")
             what = f"{asked.budget} cannot be met: {widths} take {self._told(self._least)}"
@@ -162,23 +107,17 @@ class BitChoice:
             other = self._within(limit, found)
             if other is not None and other != bits:
                 points.append(self._point(other, found, False))
-        plan = self._planned(bits)
-        weights, inputs = Counter[int](), Counter(plan.activations.values())
-        for one in self.layers:
-            weights[plan.weights[one.layer.name]] += one.layer.parameters
-        (w, _), *_ = weights.most_common(1)
-        a = self.asked.a[0] if len(self.asked.a) == 1 else inputs.most_common(1)[0][0]
         points.sort(key=lambda one: (one.bytes, one.bit_operations))
-        return Chosen(plan, w, a, points, list(found.values()))
+        return Chosen(self._planned(bits), points, list(found.values()))
 
     @cached_property
     def narrowest(self) -> Plan:
         """Fewest bits wherever they are free."""
-        return self._plan(self.asked.w[0], self.asked.a[0], self.rules)
+        return self._plan(self.asked.w[0], self.asked.a[0], self.asked.rules)
 
     @cached_property
     def _widest(self) -> Plan:
-        return self._plan(self.asked.w[-1], self.asked.a[-1], self.rules)
+        return self._plan(self.asked.w[-1], self.asked.a[-1], self.asked.rules)
 
     @cached_property
     def _least(self) -> float:
@@ -240,11 +179,12 @@ class BitChoice:
         weights = {pattern_of(name): w for name, (w, _) in bits.items()}
         free = {one.layer.name for one in self.layers if len(one.inputs) > 1}
         inputs = {pattern_of(name): a for name, (_, a) in bits.items() if a is not None and name in free}
-        rules = BitRules({**self.rules.weights, **weights}, {**self.rules.activations, **inputs})
+        fixed = self.asked.rules
+        rules = BitRules({**fixed.weights, **weights}, {**fixed.activations, **inputs})
         return self._plan(self.asked.w[0], self.asked.a[0], rules)
 
     def _plan(self, w: int, a: int, rules: BitRules) -> Plan:
-        return plan_quantization(self.graph, w, a, self.placement, self.first_last_bits, rules)
+        return plan_quantization(self.graph, w, a, self.placement, self.asked.first_last_bits, rules)
 
     def _point(self, bits: dict[str, Bits], sensitivities: dict[str, LayerSensitivity], chosen: bool) -> FrontierPoint:
         plan = self._planned(bits)
@@ -254,14 +194,29 @@ class BitChoice:
         return FrontierPoint(size, mean_bits(rows), bit_operations(rows), divergence, chosen)
 
 
-def chosen_bits(job: Job, choice: BitChoice, made: TuningImages | None, known: SensitivityResult | None) -> Chosen:
+def bit_choice(teacher: Teacher, anatomy: Anatomy, placement: Placement, asked: AskedBits) -> BitChoice:
+    """The choice for a network, once it is clear that it can be made.
+
+    Raises:
+        ModelError: no checkpoint can hold the network, or a rule matches none of its layers.
+        BudgetError: the narrowest choice exceeds the budget.
+        DataError: what was measured before is of another network, or lacks a layer or a width.
+    """
+    if asked.sensitivities is not None:
+        check_origin(asked.sensitivities, teacher, anatomy, placement)
+    choice = BitChoice(form_of(anatomy.graph, placement), placement, asked)
+    choice.check()
+    check_storable(choice.graph)
+    return choice
+
+
+def chosen_bits(job: Job, choice: BitChoice, made: TuningImages | None) -> Chosen:
     """A stage of a job: the bits of every layer; without a budget those that were asked for.
 
     Args:
         job: whose network it is.
         choice: to be made.
         made: synthetic images; a few are made where there are none.
-        known: what was measured before.
 
     Raises:
         BudgetError: no choice stays within the budget.
@@ -269,9 +224,9 @@ def chosen_bits(job: Job, choice: BitChoice, made: TuningImages | None, known: S
     """
     asked = choice.asked
     if asked.budget is None:
-        return Chosen(choice.narrowest, asked.w[0], asked.a[0])
-    if known is not None:
-        return choice.chosen(known.layers)
+        return Chosen(choice.narrowest)
+    if asked.sensitivities is not None:
+        return choice.chosen(asked.sensitivities.layers)
     images = (made or _few_images(job)).images[: image_count(job.teacher.spec)]
     return choice.chosen(measured(job, choice.graph, choice.placement, images, choice.widths).layers)
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from intraq_cli.errors import RecipeError
+from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
+from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.extensions import (
     BESIDE_LOSSES,
     IMAGE_LOSSES,
@@ -37,6 +38,30 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     if rounding not in ROUNDINGS:
         _loaded(rounding, "rounding of weights", "weight_rounding", WEIGHT_ROUNDINGS)
     return recipe
+
+
+def check_stages(recipe: Recipe, has_images: bool) -> None:
+    """See that the stages of a recipe have what they work on.
+
+    Args:
+        recipe: as it was chosen.
+        has_images: whether the user gives images in place of those of stage 1.
+
+    Raises:
+        RecipeError: a stage needs images, and there are none.
+        UsageError: a process would have no image of a batch.
+    """
+    without = f"recipe {recipe.name} makes no images (synthesis.num_images = 0), and"
+    if not has_images and not recipe.synthesis.num_images:
+        if recipe.tuning.steps:
+            raise RecipeError(f"{without} has tuning.steps", "set tuning.steps=0, or choose another recipe")
+        if recipe.quantization.activation_range == "ema":
+            hint = "set quantization.activation_range=mse, or choose another recipe"
+            raise RecipeError(f"{without} activation_range = ema needs some", hint)
+    processes, batch = launched_processes().size, recipe.tuning.batch_size
+    if recipe.tuning.steps and processes > batch:
+        what = f"{processes} processes share a batch of {batch} images in tuning"
+        raise UsageError(what, "start fewer, or set tuning.batch_size")
 
 
 def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -> Extension:

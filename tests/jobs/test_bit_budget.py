@@ -10,9 +10,9 @@ from intraq_cli.app import main
 from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
 from intraq_cli.events import StageStarted, StepDone
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.jobs.bit_budget import BitChoice, asked_bits
+from intraq_cli.jobs.asked_bits import asked_bits
+from intraq_cli.jobs.bit_budget import BitChoice
 from intraq_cli.models.source import Source
-from intraq_cli.quantization.bit_rules import BitRules
 from intraq_cli.quantization.budget import Budget
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.results import LayerSensitivity
@@ -63,7 +63,7 @@ def test_a_budget_between_the_narrowest_and_the_widest_choice_is_always_met():
         for layer in quantizable(graph)
     ]
     for limit in (142_465, 149_187, 155_909, 165_992, 216_407):  # of 98,772 to 300,432
-        choice = BitChoice(graph, "inputs", asked_bits(ALL, 8, Budget("bytes", limit, "")), None, BitRules({}, {}))
+        choice = BitChoice(graph, "inputs", asked_bits(ALL, 8, Budget("bytes", limit, "")))
         (made,) = (point for point in choice.chosen(found).frontier if point.chosen)
         assert 0.97 * limit < made.bytes <= limit
 

@@ -1,0 +1,94 @@
+"""Which bits were asked for: widths, a budget, rules by layer, and what was measured before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from intraq_cli.errors import UsageError
+from intraq_cli.jobs.sensitivities import read_sensitivity
+from intraq_cli.quantization.bit_rules import NO_RULES, BitRules, read_bit_rules
+from intraq_cli.quantization.budget import Budget
+from intraq_cli.quantization.plan import asked_widths, check_width
+from intraq_cli.results.networks import SensitivityResult
+
+DEFAULT = 4
+"""Bits of both where there is no budget."""
+ALL = tuple(range(2, 9))
+"""Bits that are tried where none are named."""
+ACTIVATION_BITS = 8
+"""Bits of activations where none are named: they take no bytes in a file."""
+
+
+@dataclass(frozen=True)
+class AskedBits:
+    """What was asked for, before the network is known."""
+
+    w: tuple[int, ...]
+    """Widths of weights, ascending; without a budget one."""
+    a: tuple[int, ...]
+    """Widths of activations, likewise."""
+    budget: Budget | None = None
+    first_last_bits: int | None = None
+    """Bits of the first and the last layer, which are fixed then."""
+    rules: BitRules = NO_RULES
+    """Layers that these speak of are fixed."""
+    sensitivities: SensitivityResult | None = None
+    """Measured before, to choose by."""
+
+    @property
+    def label(self) -> str:
+        """Part of the default name of the folder: ``w4a4``, ``2MB-a8``."""
+        if self.budget is None:
+            return f"w{self.w[0]}a{self.a[0]}"
+        unit = {"bytes": "", "bits": "bits", "bit operations": "bops"}[self.budget.kind]
+        return f"{self.budget.said}{unit}" + (f"-a{self.a[0]}" if len(self.a) == 1 else "")
+
+
+def asked_bits(
+    w: int | Sequence[int] | None,
+    a: int | Sequence[int] | None,
+    budget: Budget | None = None,
+    first_last_bits: int | None = None,
+    bits: str | Path | None = None,
+    sensitivity: str | Path | None = None,
+) -> AskedBits:
+    """Read what was asked for, and check it against each other.
+
+    Args:
+        w: of weights: one, or, under a budget, several; default: what was measured before, or all.
+        a: of activations: one, or, under a budget of bit operations, several.
+        budget: to choose under.
+        first_last_bits: of the first and the last layer.
+        bits: a TOML file with bits of layers by their names.
+        sensitivity: a file with what was measured before.
+
+    Raises:
+        UsageError: others than 2 to 8, none, or several where there is nothing to choose by.
+        RecipeError: ``bits`` cannot be read.
+        DataError: ``sensitivity`` cannot be read.
+    """
+    check_width("--first-last-bits", first_last_bits)
+    if sensitivity is not None and budget is None:
+        raise UsageError("--sensitivity is for choosing bits", "give --target-size, --avg-bits or --bops")
+    measured_before = None if sensitivity is None else read_sensitivity(Path(sensitivity))
+    if measured_before is not None and budget is not None:
+        w = tuple(measured_before.widths) if w is None else w
+        a = tuple(measured_before.widths) if a is None and budget.kind == "bit operations" else a
+    asked = _widths(w, a, budget)
+    return replace(asked, first_last_bits=first_last_bits, rules=read_bit_rules(bits), sensitivities=measured_before)
+
+
+def _widths(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget: Budget | None) -> AskedBits:
+    given = {"--w": w, "--a": a}
+    found = {name: asked_widths(name, [x] if isinstance(x, int) else x) for name, x in given.items() if x is not None}
+    several = [name for name, widths in found.items() if len(widths) > 1]
+    if several and budget is None:
+        raise UsageError(
+            f"{several[0]}: several widths, and no budget to choose by", "give --target-size, --avg-bits or --bops"
+        )
+    if "--a" in several and budget is not None and budget.kind != "bit operations":
+        raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
+    if budget is None:
+        return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)))
+    inputs = ALL if budget.kind == "bit operations" else (ACTIVATION_BITS,)
+    return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)

@@ -1,0 +1,175 @@
+"""One run of ``quantize``, once everything that was asked for is checked: foretold, or carried out into a folder."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from intraq_cli.events import Event, Noted, Report, StageDone, some_of
+from intraq_cli.jobs.bit_budget import BitChoice, Chosen, chosen_bits
+from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
+from intraq_cli.jobs.evidence import recorded
+from intraq_cli.jobs.forecast import foretell
+from intraq_cli.jobs.given_images import digest_of_images
+from intraq_cli.jobs.inspection import inspected
+from intraq_cli.jobs.made import Made
+from intraq_cli.jobs.manifest import manifest, origin_of
+from intraq_cli.jobs.pipeline import Job
+from intraq_cli.models.source import Source
+from intraq_cli.quantization.inspection import mean_bits
+from intraq_cli.quantization.plan import Plan
+from intraq_cli.results.checkpoints import QuantizationResult
+from intraq_cli.results.networks import InspectionResult
+from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.synthesis.tuning_images import TuningImages
+
+
+@dataclass(frozen=True)
+class QuantizationRun:
+    """What a run works on.
+
+    Args:
+        job: the teacher, the recipe, and how steps run.
+        source: how the user named the teacher.
+        choice: bits of every layer, to be chosen.
+        given: images that the user gave in place of those of stage 1.
+        path: of the checkpoint folder.
+        started: seconds of :func:`time.perf_counter` at which the call began.
+        stages: seconds of each stage that is over, noted while it runs, see :func:`timing`.
+    """
+
+    job: Job
+    source: Source
+    choice: BitChoice
+    given: TuningImages | None
+    path: Path
+    started: float
+    stages: dict[str, float]
+
+    def inspected(self, plan: Plan) -> InspectionResult:
+        """The network as a plan quantizes it."""
+        asked, graph = self.choice.asked, self.choice.graph
+        return inspected(self.source.spelled, self.job.teacher, self.job.anatomy, graph, asked.w[0], asked.a[0], plan)
+
+    @cached_property
+    def narrowest(self) -> InspectionResult:
+        """The network with the fewest bits that were asked for; without a budget as it will be."""
+        return self.inspected(self.choice.narrowest)
+
+    def say_what_stays_float(self) -> None:
+        """Report the layers that are not quantized, and why; the first process alone does."""
+        found = self.narrowest
+        kept = [row for row in found.layers if row.float_reason]
+        if kept and launched_processes().rank == 0:
+            some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
+            share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
+            said = f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"
+            self.job.context.report(Noted(said))
+
+    def foretold(self) -> QuantizationResult:
+        """The result as far as it is known without the work, with the time and the memory that this would take."""
+        elapsed = time.perf_counter() - self.started
+        foretold = foretell(self.job, self.choice.narrowest, self.given, elapsed)
+        chosen = chosen_bits(self.job, self.choice, self.given)
+        return replace(self._result(chosen, self._as_chosen(chosen)), dry_run=True, foretold=foretold)
+
+    def carried_out(self, force: bool, resume: bool, command: str, images: Sequence[str | Path]) -> QuantizationResult:
+        """The stages one after the other, and the folder that they end in.
+
+        Args:
+            force: replace an existing folder.
+            resume: go on from what an interrupted run of the same job has kept.
+            command: to record.
+            images: where ``given`` is from, to record.
+
+        Raises:
+            IntraqError: a stage fails, or the folder cannot be written.
+        """
+        with self.job.started(self.path, self._identity(), resume) as job:
+            job, metrics = recorded(job)
+            started = self.started - job.context.kept.before
+            learns = self.given is None and job.recipe.synthesis.num_images
+            made = job.synthesize() if learns else self.given
+            chosen = chosen_bits(job, self.choice, made)
+            found = self._as_chosen(chosen)
+            quantized = job.quantize(chosen.plan, made)
+            result = _with_figures(self._result(chosen, found), made, quantized)
+            if job.context.ranks.rank == 0:
+                run = manifest(job, result, made, command, images)
+                run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
+                end = Finished(job, self.source, chosen, quantized, made, run, started, metrics)
+                result = replace(result, bytes_quantized=write_folder(self.path, force, end))
+            return replace(result, seconds=time.perf_counter() - started)
+
+    def _as_chosen(self, chosen: Chosen) -> InspectionResult:
+        return self.narrowest if chosen.plan is self.choice.narrowest else self.inspected(chosen.plan)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a later run must have in common with this one to go on from its states."""
+        job, asked = self.job, self.choice.asked
+        bits = [asked.w, asked.a, asked.first_last_bits, asdict(asked.rules), asked.budget and asdict(asked.budget)]
+        return {
+            "job": "quantize",
+            **origin_of(job.teacher, job.anatomy, job.recipe, job.context.seed),
+            "recipe": job.recipe.to_dict(),
+            "input": asdict(job.teacher.spec),
+            "bits": [*bits, asked.sensitivities and asdict(asked.sensitivities)],
+            "placement": self.choice.placement,
+            "images": digest_of_images(self.given),
+        }
+
+    def _result(self, chosen: Chosen, found: InspectionResult) -> QuantizationResult:
+        """What is known before the network is quantized."""
+        job = self.job
+        return QuantizationResult(
+            path=str(self.path),
+            model=self.source.spelled,
+            w_bits=found.w_bits,
+            a_bits=found.a_bits,
+            recipe=job.recipe.name,
+            bytes_float=found.bytes_float,
+            bytes_quantized=found.bytes_quantized,
+            agreement=math.nan,
+            kl=math.nan,
+            heterogeneity=math.nan,
+            seconds=0.0,
+            stages=self.stages,
+            seed=job.context.seed,
+            device=str(job.context.device),
+            act_placement=self.choice.placement,
+            held_out=0,
+            avg_bits=mean_bits(found.layers),
+            frontier=chosen.frontier,
+        )
+
+
+def _with_figures(result: QuantizationResult, made: TuningImages | None, quantized: Made) -> QuantizationResult:
+    """The result with what was measured."""
+    follows = quantized.fidelity
+    if made is not None:
+        losses = {made.kind: made.losses, "tuning": quantized.losses}
+        result = replace(result, heterogeneity=made.heterogeneity, losses=losses, pictures=made.pictures)
+    return replace(
+        result,
+        agreement=follows.agreement,
+        kl=follows.kl,
+        sqnr=follows.sqnr,
+        held_out=follows.n,
+        logits_error=quantized.logits_error,
+        tuning_undone=quantized.tuning_undone,
+        random_images=quantized.random_images,
+    )
+
+
+def timing(report: Report, stages: dict[str, float]) -> Report:
+    """A report that also notes the seconds of each stage in ``stages``."""
+
+    def watched(event: Event) -> None:
+        if isinstance(event, StageDone):
+            stages[event.stage] = event.seconds
+        report(event)
+
+    return watched
