@@ -79,18 +79,12 @@ def export(
     if storage == "int4" and min(checkpoint.network.plan.weights.values()) > 4:
         raise UsageError("--storage int4: no weight has 4 bits or fewer", "leave it out: the file would not be smaller")
     report(StageStarted("export", 1, f"{len(checkpoint.network.plan.weights)} layers"))
-    size = checkpoint.spec.input_size
-    made = onnx_model(lower(checkpoint.network), size, storage, _about(checkpoint))
+    made = onnx_model(lower(checkpoint.network), checkpoint.spec.input_size, storage, _about(checkpoint))
     integer, left = integer_layers(made)
     _check_fused(checkpoint, left, allow_float, report)
     pictures = _pictures(checkpoint, Path(folder), None if images is None else Path(images), report)
-    threads, content = torch.get_num_threads(), made.SerializeToString()
-    session = open_session(content, threads)
-    same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
-    if same < 1:
-        report(Warned(f"top-1 predictions of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
-    plain = open_session(onnx_model(float_twin(checkpoint.network), size, "int8", {}).SerializeToString(), threads)
-    ms_float, ms_quantized = milliseconds([plain, session], pictures[:1].expand(batch, -1, -1, -1).contiguous())
+    content = made.SerializeToString()
+    figures = _figures(checkpoint, content, pictures, batch, report)
     with atomic_file(path, force) as file:
         file.write_bytes(content)
     seconds = time.perf_counter() - started
@@ -102,15 +96,8 @@ def export(
         bytes=path.stat().st_size,
         layers_integer=integer,
         layers_float=[asdict(layer) for layer in left],
-        images=len(pictures),
-        first_choices_equal=same == 1,
-        logits_difference=difference,
-        ms_float=ms_float,
-        ms_quantized=ms_quantized,
-        batch=batch,
-        threads=threads,
-        processor=describe_processor(),
         seconds=seconds,
+        **figures,
     )
     if checkpoint.run and path.resolve() == Path(folder, FILE).resolve():
         proof = {key: value for key, value in asdict(result).items() if key != "path"}
@@ -145,6 +132,28 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
         raise ExportError(text, "write the file all the same with --allow-float")
     more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"
     report(Noted(text + more))
+
+
+def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: int, report: Report) -> dict[str, Any]:
+    """What is measured of a file: how near it is to the checkpoint, and its time beside that of the float network."""
+    threads = torch.get_num_threads()
+    session = open_session(content, threads)
+    same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
+    if same < 1:
+        report(Warned(f"top-1 predictions of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
+    plain = onnx_model(float_twin(checkpoint.network), checkpoint.spec.input_size, "int8", {})
+    sessions = [open_session(plain.SerializeToString(), threads), session]
+    ms_float, ms_quantized = milliseconds(sessions, pictures[:1].expand(batch, -1, -1, -1).contiguous())
+    return {
+        "images": len(pictures),
+        "first_choices_equal": same == 1,
+        "logits_difference": difference,
+        "ms_float": ms_float,
+        "ms_quantized": ms_quantized,
+        "batch": batch,
+        "threads": threads,
+        "processor": describe_processor(),
+    }
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, verb
 from intraq_cli.checkpoint.write import write_json
@@ -117,23 +118,27 @@ def sensitivity(
         started -= job.context.kept.before
         shown = (made or job.synthesize()).images[:n]
         found = measured(job, graph, act_placement, shown, Widths(chosen, chosen, chosen))
+        about = _about(job, source, act_placement, path)
+        seconds = time.perf_counter() - started
         result = SensitivityResult(
-            path=str(path) if path else None,
-            model=source.spelled,
-            act_placement=act_placement,
-            n=len(shown),
-            widths=list(chosen),
-            layers=found.layers,
-            everything=found.everything,
-            sha256=teacher.sha256,
-            network=fingerprint(anatomy.graph),
-            input_size=teacher.spec.input_size,
-            temperature=TEMPERATURE,
-            seed=seed,
-            device=str(where),
-            seconds=time.perf_counter() - started,
+            n=len(shown), widths=[*chosen], layers=found.layers, everything=found.everything, seconds=seconds, **about
         )
         if path and job.context.ranks.rank == 0:
             with atomic_file(path, force) as scratch:
                 write_json(scratch, asdict(result))
     return result
+
+
+def _about(job: Job, source: Source, placement: Placement, path: Path | None) -> dict[str, Any]:
+    """The network and the way that it was measured, as the result has them."""
+    return {
+        "path": str(path) if path else None,
+        "model": source.spelled,
+        "act_placement": placement,
+        "sha256": job.teacher.sha256,
+        "network": fingerprint(job.anatomy.graph),
+        "input_size": job.teacher.spec.input_size,
+        "temperature": TEMPERATURE,
+        "seed": job.context.seed,
+        "device": str(job.context.device),
+    }

@@ -93,23 +93,11 @@ def synthesize(
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_free(path, force)
     anatomy = examined(teacher, where, report)
-    result = SynthesisResult(
-        path=str(path),
-        model=source.spelled,
-        n=settings.synthesis.num_images,
-        image_shape=teacher.spec.input_size,
-        seconds=0.0,
-        losses={},
-        teacher_accuracy=math.nan,
-        heterogeneity=math.nan,
-        seed=seed,
-        device=str(where),
-        dry_run=dry_run,
-        png=None if png is None else str(png),
-    )
     job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
+    shown = None if png is None else Path(png)
+    result = _result(job, path, source, shown)
     if dry_run:
-        return replace(result, foretold=foretell(job, None, None, time.perf_counter() - started))
+        return replace(result, dry_run=True, foretold=foretell(job, None, None, time.perf_counter() - started))
     origin = origin_of(teacher, anatomy, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         started -= job.context.kept.before
@@ -118,8 +106,8 @@ def synthesize(
             names = class_names(teacher, anatomy.num_classes)
             with atomic_file(path, force) as scratch:
                 save_images(scratch, ImageSet(made, origin, teacher.spec, names))
-                if png is not None:  # both or none, so that the same command can go on
-                    with atomic_folder(Path(png), force, is_class_folders) as folder:
+                if shown is not None:  # both or none, so that the same command can go on
+                    with atomic_folder(shown, force, is_class_folders) as folder:
                         write_class_folders(folder, made, teacher.spec, names)
     return replace(
         result,
@@ -127,4 +115,21 @@ def synthesize(
         losses=made.losses,
         teacher_accuracy=100 * made.teacher_accuracy,
         heterogeneity=made.heterogeneity,
+    )
+
+
+def _result(job: Job, path: Path, source: Source, png: Path | None) -> SynthesisResult:
+    """What is known before the images are made."""
+    return SynthesisResult(
+        path=str(path),
+        model=source.spelled,
+        n=job.recipe.synthesis.num_images,
+        image_shape=job.teacher.spec.input_size,
+        seconds=0.0,
+        losses={},
+        teacher_accuracy=math.nan,
+        heterogeneity=math.nan,
+        seed=job.context.seed,
+        device=str(job.context.device),
+        png=None if png is None else str(png),
     )
