@@ -72,6 +72,11 @@ def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
     return f"{'mostly ' if mixed else ''}W{w_bits}A{a_bits}"
 
 
+def bits_read(call_bits: Sequence[int | None]) -> str:
+    """Bits of what the calls of a layer read: ``4``, or ``4/float`` where they differ."""
+    return "/".join(dict.fromkeys(str(bits or "float") for bits in call_bits))
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A hint naming the closest known words, or nothing."""
     from difflib import get_close_matches  # here, for a quick start

@@ -50,6 +50,13 @@ def _seed(value: Any) -> Any:
     return value
 
 
+def _batch_size(value: Any) -> Any:
+    value = _listed(value)
+    if type(value) is int and value < 1:
+        raise UsageError(f"--batch-size {value}: must be at least 1")
+    return value
+
+
 # the last word of an annotation is what errors call its values
 Model = Annotated[str | Path | nn.Module, SkipValidation]
 """What :meth:`Source.parse` takes, which says itself what is wrong."""
@@ -73,6 +80,8 @@ Widths = Annotated[
     int | tuple[int, ...] | None, BeforeValidator(_listed), "a whole number, or several to choose from under a budget"
 ]
 """One number of bits, or several to choose from."""
+BatchSize = Annotated[int | None, BeforeValidator(_batch_size), "a whole number"]
+"""Images at a time; None: what fits."""
 Seed = Annotated[int, BeforeValidator(_seed), "a whole number"]
 """Of random draws."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), "a tuple of numbers, one for each channel"]

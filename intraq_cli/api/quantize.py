@@ -8,11 +8,10 @@ from typing import Literal
 from torch import nn
 
 from intraq_cli.api import export as exporting
-from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
+from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
 from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.deploy.libraries import check_packages
-from intraq_cli.errors import IntraqError
-from intraq_cli.events import Report, Warned, silent
+from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.asked_bits import asked_bits
 from intraq_cli.jobs.bit_budget import bit_choice
 from intraq_cli.jobs.given_images import given_images
@@ -55,7 +54,7 @@ def quantize(
     seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     deterministic: bool = False,
     dry_run: bool = False,
     input_size: Size | None = None,
@@ -106,7 +105,8 @@ def quantize(
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         export: write ``model.onnx`` into the folder as well, with its proof; see :func:`intraq_cli.export`.
         tensorboard: a folder to write the losses of both stages into, for TensorBoard.
-        suffix: put behind the folder's name, whoever gives that.
+        suffix: of one of several runs, put behind the folder's name; a folder that an earlier call of the very same
+            run has made is then taken as it is.
         command: what to record as the command; default: how this was called.
         report: told of every step.
 
@@ -124,23 +124,31 @@ def quantize(
     where = choose_device(device, deterministic)
     if export is not None:
         check_packages()
-    check_free(out and f"{out}{suffix}", force, is_own_checkpoint)
+    if not suffix:
+        check_free(out, force, is_own_checkpoint)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
     path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
-    check_free(path, force, is_own_checkpoint)
+    taken_again = bool(suffix) and resume and not force and is_own_checkpoint(path)
+    if not taken_again:
+        check_free(path, force, is_own_checkpoint)
     anatomy = examined(teacher, where, report)
     choice = bit_choice(teacher, anatomy, placement, asked)
     wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
-    given = given_images(images, source, teacher, anatomy, wanted, seed, report)
     stages: dict[str, float] = {}
-    report_all = timing(announcing(report, settings), stages)
-    context = RunContext(seed, where, report_all, batch_size, deterministic=deterministic)
+    timed = timing(announcing(report, settings), stages)
+    given = given_images(images, source, teacher, anatomy, wanted, seed, timed)
+    context = RunContext(seed, where, timed, batch_size, deterministic=deterministic)
     run = QuantizationRun(Job(teacher, anatomy, settings, context), source, choice, given, path, started, stages)
     run.say_what_stays_float()
     if dry_run:
         return run.foretold()
+    if taken_again:
+        if made := run.made_before():
+            report(Noted(f"{path} is there already, from the same run"))
+            return made
+        check_free(path, force, is_own_checkpoint)
     result = run.carried_out(force, resume, command, images)
     if export is not None and launched_processes().rank == 0:
         before = time.perf_counter()
@@ -158,6 +166,6 @@ def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> 
     code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
     try:
         return exporting.export(str(path), to=to, model=code, report=report)
-    except IntraqError:
-        report(Warned(f"the checkpoint {path} is complete; only its export failed"))
+    except BaseException:  # an interruption too
+        report(Warned(f"the checkpoint {path} is complete, only its export is not: intraq export {path}"))
         raise

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from intraq_cli.api.arguments import Model, Numbers, Paths, Seed, Size, Text, Texts, verb
+from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, verb
 from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
@@ -46,7 +46,7 @@ def sensitivity(
     seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     deterministic: bool = False,
     input_size: Size | None = None,
     mean: Numbers | None = None,

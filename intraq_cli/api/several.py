@@ -59,7 +59,8 @@ def quantize_seeds(
 ) -> SeedsResult:
     """Quantize once for each seed, each into a folder of its own: ``OUT-seed0``, ``OUT-seed1``, ...
 
-    A seed that fails does not lose the others.
+    A seed that fails does not lose the others. One whose folder an earlier call of the same job has made counts as
+    made: after an interruption the same call goes on.
 
     Args:
         model: as :func:`intraq_cli.quantize` takes it.
@@ -89,7 +90,8 @@ def quantize_seeds(
         stem = first.path.removesuffix(f"-seed{seeds[0]}")
         runs = [replace(first, seed=seed, path=f"{stem}-seed{seed}") for seed in seeds]
         for run in runs:
-            check_free(run.path, bool(options.get("force")), is_own_checkpoint)
+            if not is_own_checkpoint(Path(run.path)):  # else it may be of this very job
+                check_free(run.path, bool(options.get("force")), is_own_checkpoint)
         return SeedsResult(runs, [], {}, {})
     runs, failed = _each(seeds, lambda seed: f"seed {seed}", one, report)
     figures = {name: [getattr(run, name) for run in runs] for name in COMPARED}

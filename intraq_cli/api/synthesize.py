@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, Texts, verb
+from intraq_cli.api.arguments import BatchSize, Model, Numbers, Seed, Size, Text, Texts, verb
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.io.atomic import atomic_file, atomic_folder
@@ -38,7 +38,7 @@ def synthesize(
     seed: Seed = 0,
     force: bool = False,
     resume: bool = True,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
     deterministic: bool = False,
     dry_run: bool = False,
     input_size: Size | None = None,

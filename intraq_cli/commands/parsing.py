@@ -62,7 +62,7 @@ def micro_batch(text: str) -> int | None:
     """Parse ``N`` or ``auto``."""
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
         raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
     return int(text)
 

@@ -82,9 +82,14 @@ class Layer:
         return sum(map(numel, self.calls))
 
     @property
+    def call_multiply_adds(self) -> list[int]:
+        """Of each call, for one image."""
+        return [numel(call) * math.prod(self.shape[1:]) for call in self.calls]
+
+    @property
     def multiply_adds(self) -> int:
         """For one image, all calls together."""
-        return self.outputs * math.prod(self.shape[1:])
+        return sum(self.call_multiply_adds)
 
 
 def layers(graph: fx.GraphModule) -> list[Layer]:

@@ -40,8 +40,8 @@ class Finished:
     metrics: Metrics
 
 
-def write_folder(path: Path, force: bool, end: Finished) -> int:
-    """Write the checkpoint; returns the bytes of ``model.safetensors``.
+def write_folder(path: Path, force: bool, end: Finished) -> None:
+    """Write the checkpoint, and into its manifest how many bytes and how long it took.
 
     Raises:
         OutputError: it cannot be written.
@@ -53,9 +53,10 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
     tensors = checkpoint_tensors(student, end.quantized.stored)
     run |= evidence(end.job, student, end.made)
     with atomic_folder(path, force, is_own_checkpoint) as folder:
-        run["measured"]["bytes_quantized"] = size = write_weights(folder, tensors)
-        run["seconds"] = time.perf_counter() - end.started
+        run["measured"]["bytes_quantized"] = write_weights(folder, tensors)
         write_json(folder / "config.json", config)
+        _load_once(folder, end)
+        run["seconds"] = time.perf_counter() - end.started
         card = model_card(config, plain(run))
         run["cards"] = [card_digest(card)]
         write_json(folder / "run.json", run)
@@ -64,8 +65,6 @@ def write_folder(path: Path, force: bool, end: Finished) -> int:
             names = class_names(teacher, end.job.anatomy.num_classes)
             write_sheet(folder / "samples.png", shown, teacher.spec, names)
         write_evidence(folder, end.metrics)
-        _load_once(folder, end)
-    return size
 
 
 def _load_once(folder: Path, end: Finished) -> None:

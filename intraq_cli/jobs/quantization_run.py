@@ -1,5 +1,7 @@
 """One run of ``quantize``, once everything that was asked for is checked: foretold, or carried out into a folder."""
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -8,6 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from intraq_cli.checkpoint.run_manifest import read_run
+from intraq_cli.errors import CheckpointError
 from intraq_cli.events import Event, Noted, Report, StageDone, some_of
 from intraq_cli.jobs.bit_budget import BitChoice, Chosen, chosen_bits
 from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
@@ -21,10 +27,16 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.results.checkpoints import QuantizationResult
+from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
 from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.synthesis.tuning_images import TuningImages
+
+FIGURES = (
+    *("stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity"),
+    *("pictures", "logits_error", "random_images", "tuning_undone"),
+)
+"""Of a result, those that a manifest keeps under the same name."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,21 @@ class QuantizationRun:
         chosen = chosen_bits(self.job, self.choice, self.given)
         return replace(self._result(chosen, self._as_chosen(chosen)), dry_run=True, foretold=foretold)
 
+    def made_before(self) -> QuantizationResult | None:
+        """The result of an earlier run of the same job, from its folder; None where another job has made that."""
+        try:
+            run = read_run(self.path)
+            if run.get("job") != self._digest:
+                return None
+            found = TypeAdapter(InspectionResult).validate_python(run["inspection"])
+            noted = {**run, **run["measured"]}
+            known = {key: noted[key] for key in FIGURES if noted.get(key) is not None}
+            frontier = TypeAdapter(list[FrontierPoint]).validate_python(run["frontier"])
+            result = self._result(Chosen(self.choice.narrowest, frontier), found)
+            return TypeAdapter(QuantizationResult).validate_python({**asdict(result), **known})
+        except (CheckpointError, ValidationError, KeyError, TypeError):
+            return None
+
     def carried_out(self, force: bool, resume: bool, command: str, images: Sequence[str | Path]) -> QuantizationResult:
         """The stages one after the other, and the folder that they end in.
 
@@ -99,9 +126,15 @@ class QuantizationRun:
             result = _with_figures(self._result(chosen, found), made, quantized)
             if job.context.ranks.rank == 0:
                 run = manifest(job, result, made, command, images)
-                run |= {"inspection": asdict(found), "sensitivity": [asdict(one) for one in chosen.sensitivities]}
+                run |= {
+                    "job": self._digest,
+                    "inspection": asdict(found),
+                    "sensitivity": [asdict(one) for one in chosen.sensitivities],
+                }
                 end = Finished(job, self.source, chosen, quantized, made, run, started, metrics)
-                result = replace(result, bytes_quantized=write_folder(self.path, force, end))
+                write_folder(self.path, force, end)
+                written = run["measured"]["bytes_quantized"]
+                return replace(result, bytes_quantized=written, seconds=run["seconds"])
             return replace(result, seconds=time.perf_counter() - started)
 
     def _as_chosen(self, chosen: Chosen) -> InspectionResult:
@@ -120,6 +153,12 @@ class QuantizationRun:
             "placement": self.choice.placement,
             "images": digest_of_images(self.given),
         }
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the job, for its folder."""
+        job = {**self._identity(), "device": self.job.context.device.type}
+        return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
     def _result(self, chosen: Chosen, found: InspectionResult) -> QuantizationResult:
         """What is known before the network is quantized."""

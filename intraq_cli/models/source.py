@@ -1,22 +1,19 @@
 """MODEL, parsed once: where a float network comes from, and how its input is to be taken."""
 
-import copy
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from intraq_cli.errors import ModelError, UsageError, first_line, one_line
+from intraq_cli.errors import ModelError, UsageError, one_line
 from intraq_cli.models.config import REPOSITORY, spec_of_config
 from intraq_cli.models.folder import load_folder
+from intraq_cli.models.given_module import check_built, copied, unwrapped
 from intraq_cli.models.hub_source import load_hub
 from intraq_cli.models.libraries import load_pytorchcv, load_torchvision
-from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.models.preprocessing import InputOverride, check_pixel_scale
 from intraq_cli.models.python_file import call_factory, factories_in
 from intraq_cli.models.teacher import InputSpec, Teacher
@@ -73,7 +70,7 @@ class Source:
         override = override or NOTHING_STATED
         override.check()
         if isinstance(model, nn.Module):
-            model = _unwrapped(model)
+            model = unwrapped(model)
             name = type(model).__name__
             source = cls("module", name, f"module:{name}", override=override, module=model)
         elif not isinstance(model, (str, os.PathLike)):
@@ -193,26 +190,7 @@ class Source:
     def _copied(self) -> nn.Module:
         if self.module is None:
             raise ModelError(f"{self.spelled} is a network that only its own code builds", "give the module: model=...")
-        try:
-            return copy.deepcopy(self.module)
-        except (*BUILD_ERRORS, NotImplementedError) as error:
-            hint = "give path/to/file.py:factory, which builds it"
-            raise ModelError(f"{self.spelled} cannot be copied: {first_line(error)}", hint) from error
-
-
-def check_built(network: nn.Module, source: str) -> None:
-    """Refuse a module that is no network of PyTorch code with weights in it.
-
-    Raises:
-        ModelError: layers that are not built yet, a scripted module, no parameters.
-    """
-    unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
-    if unbuilt is not None:
-        raise ModelError(f"{source} has layers that are not built yet: {unbuilt}", "run it on an image first")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise ModelError(f"{source} was traced or scripted (torch.jit)", "give the module that it was made from")
-    if next(network.parameters(), None) is None:
-        raise ModelError(f"{source} has no parameters", "weights are nn.Parameter, not buffers")
+        return copied(self.module, self.spelled)
 
 
 def _pixels_as_they_are(size: Any) -> dict[str, Any]:
@@ -224,17 +202,6 @@ def _pixels_as_they_are(size: Any) -> dict[str, Any]:
 def needs_code(architecture: str) -> bool:
     """Whether a checkpoint of this architecture holds no code for it: ``file.py:factory``, ``module:CLASS``."""
     return re.search(r"\.py:[^/\\]*$|^module:", architecture) is not None
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The network in what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` have made of it."""
-    while True:
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        else:
-            return module
 
 
 def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:

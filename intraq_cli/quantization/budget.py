@@ -44,6 +44,8 @@ class Candidates:
     layer: InspectedLayer
     weights: tuple[int, ...]
     inputs: tuple[int | None, ...]
+    free_calls: tuple[bool, ...]
+    """Whether each call reads what ``inputs`` are the choice for; the others read what the layer says."""
 
     def size(self, kind: Kind, bits: Bits) -> int:
         """What counts against the budget."""
@@ -52,7 +54,8 @@ class Candidates:
             return weight_bytes(self.layer.weight_shape, w)
         if kind == "bits":
             return self.layer.parameters * w
-        return self.layer.multiply_adds * w * (a or FLOAT_BITS)
+        calls = zip(self.layer.call_multiply_adds, self.layer.call_bits, self.free_calls, strict=True)
+        return sum(adds * w * ((a if free else fixed) or FLOAT_BITS) for adds, fixed, free in calls)
 
 
 def chosen_budget(target_size: int | str | None, avg_bits: float | None, bops: float | str | None) -> Budget | None:
@@ -108,7 +111,8 @@ def candidates(
         Candidates(
             few,
             w if few.w_bits != many.w_bits else (few.w_bits,),
-            a if few.a_bits != many.a_bits else (few.a_bits,),
+            a if few.call_bits != many.call_bits else (few.a_bits,),
+            tuple(least != most for least, most in zip(few.call_bits, many.call_bits, strict=True)),
         )
         for few, many in rows
         if few.w_bits is not None and many.w_bits is not None

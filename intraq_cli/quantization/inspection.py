@@ -18,15 +18,19 @@ FLOAT_BITS = 32
 def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
     """All that multiplies, in the order of first calls: layers, and operations that stay float."""
     a_bits = bits_read(graph, plan)
-    found = [(layer.calls[0], _layer(layer, plan, a_bits.get(layer.calls[0]))) for layer in layers(graph)]
+    found = [
+        (layer.calls[0], _layer(layer, plan, [a_bits.get(call) for call in layer.calls])) for layer in layers(graph)
+    ]
     found += [(product.node, _product(product)) for product in products(graph)]
     return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 
-def _layer(layer: Layer, plan: Plan, a_bits: int | None) -> InspectedLayer:
+def _layer(layer: Layer, plan: Plan, read: list[int | None]) -> InspectedLayer:
     x = layer.calls[0].args[0]
     w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
     parameters = math.prod(layer.shape)
+    if w_bits is None:
+        read = [None] * len(read)
     return InspectedLayer(
         name=layer.name,
         kind=layer.kind,
@@ -36,9 +40,11 @@ def _layer(layer: Layer, plan: Plan, a_bits: int | None) -> InspectedLayer:
         parameters=parameters,
         multiply_adds=layer.multiply_adds,
         w_bits=w_bits,
-        a_bits=a_bits if w_bits is not None else None,
+        a_bits=None if None in read else max(bits for bits in read if bits),
         bytes=4 * parameters if w_bits is None else weight_bytes(layer.shape, w_bits),
         float_reason=layer.float_reason,
+        call_bits=read,
+        call_multiply_adds=layer.call_multiply_adds,
     )
 
 
@@ -56,18 +62,25 @@ def _product(product: Product) -> InspectedLayer:
         a_bits=None,
         bytes=4 * product.parameters,
         float_reason=product.reason,
+        call_bits=[None],
+        call_multiply_adds=[product.multiply_adds],
     )
 
 
 def low_bit_share(rows: list[InspectedLayer]) -> float:
     """Percent of all multiply-adds whose factors are both quantized."""
-    low = sum(row.multiply_adds for row in rows if row.w_bits and row.a_bits)
+    low = sum(adds for row in rows if row.w_bits for adds, bits in _calls(row) if bits)
     return 100 * low / sum(row.multiply_adds for row in rows)
 
 
 def bit_operations(rows: list[InspectedLayer]) -> int:
     """For one image: multiply-adds times the bits of both factors."""
-    return sum(row.multiply_adds * (row.w_bits or FLOAT_BITS) * (row.a_bits or FLOAT_BITS) for row in rows)
+    return sum(adds * (row.w_bits or FLOAT_BITS) * (bits or FLOAT_BITS) for row in rows for adds, bits in _calls(row))
+
+
+def _calls(row: InspectedLayer) -> Iterable[tuple[int, int | None]]:
+    """Multiply-adds, and bits of what is read, of each call: one may read floats where another does not."""
+    return zip(row.call_multiply_adds, row.call_bits, strict=True)
 
 
 def weight_bits(rows: list[InspectedLayer]) -> int:

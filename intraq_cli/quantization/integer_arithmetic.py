@@ -108,7 +108,10 @@ def sum_of_two(
 
 def _multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """``a b + c`` in float32, rounded once: float64 holds it as it is."""
-    return a.double().mul_(b.double()).add_(c.double()).float()
+    product = a.double().mul_(b.double())
+    if torch.broadcast_shapes(product.shape, c.shape) == product.shape:
+        return product.add_(c.double()).float()
+    return (product + c.double()).float()  # of two activations the second may be the larger one
 
 
 def _rounded(x: Tensor, low: int, high: int) -> Tensor:

@@ -48,6 +48,7 @@ class LayerRow(_Table):
     multiply_adds: Count
     w_bits: Count | None = None
     a_bits: Count | None = None
+    call_bits: Annotated[list[Count | None], Field(max_length=10_000)] = []
     bytes: Count
     float_reason: Text | None = None
 

@@ -19,11 +19,15 @@ class InspectedLayer:
     w_bits: int | None
     """Bits of the weight; None: float."""
     a_bits: int | None
-    """Bits of its input; None: float, or not known to be quantized."""
+    """Bits of its input, the most of all its calls; None: float, in one of them at least."""
     bytes: int
     """Size of its weight in ``model.safetensors``, with scales and zero-points."""
     float_reason: str | None
     """Why it stays float; None if it is quantized."""
+    call_bits: list[int | None] = field(default_factory=list)
+    """Bits of what each call reads; None: float."""
+    call_multiply_adds: list[int] = field(default_factory=list)
+    """Multiply-adds of each call, for one image."""
 
 
 @dataclass(frozen=True)

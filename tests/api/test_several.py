@@ -10,7 +10,7 @@ import pytest
 from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.events import Noted, Warned
-from tests.conftest import SmallNet, trained
+from tests.conftest import SmallNet, Stop, stopping, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
@@ -163,8 +163,23 @@ def test_a_seed_that_fails_does_not_lose_the_others(network, tmp_path):
     made = quantize_seeds(network, out=tmp_path / "out", **SEEDS)
     assert [run.seed for run in made.runs] == [0, 2]
     assert [(one.name, one.code) for one in made.failed] == [("seed 1", "output")]
-    with pytest.raises(IntraqError, match="exists"):
-        quantize_seeds(network, out=tmp_path / "out", **SEEDS)
+
+
+def test_seeds_that_are_made_already_are_not_made_again(network, tmp_path):
+    settings = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=0"]
+    given = {"set": settings, **SEEDS}
+    quantize_seeds(network, seeds=(0,), out=tmp_path / "out", **given)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out-seed0").iterdir()}
+    with pytest.raises(Stop):
+        quantize_seeds(network, seeds=(0, 1), out=tmp_path / "out", report=stopping("synthesis", 1), **given)
+    made = quantize_seeds(network, seeds=(0, 1), out=tmp_path / "out", **given)
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out-seed0").iterdir()}
+    alone = quantize_seeds(network, seeds=(0, 1), out=tmp_path / "alone", **given)
+    assert (made.failed, made.mean, made.range) == ([], alone.mean, alone.range)
+    one, other = (replace(run, path="", seconds=0.0, stages={}) for run in (made.runs[0], alone.runs[0]))
+    assert repr(one) == repr(other)  # NaN among it
+    with pytest.raises(IntraqError, match="exists"):  # of another job
+        quantize_seeds(network, w=3, seeds=(0,), out=tmp_path / "out", **given)
 
 
 def test_without_images_the_figures_that_are_known_are_compared(intraq, tmp_path, small_digits):

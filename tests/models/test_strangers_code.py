@@ -170,3 +170,23 @@ def test_a_licence_of_any_form_does_not_lose_a_run(tmp_path):
         network.pretrained_cfg = {"license": licence}
         quantize(network, out=tmp_path / "out", force=True, **GIVEN)
     assert (tmp_path / "out/README.md").is_file()
+
+
+def test_what_a_network_keeps_of_its_runs_is_no_part_of_it(tmp_path):
+    """A hook on the network itself keeps activations, those of the trace too; a forward keeps one with its gradient."""
+
+    class KeepsItsLast(SmallNet):
+        def forward(self, x):
+            self.last = super().forward(x)
+            return self.last
+
+    network = trained(KeepsItsLast()).requires_grad_(True)
+    network.seen = []
+    network.conv1.register_forward_hook(lambda module, given, out: network.seen.append(out))
+    x = torch.randn(4, 3, 8, 8)
+    wanted = network(x)
+    assert wanted.grad_fn is not None
+    for k in range(2):  # the second time with what the first has left in the list
+        quantize(network, **GIVEN, w=8, a=8, out=tmp_path / f"{k}")
+        found = load(tmp_path / f"{k}", model=network)(x)
+        assert (found - wanted).std() < 0.1 * wanted.std()

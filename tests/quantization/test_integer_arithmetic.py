@@ -119,6 +119,15 @@ def test_a_sum_of_two_activations_is_rounded_like_fused_multiply_adds(random):
         assert np.array_equal(got.numpy(), wanted)
 
 
+def test_either_addend_may_be_broadcast_to_the_other(random):
+    scales, zeros = tuple(torch.tensor([0.3, 0.2, 0.4])), (3, 250, 128)
+    small, large = (torch.randint(-3, 5, shape, generator=random).float() for shape in ((2, 4, 1, 1), (2, 4, 5, 6)))
+    for a, b in ((small, large), (large, small)):
+        got = sum_of_two(a.clone(), b.clone(), scales, zeros, -128, 127)
+        each = (x.expand_as(large).clone() for x in (a, b))
+        assert torch.equal(got, sum_of_two(*each, scales, zeros, -128, 127))
+
+
 def test_gradients_reach_the_image_and_quantizers_stay_at_hand(random):
     simulated, exact = on_integers(trained(SmallNet(16)), 8, 8)
     x = torch.randn(4, *SHAPE, generator=random)

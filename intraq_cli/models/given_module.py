@@ -1,0 +1,75 @@
+"""A network that the caller holds: what is a network at all, what others have wrapped around it, and a copy of it."""
+
+import copy
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from intraq_cli.errors import ModelError, first_line
+from intraq_cli.models.meta_build import BUILD_ERRORS
+
+
+def copied(network: nn.Module, source: str) -> nn.Module:
+    """A copy with tensors of its own; ``source`` is what messages call it.
+
+    Raises:
+        ModelError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(network, {id(tensor): _kept(tensor) for tensor in _kept_tensors(network)})
+    except (*BUILD_ERRORS, NotImplementedError) as error:
+        hint = "give path/to/file.py:factory, which builds it"
+        raise ModelError(f"{source} cannot be copied: {first_line(error)}", hint) from error
+
+
+def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
+    """Tensors that a forward or a hook has kept of an earlier run, of which torch can copy but some."""
+    held = [vars(module).items() for module in network.modules()]
+    todo = [value for items in held for name, value in items if name not in ("_parameters", "_modules")]
+    seen: set[int] = set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            if value.grad_fn is not None or type(value) not in (Tensor, nn.Parameter):
+                yield value
+        elif isinstance(value, Mapping):
+            todo += value.values()
+        elif isinstance(value, (list, tuple, set, deque)):
+            todo += value
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """What a copy of the network has in its place: the value alone; one of a trace has none."""
+    return tensor.detach().clone() if type(tensor) is Tensor else tensor
+
+
+def check_built(network: nn.Module, source: str) -> None:
+    """Refuse a module that is no network of PyTorch code with weights in it.
+
+    Raises:
+        ModelError: layers that are not built yet, a scripted module, no parameters.
+    """
+    unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
+    if unbuilt is not None:
+        raise ModelError(f"{source} has layers that are not built yet: {unbuilt}", "run it on an image first")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ModelError(f"{source} was traced or scripted (torch.jit)", "give the module that it was made from")
+    if next(network.parameters(), None) is None:
+        raise ModelError(f"{source} has no parameters", "weights are nn.Parameter, not buffers")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network in what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` have made of it."""
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
