@@ -38,7 +38,7 @@ from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import ExportResult, InspectionResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.metrics import to_tensorboard
 
 
@@ -146,9 +146,9 @@ def quantize(
             f"recipe {settings.name} makes no images (synthesis.num_images = 0), and activation_range = ema needs some",
             "set quantization.activation_range=mse, or choose another recipe",
         )
-    if settings.tuning.steps and launched_processes().size > settings.tuning.batch_size:
+    if settings.tuning.steps and launched().size > settings.tuning.batch_size:
         raise UsageError(
-            f"{launched_processes().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
+            f"{launched().size} processes share a batch of {settings.tuning.batch_size} images in tuning",
             "start fewer, or set tuning.batch_size",
         )
     where = choose_device(device, deterministic)
@@ -218,7 +218,7 @@ def quantize(
     }
     with job.started(path, identity, resume) as job:
         job, metrics = recorded(job)
-        started -= job.context.kept.before
+        started -= job.context.store.before
         if not images and settings.synthesis.num_images:
             made = job.synthesize()
         chosen = chosen_bits(job, choice, made, known)
@@ -264,7 +264,7 @@ def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> 
 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
     kept = [row for row in found.layers if row.float_reason]
-    if kept and launched_processes().rank == 0:
+    if kept and launched().rank == 0:
         some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
         share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
         report(Noted(f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"))

@@ -23,7 +23,7 @@ INTEGER_WEIGHTS = {
 """Operations on integers, and which of their inputs is the weight."""
 RUNS = 20
 SECONDS = 2.0
-"""Of timing, at the least and at the most."""
+"""Timing stops after so many runs, or so many seconds, whichever is first."""
 
 
 def open_session(file: Path | bytes, threads: int | None = None, optimized: Path | None = None) -> Any:

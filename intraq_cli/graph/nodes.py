@@ -175,7 +175,7 @@ def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tens
         held.register_buffer(name, tensor)
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(f"{prefix}{key}")
-    node.meta = {"path": "", "stack_trace": None, "shape": tuple(tensor.shape), "dtype": tensor.dtype}
+    node.meta = {"path": "", "shape": tuple(tensor.shape), "dtype": tensor.dtype}
     return node
 
 

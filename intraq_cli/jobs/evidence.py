@@ -23,7 +23,7 @@ SHOWN_RANGES = 6
 
 def recorded(job: Job) -> tuple[Job, Metrics]:
     """A started job whose steps are noted, and what notes them."""
-    metrics = Metrics(job.context.report, job.context.kept)
+    metrics = Metrics(job.context.report, job.context.store)
     return replace(job, context=replace(job.context, report=metrics.report)), metrics
 
 

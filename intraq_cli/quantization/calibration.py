@@ -25,7 +25,6 @@ from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, 
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
-from intraq_cli.quantization.rounding import reads_inputs
 from intraq_cli.recipe import Quantization
 
 CALIBRATION_IMAGES = 128
@@ -44,7 +43,7 @@ distribution, and a fine grid can bear it."""
 COMPENSATED = 6
 """Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
 divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
-nothing is learn_gain."""
+nothing is gained."""
 LEAST_VARIANCE = 1e-5
 """Of a channel, relative to its batch norm's running variance: as torch's batch norms have it by default."""
 
@@ -170,7 +169,7 @@ class _Calibrator(fx.Interpreter):
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
         moments = least = rows = None
         how: Any = (weight, call in self.normalized, len(self.quantizers))
-        if reads_inputs(self.config.weight_rounding):
+        if self.config.rounds_by_inputs:
             rows = rows_read(call, x, *how)
         if rows is not None:
             moments = second_moments(rows)

@@ -228,7 +228,7 @@ def insert_scale(graph: fx.GraphModule, before: fx.Node, node: fx.Node) -> fx.No
     """A new node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
     with graph.graph.inserting_before(before):
         scale = graph.graph.call_module(f"{node.target}.{SCALE}")
-    scale.meta = {"path": "", "stack_trace": None}
+    scale.meta = {"path": ""}
     return scale
 
 

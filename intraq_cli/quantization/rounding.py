@@ -52,11 +52,6 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
     return made
 
 
-def reads_inputs(method: str) -> bool:
-    """Whether a rounding makes use of the second moments of a layer's inputs."""
-    return method not in ("nearest", "squant")
-
-
 def _nearest(given: RoundingInput) -> Tensor:
     """The weight as it is: the quantizer rounds it, and tuning may move it before it crosses a border."""
     return given.weight

@@ -118,7 +118,7 @@ class Accelerated(Generic[Made]):
                     return work(self.fast)
             except Exception as error:  # the compiler's own errors have no common class
                 full = is_out_of_memory(error)
-                # smaller portions help; a graph takes memory of its own, and so may be what was too much
+                # smaller micro-batches help; a graph takes memory of its own, and so may be what was too much
                 if interruption(error) or (full and self.mode == "compiled"):
                     raise
                 self.fast = None
