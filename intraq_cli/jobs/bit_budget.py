@@ -32,7 +32,7 @@ DEFAULT = 4
 """Bits of both where there is no budget."""
 ALL = tuple(range(2, 9))
 """Bits that are tried where none are named."""
-ACTIVATIONS = 8
+INPUT_BITS = 8
 """Bits of activations where none are named: they take no bytes in a file."""
 POINTS = 5
 """Of the frontier."""
@@ -79,7 +79,7 @@ def asked_bits(w: int | Sequence[int] | None, a: int | Sequence[int] | None, bud
         raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
     if budget is None:
         return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)), None)
-    inputs = ALL if budget.kind == "bit operations" else (ACTIVATIONS,)
+    inputs = ALL if budget.kind == "bit operations" else (INPUT_BITS,)
     return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
 
 

@@ -33,8 +33,6 @@ PAYS = 2e9
 """Values put out by a layer, of all images of a run, for each thread: so many take twice the time of compiling off the
 steps, or more. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes shorter by 0.4 to 2.9 ns
 a value, and compiling takes 1.3 to 2.9 s a layer."""
-
-
 MINUTE = 60.0
 """Seconds between two lines about a wait."""
 
