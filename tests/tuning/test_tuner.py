@@ -268,7 +268,7 @@ def check_same_step(one, other):
         assert (moved - other[1][key]).norm() <= 1e-3 * moved.norm(), key
 
 
-def test_portions_make_the_step_of_the_whole_batch(graph):
+def test_micro_batches_make_the_step_of_the_whole_batch(graph):
     images, labels = images_and_labels()
     check_same_step(
         *(one_step(graph, default_student(graph, images), images, labels, micro_batch_size=size) for size in (None, 5))
