@@ -149,13 +149,17 @@ class Quantization:
                 f"quantization.weight_rounding = {self.weight_rounding} needs scales that stay",
                 "set quantization.weight_scale=learned too, or weight_rounding=nearest",
             )
-        takes_inputs = self.weight_rounding not in ("nearest", "squant")
-        if self.activation_range == "ema" and (takes_inputs or self.correction != "never"):
+        if self.activation_range == "ema" and (self.rounds_by_inputs or self.correction != "never"):
             raise RecipeError(
                 "quantization.activation_range = ema takes the weights as they are",
                 "set quantization.weight_rounding=nearest and quantization.correction=never too",
             )
         return self
+
+    @property
+    def rounds_by_inputs(self) -> bool:
+        """Whether the rounding of weights makes use of the second moments of their layers' inputs."""
+        return self.weight_rounding not in ("nearest", "squant")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

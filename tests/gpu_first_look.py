@@ -30,7 +30,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid
 from intraq_cli.quantization.rounding import round_by_gptq, round_by_squant
-from intraq_cli.runtime.device import choose_device, tuned_allocator
+from intraq_cli.runtime.device import choose_device, training_settings
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 from tests.benchmarks.step_cost import RAMP, step_costs
 
@@ -353,7 +353,7 @@ def main() -> None:
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
     failed = 0
-    with tuned_allocator(device):
+    with training_settings(device):
         for one in [] if args.no_checks else CHECKS:
             begun = time.perf_counter()
             try:

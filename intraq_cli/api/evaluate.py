@@ -22,7 +22,7 @@ from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized, teacher_of
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, placed
+from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, place_teacher
 from intraq_cli.publish.noting import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory
@@ -174,5 +174,5 @@ def _check_save(target: Model) -> None:
 
 
 def _num_classes(teacher: Teacher, device: torch.device) -> int:
-    placed(teacher, device)
+    place_teacher(teacher, device)
     return check_classifier(teacher)

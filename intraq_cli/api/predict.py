@@ -16,7 +16,7 @@ from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, placed
+from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, place_teacher
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
@@ -71,7 +71,7 @@ def predict(
         source = Source.parse(target, override, weights=weights, revision=revision)
         teacher = source.load()  # first: it may be a checkpoint's name, mistyped
         check_unused(f"{source.spelled} is a float model", model=model)
-        placed(teacher, where)
+        place_teacher(teacher, where)
         check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:

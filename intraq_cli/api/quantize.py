@@ -29,7 +29,7 @@ from intraq_cli.recipe import Placement, choose_placement
 from intraq_cli.results import ExportResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.metrics import to_tensorboard
 
 
@@ -150,7 +150,7 @@ def quantize(
             return made
         check_free(path, force, is_own_checkpoint)
     result = run.carried_out(force, resume, command, images)
-    if export is not None and launched_processes().rank == 0:
+    if export is not None and launched().rank == 0:
         before = time.perf_counter()
         exported = _exported(path, export, model, report)
         result = replace(result, export=exported, seconds=result.seconds + time.perf_counter() - before)

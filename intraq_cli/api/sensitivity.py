@@ -115,7 +115,7 @@ def sensitivity(
     }
     path = Path(out) if out else None
     with job.started(path, identity, resume) if path else nullcontext(job) as job:
-        started -= job.context.kept.before
+        started -= job.context.store.before
         shown = (made or job.synthesize()).images[:n]
         found = measured(job, graph, act_placement, shown, Widths(chosen, chosen, chosen))
         about = _about(job, source, act_placement, path)

@@ -100,7 +100,7 @@ def synthesize(
         return replace(result, dry_run=True, foretold=foretell(job, None, None, time.perf_counter() - started))
     origin = origin_of(teacher, anatomy, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
-        started -= job.context.kept.before
+        started -= job.context.store.before
         made = job.synthesize()
         if job.context.ranks.rank == 0:
             names = class_names(teacher, anatomy.num_classes)

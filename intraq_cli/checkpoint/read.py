@@ -25,7 +25,7 @@ from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, example_of, is_sound, placed
+from intraq_cli.models.teacher import InputSpec, example_of, is_sound, place_teacher
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
@@ -117,7 +117,7 @@ def _float_graph(
                 "name it again: --model file.py:factory",
             )
         teacher = model.taking(spec).load()
-        placed(teacher, "cpu")  # as it was captured: its code may look at the layout
+        place_teacher(teacher, "cpu")  # as it was captured: its code may look at the layout
         return _captured(folder, teacher.network, config, plan, spec)
     described = build_on_meta(build, header, CheckpointError).eval()
     try:

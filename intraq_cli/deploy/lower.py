@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from intraq_cli.deploy.operators import clip, conv, dequantize_linear, gemm, global_average_pool, quantize_linear
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
+    argument_node,
     arguments,
     calls,
     constant_nodes,
@@ -26,16 +27,27 @@ from intraq_cli.graph.nodes import (
     padding_around,
     pair,
 )
-from intraq_cli.graph.values import AVERAGES, CLAMPS, PADS, carries, is_answer, is_float, keeps_places, without_clamps
+from intraq_cli.graph.values import (
+    AVERAGES,
+    CLAMPS,
+    PADS,
+    carries,
+    is_answer,
+    is_float,
+    keeps_places,
+    without_clamps,
+    zeros_around,
+)
+from intraq_cli.quantization.affine import per_row
 from intraq_cli.quantization.integer_arithmetic import bias_codes
-from intraq_cli.quantization.network import WEIGHTS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
+from intraq_cli.quantization.network import WEIGHT_QUANTIZERS, QuantizedNetwork, bias_of, bias_on_grid, weight_codes
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 
 aten = torch.ops.aten
 
-TENSORS = "onnx."
+ONNX = "onnx."
 """Prefix of the tensors that the lowered graph has of its own."""
-CODES = 255
+LARGEST_CODE = 255
 """The largest that ``QuantizeLinear`` puts out by itself, which is uint8."""
 
 
@@ -55,7 +67,7 @@ def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
     graph = copy_graph(network.graph)
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), FixedWeight):
-            made = insert_tensor(graph, node, str(node.target), module.weight.detach().cpu(), TENSORS)
+            made = insert_tensor(graph, node, str(node.target), module.weight.detach().cpu(), ONNX)
         elif (node.op == "call_module" and isinstance(module, ActivationQuantizer)) or node.target is bias_on_grid:
             made = node.args[0]
         else:
@@ -76,7 +88,7 @@ def _float_bounds(graph: fx.GraphModule) -> None:
 class _Lowering:
     def __init__(self, graph: fx.GraphModule, network: QuantizedNetwork) -> None:
         self.graph = graph
-        self.layers = {f"{WEIGHTS}.{k}": name for k, name in enumerate(network.plan.weights)}
+        self.layers = {f"{WEIGHT_QUANTIZERS}.{k}": name for k, name in enumerate(network.plan.weights)}
         self.shared: dict[str, fx.Node] = {}
         """Weights that are there already, by the target of their holder."""
         self.grids: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
@@ -91,7 +103,7 @@ class _Lowering:
             self._quantizer(node, module)
         elif node.op != "call_function":
             return
-        elif node.target in LAYERS and node.args[1].op == "call_module":  # type: ignore[union-attr]
+        elif node.target in LAYERS and argument_node(node, 1).op == "call_module":
             self._layer(node)
         elif node.target in AVERAGES:
             self._average(node)
@@ -102,7 +114,7 @@ class _Lowering:
         return self.graph.get_submodule(str(node.target))
 
     def _tensor(self, before: fx.Node, key: str, tensor: Tensor) -> fx.Node:
-        return insert_tensor(self.graph, before, key, tensor.detach().cpu().contiguous(), TENSORS)
+        return insert_tensor(self.graph, before, key, tensor.detach().cpu().contiguous(), ONNX)
 
     def _replace(self, node: fx.Node, made: fx.Node) -> None:
         node.replace_all_uses_with(made)
@@ -110,7 +122,7 @@ class _Lowering:
 
     def _quantizer(self, node: fx.Node, module: ActivationQuantizer) -> None:
         scale, zero_point = module.scale().detach(), int(module.zero_point)
-        source, low, high = without_clamps(node.args[0])  # type: ignore[arg-type]
+        source, low, high = without_clamps(argument_node(node))
         ends = (module.code(low), module.code(high))
         source, shape = self.reshaped.get(source, (source, None))
         key = str(node.target)
@@ -119,7 +131,7 @@ class _Lowering:
             self._tensor(node, f"{key}.zero_point", torch.tensor(zero_point, dtype=torch.uint8)),
         )
         made = insert_call(self.graph, node, quantize_linear, source, *grid)
-        if ends != (0, CODES):
+        if ends != (0, LARGEST_CODE):
             names = zip(("lowest", "highest"), ends, strict=True)
             clipped = [self._tensor(node, f"{key}.{name}", torch.tensor(end, dtype=torch.uint8)) for name, end in names]
             made = insert_call(self.graph, node, clip, made, *clipped)
@@ -131,7 +143,7 @@ class _Lowering:
 
     def _stay_on_grid(self, node: fx.Node) -> None:
         """Quantize once more what was carried: by itself nothing changes, and runtimes see an integer operation."""
-        grid = self.grids[node.args[0]]  # type: ignore[index]
+        grid = self.grids[argument_node(node)]
         if not isinstance(node.meta.get("shape"), tuple):  # several tensors at once
             self.grids[node] = grid
             return
@@ -147,7 +159,7 @@ class _Lowering:
         return codes, made
 
     def _layer(self, call: fx.Node) -> None:
-        holder: fx.Node = call.args[1]  # type: ignore[assignment]
+        holder = argument_node(call, 1)
         module = self._module(holder)
         assert isinstance(module, FixedWeight)
         name, scale = self.layers[str(holder.target)], module.scale().detach()
@@ -185,7 +197,7 @@ class _Lowering:
         zero_point = torch.zeros(len(scale))
         if dtype == torch.int8 and codes.abs().max() > 127:  # asymmetric, eight bits: no integer kernel has such grids
             zero_point, dtype = -codes.flatten(1).amin(1).clamp(max=0), torch.uint8
-            codes = codes + zero_point.view((-1,) + (1,) * (codes.dim() - 1))
+            codes = codes + per_row(zero_point, codes.dim())
         held = [
             self._tensor(before, key, codes.to(dtype)),
             self._tensor(before, f"{key}_scale", scale),
@@ -200,7 +212,7 @@ class _Lowering:
         if bias is None or own is None or bias.target is not bias_on_grid or own not in self.constants:
             return bias
         held: Tensor = constant_value(self.graph, own)  # it may be computed from parameters
-        input_scale = self._module(bias.args[1])().detach()  # type: ignore[arg-type]
+        input_scale = self._module(argument_node(bias, 1))().detach()
         codes = bias_codes(held.detach(), input_scale, scale)
         number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
         unique = f"{key}_{number}" if number else key
@@ -212,13 +224,13 @@ class _Lowering:
         stride, dilation = pair(given["stride"]), pair(given["dilation"])
         pads = padding_around(given["padding"], dilation, weight.meta["shape"][2:])
         x: fx.Node = given["input"]
-        while (more := _zeros_around(x)) is not None:
+        while (more := _padding_of_conv(x)) is not None:
             pads = tuple(a + b for a, b in zip(pads, more, strict=True))
-            x = x.args[0]  # type: ignore[assignment]
+            x = argument_node(x)
         return insert_call(self.graph, call, conv, x, weight, bias, stride, pads, dilation, given["groups"])
 
     def _linear(self, call: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
-        x: fx.Node = call.args[0]  # type: ignore[assignment]
+        x = argument_node(call)
         shape = call.meta["shape"]
         if len(shape) == 2:
             return insert_call(self.graph, call, gemm, x, weight, bias)
@@ -239,7 +251,7 @@ class _Lowering:
         keep = keeps_places(node)
         if keep is None:
             return
-        x: fx.Node = node.args[0]  # type: ignore[assignment]
+        x = argument_node(node)
         made = insert_call(self.graph, node, global_average_pool, x)
         self._replace(node, made if keep else self._reshape(node, made, [-1, x.meta["shape"][1]]))
 
@@ -274,17 +286,11 @@ def _is_padding_of_layers(node: fx.Node) -> bool:
     if node.target not in PADS:
         return False
     return arguments(node).get("value") == -math.inf or (
-        _zeros_around(node) is not None and all(LAYERS.get(user.target) == "conv2d" for user in node.users)
+        _padding_of_conv(node) is not None and all(LAYERS.get(user.target) == "conv2d" for user in node.users)
     )
 
 
-def _zeros_around(x: fx.Node) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom and right, if a node pads images with zeros."""
-    if x.target not in PADS:
-        return None
-    given = arguments(x)
-    pad = list(given["pad"])
-    if given.get("mode", "constant") != "constant" or given.get("value") or len(pad) > 4 or min(pad) < 0:
-        return None
-    left, right, top, bottom = [*pad, 0, 0][:4]
-    return top, left, bottom, right
+def _padding_of_conv(x: fx.Node) -> tuple[int, int, int, int] | None:
+    """Top, left, bottom and right, if a node pads images as a convolution can: with zeros, and cuts nothing off."""
+    around = zeros_around(x)
+    return None if around is None or min(around) < 0 else around

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from intraq_cli.deploy.libraries import library
-from intraq_cli.deploy.lower import TENSORS
+from intraq_cli.deploy.lower import ONNX
 from intraq_cli.errors import ExportError, first_line, interruption
 from intraq_cli.graph.capture import quiet
 from intraq_cli.graph.nodes import NETWORK
@@ -18,7 +18,7 @@ Storage = Literal["int8", "int4"]
 OPSET = {"int8": 20, "int4": 21}
 """Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
 PRODUCER = "intraq"
-CODES = "_codes"
+CODES_SUFFIX = "_codes"
 """What is behind the name of a weight whose codes take four bits."""
 
 
@@ -86,7 +86,7 @@ def _tidy(model: Any) -> None:
     values = {value.name for value in (*model.graph.input, *model.graph.output)}  # a buffer may be called as one
     values.update(name for node in model.graph.node for name in node.output)
     for tensor in model.graph.initializer:
-        plain = tensor.name.removeprefix(TENSORS).removeprefix(NETWORK)
+        plain = tensor.name.removeprefix(ONNX).removeprefix(NETWORK)
         named[tensor.name] = tensor.name if plain in {*values, *named.values()} else plain
         tensor.name, tensor.doc_string = named[tensor.name], ""
     for node in model.graph.node:
@@ -116,10 +116,8 @@ def _store_four_bits(model: Any) -> None:
         if (rows.max(1) - least).max() > 15:
             continue
         name, per_row = tensor.name, (-1,) + (1,) * (values.ndim - 1)
-        codes = (values - least.reshape(per_row)).astype(np.uint8).ravel()
-        codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
-        packed = types(name=f"{name}{CODES}", data_type=types.UINT4, dims=values.shape)
-        packed.raw_data = (codes[0::2] | codes[1::2] << 4).tobytes()
+        codes = (values - least.reshape(per_row)).astype(helper.tensor_dtype_to_np_dtype(types.UINT4))
+        packed = arrays.from_array(codes, f"{name}{CODES_SUFFIX}")
         offset = arrays.from_array(least.astype(np.int32).reshape(per_row), f"{name}_least")
         model.graph.initializer.remove(tensor)
         model.graph.initializer.extend([packed, offset])

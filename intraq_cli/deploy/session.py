@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.deploy.libraries import library
-from intraq_cli.deploy.onnx_file import CODES, PRODUCER
+from intraq_cli.deploy.onnx_file import CODES_SUFFIX, PRODUCER
 from intraq_cli.errors import ExportError, first_line
 
 INTEGER_WEIGHTS = {
@@ -23,7 +23,7 @@ INTEGER_WEIGHTS = {
 """Operations on integers, and which of their inputs is the weight."""
 RUNS = 20
 SECONDS = 2.0
-"""Of timing, at the least and at the most."""
+"""Timing stops after so many runs, or so many seconds, whichever is first."""
 
 
 def open_session(file: Path | bytes, threads: int | None = None, optimized: Path | None = None) -> Any:
@@ -103,7 +103,7 @@ def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
         nodes = onnx.load(file).graph.node
     fused = {node.input[k] for node in nodes if (k := INTEGER_WEIGHTS.get(node.op_type)) is not None}
     integer, left = [], []
-    held = {tensor.name.removesuffix(CODES) for tensor in model.graph.initializer}
+    held = {tensor.name.removesuffix(CODES_SUFFIX) for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.op_type not in MULTIPLYING or len(node.input) < 2:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -143,7 +144,6 @@ def _collate(items: list[tuple[int, Item | Exception]]) -> tuple[Batch | None, l
 
 def _shared_memory() -> int:
     try:
-        free = os.statvfs("/dev/shm")
+        return shutil.disk_usage("/dev/shm").free
     except OSError:
         return 0
-    return free.f_bavail * free.f_frsize

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
+    also_return,
     arguments,
     calls,
     copy_graph,
@@ -16,7 +17,6 @@ from intraq_cli.graph.nodes import (
     insert_call,
     insert_items,
     names_of_calls,
-    output_node,
     tensor_of,
 )
 
@@ -35,6 +35,11 @@ class BatchNorm:
     running_mean: fx.Node
     running_var: fx.Node
     eps: float
+
+    @property
+    def nodes(self) -> tuple[fx.Node, fx.Node, fx.Node | None, fx.Node | None, float]:
+        """Those of its :class:`Parameters`, in their order."""
+        return self.running_mean, self.running_var, self.weight, self.bias, self.eps
 
     def tensors(self, graph: fx.GraphModule) -> "Parameters":
         """Its tensors, as ``graph`` holds them."""
@@ -112,17 +117,15 @@ def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModu
     graph = copy_graph(graph)
     moments = []
     for k, norm in enumerate(batch_norms(graph)):
-        tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
         x = norm.node.args[0]  # as it is now: what another batch norm put out may have been replaced
-        made = insert_call(graph, norm.node, normalize_with_moments, x, *tensors)
+        made = insert_call(graph, norm.node, normalize_with_moments, x, *norm.nodes)
         out, mean, var = insert_items(graph, norm.node, made, 3)
         if sampled:
             out = insert_call(graph, norm.node, sample_output, x, norm.weight, norm.bias, k)
         norm.node.replace_all_uses_with(out)
         graph.graph.erase_node(norm.node)
         moments.append((mean, var))
-    end = output_node(graph)
-    end.args = ((end.args[0], moments),)
+    also_return(graph, moments)
     return finish(graph)
 
 
@@ -200,6 +203,11 @@ def normalized_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
     """What all batch norms put out, absorbed or not, in the order of calls."""
     own = [normalized_output(norm.name, norm.node, norm.tensors(graph)) for norm in batch_norms(graph)]
     return sorted([*own, *absorbed_outputs(graph)], key=lambda output: output.node)
+
+
+def normalized_layers(graph: fx.GraphModule) -> set[fx.Node]:
+    """Calls whose output a batch norm normalises, its own or an absorbed one."""
+    return {norm.x for norm in batch_norms(graph)} | {output.node for output in absorbed_outputs(graph)}
 
 
 def sample_absorbed(graph: fx.GraphModule) -> fx.GraphModule:

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, insert_call, replace_call
+from intraq_cli.graph.nodes import argument_node, arguments, calls, constant_nodes, insert_call, replace_call
 from intraq_cli.graph.pooling import POOLING
 
 aten = torch.ops.aten
@@ -22,7 +22,7 @@ def canonical_calls(graph: fx.GraphModule) -> None:
             form(graph, node)
     constant = constant_nodes(graph)
     for node in calls(graph):
-        if node.target in PRODUCTS and PRODUCTS[node.target](node)[1] in constant:
+        if node.target in MATRIX_PRODUCTS and MATRIX_PRODUCTS[node.target](node)[1] in constant:
             _as_linear(graph, node)
     for node in calls(graph, *LAYERS):
         node.args, node.kwargs = tuple(arguments(node).values()), {}
@@ -37,14 +37,14 @@ def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     size = len(given["stride"])
-    rest = (given["stride"], given["padding"])
+    rest: tuple[Any, ...] = (given["stride"], given["padding"])
     if given["transposed"]:
         forms: tuple[Any, ...] = (aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
         target = forms[size - 1].default if size == 1 else forms[size - 1].input
-        rest = (*rest, given["output_padding"], given["groups"], given["dilation"])  # type: ignore[assignment]
+        rest = (*rest, given["output_padding"], given["groups"], given["dilation"])
     else:
         target = (aten.conv1d, aten.conv2d, aten.conv3d)[size - 1].default
-        rest = (*rest, given["dilation"], given["groups"])  # type: ignore[assignment]
+        rest = (*rest, given["dilation"], given["groups"])
     replace_call(graph, node, target, x, weight, bias, *rest)
 
 
@@ -69,7 +69,7 @@ def _view(graph: fx.GraphModule, node: fx.Node) -> None:
 
 def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
     # of a batch of one image it would take that dimension away as well
-    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    shape = argument_node(node).meta["val"].shape
     ones = [k for k, size in enumerate(shape) if isinstance(size, int) and size == 1]
     replace_call(graph, node, aten.squeeze.dims, node.args[0], ones)
 
@@ -83,7 +83,7 @@ def _contiguous_input(graph: fx.GraphModule, node: fx.Node) -> None:
 
 def _copied(graph: fx.GraphModule, node: fx.Node) -> None:
     # what was written into a part of a tensor; torch has no derivative of aten.copy
-    into, source = node.args[0].meta["val"], node.args[1].meta["val"]  # type: ignore[union-attr]
+    into, source = (argument_node(node, k).meta["val"] for k in (0, 1))
     made: Any = node.args[1]
     if source.dtype != into.dtype:
         made = insert_call(graph, node, aten.to.dtype, made, into.dtype)
@@ -121,7 +121,7 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     **POOLING,
 }
 
-PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
+MATRIX_PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
     aten.matmul.default: lambda node: (node.args[0], node.args[1], None),
     aten.mm.default: lambda node: (node.args[0], node.args[1], None),
     aten.addmm.default: lambda node: (node.args[1], node.args[2], node.args[0]),
@@ -131,7 +131,7 @@ PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
 
 def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
     """Write ``x @ W + b``, W of two dimensions and no activation, as the linear layer that it is."""
-    x, weight, bias = PRODUCTS[node.target](node)
+    x, weight, bias = MATRIX_PRODUCTS[node.target](node)
     shape = weight.meta["val"].shape
     if len(shape) != 2 or any(arguments(node).get(name, 1) != 1 for name in ("alpha", "beta")):
         return

@@ -20,7 +20,7 @@ def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
     graph = copy_graph(graph)
     for node in calls(graph, aten.conv2d.default):
         given = arguments(node)
-        shape = _weight_shape(node)
+        shape = node.meta["weight_shape"]
         if shape[1] < 8 and shape[2:] == (1, 1) and pair(given["stride"]) == (2, 2) and not any(given["padding"]):
             args = given["input"], given["weight"], given["bias"], given["groups"]
             replace_call(graph, node, every_second_pixel, *args)
@@ -55,14 +55,8 @@ def linear_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x.to(weight.dtype), weight, bias)
 
 
-def _weight_shape(node: fx.Node) -> tuple[int, ...]:
-    """Of a convolution's weight ``(out, in / groups, h, w)``, from what is around: it may come from a quantizer."""
-    shape: tuple[int, ...] = node.meta["weight_shape"]
-    return shape
-
-
 def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:
-    channels, per_group, *kernel = _weight_shape(node)
+    channels, per_group, *kernel = node.meta["weight_shape"]
     if per_group != 1 or not channels == given["groups"] > 1:
         return False
     fits = all(pad < size for pad, size in zip(pair(given["padding"]), kernel, strict=True))

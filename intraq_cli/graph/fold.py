@@ -32,11 +32,10 @@ def fold_batch_norms(graph: fx.GraphModule) -> fx.GraphModule:
 def _fold(graph: fx.GraphModule, norm: BatchNorm) -> None:
     convolution = norm.x
     given = arguments(convolution)
-    tensors = (norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     # where the batch norm is, so that all of its tensors are there already
-    made = insert_call(graph, norm.node, folded_weight_and_bias, given["weight"], given["bias"], *tensors)
+    made = insert_call(graph, norm.node, folded_weight_and_bias, given["weight"], given["bias"], *norm.nodes)
     weight, bias = insert_items(graph, norm.node, made, 2)
-    out = replace_call(graph, norm.node, convolution.target, given["input"], weight, bias, *convolution.args[3:])  # type: ignore[arg-type]
+    out = replace_call(graph, norm.node, convolution.target, given["input"], weight, bias, *convolution.args[3:])
     out.meta = {**norm.node.meta, "weight_shape": convolution.meta["weight_shape"]}
 
 

@@ -52,7 +52,7 @@ def _is_absorbed(layer: Layer, norms: list[BatchNorm | None]) -> bool:
     if not all(norm is not None and len(norm.x.users) == 1 and norm.x.target in CONVOLUTIONS for norm in norms):
         return False
     biases = {arguments(call)["bias"] for call in layer.calls}
-    tensors = {(n.running_mean, n.running_var, n.weight, n.bias, n.eps) for n in norms if n is not None}
+    tensors = {norm.nodes for norm in norms if norm is not None}
     return len(biases) == len(tensors) == 1
 
 
@@ -67,7 +67,7 @@ def _absorb(graph: fx.GraphModule, layer: Layer, norms: list[BatchNorm]) -> None
         key = _free_key(graph, layer, name, bias)
         nodes.append(insert_tensor(graph, first, key, nn.Parameter(tensor.contiguous(), requires_grad=False)))
     for call, norm in zip(layer.calls, norms, strict=True):
-        out = replace_call(graph, norm.node, call.target, call.args[0], *nodes, *call.args[3:])  # type: ignore[arg-type]
+        out = replace_call(graph, norm.node, call.target, call.args[0], *nodes, *call.args[3:])
         output = normalized_output(norm.name, out, held)
         out.meta = {**call.meta, ABSORBED: output}
         graph.graph.erase_node(call)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.graph.nodes import (
+    argument_node,
     arguments,
     calls,
     constant_nodes,
@@ -18,6 +19,7 @@ from intraq_cli.graph.nodes import (
     sources,
     tensor_of,
 )
+from intraq_cli.graph.values import PADS
 
 aten = torch.ops.aten
 
@@ -32,7 +34,7 @@ LAYERS: dict[Any, str] = {
 }
 """Operations whose weights are quantized, output channels first."""
 
-ACTIVATIONS = (
+RELU_LIKE = (
     aten.relu.default,
     aten.relu6.default,
     aten.hardtanh.default,
@@ -144,6 +146,11 @@ def _float_reason(graph: fx.GraphModule, weight: fx.Node, constant: bool) -> str
     return None
 
 
+def is_linear(call: fx.Node) -> bool:
+    """Whether a call of one of :data:`LAYERS` is of a linear layer, whose channels come last."""
+    return LAYERS[call.target] == "linear"
+
+
 def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output of a call of one of :data:`LAYERS`, with what is given in place of its input, weight and bias."""
     out: Tensor = call.target(x, weight, bias, *call.args[3:])  # type: ignore[operator]
@@ -151,15 +158,15 @@ def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
-    """Calls of :data:`ACTIVATIONS`, in order, with their names."""
-    return names_of_calls(calls(graph, *ACTIVATIONS))
+    """Calls of :data:`RELU_LIKE`, in order, with their names."""
+    return names_of_calls(calls(graph, *RELU_LIKE))
 
 
 def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
     """Whether its first input is the image itself, padded perhaps."""
-    node: Any = layer.calls[0].args[0]
-    while isinstance(node, fx.Node) and node.target in (aten.pad.default, aten.constant_pad_nd.default):
-        node = node.args[0]
+    node = argument_node(layer.calls[0])
+    while node.target in PADS:
+        node = argument_node(node)
     return node is input_node(graph)
 
 
@@ -183,4 +190,4 @@ def features(graph: fx.GraphModule) -> Features | None:
     if not found:
         return None
     last = max(found)  # nodes are ordered as they run
-    return Features(last.args[0], LAYERS[last.target] == "linear")  # type: ignore[arg-type]
+    return Features(argument_node(last), is_linear(last))

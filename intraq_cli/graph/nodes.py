@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Target
 
 NETWORK = "network."
 """Prefix of the targets of the network's own tensors."""
@@ -15,20 +16,23 @@ NETWORK = "network."
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
     """A copy whose nodes can be changed; its tensors and modules are those of ``graph``."""
     nodes = fx.Graph()
-    nodes.output(nodes.graph_copy(graph.graph, {}))
-    last = next(iter(reversed(nodes.nodes)))
-    last.meta = dict(output_node(graph).meta)
+    nodes.output(nodes.graph_copy(graph.graph, {})).meta = dict(output_node(graph).meta)
     return fx.GraphModule(graph, nodes)
+
+
+def twins(graph: fx.GraphModule, copy: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """The nodes of a :func:`copy_graph` that nobody has changed yet, by those of ``graph``."""
+    return dict(zip(graph.graph.nodes, copy.graph.nodes, strict=True))
 
 
 def input_node(graph: fx.GraphModule) -> fx.Node:
     """The images."""
-    return next(node for node in graph.graph.nodes if node.op == "placeholder")
+    return graph.graph.find_nodes(op="placeholder")[0]
 
 
 def output_node(graph: fx.GraphModule) -> fx.Node:
     """What is returned; its first argument is the logits, or a tuple of them and more."""
-    return next(iter(reversed(graph.graph.nodes)))
+    return graph.graph.output_node()
 
 
 def calls(graph: fx.GraphModule, *targets: Any) -> list[fx.Node]:
@@ -45,13 +49,18 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return named | dict(node.kwargs)
 
 
+def argument_node(call: fx.Node, k: int = 0) -> fx.Node:
+    """The ``k``-th argument of a call, which is a node."""
+    found = call.args[k]
+    assert isinstance(found, fx.Node)
+    return found
+
+
 def tensor_of(graph: fx.GraphModule, node: Any) -> Tensor | None:
     """The tensor that a ``get_attr`` node reads; None of any other."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    found: Any = graph
-    for part in str(node.target).split("."):
-        found = getattr(found, part)
+    found = operator.attrgetter(str(node.target))(graph)
     return found if isinstance(found, Tensor) else None
 
 
@@ -63,8 +72,8 @@ def key_of(node: fx.Node) -> str:
 def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
     """The tensors of the network that the graph reads, by state-dict key: what it needs to run."""
     found = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr" and str(node.target).startswith(NETWORK):
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if str(node.target).startswith(NETWORK):
             tensor = tensor_of(graph, node)
             if tensor is not None:
                 found[key_of(node)] = tensor
@@ -146,10 +155,10 @@ def names_of_calls(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
     return names
 
 
-def insert_call(graph: fx.GraphModule, before: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+def insert_call(graph: fx.GraphModule, before: fx.Node, function: Target, *args: Any) -> fx.Node:
     """A new node that calls ``function(*args)``; it takes over where ``before`` comes from."""
     with graph.graph.inserting_before(before):
-        node = graph.graph.call_function(function, args)
+        node = graph.graph.create_node("call_function", function, args)
     node.meta = dict(before.meta)
     return node
 
@@ -175,16 +184,22 @@ def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tens
         held.register_buffer(name, tensor)
     with graph.graph.inserting_before(before):
         node = graph.graph.get_attr(f"{prefix}{key}")
-    node.meta = {"path": "", "stack_trace": None, "shape": tuple(tensor.shape), "dtype": tensor.dtype}
+    node.meta = {"path": "", "shape": tuple(tensor.shape), "dtype": tensor.dtype}
     return node
 
 
-def replace_call(graph: fx.GraphModule, node: fx.Node, function: Callable[..., Any], *args: Any) -> fx.Node:
+def replace_call(graph: fx.GraphModule, node: fx.Node, function: Target, *args: Any) -> fx.Node:
     """Call ``function(*args)`` in place of ``node``."""
     made = insert_call(graph, node, function, *args)
     node.replace_all_uses_with(made)
     graph.graph.erase_node(node)
     return made
+
+
+def also_return(graph: fx.GraphModule, value: Any) -> None:
+    """Let a graph return ``(what it returned, value)``; ``value`` is a node, or nodes in lists or tuples, or None."""
+    end = output_node(graph)
+    end.args = ((end.args[0], value),)
 
 
 def finish(graph: fx.GraphModule) -> fx.GraphModule:
@@ -193,11 +208,20 @@ def finish(graph: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(graph, graph.graph)
 
 
-def run_each(run: fx.Interpreter, nodes: Iterable[fx.Node]) -> Iterator[fx.Node]:
+def run_each(
+    run: fx.Interpreter, nodes: Iterable[fx.Node], images: Tensor, values: dict[fx.Node, Any] | None = None
+) -> Iterator[fx.Node]:
     """Run nodes one after the other: each is given while ``run.env`` holds its value and what it has read.
 
     Then what no later node reads is forgotten.
+
+    Args:
+        run: an interpreter of the graph.
+        nodes: in the order of the graph.
+        images: ``(B, C, H, W)``, what the graph is given.
+        values: of earlier nodes, which become ``run.env``; None: there are none.
     """
+    run.env, run.args_iter = {} if values is None else values, iter((images,))
     for node in nodes:
         run.env[node] = run.run_node(node)
         yield node

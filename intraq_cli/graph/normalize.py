@@ -16,6 +16,7 @@ from intraq_cli.errors import ModelError
 from intraq_cli.graph.canonical_calls import canonical_calls, returns_its_input
 from intraq_cli.graph.nodes import (
     NETWORK,
+    argument_node,
     calls,
     constant_nodes,
     finish,
@@ -80,10 +81,10 @@ def _inline_modes(graph: fx.GraphModule) -> None:
         if settings is None or (name == "wrap_with_autocast" and node.args[2]):
             reason = f"it uses torch's {name}" if settings is None else "it uses torch.autocast inside"
             raise ModelError(f"the network cannot be captured as a graph: {reason}", "give the network without it")
-        held: fx.Node = node.args[settings]  # type: ignore[assignment]
+        held = argument_node(node, settings)
         inner = getattr(graph, str(held.target))
         _inline_modes(inner)
-        inputs = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        inputs = inner.graph.find_nodes(op="placeholder")
         with graph.graph.inserting_before(node):
             made = graph.graph.graph_copy(inner.graph, dict(zip(inputs, node.args[settings + 1 :], strict=True)))  # type: ignore[arg-type]
         for user in list(node.users):
@@ -149,9 +150,7 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
     for key, held_tensor in named.items():
         first.setdefault(id(held_tensor), key)
     held: dict[str, Any] = {}
-    for node in graph.graph.nodes:
-        if node.op != "get_attr":
-            continue
+    for node in graph.graph.find_nodes(op="get_attr"):
         key = str(node.target)
         tensor: Tensor | None = named[key] if key in named else tensor_of(graph, node)
         if tensor is None:

@@ -8,15 +8,13 @@ from torch import Tensor, fx
 
 from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.layers import features
-from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, output_node
+from intraq_cli.graph.nodes import also_return, copy_graph, finish, input_node, insert_call, output_node, twins
 
 
 def add_outputs(graph: fx.GraphModule, nodes: Any) -> fx.GraphModule:
     """The graph returns ``(what it returned, values of nodes)``; ``nodes`` are of ``graph``, in lists or tuples."""
     made = copy_graph(graph)
-    twins = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
-    end = output_node(made)
-    end.args = ((end.args[0], fx.node.map_arg(nodes, twins.__getitem__)),)
+    also_return(made, fx.node.map_arg(nodes, twins(graph, made).__getitem__))
     return finish(made)
 
 
@@ -24,9 +22,7 @@ def add_features(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph returns ``(what it returned, features)``: what enters the classifier, ``(B, D)``, or None."""
     graph = copy_graph(graph)
     found = features(graph)
-    end = output_node(graph)
-    pooled = None if found is None else insert_call(graph, end, found.of, found.node)
-    end.args = ((end.args[0], pooled),)
+    also_return(graph, None if found is None else insert_call(graph, output_node(graph), found.of, found.node))
     return finish(graph)
 
 
@@ -50,6 +46,5 @@ def compare_batch_norm_outputs(graph: fx.GraphModule, compare: Callable[[Tensor,
         after = output.next
         wanted = insert_call(graph, after, operator.getitem, expected, k)
         results.append(insert_call(graph, after, compare, output, wanted))
-    end = output_node(graph)
-    end.args = ((end.args[0], results),)
+    also_return(graph, results)
     return finish(graph)

@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import fx
 
-from intraq_cli.graph.nodes import arguments, insert_call, replace_call
+from intraq_cli.graph.nodes import arguments, insert_call, pair, per_dimension, replace_call
 
 aten = torch.ops.aten
 
@@ -25,8 +25,8 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
     """
     given = arguments(node)
     dims = 1 + AVERAGE_POOLS.index(node.target)
-    kernel, padding = (_per_dim(given[name], dims) for name in ("kernel_size", "padding"))
-    stride = _per_dim(given["stride"], dims) or kernel
+    kernel, padding, stride = (list(per_dimension(given[name], dims)) for name in ("kernel_size", "padding", "stride"))
+    stride = stride or kernel
     sizes, out = (x.meta["val"].shape[-dims:] for x in (given["self"], node))
     windows = zip(sizes, out, kernel, stride, padding, strict=True)
     beyond = [max(0, (o - 1) * s + k - (size + 2 * p)) for size, o, k, s, p in windows]
@@ -38,10 +38,10 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
     x = insert_call(graph, node, aten.constant_pad_nd.default, given["self"], pads) if any(pads) else given["self"]
     settings = (kernel, stride, [0] * dims)
     if divisor:
-        mean = insert_call(graph, node, node.target, x, *settings)  # type: ignore[arg-type]
+        mean = insert_call(graph, node, node.target, x, *settings)
         replace_call(graph, node, aten.mul.Tensor, mean, torch.Size(kernel).numel() / divisor)
         return
-    made = insert_call(graph, node, node.target, x, *settings, True, False)  # type: ignore[arg-type]
+    made = insert_call(graph, node, node.target, x, *settings, True, False)
     for dim, (size, o, s, p) in enumerate(zip(sizes, out, stride, padding, strict=True)):
         if o * s < size + 2 * p:  # torch left out a window that would begin in the padding
             made = insert_call(graph, node, aten.slice.Tensor, made, dim - dims, 0, o)
@@ -52,7 +52,7 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
 def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
     """Write ``adaptive_max_pool2d`` whose windows have one size, and whose indices nobody reads, as plain one."""
     given = arguments(node)
-    sizes, out = node.args[0].meta["val"].shape[-2:], _per_dim(given["output_size"], 2)  # type: ignore[union-attr]
+    sizes, out = given["self"].meta["val"].shape[-2:], pair(given["output_size"])
     items = [user for user in node.users if user.users]
     indices = any(item.target is not operator.getitem or item.args[1] != 0 for item in items)
     if indices or any(size % o for size, o in zip(sizes, out, strict=True)):
@@ -61,10 +61,6 @@ def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
     made = insert_call(graph, node, aten.max_pool2d.default, given["self"], windows, windows)
     for item in items:
         item.replace_all_uses_with(made)
-
-
-def _per_dim(value: list[int], dims: int) -> list[int]:
-    return list(value) * dims if len(value) == 1 else list(value)
 
 
 POOLING = {**dict.fromkeys(AVERAGE_POOLS, average_pool), aten.adaptive_max_pool2d.default: adaptive_max_pool}

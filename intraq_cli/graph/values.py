@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from intraq_cli.graph.nodes import arguments, constant_nodes, output_node, pair
+from intraq_cli.graph.nodes import argument_node, arguments, constant_nodes, output_node, pair
 
 aten = torch.ops.aten
 
@@ -48,8 +48,19 @@ def without_clamps(node: fx.Node) -> tuple[fx.Node, float, float]:
     low, high = -math.inf, math.inf
     while (bounds := clamp_bounds(node)) is not None and len(node.users) == 1:
         low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp has the last word
-        node = node.args[0]  # type: ignore[assignment]
+        node = argument_node(node)
     return node, low, high
+
+
+def zeros_around(node: fx.Node) -> tuple[int, int, int, int] | None:
+    """Top, left, bottom and right, if a call pads images with zeros; it cuts off where one is negative."""
+    if node.target not in PADS:
+        return None
+    given: dict[str, Any] = arguments(node)
+    if given.get("mode", "constant") != "constant" or given.get("value") or len(given["pad"]) > 4:
+        return None
+    left, right, top, bottom = [*given["pad"], 0, 0, 0, 0][:4]
+    return top, left, bottom, right
 
 
 def carries(node: fx.Node) -> bool:
@@ -77,7 +88,7 @@ def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
 def averages_spatially(node: fx.Node) -> bool:
     """Whether a call averages each channel of ``(B, C, H, W)`` over all positions: by pooling or a mean."""
     if node.target is aten.mean.dim:
-        shape = node.args[0].meta.get("shape", ())  # type: ignore[union-attr]
+        shape = argument_node(node).meta.get("shape", ())
         dims: Any = arguments(node)["dim"]
         return len(shape) == 4 and sorted(d % 4 for d in dims or ()) == [2, 3]
     return node.target in AVERAGES
@@ -85,7 +96,7 @@ def averages_spatially(node: fx.Node) -> bool:
 
 def keeps_places(node: fx.Node) -> bool | None:
     """Of a mean over all positions of ``(B, C, H, W)``, whether it keeps both dimensions; None of other calls."""
-    if node.target not in AVERAGES or len(shape := node.args[0].meta["shape"]) != 4:  # type: ignore[union-attr]
+    if node.target not in AVERAGES or len(shape := argument_node(node).meta["shape"]) != 4:
         return None
     given = arguments(node)
     if node.target is aten.mean.dim:

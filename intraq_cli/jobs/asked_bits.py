@@ -15,7 +15,7 @@ DEFAULT = 4
 """Bits of both where there is no budget."""
 ALL = tuple(range(2, 9))
 """Bits that are tried where none are named."""
-ACTIVATION_BITS = 8
+INPUT_BITS = 8
 """Bits of activations where none are named: they take no bytes in a file."""
 
 
@@ -90,5 +90,5 @@ def _widths(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget
         raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
     if budget is None:
         return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)))
-    inputs = ALL if budget.kind == "bit operations" else (ACTIVATION_BITS,)
+    inputs = ALL if budget.kind == "bit operations" else (INPUT_BITS,)
     return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)

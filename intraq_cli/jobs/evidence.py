@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from intraq_cli.jobs.pipeline import Job
-from intraq_cli.jobs.without_images import FEW
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
 from intraq_cli.reports.page import write_report
@@ -19,11 +18,13 @@ SHOWN_IMAGES = 24
 """Synthetic images in the report."""
 SHOWN_RANGES = 6
 """Activations whose values are shown."""
+AT_ONCE = 16
+"""Images that go through a network together: for the ranges, and for what the teacher makes of those shown."""
 
 
 def recorded(job: Job) -> tuple[Job, Metrics]:
     """A started job whose steps are noted, and what notes them."""
-    metrics = Metrics(job.context.report, job.context.kept)
+    metrics = Metrics(job.context.report, job.context.store)
     return replace(job, context=replace(job.context, report=metrics.report)), metrics
 
 
@@ -40,7 +41,7 @@ def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> 
         return {}
     device = job.context.device
     _, held_out = hold_out(made, job.recipe.tuning.holdout)
-    seen = worst_ranges(student, held_out[:FEW].to(device, torch.float32), SHOWN_RANGES)
+    seen = worst_ranges(student, held_out[:AT_ONCE].to(device, torch.float32), SHOWN_RANGES)
     shown = made.shown()
     return {"ranges": [asdict(one) for one in seen], "samples": _samples(job, shown) if shown else []}
 
@@ -48,7 +49,7 @@ def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> 
 def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
     chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # that is where the report has them from
     images, labels = made.images[chosen].to(job.context.device, torch.float32), made.labels[chosen]
-    shares = torch.cat([job.teacher.logits(part) for part in images.split(FEW)]).softmax(1).cpu()
+    shares = torch.cat([job.teacher.logits(part) for part in images.split(AT_ONCE)]).softmax(1).cpu()
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
     columns = labels.tolist(), confidence.tolist(), shares.argmax(1).tolist()
     return [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]

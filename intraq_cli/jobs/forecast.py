@@ -13,8 +13,8 @@ from intraq_cli.quantization.plan import Plan
 from intraq_cli.recipe import Compile
 from intraq_cli.results import Foretold
 from intraq_cli.runtime.compilation import mode_of
-from intraq_cli.runtime.device import return_freed_memory, tuned_allocator
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.device import return_freed_memory, training_settings
+from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.memory import peak_memory, start_peak
 from intraq_cli.runtime.micro_batches import largest_micro_batch
 from intraq_cli.runtime.refusals import out_of_memory
@@ -46,10 +46,10 @@ def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: floa
         setup: seconds that it took to come here; the checkpoint is read back once, which takes as long.
     """
     recipe = job.recipe
-    if launched_processes().size > 1 or not (made or recipe.synthesis.num_images):
+    if launched().size > 1 or not (made or recipe.synthesis.num_images):
         return None
     try:
-        with tuned_allocator(job.context.device, job.context.deterministic), out_of_memory():
+        with training_settings(job.context.device, job.context.deterministic), out_of_memory():
             few = _trial(job, plan, made, FEW, FEW)
             second = [
                 min(batch, max(2 * FEW, int(STEP * FEW / seconds))) if (seconds := few.step(stage)) else 2 * FEW
@@ -124,7 +124,7 @@ def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, 
 
 
 def _at_once(job: Job, stage: str, images: int) -> int | None:
-    """Images that go through the network at once in a trial: in two portions where the job takes several."""
+    """Images that go through the network at once in a trial: in two micro-batches where the job takes several."""
     batch = batch_sizes(job.recipe.synthesis.num_images, job.recipe.synthesis.batch_size)[0]
     return -(-images // 2) if _fitting(job, stage, batch) < batch else job.context.micro_batch_size
 

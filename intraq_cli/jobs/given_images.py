@@ -15,7 +15,7 @@ from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, 
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.launch import launched
 from intraq_cli.synthesis.given_pictures import BATCH, choose_pictures
 from intraq_cli.synthesis.image_set import load_images
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
@@ -57,7 +57,7 @@ def given_images(
             "--images names several files, or several folders",
             "one file that `intraq synthesize` wrote, one folder of pictures, or one of each",
         )
-    if launched_processes().rank:
+    if launched().rank:
         report = silent
     made = [_synthetic(file, source, teacher, anatomy, report) for file in files]
     made += [_pictures(folder, teacher, anatomy, count, seed, report) for folder in folders]

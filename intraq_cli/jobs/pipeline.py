@@ -28,8 +28,9 @@ from intraq_cli.quantization.plan import Plan, form_of, layer_bits
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.runtime.device import on_device, place, tuned_allocator
-from intraq_cli.runtime.distributed import launched_processes, process_group
+from intraq_cli.runtime.device import batches_on_device, place, training_settings
+from intraq_cli.runtime.distributed import process_group
+from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.micro_batches import MicroBatches, largest_micro_batch
 from intraq_cli.runtime.refusals import deterministic_or_refused, out_of_memory
 from intraq_cli.runtime.resume import NO_STORE, resumable
@@ -59,16 +60,16 @@ class Job:
             identity: what a later run must have in common with this one to go on from its states.
             resume: whether to go on from states that are there.
         """
-        identity = {**identity, "device": self.context.device.type, "processes": launched_processes().size}
-        first = launched_processes().rank == 0
+        identity = {**identity, "device": self.context.device.type, "processes": launched().size}
+        first = launched().rank == 0
         report = self.context.report if first else silent
         with (
-            tuned_allocator(self.context.device, self.context.deterministic),
+            training_settings(self.context.device, self.context.deterministic),
             deterministic_or_refused(),
             process_group(self.context.device) as ranks,
             resumable(path, identity, resume, report) if first else nullcontext(NO_STORE) as kept,
         ):
-            yield replace(self, context=replace(self.context, ranks=ranks, kept=kept, report=report))
+            yield replace(self, context=replace(self.context, ranks=ranks, store=kept, report=report))
 
     def synthesize(self) -> TuningImages:
         """Stage 1.
@@ -130,7 +131,7 @@ class Job:
         Raises:
             ModelError: that form does not compute the same.
         """
-        (pixels,) = on_device([random_pixels(self.teacher.spec, 2)], self.context.device)
+        (pixels,) = batches_on_device([random_pixels(self.teacher.spec, 2)], self.context.device)
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
         for equalized in ways:
             graph = self.anatomy.graph
@@ -156,7 +157,7 @@ class Job:
         stored = _frozen(student)
         network, device = self.teacher.logits, context.device
         follows = MicroBatches(context.micro_batch_size, context.report).run(
-            lambda size: fidelity(student.graph, network, teacher, on_device(held_out.split(size), device)),
+            lambda size: fidelity(student.graph, network, teacher, batches_on_device(held_out.split(size), device)),
             min(EVALUATION_BATCH, len(held_out)),
         )
         return Made(student, stored, follows, losses)
@@ -165,7 +166,7 @@ class Job:
         self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_statistics: bool = False
     ) -> None:
         """Give the student its first grids: by images, random ones for want of others, or by batch-norm statistics."""
-        self.context.kept.began("calibration")
+        self.context.store.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
@@ -174,12 +175,12 @@ class Job:
             for name, weight in student.weights.items():
                 student.set_weight(name, WeightQuantizer(weight(), student.plan.weights[name], config))
             batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
-            warm_up(student, on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
+            warm_up(student, batches_on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
             self._calibrate_on(student, teacher, images, by_statistics)
         place(student, device)
-        report(StageDone("calibration", self.context.kept.ended("calibration")))
+        report(StageDone("calibration", self.context.store.ended("calibration")))
 
     def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
         """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
@@ -192,7 +193,7 @@ class Job:
         def on_first(count: int) -> None:
             forget_grids(student, weights)
             student.load_state_dict(before)
-            (first,) = on_device([images[:count]], device)
+            (first,) = batches_on_device([images[:count]], device)
             calibrate(student, teacher, first, self.recipe.quantization, sampled=sampled)
 
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))

@@ -29,7 +29,7 @@ from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.runtime.launch import launched
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 FIGURES = (
@@ -75,7 +75,7 @@ class QuantizationRun:
         """Report the layers that are not quantized, and why; the first process alone does."""
         found = self.narrowest
         kept = [row for row in found.layers if row.float_reason]
-        if kept and launched_processes().rank == 0:
+        if kept and launched().rank == 0:
             some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
             share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
             said = f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"
@@ -117,7 +117,7 @@ class QuantizationRun:
         """
         with self.job.started(self.path, self._identity(), resume) as job:
             job, metrics = recorded(job)
-            started = self.started - job.context.kept.before
+            started = self.started - job.context.store.before
             learns = self.given is None and job.recipe.synthesis.num_images
             made = job.synthesize() if learns else self.given
             chosen = chosen_bits(job, self.choice, made)

@@ -7,7 +7,6 @@ from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
-from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.extensions import (
     BESIDE_LOSSES,
     IMAGE_LOSSES,
@@ -16,6 +15,7 @@ from intraq_cli.runtime.extensions import (
     Extension,
     file_digest,
 )
+from intraq_cli.runtime.launch import launched
 from intraq_cli.words import did_you_mean
 from intraq_cli.zoo import load_recipe
 
@@ -58,7 +58,7 @@ def check_stages(recipe: Recipe, has_images: bool) -> None:
         if recipe.quantization.activation_range == "ema":
             hint = "set quantization.activation_range=mse, or choose another recipe"
             raise RecipeError(f"{without} activation_range = ema needs some", hint)
-    processes, batch = launched_processes().size, recipe.tuning.batch_size
+    processes, batch = launched().size, recipe.tuning.batch_size
     if recipe.tuning.steps and processes > batch:
         what = f"{processes} processes share a batch of {batch} images in tuning"
         raise UsageError(what, "start fewer, or set tuning.batch_size")

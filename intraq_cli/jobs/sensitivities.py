@@ -45,7 +45,7 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
     Raises:
         DeviceError: out of memory.
     """
-    kept, ranks, report = job.context.kept, job.context.ranks, job.context.report
+    kept, ranks, report = job.context.store, job.context.ranks, job.context.report
 
     def step(done: int, count: int) -> None:
         started = StageStarted("sensitivity", count, f"{len(images)} images")

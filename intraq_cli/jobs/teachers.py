@@ -7,8 +7,16 @@ import torch
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import IsOutput, check_output
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, check_batch_norms, doubts, examine, moved, placed
-from intraq_cli.runtime.distributed import launched_processes
+from intraq_cli.models.teacher import (
+    Anatomy,
+    Teacher,
+    anatomy_on_device,
+    check_batch_norms,
+    doubts,
+    examine,
+    place_teacher,
+)
+from intraq_cli.runtime.launch import launched
 
 
 def learnable(source: Source) -> Teacher:
@@ -20,11 +28,11 @@ def learnable(source: Source) -> Teacher:
 
 def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
     """See that the teacher can be quantized, and place it on ``device``; what is odd about it is reported."""
-    placed(teacher, "cpu")
+    place_teacher(teacher, "cpu")
     anatomy = examine(teacher)
     if device.type != "cpu":
-        anatomy = moved(anatomy, teacher, device)
-    if launched_processes().rank == 0:
+        anatomy = anatomy_on_device(anatomy, teacher, device)
+    if launched().rank == 0:
         for doubt in doubts(anatomy):
             report(Warned(f"{teacher.source}: {doubt}"))
     return anatomy
@@ -32,5 +40,5 @@ def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
 
 def check_free(path: str | Path | None, force: bool, is_output: IsOutput | None = None) -> None:
     """Refuse an output that exists, see :func:`check_output`; only the first process of a job looks."""
-    if path is not None and launched_processes().rank == 0:
+    if path is not None and launched().rank == 0:
         check_output(Path(path), force, is_output)

@@ -18,11 +18,11 @@ from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.runtime.device import on_device
+from intraq_cli.runtime.device import batches_on_device
 from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
-FEW = 16
+AT_ONCE = 16
 """Images at once where time does not matter."""
 RUINED = 1.0
 """Relative error of logits from which on a constant would be as good an answer."""
@@ -102,8 +102,10 @@ class WithoutImages:
         return None
 
     def _candidates(self, as_stated: bool) -> Iterator[Tensor]:
-        few_at_once = (random_pixels(self.teacher.spec, FEW, seed, as_stated) for seed in range(CANDIDATES // FEW))
-        return on_device(few_at_once, self.context.device)
+        few_at_once = (
+            random_pixels(self.teacher.spec, AT_ONCE, seed, as_stated) for seed in range(CANDIDATES // AT_ONCE)
+        )
+        return batches_on_device(few_at_once, self.context.device)
 
     def _tell(self, error: float, on_any: float) -> None:
         """Warn of a network that follows badly on the nearest of random images, or on some of any kind."""
@@ -122,4 +124,4 @@ class WithoutImages:
 
     @torch.no_grad()
     def _logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        return torch.cat([network(x) for x in on_device(images.split(FEW), self.context.device)])
+        return torch.cat([network(x) for x in batches_on_device(images.split(AT_ONCE), self.context.device)])

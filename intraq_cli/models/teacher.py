@@ -222,7 +222,7 @@ def example_of(spec: InputSpec, network: nn.Module) -> Tensor:
     return example.to(next(network.parameters(), example).device)
 
 
-def placed(teacher: Teacher, device: torch.device | str) -> None:
+def place_teacher(teacher: Teacher, device: torch.device | str) -> None:
     """Move the teacher to ``device``, in the memory layout that its code can do with."""
     place(teacher.network, device, example_of(teacher.spec, teacher.network))
 
@@ -247,7 +247,7 @@ def examine(teacher: Teacher) -> Anatomy:
     return Anatomy(graph, num_classes)
 
 
-def moved(anatomy: Anatomy, teacher: Teacher, device: torch.device) -> Anatomy:
+def anatomy_on_device(anatomy: Anatomy, teacher: Teacher, device: torch.device) -> Anatomy:
     """The anatomy of ``teacher`` on ``device``, whose tensors it shares there as well; the teacher itself is moved.
 
     A graph is captured on the CPU wherever the work is done, as one is when a checkpoint is loaded: torch.export writes

@@ -23,6 +23,11 @@ SAMPLE = 2**18
 """Values, evenly spread, from which an activation's range is taken."""
 
 
+def per_row(values: Tensor, dims: int) -> Tensor:
+    """Values ``(out,)``, one for each row of a tensor ``(out, ...)`` of so many dimensions, as they multiply it."""
+    return values.view(-1, *[1] * (dims - 1))
+
+
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
     """Quantize and dequantize; the gradient passes straight through the rounding.
 

@@ -17,7 +17,7 @@ SIZES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB"
 COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 Kind = Literal["bytes", "bits", "bit operations"]
-OPTIONS: dict[Kind, str] = {"bytes": "--target-size", "bits": "--avg-bits", "bit operations": "--bops"}
+BUDGET_OPTIONS: dict[Kind, str] = {"bytes": "--target-size", "bits": "--avg-bits", "bit operations": "--bops"}
 Bits = tuple[int, int | None]
 """Of a layer's weight and of what it reads; None: float."""
 
@@ -34,7 +34,7 @@ class Budget:
     """As it was typed."""
 
     def __str__(self) -> str:
-        return f"{OPTIONS[self.kind]} {self.said}"
+        return f"{BUDGET_OPTIONS[self.kind]} {self.said}"
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from intraq_cli.graph.batch_norms import (
     absorbed_outputs,
     batch_norms,
     moments_of,
+    normalized_layers,
     sample_output,
 )
-from intraq_cli.graph.layers import LAYERS, run_layer
-from intraq_cli.graph.nodes import tensor_of
+from intraq_cli.graph.layers import LAYERS, is_linear, run_layer
+from intraq_cli.graph.nodes import argument_node, tensor_of
 from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
 from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
-from intraq_cli.quantization.rounding import reads_inputs
 from intraq_cli.recipe import Quantization
 
 CALIBRATION_IMAGES = 128
@@ -44,7 +44,7 @@ distribution, and a fine grid can bear it."""
 COMPENSATED = 6
 """Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
 divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
-nothing is learn_gain."""
+nothing is gained."""
 LEAST_VARIANCE = 1e-5
 """Of a channel, relative to its batch norm's running variance: as torch's batch norms have it by default."""
 
@@ -104,7 +104,7 @@ class _Calibrator(fx.Interpreter):
         self.activations = {node: quantizers[name] for name, node in student.site_nodes.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
-        self.normalized = {norm.x for _, norm in self.norms.values()} | self.absorbed.keys()
+        self.normalized = normalized_layers(student.graph)
         self.corrected_biases: set[int] = set()
         self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
 
@@ -113,9 +113,9 @@ class _Calibrator(fx.Interpreter):
         if n in self.weights:
             return None  # not before its layer's input is there
         if n.target is bias_on_grid:  # not before the scale of the weight is there
-            return tuple(self.env[source] for source in n.args[:2])  # type: ignore[index]
+            return tuple(self.env[argument_node(n, k)] for k in (0, 1))
         if n in self.activations:
-            return self._activation(n, self.env[n.args[0]])  # type: ignore[index]
+            return self._activation(n, self.env[argument_node(n)])
         if n.op == "call_function" and n.target in LAYERS and n.args[1] in self.weights:
             return self._layer(n, self.weights[n.args[1]])
         if n in self.norms and (self.correct or self.sampled):
@@ -131,7 +131,7 @@ class _Calibrator(fx.Interpreter):
 
     def _layer(self, call: fx.Node, name: str) -> Tensor:
         """Round the weight at the layer's first call."""
-        x: Tensor = self.env[call.args[0]]  # type: ignore[index]
+        x: Tensor = self.env[argument_node(call)]
         first = name not in self.quantizers
         if first:
             self.quantizers[name] = self._rounded(call, name, x, self.student.weights[name]())
@@ -145,7 +145,7 @@ class _Calibrator(fx.Interpreter):
         return out
 
     def _bias(self, call: fx.Node, quantizer: WeightQuantizer) -> Tensor | None:
-        bias: Any = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
+        bias: Any = None if call.args[2] is None else self.env[argument_node(call, 2)]
         return bias_on_grid(bias[0], bias[1], quantizer.scale()) if isinstance(bias, tuple) else bias
 
     def _correct_output(self, call: fx.Node, quantizer: WeightQuantizer, out: Tensor) -> bool:
@@ -157,7 +157,7 @@ class _Calibrator(fx.Interpreter):
         if wanted is None or bias is None or id(bias) in self.corrected_biases:
             return False
         self.corrected_biases.add(id(bias))  # two layers may have one: it mends the first one's error, not both
-        got = channel_moments(out, LAYERS[call.target] == "linear")
+        got = channel_moments(out, is_linear(call))
         if call not in self.absorbed or quantizer.scale.log_gain is None:
             bias.add_(wanted[0] - got[0])
             return True
@@ -170,14 +170,14 @@ class _Calibrator(fx.Interpreter):
     def _rounded(self, call: fx.Node, name: str, x: Tensor, weight: Tensor) -> WeightQuantizer:
         moments = least = rows = None
         how: Any = (weight, call in self.normalized, len(self.quantizers))
-        if reads_inputs(self.config.weight_rounding):
+        if self.config.rounds_by_inputs:
             rows = rows_read(call, x, *how)
         if rows is not None:
             moments = second_moments(rows)
             float_rows = rows_read(call, self.float_run.read_by(call.name), *how) if self.float_run else None
             weight = weight if float_rows is None else compensated(weight, moments, rows, float_rows)
             moments = damped(moments, rows.shape[1])
-        held = None if call.args[2] is None else self.env[call.args[2]]  # type: ignore[index]
+        held = None if call.args[2] is None else self.env[argument_node(call, 2)]
         if isinstance(held, tuple):
             bias, input_scale = held
             least = (bias.abs() / (LARGEST_BIAS * input_scale)).clamp(min=1e-20)
@@ -209,7 +209,7 @@ class _Calibrator(fx.Interpreter):
         """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
         weight = self.student.weights[self.weights[reader.args[1]]]()
         bias = tensor_of(self.student.graph, bias_of(reader))
-        pad: fx.Node = reader.args[0]  # type: ignore[assignment]
+        pad = argument_node(reader)
         if pad is not node:
             x = pad.target(x, *pad.args[1:])  # type: ignore[operator]
         wanted = run_layer(reader, x, weight, bias)

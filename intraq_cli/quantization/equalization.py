@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from intraq_cli.graph.batch_norms import BatchNorm, batch_norms
 from intraq_cli.graph.fold import CONVOLUTIONS
-from intraq_cli.graph.layers import ACTIVATIONS, quantizable
+from intraq_cli.graph.layers import RELU_LIKE, quantizable
 from intraq_cli.graph.nodes import (
     arguments,
     calls,
@@ -29,14 +29,15 @@ from intraq_cli.graph.nodes import (
     replace_call,
     replace_tensors,
     tensor_of,
+    twins,
 )
-from intraq_cli.graph.values import averages_spatially, clamp_bounds
+from intraq_cli.graph.values import averages_spatially, clamp_bounds, zeros_around
 
 aten = torch.ops.aten
 
 DEVIATIONS = 1.25
 """The top of a channel is its mean and so many deviations for each bit: a finer grid is worth reaching further."""
-LARGEST = 16.0
+LARGEST_FACTOR = 16.0
 """By how much a channel is scaled up at the most."""
 DENSE_POWER = 0.5
 """Of the factor, where weights of several channels share a grid and have as many bits as the activations: what makes
@@ -82,7 +83,7 @@ def equalize(graph: fx.GraphModule, bits: Mapping[str, tuple[int, int]]) -> fx.G
     if not changed:
         return graph
     made = replace_tensors(graph, lambda key, tensor: changed.get(key, tensor))
-    twin = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
+    twin = twins(graph, made)
     for k, (cap, bound) in enumerate(bounds.items()):
         tensor = insert_tensor(made, twin[cap], f"{k}", bound[:, None, None], prefix=CAPS)
         call = replace_call(made, twin[cap], clamp_channels, twin[cap].args[0], tensor)
@@ -99,7 +100,7 @@ def uncapped(graph: fx.GraphModule) -> fx.GraphModule:
     graph = copy_graph(graph)
     for node in calls(graph, clamp_channels):
         own: fx.Node = node.meta[CAPPED]
-        replace_call(graph, node, own.target, node.args[0], *own.args[1:])  # type: ignore[arg-type]
+        replace_call(graph, node, own.target, node.args[0], *own.args[1:])
     return finish(graph)
 
 
@@ -111,7 +112,7 @@ def clamp_channels(x: Tensor, tops: Tensor) -> Tensor:
 def _factors(gamma: Tensor, beta: Tensor, deviations: float, cap: float) -> Tensor:
     """By what each channel is scaled up, ``(C,)``: to the largest of them."""
     top = (beta + deviations * gamma.abs()).clamp(max=cap)
-    return torch.where(top > 0, (top.max() / top).clamp(1, LARGEST), 1.0)
+    return torch.where(top > 0, (top.max() / top).clamp(1, LARGEST_FACTOR), 1.0)
 
 
 def _scaled_down(weight: Tensor, up: Tensor) -> Tensor:
@@ -153,23 +154,16 @@ def _keeps_channels(node: fx.Node, capped: bool) -> bool:
         return not capped
     if node.target in FLATTENS:  # shapes are those of one image: a row for each channel is none for an image
         return node.meta["shape"] == (1, numel(read))
-    return node.target is aten.max_pool2d.default or _pads_with_zeros(node)
+    return node.target is aten.max_pool2d.default or zeros_around(node) is not None
 
 
 def _caps(node: fx.Node) -> bool:
     """Whether a call is a ReLU with an upper bound, and an activation: every placement quantizes what it puts out."""
     bounds = clamp_bounds(node)
-    return bounds is not None and node.target in ACTIVATIONS and bounds[0] == 0 < bounds[1] < math.inf
+    return bounds is not None and node.target in RELU_LIKE and bounds[0] == 0 < bounds[1] < math.inf
 
 
 def _top(cap: fx.Node) -> float:
     bounds = clamp_bounds(cap)
     assert bounds is not None
     return bounds[1]
-
-
-def _pads_with_zeros(node: fx.Node) -> bool:
-    if node.target not in (aten.pad.default, aten.constant_pad_nd.default):
-        return False
-    given = arguments(node)
-    return len(given["pad"]) <= 4 and given.get("mode", "constant") == "constant" and not given.get("value")

@@ -1,7 +1,6 @@
 """What the float network does with the images of the calibration."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, fx
 
@@ -13,8 +12,8 @@ from intraq_cli.graph.batch_norms import (
     sample_absorbed,
     statistics,
 )
-from intraq_cli.graph.layers import LAYERS, quantizable
-from intraq_cli.graph.nodes import arguments, copy_graph, insert_call, run_each
+from intraq_cli.graph.layers import is_linear, quantizable
+from intraq_cli.graph.nodes import argument_node, arguments, copy_graph, insert_call, run_each
 from intraq_cli.graph.outputs import add_outputs
 
 
@@ -34,7 +33,7 @@ def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> 
     normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm would take a shift away again
     biased = [layer.calls[0] for layer in quantizable(graph) if arguments(layer.calls[0])["bias"] is not None]
     biased = [call for call in biased if call not in normalized]
-    found = [insert_call(graph, call.next, channel_moments, call, LAYERS[call.target] == "linear") for call in biased]
+    found = [insert_call(graph, call.next, channel_moments, call, is_linear(call)) for call in biased]
     (_, outputs), moments = add_statistics(add_outputs(graph, found), sampled)(images)
     return FloatStatistics(
         statistics(parameters(teacher), moments), dict(zip((call.name for call in biased), outputs, strict=True))
@@ -57,12 +56,10 @@ class FloatRun(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, images: Tensor) -> None:
         super().__init__(graph)
-        self.steps = run_each(self, graph.graph.nodes)
-        self.env: dict[fx.Node, Any] = {}
-        self.args_iter = iter((images,))
+        self.steps = run_each(self, graph.graph.nodes, images)
 
     def read_by(self, name: str) -> Tensor:
         """What the layer reads whose call has this name; asked in the order of calls."""
         call = next(node for node in self.steps if node.name == name)
-        read: Tensor = self.env[call.args[0]]  # type: ignore[index]
+        read: Tensor = self.env[argument_node(call)]
         return read

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from intraq_cli.graph.layers import LAYERS
+from intraq_cli.graph.layers import is_linear
 from intraq_cli.graph.nodes import arguments, padding_around, per_dimension
 
 ROWS_PER_COLUMN = 8
@@ -32,7 +32,7 @@ def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Genera
     """
     d = weight[0].numel()
     count = min(max(ROWS_PER_COLUMN * d, LEAST_ROWS), MOST_ROWS)
-    if LAYERS[call.target] == "linear":
+    if is_linear(call):
         flat = x.reshape(-1, d)
         return flat[_sample(len(flat), count, generator, x.device)][None]
     given = arguments(call)
@@ -74,8 +74,13 @@ def damped(moments: Tensor, count: int, damping: float = DAMPING) -> Tensor:
     Fewer rows than inputs say more of themselves than of others: then it is raised by inputs over rows, at most by 1.
     """
     relative = max(damping, min(1.0, len(moments[0]) / count))
+    return raise_diagonal(moments, relative, 1e-12)
+
+
+def raise_diagonal(moments: Tensor, relative: float, least: float) -> Tensor:
+    """Second moments ``(G, d, d)`` with a multiple of the mean of the diagonal, or of ``least``, added to it."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    raised = relative * diagonal.mean(1, keepdim=True).clamp(min=1e-12)
+    raised = relative * diagonal.mean(1, keepdim=True).clamp(min=least)
     return moments + torch.diag_embed(raised.expand_as(diagonal))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from torch import Tensor, fx
 
 from intraq_cli.graph.layers import Layer, layers
+from intraq_cli.graph.nodes import argument_node
 from intraq_cli.graph.products import Product, products
 from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan, bits_read
@@ -26,7 +27,6 @@ def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
 
 
 def _layer(layer: Layer, plan: Plan, read: list[int | None]) -> InspectedLayer:
-    x = layer.calls[0].args[0]
     w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
     parameters = math.prod(layer.shape)
     if w_bits is None:
@@ -35,7 +35,7 @@ def _layer(layer: Layer, plan: Plan, read: list[int | None]) -> InspectedLayer:
         name=layer.name,
         kind=layer.kind,
         weight_shape=layer.shape,
-        input_shape=tuple(x.meta["shape"][1:]),  # type: ignore[union-attr]
+        input_shape=tuple(argument_node(layer.calls[0]).meta["shape"][1:]),
         calls=len(layer.calls),
         parameters=parameters,
         multiply_adds=layer.multiply_adds,

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, fx
 
 from intraq_cli.graph.batch_norms import batch_norms
-from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import copy_graph, finish, insert_call, replace_call, tensor_of
+from intraq_cli.graph.layers import LAYERS, is_linear
+from intraq_cli.graph.nodes import argument_node, copy_graph, finish, insert_call, replace_call, tensor_of
 from intraq_cli.graph.values import carries, keeps_places, without_clamps
-from intraq_cli.quantization.affine import round_straight_through
+from intraq_cli.quantization.affine import per_row, round_straight_through
 from intraq_cli.quantization.network import (
-    ACTIVATIONS,
-    WEIGHTS,
+    ACTIVATION_QUANTIZERS,
+    WEIGHT_QUANTIZERS,
     QuantizedNetwork,
     bias_of,
     bias_on_grid,
@@ -45,13 +45,12 @@ def compute_on_integers(network: QuantizedNetwork) -> None:
         return
     graph = copy_graph(network.graph)
     for norm in batch_norms(graph):
-        tensors = norm.running_mean, norm.running_var, norm.weight, norm.bias
-        replace_call(graph, norm.node, batch_norm, norm.x, *tensors, norm.eps)
+        replace_call(graph, norm.node, batch_norm, norm.x, *norm.nodes)
     rewriting = _Rewriting(graph)
     for node in list(graph.graph.nodes):
         rewriting.visit(node)
     made = finish(graph)
-    for kind in (WEIGHTS, ACTIVATIONS):  # the graph reads parts of them only
+    for kind in (WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS):  # the graph reads parts of them only
         for name, module in network.graph.get_submodule(kind).named_children():
             made.add_submodule(f"{kind}.{name}", module)
     network.run_instead(made)
@@ -74,8 +73,7 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias
     if weight is not None:
         factor, offset = factor * weight, offset * weight
     offset = -offset if bias is None else bias - offset
-    per_channel = (-1, *[1] * (x.dim() - 2))
-    return x * factor.view(per_channel) + offset.view(per_channel)
+    return x * per_row(factor, x.dim() - 1) + per_row(offset, x.dim() - 1)
 
 
 def coarse_part(codes: Tensor) -> Tensor:
@@ -160,8 +158,8 @@ class _Rewriting:
             self._quantizer(node)
         elif node.op == "call_function" and node.target in LAYERS:
             self._layer(node)
-        elif carries(node) and (grid := self.grids.get(node.args[0])):  # type: ignore[arg-type]
-            codes = insert_call(self.graph, node.next, node.target, grid.codes, *node.args[1:])  # type: ignore[arg-type]
+        elif carries(node) and (grid := self.grids.get(argument_node(node))):
+            codes = insert_call(self.graph, node.next, node.target, grid.codes, *node.args[1:])
             codes.kwargs, codes.meta = node.kwargs, dict(node.meta)
             self.grids[node] = replace(grid, codes=codes)
 
@@ -171,7 +169,7 @@ class _Rewriting:
     def _quantizer(self, node: fx.Node) -> None:
         module = self._module(node)
         assert isinstance(module, ActivationQuantizer)
-        source, *bounds = without_clamps(node.args[0])  # type: ignore[arg-type]
+        source, *bounds = without_clamps(argument_node(node))
         zero_point, scale = int(module.zero_point), insert_scale(self.graph, node, node)
         low, high = (module.code(bound) - zero_point for bound in bounds)
         codes = self._codes(node, source, scale, zero_point, (low, high))
@@ -195,7 +193,7 @@ class _Rewriting:
             product = call(aten.mul.Tensor, a.codes, b.codes)
             return call(sums_on_grid, product, call(scale_of_product, a.scale, b.scale, scale), *ends)
         if read and (keep := keeps_places(source)) is not None:
-            positions = torch.Size(source.args[0].meta["shape"][2:]).numel()  # type: ignore[union-attr]
+            positions = torch.Size(argument_node(source).meta["shape"][2:]).numel()
             total = call(aten.sum.dim_IntList, read[0].codes, [2, 3], keep)
             return call(sums_on_grid, total, call(scale_of_mean, read[0].scale, scale, positions), *ends)
         if read and source.target is aten.avg_pool2d.default:
@@ -203,26 +201,27 @@ class _Rewriting:
         return call(codes_on_grid, source, scale, *ends)
 
     def _layer(self, node: fx.Node) -> None:
-        x, weight, bias, *settings = node.args
-        grid = self.grids.get(x)  # type: ignore[arg-type]
-        if grid is None or weight.op != "call_module" or not (bias is None or bias.target is bias_on_grid):  # type: ignore[union-attr]
+        x, weight, settings = argument_node(node), argument_node(node, 1), node.args[3:]
+        bias = None if node.args[2] is None else argument_node(node, 2)
+        grid = self.grids.get(x)
+        if grid is None or weight.op != "call_module" or not (bias is None or bias.target is bias_on_grid):
             return
         call = partial(insert_call, self.graph, node)
-        scale = insert_scale(self.graph, node, weight)  # type: ignore[arg-type]
+        scale = insert_scale(self.graph, node, weight)
         codes = call(weight_codes, weight, scale)
         own = None if bias is None else call(bias_codes, bias_of(node), grid.scale, scale)
         if self._is_exact(node, grid):
-            sums = call(node.target, grid.codes, codes, own, *settings)  # type: ignore[arg-type]
+            sums = call(node.target, grid.codes, codes, own, *settings)
         else:
             sums = self._in_two_parts(node, grid.codes, codes, own, settings)
-        if LAYERS[node.target] != "linear":
+        if not is_linear(node):
             scale = call(aten.view.default, scale, [-1] + [1] * (len(node.meta["shape"]) - 2))
         value = replace_call(self.graph, node, aten.mul.Tensor, sums, call(aten.mul.Tensor, grid.scale, scale))
         self.sums[value] = _Sums(sums, (grid.scale, scale))
 
     def _is_exact(self, call: fx.Node, grid: _OnGrid) -> bool:
         """Whether no sum of products of codes can get too large for float32."""
-        holder = self._module(call.args[1])  # type: ignore[arg-type]
+        holder = self._module(argument_node(call, 1))
         assert isinstance(holder, FixedWeight)
         largest = weight_codes(holder.weight, holder.scale()).flatten(1).abs().sum(1) * grid.largest
         bias = tensor_of(self.graph, bias_of(call))
@@ -235,5 +234,5 @@ class _Rewriting:
         call = partial(insert_call, self.graph, node)
         coarse = call(coarse_part, codes)
         fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, COARSE))
-        rest = call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), COARSE)  # type: ignore[arg-type]
-        return call(aten.add.Tensor, call(node.target, x, fine, bias, *settings), rest)  # type: ignore[arg-type]
+        rest = call(aten.mul.Tensor, call(node.target, x, coarse, None, *settings), COARSE)
+        return call(aten.add.Tensor, call(node.target, x, fine, bias, *settings), rest)

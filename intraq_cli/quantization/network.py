@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.graph.layers import Layer, quantizable
-from intraq_cli.graph.nodes import constant_value, copy_graph, finish, insert_call, tensors
+from intraq_cli.graph.nodes import argument_node, constant_value, copy_graph, finish, insert_call, tensors, twins
 from intraq_cli.graph.values import carries
-from intraq_cli.quantization.affine import round_to_step
+from intraq_cli.quantization.affine import per_row, round_to_step
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.quantization.quantizers import SCALE, ActivationQuantizer, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.sites import Site, activation_sites
 
-WEIGHTS, ACTIVATIONS = "weight_quantizers", "activation_quantizers"
+WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS = "weight_quantizers", "activation_quantizers"
 """Submodules of the graph that hold the quantizers, by number."""
 
 
@@ -77,14 +77,14 @@ class QuantizedNetwork(nn.Module):
     def weights(self) -> dict[str, FixedWeight | WeightQuantizer]:
         """What holds the weight of each planned layer."""
         return {
-            name: cast("FixedWeight | WeightQuantizer", self.graph.get_submodule(f"{WEIGHTS}.{k}"))
+            name: cast("FixedWeight | WeightQuantizer", self.graph.get_submodule(f"{WEIGHT_QUANTIZERS}.{k}"))
             for k, name in enumerate(self.plan.weights)
         }
 
     def set_weight(self, layer: str, module: FixedWeight | WeightQuantizer) -> None:
         """Put another holder of its weight into a layer."""
         number = list(self.plan.weights).index(layer)
-        setattr(self.graph.get_submodule(WEIGHTS), str(number), module)
+        setattr(self.graph.get_submodule(WEIGHT_QUANTIZERS), str(number), module)
 
     @property
     def latent(self) -> dict[str, WeightQuantizer]:
@@ -95,7 +95,7 @@ class QuantizedNetwork(nn.Module):
     def activation_quantizers(self) -> dict[str, ActivationQuantizer]:
         """Activation quantizers by the name of their site, in the order of the plan."""
         return {
-            name: cast(ActivationQuantizer, self.graph.get_submodule(f"{ACTIVATIONS}.{k}"))
+            name: cast(ActivationQuantizer, self.graph.get_submodule(f"{ACTIVATION_QUANTIZERS}.{k}"))
             for k, name in enumerate(self.plan.activations)
         }
 
@@ -103,13 +103,13 @@ class QuantizedNetwork(nn.Module):
     def weight_nodes(self) -> dict[str, fx.Node]:
         """Nodes of the graph that give the weights, by layer."""
         called = calls_of_modules(self.graph)
-        return {name: called[f"{WEIGHTS}.{k}"] for k, name in enumerate(self.plan.weights)}
+        return {name: called[f"{WEIGHT_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.weights)}
 
     @property
     def site_nodes(self) -> dict[str, fx.Node]:
         """Nodes of the graph that quantize activations, by the name of their site."""
         called = calls_of_modules(self.graph)
-        return {name: called[f"{ACTIVATIONS}.{k}"] for k, name in enumerate(self.plan.activations)}
+        return {name: called[f"{ACTIVATION_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.activations)}
 
     @property
     def float_tensors(self) -> dict[str, Tensor]:
@@ -132,10 +132,9 @@ class QuantizedNetwork(nn.Module):
         stored = {}
         for name, quantizer in self.latent.items():
             scale, zero_point = quantizer.grid()
-            per_row = quantizer.per_row
             weight = quantizer()
             # exact: the quantized weight is a whole number times its scale
-            codes = weight_codes(weight, scale) + zero_point.view(per_row)
+            codes = weight_codes(weight, scale) + per_row(zero_point, weight.dim())
             stored[name] = (codes.to(torch.uint8), scale, zero_point)
             # in the memory layout of the float weight, which decides the kernel and the last bits of its sums
             fixed = torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))
@@ -147,13 +146,12 @@ class QuantizedNetwork(nn.Module):
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Float weight of codes: ``(q - z) s``, ``z`` and ``s`` ``(out,)``."""
-    per_row = (-1,) + (1,) * (codes.dim() - 1)
-    return (codes.to(scale.dtype) - zero_point.view(per_row)) * scale.view(per_row)
+    return (codes.to(scale.dtype) - per_row(zero_point, codes.dim())) * per_row(scale, codes.dim())
 
 
 def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
     """Codes of a quantized weight ``(out, ...)``, counted from the zero-point; ``scale`` is ``(out,)``."""
-    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round()
+    return (weight / per_row(scale, weight.dim())).round()
 
 
 def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
@@ -163,8 +161,10 @@ def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
 
 def bias_of(call: fx.Node) -> fx.Node | None:
     """The bias of a layer's call in a quantized graph, before it is rounded to the layer's grid."""
-    bias: fx.Node | None = call.args[2]  # type: ignore[assignment]
-    return bias.args[0] if bias is not None and bias.target is bias_on_grid else bias  # type: ignore[return-value]
+    if call.args[2] is None:
+        return None
+    bias = argument_node(call, 2)
+    return argument_node(bias) if bias.target is bias_on_grid else bias
 
 
 def bias_on_grid(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
@@ -184,32 +184,38 @@ def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer
     planned = [found[name] for name in plan.weights]
     sites = activation_sites(graph, plan.placement)
     made = copy_graph(graph)
-    twin = dict(zip(graph.graph.nodes, made.graph.nodes, strict=True))
+    twin = twins(graph, made)
     for k, layer in enumerate(planned):
         weight = constant_value(graph, layer.weight)
         # a computed weight may be a transposed view
-        made.add_submodule(f"{WEIGHTS}.{k}", FixedWeight(weight.contiguous() if layer.computed else weight))
+        made.add_submodule(f"{WEIGHT_QUANTIZERS}.{k}", FixedWeight(weight.contiguous() if layer.computed else weight))
         calls = [twin[call] for call in layer.calls]
-        with made.graph.inserting_before(calls[0]):
-            node = made.graph.call_module(f"{WEIGHTS}.{k}")
-        node.meta = dict(calls[0].meta)
+        node = _insert_module_call(made, calls[0], f"{WEIGHT_QUANTIZERS}.{k}", calls[0].meta)
         for call in calls:
             call.args = (call.args[0], node, *call.args[2:])
     for k, (name, bits) in enumerate(plan.activations.items()):
-        made.add_submodule(f"{ACTIVATIONS}.{k}", ActivationQuantizer(bits))
-        _insert_site(made, f"{ACTIVATIONS}.{k}", sites[name], twin)
+        made.add_submodule(f"{ACTIVATION_QUANTIZERS}.{k}", ActivationQuantizer(bits))
+        _insert_site(made, f"{ACTIVATION_QUANTIZERS}.{k}", sites[name], twin)
     if plan.placement == "integer":
         for call in [twin[call] for layer in planned for call in layer.calls]:
             _round_bias(made, call)
     return finish(made)
 
 
+def _insert_module_call(
+    graph: fx.GraphModule, before: fx.Node, target: str, meta: dict[str, Any], *args: fx.Node
+) -> fx.Node:
+    """A new node that calls the submodule ``target``."""
+    with graph.graph.inserting_before(before):
+        node = graph.graph.call_module(target, args)
+    node.meta = dict(meta)
+    return node
+
+
 def _insert_site(made: fx.GraphModule, target: str, site: Site, twin: dict[fx.Node, fx.Node]) -> None:
     reader = None if site.reader is None else twin[site.reader]
-    value: fx.Node = twin[site.value] if reader is None else reader.args[0]  # type: ignore[assignment]
-    with made.graph.inserting_before(value.next if reader is None else reader):
-        node = made.graph.call_module(target, (value,))
-    node.meta = dict(value.meta)
+    value = twin[site.value] if reader is None else argument_node(reader)
+    node = _insert_module_call(made, reader or value.next, target, value.meta, value)
     if reader is not None:
         reader.args = (node, *reader.args[1:])
     else:
@@ -218,25 +224,21 @@ def _insert_site(made: fx.GraphModule, target: str, site: Site, twin: dict[fx.No
 
 def input_quantizer(call: fx.Node) -> fx.Node | None:
     """Of a layer's call in a quantized graph, the node that puts its input on a grid; None where it is float."""
-    node: fx.Node = call.args[0]  # type: ignore[assignment]
+    node = argument_node(call)
     while carries(node):
-        node = node.args[0]  # type: ignore[assignment]
+        node = argument_node(node)
     return node if node.op == "call_module" else None
 
 
 def insert_scale(graph: fx.GraphModule, before: fx.Node, node: fx.Node) -> fx.Node:
     """A new node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
-    with graph.graph.inserting_before(before):
-        scale = graph.graph.call_module(f"{node.target}.{SCALE}")
-    scale.meta = {"path": "", "stack_trace": None}
-    return scale
+    return _insert_module_call(graph, before, f"{node.target}.{SCALE}", {"path": ""})
 
 
 def _round_bias(made: fx.GraphModule, call: fx.Node) -> None:
     bias, quantizer = call.args[2], input_quantizer(call)
     if bias is None or quantizer is None:
         return
-    holder: fx.Node = call.args[1]  # type: ignore[assignment]
-    scales = [insert_scale(made, call, node) for node in (quantizer, holder)]
+    scales = [insert_scale(made, call, node) for node in (quantizer, argument_node(call, 1))]
     rounded = insert_call(made, call, bias_on_grid, bias, *scales)
     call.args = (*call.args[:2], rounded, *call.args[3:])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, mse_grid, per_row
 from intraq_cli.quantization.rounding import RoundingInput, rounded
 from intraq_cli.recipe import Quantization
 
@@ -81,7 +81,6 @@ class WeightQuantizer(nn.Module):
         self.symmetric, self.top = limit is not None, 2**bits - 1 if limit is None else 2 * limit
         self.recomputed = config.weight_scale == "recomputed"
         self.range = config.weight_range
-        self.per_row = (-1,) + (1,) * (weight.dim() - 1)
         self.register_buffer("unit", weight.new_ones(()))
         self.latent = nn.Parameter(weight.detach().clone())
         scale, zero_point = self._grid_of_weight(moments)
@@ -92,7 +91,7 @@ class WeightQuantizer(nn.Module):
         self.scale = Scale(scale)
         if not self.recomputed:
             self.scale.learn(True)
-            self.unit = scale.view(self.per_row)
+            self.unit = per_row(scale, weight.dim())
             low, high = -zero_point, self.top - zero_point
             # what starts close to a border crosses it by chance, and undoes what rounding has balanced
             given = RoundingInput(self.latent.detach() / self.unit, low, high, moments)
@@ -128,8 +127,9 @@ class WeightQuantizer(nn.Module):
         """The quantized weight, of the weight's shape."""
         held = self.scale.rounding_scale(), self.zero_point
         scale, zero_point = self._grid_of_weight() if self.recomputed else held
-        out = fake_quantize(self.weight, scale.view(self.per_row), zero_point.view(self.per_row), self.top)
-        return out if self.scale.log_gain is None else out * self.scale.log_gain.exp().view(self.per_row)
+        dims = self.latent.dim()
+        out = fake_quantize(self.weight, per_row(scale, dims), per_row(zero_point, dims), self.top)
+        return out if self.scale.log_gain is None else out * per_row(self.scale.log_gain.exp(), dims)
 
 
 class FixedWeight(nn.Module):

@@ -1,12 +1,11 @@
 """What arrives at activation quantizers, beside the grids that it is put on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from intraq_cli.graph.nodes import argument_node, run_each
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 
@@ -45,22 +44,14 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
         most: of them.
     """
     found: list[SiteRange] = []
-
-    def watcher(site: str) -> Callable[..., None]:
-        def watch(quantizer: ActivationQuantizer, args: tuple[Any, ...], out: Tensor) -> None:
-            found.append(_range(site, quantizer, args[0].float(), out.float()))
+    sites, quantizers = {node: site for site, node in student.site_nodes.items()}, student.activation_quantizers
+    run = fx.Interpreter(student.graph)
+    for node in run_each(run, student.graph.graph.nodes, images):
+        if node in sites:
+            x, out = run.env[argument_node(node)], run.env[node]
+            found.append(_range(sites[node], quantizers[sites[node]], x.float(), out.float()))
             found.sort(key=lambda one: one.sqnr)
             del found[most:]
-
-        return watch
-
-    quantizers = student.activation_quantizers
-    hooks = [quantizer.register_forward_hook(watcher(site)) for site, quantizer in quantizers.items()]
-    try:
-        student.graph(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

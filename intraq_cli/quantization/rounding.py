@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intraq_cli.quantization.input_moments import raise_diagonal
 from intraq_cli.runtime.extensions import WEIGHT_ROUNDINGS
 
 DAMPINGS = (0.1, 1.0, 10.0)
@@ -50,11 +51,6 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
     if not (rows == rows.round()).all() or not ((rows >= given.low[:, None]) & (rows <= given.high[:, None])).all():
         raise own.refuse("returned what are not all whole numbers between low and high")
     return made
-
-
-def reads_inputs(method: str) -> bool:
-    """Whether a rounding makes use of the second moments of a layer's inputs."""
-    return method not in ("nearest", "squant")
 
 
 def _nearest(given: RoundingInput) -> Tensor:
@@ -189,10 +185,8 @@ def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high:
 
 def _inverse_factor(moments: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse of ``(G, d, d)``; damped more where it is not definite in float32."""
-    diagonal = moments.diagonal(dim1=1, dim2=2)
-    mean = diagonal.mean(1, keepdim=True).clamp(min=torch.finfo(moments.dtype).tiny)
     for damping in (0.0, *DAMPINGS):
-        damped = moments + torch.diag_embed(damping * mean.expand_as(diagonal)) if damping else moments
+        damped = raise_diagonal(moments, damping, torch.finfo(moments.dtype).tiny) if damping else moments
         lower, failed = torch.linalg.cholesky_ex(damped)
         if failed.any() or not (lower.diagonal(dim1=1, dim2=2) > 0).all():
             continue

@@ -12,10 +12,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
-from intraq_cli.graph.layers import LAYERS, Layer, quantizable, run_layer
-from intraq_cli.graph.nodes import own_tensors, run_each
-from intraq_cli.quantization.affine import fake_quantize, grid_of_values
+from intraq_cli.graph.batch_norms import normalized_layers
+from intraq_cli.graph.layers import LAYERS, Layer, is_linear, quantizable, run_layer
+from intraq_cli.graph.nodes import argument_node, own_tensors, run_each
+from intraq_cli.quantization.affine import fake_quantize, grid_of_values, per_row
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.float_statistics import channel_moments
@@ -130,8 +130,7 @@ class _Switched(fx.Interpreter):
         sites = activation_sites(graph, plan.placement)
         self._read = {call: node for name, node in site_nodes.items() for call in sites[name].layer_calls}
         self.quantizers = frozenset((*self.floats, *site_nodes.values()))
-        self.normalized = {norm.x for norm in batch_norms(self.student.graph)}
-        self.normalized |= {output.node for output in absorbed_outputs(self.student.graph)}
+        self.normalized = normalized_layers(self.student.graph)
         self.before: dict[fx.Node, Tensor] = {}
         """Float inputs of quantizers that are on."""
         self.moments: dict[fx.Node, Tensor | None] = {}
@@ -184,15 +183,15 @@ class _Switched(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """As the interpreter does, but for quantizers, and for layers whose weight or input is quantized alone."""
         if n.target is bias_on_grid:  # rounding it is no part of the question
-            return self.env[n.args[0]]  # type: ignore[index]
+            return self.env[argument_node(n)]
         if n in self.quantizers and n not in self.on:
-            return self.floats[n] if n in self.floats else self.env[n.args[0]]  # type: ignore[index]
+            return self.floats[n] if n in self.floats else self.env[argument_node(n)]
         if self.bits is None:
             return super().run_node(n)
         if n in self.floats:
             return None  # not before the layer's input is there
         if n in self.quantizers:
-            x = self.before[n] = self.env[n.args[0]]  # type: ignore[index]
+            x = self.before[n] = self.env[argument_node(n)]
             return fake_quantize(x, *grid_of_values(x, 2**self.bits - 1), 2**self.bits - 1)
         if n.op == "call_function" and n.target in LAYERS and self.on & {*n.args[:2]}:
             return self._layer(n, self.bits)
@@ -205,12 +204,12 @@ class _Switched(fx.Interpreter):
         holder: Tensor | None = self.env[holding]
         bias = None if biased is None else self.env[biased]
         x, weight = self.before.get(source, read), self.floats[holding]
-        wanted, linear = run_layer(call, x, weight, bias), LAYERS[call.target] == "linear"
+        wanted, linear = run_layer(call, x, weight, bias), is_linear(call)
         got = run_layer(call, read, self._rounded(call, x, bits) if holder is None else holder, bias)
         (mean, var), (own_mean, own_var) = channel_moments(wanted, linear), channel_moments(got, linear)
         gain = ((var + TINY) / (own_var + TINY)).sqrt() if call in self.normalized else torch.ones_like(mean)
-        per_channel = (-1,) if linear else (-1,) + (1,) * (got.dim() - 2)
-        return (got - own_mean.view(per_channel)) * gain.view(per_channel) + mean.view(per_channel)
+        dims = 1 if linear else got.dim() - 1
+        return (got - per_row(own_mean, dims)) * per_row(gain, dims) + per_row(mean, dims)
 
     def _rounded(self, call: fx.Node, x: Tensor, bits: int) -> Tensor:
         """A layer's weight, rounded by what it reads."""
@@ -231,8 +230,10 @@ class _Switched(fx.Interpreter):
         return out
 
     def _run(self, nodes: list[fx.Node], live: dict[fx.Node, Any]) -> Any:
-        self.env, self.args_iter = live, iter((self.images,))
-        return [self.env[node] for node in run_each(self, nodes)][-1]
+        """The value of the last of some nodes; those that are still needed are put into ``live``."""
+        for node in run_each(self, nodes, self.images, live):
+            value = self.env[node]
+        return value
 
 
 def divergence(got: Tensor, wanted: Tensor) -> float:

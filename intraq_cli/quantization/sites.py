@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from intraq_cli.graph.layers import Layer, activation_calls, quantizable
-from intraq_cli.graph.nodes import calls, constant_nodes, input_node, names_of_calls
+from intraq_cli.graph.nodes import argument_node, calls, constant_nodes, input_node, names_of_calls
 from intraq_cli.graph.values import final_readers, is_answer, is_integer_operation, values
 from intraq_cli.recipe import Placement
 
@@ -34,7 +34,8 @@ def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, S
             name: Site(call, None, _readers_among(layer_calls, final_readers(call)))
             for call, name in activation_calls(graph).items()
         }
-    inputs = {site: Site(call.args[0], call, (call,)) for layer in found for call, site in layer.input_names.items()}  # type: ignore[arg-type]
+    named = [(call, name) for layer in found for call, name in layer.input_names.items()]
+    inputs = {name: Site(argument_node(call), call, (call,)) for call, name in named}
     if placement == "inputs":
         return dict(sorted(inputs.items(), key=lambda item: item[1].layer_calls[0]))
     return _of_values(graph, found) | {_named(name, "input"): site for name, site in inputs.items()}

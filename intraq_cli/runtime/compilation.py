@@ -33,8 +33,6 @@ PAYS = 2e9
 """Values put out by a layer, of all images of a run, for each thread: so many take twice the time of compiling off the
 steps, or more. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes shorter by 0.4 to 2.9 ns
 a value, and compiling takes 1.3 to 2.9 s a layer."""
-
-
 MINUTE = 60.0
 """Seconds between two lines about a wait."""
 
@@ -118,7 +116,7 @@ class Accelerated(Generic[Made]):
                     return work(self.fast)
             except Exception as error:  # the compiler's own errors have no common class
                 full = is_out_of_memory(error)
-                # smaller portions help; a graph takes memory of its own, and so may be what was too much
+                # smaller micro-batches help; a graph takes memory of its own, and so may be what was too much
                 if interruption(error) or (full and self.mode == "compiled"):
                     raise
                 self.fast = None

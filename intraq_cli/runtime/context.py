@@ -22,7 +22,7 @@ class RunContext:
     """Told of the steps."""
     micro_batch_size: int | None = None
     """Images that go through the networks at once; None: as many as fit."""
-    kept: ResumeStore = NO_STORE
+    store: ResumeStore = NO_STORE
     """Where states are kept, to go on from."""
     deterministic: bool = False
     """On a GPU: only what gives the same bits at every run."""

@@ -31,7 +31,7 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
 
     Args:
         name: the device.
-        deterministic: what is done there must give the same bits at every run, see :func:`tuned_allocator`.
+        deterministic: what is done there must give the same bits at every run, see :func:`training_settings`.
 
     Raises:
         UsageError: the name is none of these, or does not go with what torchrun has started.
@@ -64,7 +64,7 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
 
 
 @contextmanager
-def tuned_allocator(device: torch.device, deterministic: bool = False) -> Iterator[None]:
+def training_settings(device: torch.device, deterministic: bool = False) -> Iterator[None]:
     """Within the block, the whole process is set up for many training steps alike.
 
     On a GPU, cuDNN finds its fastest convolutions by trying them, unless all has to be ``deterministic``: then it takes
@@ -155,14 +155,14 @@ def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
             tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """``tensor``, which is on the CPU, on ``device``; without waiting for what a GPU still has to do."""
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+def batches_on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
     """Images ``(B, C, H, W)`` of any type as a network takes them, contiguous: its code may look at the layout."""
     for batch in batches:
         yield batch.to(device, torch.float32, memory_format=torch.contiguous_format)

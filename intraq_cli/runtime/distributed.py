@@ -83,26 +83,17 @@ GROUPS = itertools.count()
 """Numbers of the groups that this process has made: the same in all processes of a job."""
 
 
-def launched_processes() -> ProcessGroup:
-    """This process among those that torchrun has started; alone where it has not.
-
-    Raises:
-        UsageError: what the environment says makes no sense.
-    """
-    launch = launched()
-    return ProcessGroup(launch.rank, launch.size)
-
-
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     """Within the block, the processes that torchrun started can exchange tensors: gloo on CPUs, nccl on GPUs.
 
     Raises:
+        UsageError: what the environment says makes no sense.
         DeviceError: the others cannot be reached, or the caller has made a process group of its own.
     """
-    ranks = launched_processes()
-    if ranks.size == 1:
-        yield ranks
+    launch = launched()
+    if launch.size == 1:
+        yield SINGLE_PROCESS
         return
     if dist.is_initialized():
         raise DeviceError(
@@ -114,9 +105,9 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     import torch.distributed.nn  # noqa: F401
 
     try:
-        with _named_failure(ranks.rank, starting=True):
+        with _named_failure(launch.rank, starting=True):
             nccl = _start(device)
-        yield ProcessGroup(ranks.rank, ranks.size, nccl)
+        yield ProcessGroup(launch.rank, launch.size, nccl)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -173,6 +164,3 @@ def _named_failure(rank: int, starting: bool = False) -> Iterator[None]:
             if re.search(pattern, str(error)):
                 raise DeviceError(f"{message.format(rank=rank)}: {line}", hint) from error
         raise
-
-
-__all__ = ["SINGLE_PROCESS", "ProcessGroup", "launched_processes", "process_group"]

@@ -25,20 +25,20 @@ class Metrics:
 
     Args:
         report: told of every event as well.
-        kept: of the job; lines that an interrupted run has left there are gone on with.
+        store: of the job; lines that an interrupted run has left there are gone on with.
 
     Raises:
         OutputError: these lines are damaged.
     """
 
-    def __init__(self, report: Report, kept: ResumeStore) -> None:
-        self._report, self.kept = report, kept
+    def __init__(self, report: Report, store: ResumeStore) -> None:
+        self._report, self.store = report, store
         self.steps: dict[tuple[str, int], dict[str, Any]] = {}
         try:
-            for line in kept.lines(METRICS):
+            for line in store.lines(METRICS):
                 self._note(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{kept.folder}/{METRICS} is damaged", "--no-resume starts anew") from error
+            raise OutputError(f"{store.folder}/{METRICS} is damaged", "--no-resume starts anew") from error
         self._began: dict[str, float] = {}
 
     def report(self, event: Event) -> None:
@@ -51,7 +51,7 @@ class Metrics:
             seconds = round(now - self._began.get(event.stage, now), 3)
             row = {"stage": event.stage, "step": event.step, "images": event.images, "seconds": seconds}
             self._note(row | event.values)
-            self.kept.append(METRICS, _line(row | event.values))
+            self.store.append(METRICS, _line(row | event.values))
         self._report(event)
 
     def write(self, path: Path) -> None:

@@ -75,10 +75,11 @@ def largest_micro_batch(
 ) -> int | None:
     """Images that a step of ``stage`` can take at once; None: all, until memory runs out.
 
-    ``network`` is a captured graph: of a forward under ``torch.no_grad()`` as well it keeps what gradients need.
+    None is returned on a GPU, which says when it is full, and where the free memory is not known. A CPU does not say
+    it: the system kills a process that takes too much.
 
-    So it is on a GPU, which says when it is full, and where the free memory is not known. A CPU does not say it: the
-    system kills a process that takes too much.
+    ``network`` is a captured graph, in which what the network's code does under ``torch.no_grad()``, too, keeps what
+    gradients need.
     """
     if device.type != "cpu":
         return None

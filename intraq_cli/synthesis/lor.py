@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.runtime.device import sent
+from intraq_cli.runtime.device import to_device
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's, and the published code's
 ATTEMPTS = 10
@@ -47,10 +47,10 @@ def crop_resize_flip(images: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
         flips: ``(B,)`` bool.
     """
     height, width = images.shape[-2:]
-    top, left, h, w = sent(crops.to(images.dtype), images.device)[:, :, None].unbind(1)  # each (B, 1)
+    top, left, h, w = to_device(crops.to(images.dtype), images.device)[:, :, None].unbind(1)  # each (B, 1)
     ys = _source_positions(height, top, h)  # (B, H)
     xs = _source_positions(width, left, w)  # (B, W)
-    xs = torch.where(sent(flips, images.device)[:, None], xs.flip(1), xs)
+    xs = torch.where(to_device(flips, images.device)[:, None], xs.flip(1), xs)
     # on CUDA, grid_sample's gradients are summed in any order
     return _by_products(images, ys, xs) if images.is_cuda else _by_sampling(images, ys, xs)
 

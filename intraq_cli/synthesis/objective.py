@@ -99,7 +99,7 @@ class Objective:
         def at_once(size: int) -> tuple[Losses, Tensor]:
             if size >= len(shown):
                 return self.forward.run(lambda forward: self._whole(forward, shown, labels, targets))
-            return self._in_portions(shown, labels, targets, size)
+            return self._in_micro_batches(shown, labels, targets, size)
 
         return self.micro_batches.run(at_once, len(shown))
 
@@ -130,7 +130,7 @@ class Objective:
         weighted = (term.weight * parts[name] for name, term in self.terms.items())
         return {**parts, "total": sum(weighted, shown.new_zeros(()))}
 
-    def _in_portions(self, shown: Tensor, labels: Tensor, targets: Tensor, size: int) -> tuple[Losses, Tensor]:
+    def _in_micro_batches(self, shown: Tensor, labels: Tensor, targets: Tensor, size: int) -> tuple[Losses, Tensor]:
         """The same losses and gradient with ``size`` images in memory at once, for one more run of the network.
 
         Batch statistics are those of the whole batch: a first run without gradients gives them, and the loss's
@@ -157,11 +157,16 @@ class Objective:
             if own.features is not None:
                 weighted = weighted + (own.features * each[1][k]).sum()
             for (full, on_mean, on_var), part in zip(moments, own.layers, strict=True):
-                # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the micro_batches
+                # var = E[x^2] - mean^2, and E[x^2] and mean are averages over the micro-batches
                 square = part.var + part.mean.square() - 2 * full.mean.detach() * part.mean
                 weighted = weighted + share * (on_mean * part.mean + on_var * square).sum()
             gradients += torch.autograd.grad(weighted, [x])
         return _detached(losses), torch.cat(gradients) + direct
+
+
+def as_numbers(losses: Losses) -> dict[str, float]:
+    """The losses by name, read from the device in one copy."""
+    return dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -173,7 +178,7 @@ def _detached(losses: Losses) -> Losses:
 
 
 def _merged(micro_batches: list[ForwardResult]) -> ForwardResult:
-    """What the network would have made of all micro_batches at once."""
+    """What the network would have made of all micro-batches at once."""
     if len(micro_batches) == 1:
         return micro_batches[0]
     weights = torch.tensor([len(p.logits) for p in micro_batches], device=micro_batches[0].logits.device)

@@ -2,12 +2,10 @@
 
 import math
 
-import torch
-
 from intraq_cli.errors import check_finite
 from intraq_cli.events import Report, StepDone, Warned
 from intraq_cli.runtime.extensions import IMAGE_LOSSES, OWN_LOSSES
-from intraq_cli.synthesis.objective import Losses, Objective
+from intraq_cli.synthesis.objective import Losses, Objective, as_numbers
 
 REPORT_EVERY = 10
 """Steps between two looks at the losses: each look waits for the device."""
@@ -27,7 +25,7 @@ class Progress:
         """Of a batch of so many images; looks at the losses now and then."""
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
-        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        values = as_numbers(losses)
         self._blame(values)
         check_finite(values)
         for part in self.seen:

@@ -8,8 +8,6 @@ So with colour: red, green and blue of natural images rise and fall together, an
 in brightness.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,43 +23,31 @@ BRIGHTNESS_AND_COLOURS = torch.tensor([[2.0, 3.0, 1.0], [2.0, -3.0, 1.0], [2.0, 
 """Columns: grey, red against green, both against blue; orthogonal."""
 
 
-class Space(Protocol):
-    """Points to optimise, and the images that they stand for."""
-
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` points to begin with, of noise; on the CPU."""
-
-    def images(self, points: Tensor) -> Tensor:
-        """``(n, C, H, W)``, differentiable in ``points``."""
-
-    def points(self, images: Tensor) -> Tensor:
-        """The inverse."""
-
-
-class Pixels(Space):
-    """The images themselves, from white noise; ``shape`` is ``(C, H, W)``."""
+class Pixels:
+    """Points to optimise that are the images themselves, from white noise; ``shape`` is ``(C, H, W)``."""
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
         self.shape = shape
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """White noise ``(n, C, H, W)`` of variance 1, as published."""
+        """``n`` points to begin with, on the CPU: white noise ``(n, C, H, W)`` of variance 1, as published."""
         return torch.randn(n, *self.shape, generator=generator)
 
     def images(self, points: Tensor) -> Tensor:
-        """As they are."""
+        """The images ``(n, C, H, W)`` that points stand for: these are the same."""
         return points
 
     def points(self, images: Tensor) -> Tensor:
-        """As they are."""
+        """The points that stand for images ``(n, C, H, W)``: these are the same."""
         return images
 
 
-class Spectrum(Space):
-    """Fourier coefficients ``(n, C, H, W // 2 + 1, 2)`` in units of ``1 / f^p``; ``shape`` is ``(C, H, W)``.
+class Spectrum:
+    """Points to optimise that are the spectra of images; ``shape`` is ``(C, H, W)``.
 
-    Those of white noise stand for smooth noise of the same variance. Three channels are taken for colours: their
-    coefficients are those of brightness and of two differences, these in units of ``CHROMA``.
+    They are Fourier coefficients ``(n, C, H, W // 2 + 1, 2)`` in units of ``1 / f^p``: those of white noise stand for
+    smooth noise of the same variance. Three channels are taken for colours: their coefficients are those of brightness
+    and of two differences, these in units of ``CHROMA``.
     """
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
@@ -79,17 +65,17 @@ class Spectrum(Space):
         self.mixing, self.unmixing = mixing.to(device), torch.linalg.inv(mixing).to(device)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Those of white noise."""
+        """``n`` points to begin with, on the CPU: those of white noise."""
         noise = START * torch.randn(n, *self.shape, generator=generator)
         return torch.view_as_real(torch.fft.rfft2(noise, norm="ortho"))
 
     def images(self, points: Tensor) -> Tensor:
-        """``(n, C, H, W)``."""
+        """The images ``(n, C, H, W)`` that points stand for, differentiable in ``points``."""
         own = torch.fft.irfft2(torch.view_as_complex(points) * self.amplitude, s=self.shape[1:], norm="ortho")
         return torch.einsum("dc,nchw->ndhw", self.mixing, own)
 
     def points(self, images: Tensor) -> Tensor:
-        """Coefficients of ``(n, C, H, W)``."""
+        """The points that stand for images ``(n, C, H, W)``."""
         own = torch.einsum("cd,ndhw->nchw", self.unmixing, images)
         return torch.view_as_real(torch.fft.rfft2(own, norm="ortho") / self.amplitude)
 

@@ -17,7 +17,7 @@ from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
 from intraq_cli.synthesis.image_batch import ImageBatch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity
-from intraq_cli.synthesis.objective import ForwardWithStatistics, Objective
+from intraq_cli.synthesis.objective import ForwardWithStatistics, Objective, as_numbers
 from intraq_cli.synthesis.progress import Progress
 from intraq_cli.synthesis.tuning_images import TuningImages
 
@@ -65,8 +65,8 @@ def synthesize_images(
         ModelError: no gradient reaches the images.
         DivergedError: a batch's losses are not finite, however gently it is made.
     """
-    context.kept.began("synthesis")
-    device, report, kept, ranks = context.device, context.report, context.kept, context.ranks
+    context.store.began("synthesis")
+    device, report, store, ranks = context.device, context.report, context.store, context.ranks
     if features(graph) is None:
         if config.mdc_weight:
             report(Warned("the features that enter the classifier were not found: MDC is off"))
@@ -86,20 +86,20 @@ def synthesize_images(
     finished: list[_Finished] = []
     while len(finished) < len(batches):
         round_ = range(len(finished), min(len(finished) + ranks.size, len(batches)))
-        known: list[_Finished | None] = ranks.broadcast_object([kept.load(f"batch-{k}") for k in round_])
+        known: list[_Finished | None] = ranks.broadcast_object([store.load(f"batch-{k}") for k in round_])
         own = len(finished) + ranks.rank
         mine = maker.make(own, batches[own]) if own in round_ and known[ranks.rank] is None else None
         for k, before, made in zip(round_, known, ranks.gather(mine), strict=False):
             if before is None:
-                kept.save(f"batch-{k}", made)
-                kept.drop("batch")
+                store.save(f"batch-{k}", made)
+                store.drop("batch")
             finished.append(before or made)
             if finished[-1]["features"] is not None:
                 centres.update(finished[-1]["features"].to(device), batches[k].to(device))
     _redo_unconverged(finished, batches, maker)
     made = _collect(finished, labels, batches)
     _warn_of_unreached(made[1], labels, num_classes, report)
-    report(StageDone("synthesis", kept.ended("synthesis")))
+    report(StageDone("synthesis", store.ended("synthesis")))
     return made[0]
 
 
@@ -127,18 +127,18 @@ def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int,
 
 def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
     """Make batches again whose statistics are far from the others'; the better of the two is kept."""
-    report, kept, ranks = maker.context.report, maker.context.kept, maker.context.ranks
+    report, store, ranks = maker.context.report, maker.context.store, maker.context.ranks
     bns = [batch["losses"]["bns"] for batch in finished]
     middle = statistics.median(bns)
     for k, loss in enumerate(bns):
         if len(bns) < 3 or loss <= UNCONVERGED * middle:
             continue
-        again = ranks.broadcast_object(kept.load(f"again-{k}"))
+        again = ranks.broadcast_object(store.load(f"again-{k}"))
         if again is None:
             report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
             again = ranks.broadcast_object(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
-            kept.save(f"again-{k}", again)
-            kept.drop("batch")
+            store.save(f"again-{k}", again)
+            store.drop("batch")
         if again["losses"]["bns"] < loss:
             finished[k] = again
 
@@ -202,15 +202,15 @@ class _Maker:
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
         """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
         device, report = self.context.device, self.context.report
-        left = self.context.kept.load("batch")
-        if left and (left["batch"], left["again"]) != (k, again):
-            left = None
+        state = self.context.store.load("batch")
+        if state and (state["batch"], state["again"]) != (k, again):
+            state = None
         which = ""
-        for attempt in range(left["attempt"] if left else 0, ATTEMPTS):
+        for attempt in range(state["attempt"] if state else 0, ATTEMPTS):
             try:
-                return self._attempt(k, labels.to(device), attempt, again, left)
+                return self._attempt(k, labels.to(device), attempt, again, state)
             except NotFiniteError as error:
-                left, which = None, str(error)
+                state, which = None, str(error)
                 report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
         gentlest = f"even at a learning rate of {self._lr(ATTEMPTS - 1):g}"
         raise DivergedError(
@@ -221,19 +221,19 @@ class _Maker:
     def _lr(self, attempt: int) -> float:
         return self.objective.config.lr / 4**attempt
 
-    def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, left: dict[str, Any] | None) -> _Finished:
-        """From noise to the end of the schedule, or on from the state ``left`` by an interrupted run."""
+    def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, state: dict[str, Any] | None) -> _Finished:
+        """From noise to the end of the schedule, or on from the ``state`` that an interrupted run has left."""
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
         batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
         progress = Progress(context.report, k, len(self.sizes), self.objective, sum(self.sizes[:k]))
         first = 0
-        if left:
-            first, progress.seen = left["step"], left["seen"]
-            batch.load_state(left["images"])
+        if state:
+            first, progress.seen = state["step"], state["seen"]
+            batch.load_state(state["images"])
         for step in range(first, config.steps):
             progress.step(step, batch.step(), len(labels))
-            context.kept.save_periodically(
+            context.store.save_periodically(
                 "batch",
                 lambda step=step: {  # type: ignore[misc]
                     "batch": k,
@@ -249,7 +249,7 @@ class _Maker:
 
     def _finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> _Finished:
         losses, logits, features = self.objective.of_finished(images, labels, targets)
-        values = dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
+        values = as_numbers(losses)
         check_finite(values)
         return {
             "images": images.to("cpu", torch.float16).contiguous(),

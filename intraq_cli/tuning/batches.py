@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from intraq_cli.recipe import Tuning
-from intraq_cli.runtime.device import fits, sent
+from intraq_cli.runtime.device import fits, to_device
 from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 
 
@@ -40,18 +40,18 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         crops = draw_crops(len(index), height, width, self.eta, self.generator)
         flips = torch.rand(len(index), generator=self.generator) < 0.5
         if self.images.is_cuda:
-            index = sent(index, self.device)
+            index = to_device(index, self.device)
             images, labels = self.images[index], self.labels[index]
         else:
-            images, labels = sent(self.images[index], self.device), sent(self.labels[index], self.device)
+            images, labels = to_device(self.images[index], self.device), to_device(self.labels[index], self.device)
         return crop_resize_flip(images.float(), crops, flips), labels
 
     def state(self) -> dict[str, Tensor]:
-        """Where it stands."""
+        """What :meth:`load_state` goes on from."""
         return {"order": self.order.clone(), "generator": self.generator.get_state()}
 
-    def go_on(self, state: dict[str, Tensor]) -> None:
-        """Take up a state."""
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a :meth:`state`."""
         self.order = state["order"]
         self.generator.set_state(state["generator"])
 
@@ -65,10 +65,10 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     if config.mix == "none":
         return images
     n, _, height, width = images.shape
-    other = images[sent(torch.randperm(n, generator=generator), images.device)]
+    other = images[to_device(torch.randperm(n, generator=generator), images.device)]
     share = torch.rand(n, generator=generator) / 2  # of the other image
     if config.mix == "mixup":
-        return images.lerp(other, sent(share[:, None, None, None], images.device))
+        return images.lerp(other, to_device(share[:, None, None, None], images.device))
     side = share.sqrt()
     top, left = torch.rand(2, n, generator=generator) * (1 - side)
     rows = (torch.arange(height) + 0.5) / height
@@ -76,7 +76,7 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
     inside_rows = (rows >= top[:, None]) & (rows < (top + side)[:, None])  # (B, H)
     inside_columns = (columns >= left[:, None]) & (columns < (left + side)[:, None])  # (B, W)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return torch.where(sent(inside, images.device), other, images)
+    return torch.where(to_device(inside, images.device), other, images)
 
 
 def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -92,7 +92,7 @@ def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generat
     gain = (amount * torch.randn(n, 1, 1, 1, generator=generator)).exp()
     shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
     mean, device = images.mean((2, 3), keepdim=True), images.device
-    return ((images - mean) * sent(gain, device) + mean + sent(shift, device)).clamp(*bounds)
+    return ((images - mean) * to_device(gain, device) + mean + to_device(shift, device)).clamp(*bounds)
 
 
 def extremes(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,19 +56,19 @@ def tune(
         DivergedError: the losses are not finite, however gently it is tuned.
     """
     report = context.report
-    context.kept.began("tuning")
+    context.store.began("tuning")
     report(StageStarted("tuning", config.steps, f"{len(images)} images"))
     context.ranks.broadcast(list(student.state_dict().values()))
     start = {key: value.clone() for key, value in student.state_dict().items()}
-    left = context.ranks.broadcast_object(context.kept.load("tuning"))
-    attempt = left["attempt"] if left else 0
+    state = context.ranks.broadcast_object(context.store.load("tuning"))
+    attempt = state["attempt"] if state else 0
     while True:
         gentler = replace(config, lr=config.lr / 4**attempt)
         run = _Run(student, teacher, images, labels, gentler, context)
         try:
-            losses = run.through(attempt, left)
+            losses = run.through(attempt, state)
         except (NotFiniteError, CollapsedError) as error:
-            left = None
+            state = None
             student.load_state_dict(start)
             attempt += 1
             if attempt == ATTEMPTS:
@@ -79,7 +79,7 @@ def tune(
             what = "the network forgets all" if isinstance(error, CollapsedError) else "the losses are not finite"
             report(Warned(f"{what} when tuned at a learning rate of {gentler.lr:g}: tuned anew, at a quarter of it"))
         else:
-            report(StageDone("tuning", context.kept.ended("tuning")))
+            report(StageDone("tuning", context.store.ended("tuning")))
             return losses
 
 
@@ -111,10 +111,10 @@ class _Run:
         self.tail: list[Tensor] = []
         self.collapse = _Collapse()
 
-    def through(self, attempt: int, left: dict[str, Any] | None) -> dict[str, float]:
-        """All steps, from the first or from where it was ``left``."""
-        steps, kept = self.config.steps, self.context.kept
-        first = self._go_on(left) if left else 0
+    def through(self, attempt: int, state: dict[str, Any] | None) -> dict[str, float]:
+        """All steps, from the first, or on from the ``state`` that an interrupted run has left."""
+        steps, store = self.config.steps, self.context.store
+        first = self._load_state(state) if state else 0
         for parameter in self.tuned:
             parameter.requires_grad_(True)
         for step in range(first, steps):
@@ -128,7 +128,7 @@ class _Run:
                 if attempt < ATTEMPTS - 1:
                     self.collapse.check(values["kl"], of_nothing)
                 self.context.report(StepDone("tuning", step + 1, (step + 1) * self.config.batch_size, values=values))
-            kept.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
+            store.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
             parameter.requires_grad_(False)
         means = torch.stack(self.tail).mean(0).tolist() if self.tail else [float("nan")] * len(TuningLosses._fields)
@@ -179,16 +179,16 @@ class _Run:
             "collapse": vars(self.collapse),
         }
 
-    def _go_on(self, left: dict[str, Any]) -> int:
-        """Take up a state; returns the first step to do."""
-        self.student.load_state_dict(left["student"])
-        self.optimizer.load_state_dict(left["optimizer"])
-        self.scheduler.load_state_dict(left["scheduler"])
-        self.batches.go_on(left["batches"])
-        self.mixing.set_state(left["mixing"])
-        self.tail = [losses.to(self.context.device) for losses in left["tail"]]
-        vars(self.collapse).update(left.get("collapse", {}))
-        return int(left["step"])
+    def _load_state(self, state: dict[str, Any]) -> int:
+        """Go on from a :meth:`_state`; returns the first step to do."""
+        self.student.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.batches.load_state(state["batches"])
+        self.mixing.set_state(state["mixing"])
+        self.tail = [losses.to(self.context.device) for losses in state["tail"]]
+        vars(self.collapse).update(state.get("collapse", {}))
+        return int(state["step"])
 
 
 class _Collapse:

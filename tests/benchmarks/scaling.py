@@ -31,7 +31,7 @@ from intraq_cli.graph.nodes import calls
 from intraq_cli.jobs.teachers import examined
 from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
 from intraq_cli.recipe import Recipe
-from intraq_cli.runtime.device import tuned_allocator
+from intraq_cli.runtime.device import training_settings
 from intraq_cli.runtime.distributed import process_group
 from intraq_cli.zoo import load_recipe
 from tests.benchmarks.step_cost import step_costs
@@ -182,7 +182,7 @@ def main() -> None:
         exchanged(args.exchange)
         return
     rows: list[Measured] = []
-    with tuned_allocator(torch.device("cpu")):
+    with training_settings(torch.device("cpu")):
         for name, side, classes in SAMPLE:
             rows += measure(name, side, classes, args.steps)
             print(f"{name}: done", file=sys.stderr)

@@ -29,7 +29,7 @@ from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Quantization
 from intraq_cli.runtime.compilation import can_compile
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.runtime.device import choose_device, place, tuned_allocator
+from intraq_cli.runtime.device import choose_device, place, training_settings
 from intraq_cli.synthesis import progress, synthesizer
 from intraq_cli.tuning import tuner
 from intraq_cli.zoo import load_recipe
@@ -89,7 +89,7 @@ def main() -> None:
     device = choose_device(args.device)
     compiled = device.type == "cpu" and can_compile() if args.compile is None else args.compile
     print("compiled steps" if compiled else "plain steps", file=sys.stderr)
-    with tuned_allocator(device):
+    with training_settings(device):
         time_stages(args.network, args.batch, args.steps, device, compiled)
 
 

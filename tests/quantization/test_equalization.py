@@ -6,7 +6,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from intraq_cli.graph.nodes import calls, tensors
-from intraq_cli.quantization.equalization import DENSE_POWER, DEVIATIONS, LARGEST, equalize, uncapped
+from intraq_cli.quantization.equalization import DENSE_POWER, DEVIATIONS, LARGEST_FACTOR, equalize, uncapped
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 from tests.conftest import graph_of, trained
 
@@ -70,7 +70,7 @@ def test_channels_become_alike(chain):
         assert both[1][0].abs().min() > both[0][0].abs().min()
         wide, narrow = (top.max() / top.min() for top in tops)
         # all within the largest factor: a depthwise convolution lets them become equal, a dense one as its power says
-        assert narrow.item() == pytest.approx(wide.item() ** power, rel=1e-3) or wide > LARGEST
+        assert narrow.item() == pytest.approx(wide.item() ** power, rel=1e-3) or wide > LARGEST_FACTOR
 
 
 def test_shared_layers_are_left_alone():

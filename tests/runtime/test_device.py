@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from intraq_cli.errors import DeviceError, UsageError
-from intraq_cli.runtime.device import choose_device, place, tuned_allocator
+from intraq_cli.runtime.device import choose_device, place, training_settings
 from intraq_cli.runtime.refusals import deterministic_or_refused
 
 
@@ -48,11 +48,11 @@ def test_a_network_that_looks_at_memory_keeps_its_layout_and_its_answers(random,
 
 
 def test_within_a_deterministic_block_torch_refuses_what_sums_in_any_order_on_a_gpu():
-    with tuned_allocator(torch.device("cuda"), deterministic=True):
+    with training_settings(torch.device("cuda"), deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
-    with tuned_allocator(torch.device("cuda")):
+    with training_settings(torch.device("cuda")):
         assert not torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.benchmark
 

@@ -14,7 +14,7 @@ from tests.conftest import SmallNet, graph_of, trained
 
 PROGRAM = """
 import torch
-from intraq_cli.runtime.device import tuned_allocator
+from intraq_cli.runtime.device import training_settings
 from intraq_cli.runtime import micro_batches
 from intraq_cli.runtime.micro_batches import largest_micro_batch
 
@@ -30,7 +30,7 @@ def use_and_free():
     del tensors
     return resident() - before
 
-with tuned_allocator(cpu):
+with training_settings(cpu):
     kept = use_and_free()
     graph = torch.fx.symbolic_trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)))
     largest_micro_batch(graph, (3, 8, 8), cpu, "tuning")

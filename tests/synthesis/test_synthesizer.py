@@ -284,7 +284,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
         stopping("synthesis", 11)(event)
 
     def run(report):
-        context = RunContext(report=report, kept=ResumeStore(tmp_path))
+        context = RunContext(report=report, store=ResumeStore(tmp_path))
         return synthesize_images(graph, SHAPE, 4, BOUNDS, config, context)
 
     with pytest.raises(Stop):
@@ -318,7 +318,7 @@ def test_a_batch_far_from_the_others_is_made_again():
         }
 
     kept.load = load
-    made = synthesize_images(graph_of(network), SHAPE, 4, BOUNDS, config, RunContext(report=told.append, kept=kept))
+    made = synthesize_images(graph_of(network), SHAPE, 4, BOUNDS, config, RunContext(report=told.append, store=kept))
     again = [event.message for event in told if isinstance(event, Warned) and "did not converge" in event.message]
     assert len(again) == 1
     assert again[0].startswith("batch 2 did not converge")

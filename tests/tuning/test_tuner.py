@@ -268,7 +268,7 @@ def check_same_step(one, other):
         assert (moved - other[1][key]).norm() <= 1e-3 * moved.norm(), key
 
 
-def test_portions_make_the_step_of_the_whole_batch(graph):
+def test_micro_batches_make_the_step_of_the_whole_batch(graph):
     images, labels = images_and_labels()
     check_same_step(
         *(one_step(graph, default_student(graph, images), images, labels, micro_batch_size=size) for size in (None, 5))
@@ -317,11 +317,11 @@ def test_a_network_that_a_high_learning_rate_ruins_is_tuned_anew_more_gently(net
     assert steps == [1, 11, 21, 1, 11, 21, 31, 40]  # the fourth report would have been the third of a ruined network
     distance = kl_at_temperature(student(images), network(images), 1.0)
     assert distance < SOUND * ignorance(network(images), 1.0)
-    context = RunContext(report=stopping("tuning", 21), kept=ResumeStore(tmp_path))
+    context = RunContext(report=stopping("tuning", 21), store=ResumeStore(tmp_path))
     with pytest.raises(Stop):
         tune(default_student(graph, images, bits=4), graph, images, labels, RUINOUS, context)
     again = default_student(graph, images, bits=4)
-    tune(again, graph, images, labels, RUINOUS, RunContext(kept=ResumeStore(tmp_path)))
+    tune(again, graph, images, labels, RUINOUS, RunContext(store=ResumeStore(tmp_path)))
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in student.state_dict().items())
 
 
@@ -361,7 +361,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(graph, tmp_path, mo
     stumbling = watch_input(graph, stumble)
 
     def run(student, report):
-        return tune(student, stumbling, images, labels, config, RunContext(report=report, kept=ResumeStore(tmp_path)))
+        return tune(student, stumbling, images, labels, config, RunContext(report=report, store=ResumeStore(tmp_path)))
 
     config = Tuning(steps=20, batch_size=8)
     whole = default_student(graph, images)
