@@ -12,6 +12,8 @@ from intraq_cli.graph.nodes import (
     also_return,
     arguments,
     calls,
+    constant_nodes,
+    constant_value,
     copy_graph,
     finish,
     insert_call,
@@ -46,7 +48,8 @@ class BatchNorm:
         mean, var = tensor_of(graph, self.running_mean), tensor_of(graph, self.running_var)
         assert mean is not None
         assert var is not None
-        return Parameters(mean, var, tensor_of(graph, self.weight), tensor_of(graph, self.bias), self.eps)
+        weight, bias = (None if node is None else constant_value(graph, node) for node in (self.weight, self.bias))
+        return Parameters(mean, var, weight, bias, self.eps)
 
 
 class Parameters(NamedTuple):
@@ -72,7 +75,8 @@ class LayerStatistics(NamedTuple):
 def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
     """Those on images, in the order of calls; not those on vectors, or by the batch's own statistics."""
     found = []
-    nodes = [node for node in calls(graph, aten.batch_norm.default) if _on_images(node)]
+    constant = constant_nodes(graph)
+    nodes = [node for node in calls(graph, aten.batch_norm.default) if _on_images(node, constant)]
     for node, name in names_of_calls(nodes).items():
         given = arguments(node)
         keys = ("input", "weight", "bias", "running_mean", "running_var", "eps")
@@ -85,10 +89,12 @@ def parameters(graph: fx.GraphModule) -> list[Parameters]:
     return [norm.tensors(graph) for norm in batch_norms(graph)]
 
 
-def _on_images(node: fx.Node) -> bool:
+def _on_images(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether it normalises images by statistics that the network holds; weight and bias may be computed."""
     given = arguments(node)
-    held = [given[key] for key in ("weight", "bias", "running_mean", "running_var") if given[key] is not None]
-    own = given["running_mean"] is not None and all(tensor.op == "get_attr" for tensor in held)
+    held = [given[key] for key in ("running_mean", "running_var")]
+    computed = [given[key] for key in ("weight", "bias") if given[key] is not None]
+    own = all(tensor is not None and tensor.op == "get_attr" for tensor in held) and constant.issuperset(computed)
     return own and not given["training"] and len(node.meta["shape"]) == 4
 
 

@@ -123,6 +123,9 @@ def _refusal(error: Exception) -> ModelError:
         return ModelError(f"the network's path depends on the values of its input ({here or first_line(error)})", FIXED)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
         return ModelError(ONE_SIZE, "let its forward take a batch of any size")
+    if "fake tensor in the exported program" in text:
+        what = "the network replaces tensors of its own as it runs (as weight.data = ...)"
+        return ModelError(what, "replace them once, before, and let its forward only read them")
     return ModelError(f"the network cannot be captured as a graph: {here or first_line(error)}", FIXED)
 
 

@@ -202,6 +202,8 @@ def _way_out(line: str) -> str:
 def _way_to_logits(out: Any) -> str:
     """What to do with a network that returns its logits among other things, or in another shape."""
     ways: dict[str, Any] = {}
+    if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == 1:
+        return "one logit says yes or no: put it into a module whose forward returns torch.cat([-x, x], 1), two classes"
     if isinstance(out, Tensor):
         ways["network(x).flatten(1)"] = out.flatten(1) if out.dim() > 2 and out[0].numel() == out.shape[1] else None
     elif isinstance(out, Mapping):

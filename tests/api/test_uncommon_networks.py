@@ -118,7 +118,30 @@ class MaskOfInfinity(Around):
         return self.conv(seen.mT.reshape(x.shape))
 
 
+class ComputedNorm(nn.BatchNorm2d):
+    """Weight and bias of a batch norm computed from its parameters (in-place activated batch norm)."""
+
+    def forward(self, x):
+        weight, bias = self.weight.abs() + self.eps, 2 * self.bias
+        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, 0.1, self.eps)
+
+
+class ComputedNorms(Around):
+    def __init__(self):
+        super().__init__()
+        self.norm = ComputedNorm(8)
+        self.stem[1] = ComputedNorm(8)
+
+
+class SmallerAddendFirst(Around):
+    """A sum of two activations whose first is broadcast (global context)."""
+
+    def middle(self, x):
+        return self.conv(x.mean((2, 3), keepdim=True)) + x
+
+
 KINDS = [
+    ComputedNorms, SmallerAddendFirst,
     PartialConvolution, Shift, Volumes, FlippedFirst, TransposedFirst, LinearAlgebra, PoolIndices, MaskOfInfinity,
 ]  # fmt: skip
 

@@ -218,6 +218,16 @@ def test_a_network_that_changes_itself_is_refused():
         graph_of(trained(Counting()))
 
 
+def test_a_network_that_limits_its_weights_as_it_runs_is_refused():
+    class Limited(SmallNet):
+        def forward(self, x):
+            self.conv1.weight.data = torch.renorm(self.conv1.weight.data, 2, 0, 1.0)
+            return super().forward(x)
+
+    with pytest.raises(ModelError, match="replaces tensors of its own as it runs"):
+        graph_of(trained(Limited()))
+
+
 def test_a_batch_norm_that_eval_does_not_reach_is_refused():
     class Listed(SmallNet):
         def __init__(self):

@@ -357,6 +357,7 @@ class Within(nn.Module):
         (lambda y: (y.mean(), y), "network(x)[1]"),
         (lambda y: SimpleNamespace(loss=None, logits=y), "network(x).logits"),
         (lambda y: y[..., None, None], "network(x).flatten(1)"),
+        (lambda y: y[:, :1], "whose forward returns torch.cat([-x, x], 1), two classes"),
         (lambda y: y.mean(), "give a classifier"),
     ],
 )
