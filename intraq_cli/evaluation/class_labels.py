@@ -1,9 +1,16 @@
 """Which class of a model a name means: its own labels, WordNet ids, or class indices."""
 
+import re
+import unicodedata
+
 from intraq_cli.errors import DataError
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
 """Names of parts of a data set."""
+PARTS = SPLITS | {"images", "labels", "annotations", "masks"}
+"""Words that the names of such parts are made of."""
+NUMBERED = re.compile(r"(\d+)[ ._-]+(.+)", re.ASCII)
+"""A class index in front of a name, as ``07_dog``."""
 FOLDERS = "save it as class folders that are named by class index"
 """What helps where a data set's own classes do not fit."""
 FEW = 100
@@ -15,9 +22,10 @@ def class_indices(
 ) -> tuple[dict[str, int], list[str]]:
     """Which class each name means, and what the user should know about that.
 
-    Tried in this order: the model's own labels, without regard to case, plural, hyphens and underscores (for 1,000
-    ImageNet classes their WordNet ids as well); whole numbers, which are class indices; else the order, sorted of
-    folders and a data set's own, but only if there are as many names as classes and nothing speaks against it.
+    Tried in this order: the model's own labels, without regard to case, plural, hyphens, underscores and a number in
+    front (for 1,000 classes also ImageNet's WordNet ids and English names); whole numbers, which are class indices,
+    also in front of names if every class has one; else the order, sorted of folders and a data set's own, but only if
+    there are as many names as classes and nothing speaks against it.
 
     Args:
         names: of class folders, or of a data set's classes in their order.
@@ -28,8 +36,10 @@ def class_indices(
     Raises:
         DataError: none of these fits.
     """
-    found = _known_labels(names, num_classes, label_names, data_set)
-    notes = []
+    notes: list[str] = []
+    found = _known_labels(names, num_classes, label_names, data_set, notes)
+    if found is None and data_set is None and (found := _numbers_in_front(names, num_classes, label_names)):
+        notes.append(f"the numbers in front of the folders' names are taken for class indices, e.g. of {names[0]}")
     if found is None and all(name.isdecimal() for name in names):
         found = _numbers(names, num_classes, data_set)
     if found is None and data_set is not None:
@@ -61,6 +71,13 @@ def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[s
     return {name: int(name) for name in names}
 
 
+def _numbers_in_front(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
+    """The class that each name begins with; None if not every class has one, or some names are the model's labels."""
+    labels, parts = _plain_labels(num_classes, label_names), [NUMBERED.fullmatch(name) for name in names]
+    found = {part[0]: int(part[1]) for part in parts if part and _plain(part[2]) not in labels}
+    return found if len(found) == len(names) and {*found.values()} == {*range(num_classes)} else None
+
+
 def _own_order(names: list[str], num_classes: int, label_names: list[str] | None, data_set: str) -> dict[str, int]:
     if len(names) != num_classes:
         raise DataError(
@@ -78,7 +95,8 @@ def _own_order(names: list[str], num_classes: int, label_names: list[str] | None
 
 def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
     splits = [name for name in folders if name.casefold() in SPLITS]
-    if splits:
+    if splits or all(PARTS & {*_plain_words(name)} for name in folders):
+        splits = splits or folders
         raise DataError(f"folder {splits[0]} is a part of a data set, not a class", f"give --data .../{splits[0]}")
     labels = _plain_labels(num_classes, label_names)
     if any(_plain(name) in labels for name in folders):
@@ -89,7 +107,16 @@ def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None)
             f"{len(folders)} class folders do not fit a model of {num_classes} classes",
             "name them by class index, WordNet id or the model's labels, or give one folder for every class",
         )
+    if sorted(folders) != (counted := sorted(folders, key=_by_numbers)):
+        first = next(k for k, pair in enumerate(zip(sorted(folders), counted, strict=True)) if len({*pair}) > 1)
+        what = f"class {first} is {sorted(folders)[first]} by the order of letters, {counted[first]} by that of numbers"
+        raise DataError(what, f"name the folders by class index, 0 to {num_classes - 1}")
     return {name: index for index, name in enumerate(sorted(folders))}
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """To sort by the numbers in a name, ``class_2`` before ``class_10``."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _called(data_set: str | None) -> str:
@@ -101,24 +128,35 @@ def _plain_labels(num_classes: int, label_names: list[str] | None) -> list[str]:
     return [_plain(label) for label in label_names or ()] if len(label_names or ()) == num_classes else []
 
 
+def _plain_words(name: str) -> list[str]:
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split()
+
+
 def _plain(name: str) -> str:
     """A label without case, plural, hyphens and underscores."""
-    words = name.casefold().replace("_", " ").replace("-", " ").split()
-    return " ".join(word.removesuffix("s") for word in words)
+    return " ".join(word.removesuffix("s") for word in _plain_words(name))
+
+
+def _without_number(name: str) -> str:
+    """As :func:`_plain`, without a class index in front."""
+    numbered = NUMBERED.fullmatch(name)
+    return _plain(numbered[2] if numbered else name)
 
 
 def _known_labels(
-    names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None
+    names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None, notes: list[str]
 ) -> dict[str, int] | None:
-    """Which class each name means by the model's own labels, or by WordNet ids; None if not all are among them.
+    """Which class each name means by the model's own labels, or by ImageNet's; None if not all are among them.
+
+    What the user should know is added to ``notes``.
 
     Raises:
         DataError: a name means two classes, or two names the same one.
     """
-    for labels in (label_names, _wordnet_ids(num_classes)):
+    for labels in (label_names, *_imagenet(num_classes)):
         if not labels or len(labels) != num_classes:
             continue
-        for spelled in (str, _plain):
+        for spelled in (str, _plain, _without_number):
             known: dict[str, list[int]] = {}
             for index, label in enumerate(labels):
                 known.setdefault(spelled(label), []).append(index)
@@ -132,13 +170,26 @@ def _known_labels(
             if len({indices[0] for indices in found.values()}) < len(names):
                 hint = "e.g. dog and dogs; put them together"
                 raise DataError(f"two {_called(data_set)} mean the same class", hint)
+            moved = [name for name, (index,) in found.items() if _number(name) not in (None, index)]
+            if spelled is _without_number and moved:
+                index = found[moved[0]][0]
+                notes.append(f"the numbers in front of names are not the model's indices: {moved[0]} is class {index}")
             return {name: indices[0] for name, indices in found.items()}
     return None
 
 
-def _wordnet_ids(num_classes: int) -> list[str] | None:
+def _number(name: str) -> int | None:
+    """The class index in front of a name."""
+    numbered = NUMBERED.fullmatch(name)
+    return int(numbered[1]) if numbered else None
+
+
+def _imagenet(num_classes: int) -> list[list[str]]:
+    """What the classes of ImageNet are called, in several ways: WordNet ids, all words for a thing, the first one."""
     if num_classes != 1000:
-        return None
+        return []
     from timm.data import ImageNetInfo
 
-    return list(ImageNetInfo().label_names())
+    known = ImageNetInfo()
+    described = list(known.label_descriptions())
+    return [list(known.label_names()), described, [words.partition(",")[0] for words in described]]

@@ -60,6 +60,46 @@ def test_wordnet_ids_are_known_for_imagenet():
     assert class_indices(["n01440764", "n15075141"], 1000, None)[0] == {"n01440764": 0, "n15075141": 999}
 
 
+def test_english_names_are_known_for_imagenet():
+    assert class_indices(["toilet tissue", "goldfish"], 1000, None)[0] == {"toilet tissue": 999, "goldfish": 1}
+    assert class_indices(["tench, Tinca tinca"], 1000, None)[0] == {"tench, Tinca tinca": 0}
+    with pytest.raises(DataError, match="two classes of the model are called crane"):
+        class_indices(["crane"], 1000, None)
+
+
+def test_labels_behind_a_number_go_before_the_number():
+    assert class_indices(["0_cat", "1_dog"], 2, ["cat", "dog"]) == ({"0_cat": 0, "1_dog": 1}, [])
+    found, (note,) = class_indices(["0_dog", "1_cat"], 2, ["cat", "dog"])
+    assert found == {"0_dog": 1, "1_cat": 0}
+    assert "0_dog is class 1" in note
+    # as `intraq images --png` names them, of some of the classes
+    assert class_indices(["07_x7", "11_x11"], 12, [f"x{k}" for k in range(12)])[0] == {"07_x7": 7, "11_x11": 11}
+
+
+def test_numbers_in_front_of_names_are_indices_where_every_class_has_one():
+    names = [f"{k}_{'lkjihgfedcba'[k]}" for k in range(12)]
+    found, (note,) = class_indices(names, 12, None)
+    assert found == {name: k for k, name in enumerate(names)}
+    assert "taken for class indices" in note
+    with pytest.raises(DataError, match="do not fit"):
+        class_indices(names[:5], 12, None)
+
+
+def test_orders_that_contradict_each_other_are_refused():
+    with pytest.raises(DataError, match="class 2 is class_10 by the order of letters, class_2 by that of numbers"):
+        class_indices([f"class_{k}" for k in range(12)], 12, None)
+
+
+@pytest.mark.parametrize("folders", [["train_images", "val_images"], ["images", "labels"]])
+def test_parts_with_longer_names_are_no_classes(folders):
+    with pytest.raises(DataError, match=f"{folders[0]} is a part of a data set"):
+        class_indices(folders, 2, None)
+
+
+def test_letters_with_accents_are_the_same_however_they_are_encoded():
+    assert class_indices(["cafe\u0301", "tea"], 2, ["tea", "caf\xe9"])[0] == {"cafe\u0301": 1, "tea": 0}
+
+
 def test_sorted_order_only_for_a_full_set():
     found, (note,) = class_indices(["b", "a", "c"], 3, None)
     assert found == {"a": 0, "b": 1, "c": 2}
