@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.errors import UsageError, check_unused
+from intraq_cli.evaluation.accuracy import likeliest
 from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
@@ -106,9 +107,10 @@ def _predictions(
     """
     results: list[PredictionResult] = []
     for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):
-        chances = probabilities(logits_of(network, images.to(device)))
-        best = chances.topk(min(FIRST, chances.shape[1]))
-        for file, classes, shares in zip(files, best.indices.tolist(), (100 * best.values).tolist(), strict=True):
+        logits = logits_of(network, images.to(device))
+        best = likeliest(logits, FIRST)
+        chances = 100 * probabilities(logits).gather(1, best)
+        for file, classes, shares in zip(files, best.tolist(), chances.tolist(), strict=True):
             if math.isnan(shares[0]):
                 report(Warned(f"{file}: the network's logits are NaN"))
             names = [labels[c] if labels else str(c) for c in classes]

@@ -30,12 +30,22 @@ class Accuracy:
     """Share of images that both put into the same class first."""
 
 
+def likeliest(logits: Tensor, count: int) -> Tensor:
+    """So many classes of each image, or all, the likeliest first; of equal logits the class with the lower index.
+
+    Args:
+        logits: ``(B, K)``.
+        count: of classes.
+    """
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :count]  # topk breaks ties at random
+
+
 def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer:
     """What ``network``, on ``device``, says of the images ``(B, C, H, W)`` of a batch."""
 
     def answer(batch: Batch) -> Tensor:
         logits = logits_of(network, batch.images.to(device, non_blocking=True))
-        classes = logits.topk(min(TOP, logits.shape[1])).indices
+        classes = likeliest(logits, TOP)
         return classes.masked_fill(logits.isnan().any(1, keepdim=True), NO_ANSWER)
 
     return answer

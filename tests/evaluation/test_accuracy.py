@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from intraq_cli.evaluation.accuracy import answers_of, compare
+from intraq_cli.evaluation.accuracy import answers_of, compare, likeliest
 from intraq_cli.evaluation.labelled_images import Batch
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
 from intraq_cli.events import Warned
@@ -38,6 +38,11 @@ def test_accuracies_and_agreement_counted_by_hand(batches):
     assert found.float_top1 == 12.5  # image 7, class 0
     same = answers_of(Fixed(0))
     assert compare(same, same, batches).agreement == 100.0
+
+
+def test_of_equal_logits_the_lower_class_comes_first():
+    assert likeliest(torch.zeros(1, 1000), 5).tolist() == [[0, 1, 2, 3, 4]]
+    assert likeliest(torch.tensor([[1.0, 3.0, 1.0, 3.0]]), 5).tolist() == [[1, 3, 0, 2]]
 
 
 class NanFrom(Fixed):
