@@ -26,7 +26,7 @@ from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.recipe import Placement, choose_placement
-from intraq_cli.results import ExportResult, QuantizationResult
+from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.launch import launched
@@ -151,21 +151,21 @@ def quantize(
         check_free(path, force, is_own_checkpoint)
     result = run.carried_out(force, resume, command, images)
     if export is not None and launched().rank == 0:
-        before = time.perf_counter()
-        exported = _exported(path, export, model, report)
-        result = replace(result, export=exported, seconds=result.seconds + time.perf_counter() - before)
+        result = _exported(result, export, model, report)
     return result
 
 
-def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> ExportResult:
-    """The checkpoint that was just written, exported.
+def _exported(result: QuantizationResult, to: Literal["onnx"], model: Model, report: Report) -> QuantizationResult:
+    """The result with the export of its checkpoint, which was just written.
 
     Raises:
         IntraqError: it cannot be; the checkpoint is there all the same.
     """
+    path, started = result.path, time.perf_counter()
     code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
     try:
-        return exporting.export(str(path), to=to, model=code, report=report)
+        exported = exporting.export(path, to=to, model=code, report=report)
     except BaseException:  # an interruption too
         report(Warned(f"the checkpoint {path} is complete, only its export is not: intraq export {path}"))
         raise
+    return replace(result, export=exported, seconds=result.seconds + time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """The verbs called from Python with what Python has: numpy's numbers, paths, devices, modules, gradient modes."""
 
 import json
+import threading
 import traceback
 from inspect import signature
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():
     with pytest.raises(ModelError, match=r"not built yet: 0\.weight"):
         quantize(lazy, **INPUT)
     bound = SmallNet()
-    bound.cache = (bound.fc.weight * 2,)
+    bound.lock = threading.Lock()
     with pytest.raises(ModelError, match="module:SmallNet cannot be copied"):
         quantize(bound, **INPUT)
 
