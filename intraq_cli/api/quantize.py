@@ -14,14 +14,15 @@ from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.checkpoint.write import check_storable
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.errors import IntraqError, RecipeError, UsageError
-from intraq_cli.events import Noted, Report, StageDone, Warned, silent, some_of
+from intraq_cli.events import Noted, Report, StageDone, Warned, silent
+from intraq_cli.io.digests import file_digest
 from intraq_cli.jobs.bit_budget import BitChoice, Chosen, asked_bits, chosen_bits
 from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
 from intraq_cli.jobs.evidence import recorded
 from intraq_cli.jobs.forecast import foretell
 from intraq_cli.jobs.given_images import digest_of_images, given_images
 from intraq_cli.jobs.inspection import inspected
-from intraq_cli.jobs.manifest import call, digest_of, manifest, origin_of
+from intraq_cli.jobs.manifest import call, manifest, origin_of
 from intraq_cli.jobs.outlook import announcing
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe
@@ -40,6 +41,7 @@ from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.distributed import launched_processes
 from intraq_cli.runtime.metrics import to_tensorboard
+from intraq_cli.words import some_of
 
 
 @verb
@@ -207,12 +209,13 @@ def quantize(
         if asked.budget is not None:
             result, _ = with_bits(chosen_bits(job, choice, made, known))
         return replace(result, foretold=foretold)
+    measured_before = None if sensitivity is None else file_digest(Path(sensitivity))
     identity = {
         "job": "quantize",
         **origin_of(teacher, anatomy, settings, seed),
         "recipe": settings.to_dict(),
         "input": asdict(teacher.spec),
-        "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), digest_of(sensitivity)],
+        "bits": [asked.w, asked.a, first_last_bits, asdict(rules), budget and asdict(budget), measured_before],
         "placement": placement,
         "images": digest_of_images(made),
     }
@@ -265,7 +268,7 @@ def _exported(path: Path, to: Literal["onnx"], model: Model, report: Report) -> 
 def _say_what_stays_float(found: InspectionResult, report: Report) -> None:
     kept = [row for row in found.layers if row.float_reason]
     if kept and launched_processes().rank == 0:
-        some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
+        some = some_of([f"{row.name} ({row.float_reason})" for row in kept])
         share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
         report(Noted(f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"))
 

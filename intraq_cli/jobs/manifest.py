@@ -21,7 +21,6 @@ from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
-from intraq_cli.runtime.extensions import file_digest
 from intraq_cli.runtime.provenance import code_commit
 from intraq_cli.synthesis.tuning_images import TuningImages
 
@@ -94,11 +93,6 @@ def versions() -> dict[str, str]:
     """Of what a result depends on; a library that a run does not need is not loaded for that."""
     installed = {name: version(name) for name in ("torchvision", "timm")}
     return {"intraq": __version__, "python": platform.python_version(), "torch": str(torch.__version__), **installed}
-
-
-def digest_of(path: str | Path | None) -> str | None:
-    """SHA-256 of a file, in hexadecimal; None where none was given."""
-    return None if path is None else file_digest(Path(path))
 
 
 def call(verb: Callable[..., Any], given: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ class _Run:
         self.batches.go_on(left["batches"])
         self.mixing.set_state(left["mixing"])
         self.tail = [losses.to(self.context.device) for losses in left["tail"]]
-        vars(self.collapse).update(left.get("collapse", {}))
+        vars(self.collapse).update(left["collapse"])
         return int(left["step"])
 
 
