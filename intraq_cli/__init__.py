@@ -10,22 +10,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from intraq_cli.api.evaluate import evaluate
-    from intraq_cli.api.export import export
-    from intraq_cli.api.images import images
-    from intraq_cli.api.inspect import inspect
-    from intraq_cli.api.load import load
-    from intraq_cli.api.predict import predict
-    from intraq_cli.api.push import push
-    from intraq_cli.api.quantize import quantize
-    from intraq_cli.api.report import compare, report
-    from intraq_cli.api.sensitivity import sensitivity
-    from intraq_cli.api.several import evaluate_many, quantize_seeds
-    from intraq_cli.api.synthesize import synthesize
-    from intraq_cli.errors import IntraqError
-    from intraq_cli.quantization.rounding import RoundingInput
-    from intraq_cli.runtime.extensions import image_loss, weight_rounding
-    from intraq_cli.synthesis.losses import LossInput
+    from intraq_cli.api.evaluate import evaluate as evaluate
+    from intraq_cli.api.export import export as export
+    from intraq_cli.api.images import images as images
+    from intraq_cli.api.inspect import inspect as inspect
+    from intraq_cli.api.load import load as load
+    from intraq_cli.api.predict import predict as predict
+    from intraq_cli.api.push import push as push
+    from intraq_cli.api.quantize import quantize as quantize
+    from intraq_cli.api.report import compare as compare
+    from intraq_cli.api.report import report as report
+    from intraq_cli.api.sensitivity import sensitivity as sensitivity
+    from intraq_cli.api.several import evaluate_many as evaluate_many
+    from intraq_cli.api.several import quantize_seeds as quantize_seeds
+    from intraq_cli.api.synthesize import synthesize as synthesize
+    from intraq_cli.errors import IntraqError as IntraqError
+    from intraq_cli.quantization.rounding import RoundingInput as RoundingInput
+    from intraq_cli.runtime.extensions import image_loss as image_loss
+    from intraq_cli.runtime.extensions import weight_rounding as weight_rounding
+    from intraq_cli.synthesis.losses import LossInput as LossInput
 
 __version__ = "0.1.0"
 
@@ -50,28 +53,7 @@ _HOMES = {
     "LossInput": "intraq_cli.synthesis.losses",
     "RoundingInput": "intraq_cli.quantization.rounding",
 }
-__all__ = [
-    "IntraqError",
-    "LossInput",
-    "RoundingInput",
-    "__version__",
-    "compare",
-    "evaluate",
-    "evaluate_many",
-    "export",
-    "image_loss",
-    "images",
-    "inspect",
-    "load",
-    "predict",
-    "push",
-    "quantize",
-    "quantize_seeds",
-    "report",
-    "sensitivity",
-    "synthesize",
-    "weight_rounding",
-]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
 from intraq_cli.commands.parsing import plain
 from intraq_cli.commands.predict import predict
-from intraq_cli.commands.printing import StdoutFailed, checked_stdout, flush, print_error, print_json, stderr
+from intraq_cli.commands.printing import StdoutFailed, checked_stdout, print_error, print_json, stderr
 from intraq_cli.commands.push import push
 from intraq_cli.commands.quantize import quantize
 from intraq_cli.commands.report import report
@@ -67,7 +67,7 @@ def _terminate(*_: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A bug raises."""
+    """Run the command line, as the console script does; returns the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     calls.TYPED[:] = args
     if sys.stderr is None:  # closed before the start: nobody wants it
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with checked_stdout():
             code = _exit_code(args, rank)
-            flush()
+            sys.stdout.flush()  # a closed pipe is to show here, not at interpreter exit
             return code
     except StdoutFailed as failed:
         if failed.closed:
@@ -131,8 +131,3 @@ def _stopped(terminated: bool, as_json: bool) -> int:
         print_json({"error": {"code": "interrupted", "message": word, "hint": hint}})
     stderr.print(word)
     return TERMINATED if terminated else INTERRUPTED
-
-
-def run() -> None:
-    """Entry point of the console script."""
-    raise SystemExit(main())

@@ -19,8 +19,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-LONGEST = 1000
-"""Characters of a message."""
+from intraq_cli.words import one_line
 
 
 class IntraqError(Exception):
@@ -37,12 +36,6 @@ class IntraqError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         self.message, self.hint = one_line(message), one_line(hint)
         super().__init__(self.message)
-
-
-def one_line(text: str) -> str:
-    """``text`` fit for a terminal and a log: names in it may be a stranger's, with line breaks and escape codes."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
 class UsageError(IntraqError):

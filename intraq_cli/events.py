@@ -1,6 +1,6 @@
 """What long work reports while it runs. Nothing here knows how it is shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 class StageStarted:
     """A stage begins, with its number of steps.
 
-    It is ``pictures``, ``synthesis``, ``calibration``, ``tuning``, ``sensitivity`` or ``evaluation``.
+    It is ``pictures``, ``synthesis``, ``calibration``, ``tuning``, ``sensitivity``, ``evaluation``, ``export`` or
+    ``upload``.
     """
 
     stage: str
@@ -56,8 +57,3 @@ Report = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Report nothing."""
-
-
-def some_of(texts: Sequence[str], most: int = 3) -> str:
-    """The first of many, for a line."""
-    return "; ".join(texts[:most]) + ("; ..." if len(texts) > most else "")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from intraq_cli.words import did_you_mean
+from intraq_cli.words import cut, did_you_mean
 
 KINDS = {
     "int_type": "a whole number",
@@ -45,7 +45,7 @@ def _short(value: Any) -> str:
         text = repr(value)
     except ValueError:  # a whole number of so many digits that Python refuses to print it
         return "too large"
-    return text if len(text) <= 80 else text[:79] + "…"
+    return cut(text, 80)
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -1,12 +1,16 @@
-"""Figures as people read them; where there is none, a dash."""
+"""Figures as people read them, a dash where there is none; and texts that fit into a line."""
 
 from collections.abc import Sequence
 
 NONE = "-"
+LONGEST = 1000
+"""Characters of a line."""
+SOME = 3
+"""Of many things, those that a line names."""
 
 
 def file_size(count: float) -> str:
-    """Bytes."""
+    """A number of bytes with its unit: ``1.25 MB``."""
     unit, name = byte_unit(count)
     return f"{count / unit:.{2 if name == 'MB' else 1}f} {name}"
 
@@ -27,7 +31,7 @@ def logits_differ(largest: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time."""
+    """Seconds as ``9.5 s``, ``12 min`` or ``2.1 h``."""
     if seconds is None:
         return NONE
     if seconds < 120:
@@ -35,9 +39,9 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def decimals(value: float | None, digits: int, unit: str = "") -> str:
+def decimals(value: float | None, digits: int) -> str:
     """So many digits behind the point."""
-    return NONE if value is None else f"{value:,.{digits}f}{unit}"
+    return NONE if value is None else f"{value:,.{digits}f}"
 
 
 def ratio(before: float, after: float) -> str:
@@ -75,6 +79,21 @@ def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
 def bits_read(call_bits: Sequence[int | None]) -> str:
     """Bits of what the calls of a layer read: ``4``, or ``4/float`` where they differ."""
     return "/".join(dict.fromkeys(str(bits or "float") for bits in call_bits))
+
+
+def one_line(text: str) -> str:
+    """``text`` fit for a terminal and a log: names in it may be a stranger's, with line breaks and escape codes."""
+    return cut(" ".join("".join(c if c.isprintable() else " " for c in text).split()), LONGEST)
+
+
+def cut(text: str, most: int) -> str:
+    """``text``, or its beginning where it has more than ``most`` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def some_of(texts: Sequence[str]) -> str:
+    """The first of many, for a line."""
+    return "; ".join(texts[:SOME]) + ("; ..." if len(texts) > SOME else "")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

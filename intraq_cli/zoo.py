@@ -2,12 +2,10 @@
 
 import csv
 import os
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.errors import RecipeError
 from intraq_cli.io.untrusted import read_text
 from intraq_cli.words import did_you_mean
 
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
 
 MAX_RECIPE = 2**20
 """Bytes."""
-MODEL_COLUMNS = ("network", "architecture")
-"""What tables of results call the network."""
 
 
 def zoo_root() -> Path:
@@ -108,45 +104,3 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a table of results."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@dataclass(frozen=True)
-class RowFilter:
-    """Which rows of a table of results are wanted; None: whichever."""
-
-    model: str | None = None
-    """Part of a network's name."""
-    recipe: str | None = None
-    w: int | None = None
-    a: int | None = None
-    placement: str | None = None
-
-    def apply(self, rows: list[dict[str, str]], table: str) -> list[dict[str, str]]:
-        """The rows that are wanted.
-
-        Raises:
-            UsageError: the table does not say what is asked for.
-        """
-        bits = "bits" if (self.w, self.a) != (None, None) else None
-        asked = [name for name in ("recipe", "placement") if getattr(self, name) is not None] + ([bits] if bits else [])
-        for column in asked:
-            if column not in rows[0]:
-                raise UsageError(f"the table {table} has no column {column}", f"it has {', '.join(rows[0])}")
-        return [row for row in rows if self._wants(row)]
-
-    def _wants(self, row: dict[str, str]) -> bool:
-        name = next((row[column] for column in MODEL_COLUMNS if column in row), "")
-        w, a = _bits(row.get("bits", ""))
-        return (
-            (self.model or "").lower() in name.lower()
-            and self.recipe in (None, row.get("recipe"))
-            and self.placement in (None, row.get("placement"))
-            and self.w in (None, w)
-            and self.a in (None, a)
-        )
-
-
-def _bits(text: str) -> tuple[int | None, int | None]:
-    """Of ``W4A4``."""
-    found = re.match(r"W(\d+)A(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (None, None)

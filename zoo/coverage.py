@@ -26,10 +26,11 @@ import torch
 from torch import fx, nn
 
 from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError
 from intraq_cli.graph.layers import layers, quantizable
 from intraq_cli.graph.products import products
+from intraq_cli.io.json_files import write_json
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher, examine

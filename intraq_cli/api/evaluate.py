@@ -20,9 +20,10 @@ from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized, teacher_of
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, place_teacher
+from intraq_cli.models.teacher import Teacher, check_classifier, place_teacher
 from intraq_cli.publish.noting import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory

@@ -18,7 +18,7 @@ from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
 from intraq_cli.errors import ExportError, UsageError
 from intraq_cli.evaluation.pictures import named_pictures, picture_batches
-from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent, some_of
+from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.publish.noting import record_export
@@ -26,6 +26,7 @@ from intraq_cli.publish.privacy import without_paths
 from intraq_cli.results import ExportResult
 from intraq_cli.runtime.device import describe_processor
 from intraq_cli.synthesis.pictures import images_of_sheet
+from intraq_cli.words import some_of
 
 FILE = "model.onnx"
 IMAGES = 64

@@ -10,7 +10,6 @@ from intraq_cli.api.arguments import verb
 from intraq_cli.errors import DataError, UsageError
 from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
 from intraq_cli.models.class_names import name_of
-from intraq_cli.models.teacher import InputSpec
 from intraq_cli.results import ClassCount, ImagesResult
 from intraq_cli.synthesis.image_set import ImageSet, read_images
 from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders, write_sheet
@@ -49,13 +48,11 @@ def images(
     whole = read_images(Path(file))
     found = _of_classes(whole, file, classes)
     if png is not None:
-        spec = _spec(found, file)
         with atomic_folder(Path(png), force, is_class_folders) as folder:
-            write_class_folders(folder, found.made, spec, found.label_names)
+            write_class_folders(folder, found.made, found.spec, found.label_names)
     if sheet is not None:
-        spec = _spec(found, file)
         with atomic_file(Path(sheet), force) as scratch:
-            write_sheet(scratch, found.made, spec, found.label_names)
+            write_sheet(scratch, found.made, found.spec, found.label_names)
     return _summary(found, len(whole.made.images), file, png, sheet)
 
 
@@ -68,12 +65,6 @@ def _of_classes(found: ImageSet, file: str | Path, classes: Sequence[int] | None
         raise DataError(f"{file} has no images of class {', '.join(map(str, missing)) or '(none given)'}")
     chosen = torch.isin(made.labels, torch.tensor([*classes]))
     return replace(found, made=made.select(chosen))
-
-
-def _spec(found: ImageSet, file: str | Path) -> InputSpec:
-    if found.spec is None:
-        raise DataError(f"{file} does not say how its images are normalised", "make it again with this version")
-    return found.spec
 
 
 def _summary(

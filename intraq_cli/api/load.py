@@ -4,7 +4,7 @@ from functools import partial
 
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.errors import CheckpointError
-from intraq_cli.evaluation.data import Preprocessing
+from intraq_cli.evaluation.data import preprocessing
 from intraq_cli.jobs.targets import find_checkpoint
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -37,5 +37,5 @@ def load(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
     network = checkpoint.network
-    network.make_transform, network.label_names = partial(Preprocessing, checkpoint.spec), checkpoint.label_names
+    network.make_transform, network.label_names = partial(preprocessing, checkpoint.spec), checkpoint.label_names
     return network

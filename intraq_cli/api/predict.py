@@ -15,9 +15,10 @@ from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batc
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, check_classifier, logits_of, place_teacher
+from intraq_cli.models.teacher import check_classifier, logits_of, place_teacher
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory

@@ -75,4 +75,4 @@ def push(
         token=token,
         report=report,
     )
-    return replace(result, commit=sent.commit, pull_request=sent.pull_request)
+    return replace(result, commit=sent.oid, pull_request=sent.pr_url)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, verb
-from intraq_cli.checkpoint.write import write_json
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.io.atomic import atomic_file
+from intraq_cli.io.json_files import write_json
 from intraq_cli.jobs.given_images import digest_of_images, given_images
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job

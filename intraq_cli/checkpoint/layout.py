@@ -5,26 +5,15 @@ import math
 
 from torch import fx
 
-from intraq_cli.checkpoint.write import METADATA, float_names, site_prefix
+from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
+from intraq_cli.checkpoint.write import METADATA
 from intraq_cli.io.untrusted import TensorInfo
-from intraq_cli.models.meta_build import info_of
+from intraq_cli.models.meta_build import DTYPES, info_of
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan
 
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "F32": 4,
-    "C64": 8,
-    "F64": 8,
-    "I64": 8,
-}
+ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 """In the order of the format's types: a file has its tensors by type, the last one first, and then by name."""
 ALIGNMENT = 8
 """A header is filled up with spaces to a multiple of so many bytes; its length stands before it in as many."""
@@ -48,13 +37,15 @@ def stored_quantizers(network: QuantizedNetwork) -> dict[str, TensorInfo]:
     for name, bits in plan.weights.items():
         key, shape = network.weight_keys[name], tuple(network.weights[name].weight.shape)
         rows, row = shape[0], math.prod(shape[1:])
-        found[f"{key}_packed"] = TensorInfo("I32", (rows, packed_words(row, bits)))
-        found[f"{key}_scale"] = TensorInfo("F32", (rows, 1))
-        found[f"{key}_zero_point"] = TensorInfo("I32", (packed_words(rows, bits), 1))
-        found[f"{key}_shape"] = TensorInfo("I64", (len(shape),))
+        of_weight = weight_keys(key)
+        found[of_weight.packed] = TensorInfo("I32", (rows, packed_words(row, bits)))
+        found[of_weight.scale] = TensorInfo("F32", (rows, 1))
+        found[of_weight.zero_point] = TensorInfo("I32", (packed_words(rows, bits), 1))
+        found[of_weight.shape] = TensorInfo("I64", (len(shape),))
     for site in plan.activations:
-        found[f"{site_prefix(plan, site)}_scale"] = TensorInfo("F32", ())
-        found[f"{site_prefix(plan, site)}_zero_point"] = TensorInfo("U8", ())
+        of_grid = grid_keys(site_prefix(plan, site))
+        found[of_grid.scale] = TensorInfo("F32", ())
+        found[of_grid.zero_point] = TensorInfo("U8", ())
     return found
 
 

@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
+from intraq_cli.checkpoint.config import own_quantization, read_config, read_plan
+from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
 from intraq_cli.checkpoint.layout import stored_quantizers, stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import FORMAT_VERSION, SUFFIX, float_names, site_prefix
 from intraq_cli.errors import CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
@@ -22,10 +23,11 @@ from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import output_node, replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
-from intraq_cli.models.config import ModelConfig, check_config, is_class_count, spec_of_config
+from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import BUILD_ERRORS, build_on_meta, check_tensors
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, example_of, is_sound, place_teacher
+from intraq_cli.models.teacher import example_of, is_sound, place_teacher
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork, dequantize
 from intraq_cli.quantization.packing import unpack
@@ -82,10 +84,10 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
         CheckpointError: the folder is no checkpoint, or a damaged one.
         ModelError: the architecture cannot be built, or ``model`` is needed.
     """
-    config = _read_config(folder)
-    checked = check_config(config, str(folder), CheckpointError)
-    plan = _read_plan(folder, config)
-    spec = spec_of_config(checked.pretrained_cfg, str(folder), CheckpointError)
+    config = read_config(folder)
+    checked = check_config(config, f"{folder}: config.json", CheckpointError)
+    plan = read_plan(folder, config)
+    spec = spec_of_config(checked.pretrained_cfg, f"{folder}: config.json: pretrained_cfg", CheckpointError)
     run = read_run(folder)
     weights = safe_path(folder, "model.safetensors", CheckpointError)
     header = tensor_header(weights, CheckpointError)
@@ -205,53 +207,7 @@ def is_own_checkpoint(folder: Path) -> bool:
         config = read_json(folder / "config.json", CheckpointError)
     except (CheckpointError, OSError):
         return False
-    return _ours(config) is not None
-
-
-def _ours(config: dict[str, Any]) -> dict[str, Any] | None:
-    """How a network is quantized, of a checkpoint's config of ours; None of any other."""
-    found = config.get("quantization_config")
-    return found if isinstance(found, dict) and found.get("quant_method") == "intraq" else None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    hint = "a checkpoint folder is what `intraq quantize` writes"
-    if not os.path.isfile(folder / "config.json"):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", hint)
-    config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
-    quantization = _ours(config)
-    if quantization is None:
-        raise CheckpointError(f"{folder} is no intraq checkpoint", hint)
-    version = quantization.get("format_version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has format version {version!s:.20}, this intraq reads {FORMAT_VERSION}",
-            "make it again with `intraq quantize`" if version == 1 else "update intraq",
-        )
-    for key in ("weights", "activations"):
-        table = quantization.get(key)
-        bits, symmetric = (table.get("bits"), table.get("symmetric")) if isinstance(table, dict) else (None, None)
-        if type(bits) is not int or not 2 <= bits <= 8 or type(symmetric) is not bool:
-            raise CheckpointError(f"{folder}/config.json: quantization_config.{key} is damaged", "fetch it again")
-    for key, fits in {"num_classes": is_class_count, "pretrained_cfg": lambda cfg: isinstance(cfg, dict)}.items():
-        if not fits(config.get(key)):
-            raise CheckpointError(f"{folder}/config.json lacks {key}", hint)
-    return config
-
-
-def _read_plan(folder: Path, config: dict[str, Any]) -> Plan:
-    quantization = config["quantization_config"]
-    placement = quantization["activations"].get("placement")
-    modules, sites = (quantization.get(key) for key in ("modules", "sites"))
-    for key, table in {"modules": modules, "sites": sites}.items():
-        if not isinstance(table, dict):
-            raise CheckpointError(f"{folder}/config.json: quantization_config lacks {key}", "fetch it again")
-    bits = [*modules.values(), *sites.values()]
-    if placement not in SUFFIX or not all(type(b) is int and 2 <= b <= 8 for b in bits):
-        raise CheckpointError(f"{folder}/config.json: bits must be 2 to 8, placement inputs or activations")
-    if placement == "inputs" and not {site.partition("#")[0] for site in sites} <= modules.keys():
-        raise CheckpointError(f"{folder}/config.json: an activation is quantized before a layer that is not")
-    return Plan(placement, modules, sites)
+    return own_quantization(config) is not None
 
 
 def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -267,8 +223,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
     names = float_names(quantized.float_tensors, stored_quantizers(quantized))
     for name, bits in quantized.plan.weights.items():
         key, shape = quantized.weight_keys[name], quantized.weights[name].weight.shape
-        words, scale = tensors.pop(f"{key}_packed"), tensors.pop(f"{key}_scale")
-        zeros, stated = tensors.pop(f"{key}_zero_point"), tensors.pop(f"{key}_shape")
+        words, scale, zeros, stated = map(tensors.pop, weight_keys(key))
         if stated.tolist() != list(shape):
             refuse(f"the weight of {name} has another shape")
         codes = unpack(words, bits, shape[1:].numel()).view(shape)
@@ -279,7 +234,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         quantized.set_weight(name, FixedWeight(weight, scale[:, 0]))
     for site, quantizer in quantized.activation_quantizers.items():
         prefix = site_prefix(quantized.plan, site)
-        scale, zero_point = tensors.pop(f"{prefix}_scale"), tensors.pop(f"{prefix}_zero_point")
+        scale, zero_point = map(tensors.pop, grid_keys(prefix))
         if not 0 < scale < math.inf or int(zero_point) >= 2**quantizer.bits:
             refuse(f"the scale of {prefix} is not one positive number, or its zero-point is off the grid")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from intraq_cli.errors import CheckpointError
-from intraq_cli.io.untrusted import read_json, safe_path
+from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 
 MOST = 2**64
 LARGEST, SMALLEST = 1e99, 1e-99
@@ -79,8 +79,8 @@ class Export(_Table):
 
     opset: Count
     bytes: Count
-    sha256: Text | None = None
-    """Of the file; None in manifests of earlier versions."""
+    sha256: Text
+    """Of the file."""
     layers_integer: list[Text]
     layers_float: list[dict[str, Text]]
     images: Count
@@ -136,12 +136,6 @@ class PublishedRun(RunManifest):
     measured: _Measured
 
 
-def named_images(run: dict[str, Any]) -> list[Any]:
-    """What ``--images`` named, from a manifest that may be of a version which joined the names by commas."""
-    images = run.get("images") or []
-    return images.split(", ") if isinstance(images, str) else images
-
-
 def read_run(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder, checked against :class:`RunManifest`; empty where there is none.
 
@@ -154,10 +148,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         RunManifest.model_validate(run)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        table, *place = map(str, first["loc"])
-        where = f"{'.'.join(place)}: " if place else ""
-        raise CheckpointError(
-            f"{folder}/run.json: {table} is damaged: {where}{first['msg']}", "load() needs no run.json; fetch it again"
-        ) from error
+        what = f"{folder}/run.json is damaged: {first_fault(error)}"
+        raise CheckpointError(what, "load() needs no run.json; fetch it again") from error
     return run

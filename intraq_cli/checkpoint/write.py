@@ -1,7 +1,5 @@
 """Writing a checkpoint folder: packed weights, and what is needed beside them."""
 
-import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx
 
+from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import tensors as read_tensors
-from intraq_cli.io.atomic import plain
 from intraq_cli.models.meta_build import DTYPES
 from intraq_cli.models.source import needs_code
 from intraq_cli.models.teacher import Anatomy, Teacher
@@ -23,10 +21,6 @@ from intraq_cli.quantization.plan import Plan
 FORMAT_VERSION = 2
 METADATA = {"format": "pt"}
 """Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
-FLOAT = "_float"
-"""Behind the key of a tensor of the network's own that is called as one of a quantizer's."""
-SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
-"""What an activation's tensors are called behind the name of its site."""
 
 
 def checkpoint_tensors(
@@ -44,34 +38,19 @@ def checkpoint_tensors(
     tensors: dict[str, Tensor] = {}
     for name, (codes, scale, zero_point) in stored.items():
         key, bits = network.weight_keys[name], network.plan.weights[name]
-        tensors[f"{key}_packed"] = pack(codes.flatten(1), bits)
-        tensors[f"{key}_scale"] = scale[:, None]
+        of_weight = weight_keys(key)
+        tensors[of_weight.packed] = pack(codes.flatten(1), bits)
+        tensors[of_weight.scale] = scale[:, None]
         # packed along the channels, as compressed-tensors does it
-        tensors[f"{key}_zero_point"] = pack(zero_point.to(torch.uint8)[None], bits).T
-        tensors[f"{key}_shape"] = torch.tensor(codes.shape)
+        tensors[of_weight.zero_point] = pack(zero_point.to(torch.uint8)[None], bits).T
+        tensors[of_weight.shape] = torch.tensor(codes.shape)
     for site, quantizer in network.activation_quantizers.items():
-        prefix = site_prefix(network.plan, site)
-        tensors[f"{prefix}_scale"] = quantizer.scale()
-        tensors[f"{prefix}_zero_point"] = quantizer.zero_point.to(torch.uint8)
+        of_grid = grid_keys(site_prefix(network.plan, site))
+        tensors[of_grid.scale] = quantizer.scale()
+        tensors[of_grid.zero_point] = quantizer.zero_point.to(torch.uint8)
     floats = network.float_tensors
     tensors |= {name: floats[key] for key, name in float_names(floats, tensors).items()}
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-
-
-def float_names(keys: Collection[str], taken: Collection[str]) -> dict[str, str]:
-    """What the network's own tensors are called in a checkpoint: by their keys, but where those are ``taken``.
-
-    A layer may have a parameter ``weight_scale`` or ``input_scale`` of its own.
-
-    Args:
-        keys: of the tensors, in the network's state dict.
-        taken: names of what quantizers store.
-    """
-    names = dict(zip(keys, keys, strict=True))
-    for key in sorted({*keys} & {*taken}):
-        while names[key] in {*taken, *(name for other, name in names.items() if other != key)}:
-            names[key] += FLOAT
-    return names
 
 
 def check_storable(graph: fx.GraphModule) -> None:
@@ -84,11 +63,6 @@ def check_storable(graph: fx.GraphModule) -> None:
         if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
             raise ModelError(f"{key} is a tensor that no checkpoint can hold ({kind})", "give it as dense float32")
-
-
-def site_prefix(plan: Plan, site: str) -> str:
-    """What the keys of an activation quantizer's tensors begin with."""
-    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
 
 
 def checkpoint_config(teacher: Teacher, anatomy: Anatomy, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
@@ -119,8 +93,3 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
     """Write ``model.safetensors``; returns its bytes."""
     save_file(tensors, folder / "model.safetensors", METADATA)
     return (folder / "model.safetensors").stat().st_size
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write ``config.json`` or ``run.json``."""
-    path.write_text(json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_hint, print_json
-from intraq_cli.errors import one_line
+from intraq_cli.commands.tables import Column, print_rows
+from intraq_cli.words import one_line
 
 if TYPE_CHECKING:
     from intraq_cli.results import ComparisonResult
@@ -37,19 +38,10 @@ def _print(result: "ComparisonResult") -> None:
     names, rows = table_of(result)
     worst = sorted(result.noise, key=lambda row: -row.spread)[:SHOWN]
     noise = [[row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"] for row in worst]
-    print(_aligned([["", *names], *rows]))
+    columns = [Column("", shrinks=True), *(Column(one_line(name), right=True) for name in names)]
+    print_rows(columns, rows)
     if noise:
-        print(f"\nsignal to noise in dB, where it differs most\n{_aligned([['', *names, 'spread'], *noise])}")
+        print("\nsignal to noise in dB, where it differs most")
+        print_rows([*columns, Column("spread", right=True)], noise)
     if not result.same_model:
         print_hint("not all are of the same float weights: agreement and divergence are of different networks")
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """Lines of cells; names begin at the left, figures end at the right."""
-    shown = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    lines = []
-    for name, *cells in shown:
-        figures = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        lines.append("  ".join([name.ljust(widths[0]), *figures]).rstrip())
-    return "\n".join(lines)

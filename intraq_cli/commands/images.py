@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import heterogeneity, print_json, print_table
-from intraq_cli.errors import one_line
-from intraq_cli.words import file_size
+from intraq_cli.words import file_size, one_line
 
 if TYPE_CHECKING:
     from intraq_cli.results import ImagesResult

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
-from intraq_cli.errors import UsageError, one_line
-from intraq_cli.words import bits_read, sizes
+from intraq_cli.errors import UsageError
+from intraq_cli.words import bits_read, one_line, sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
@@ -87,7 +87,7 @@ def _print(found: "InspectionResult") -> None:
         + f"; weights {found.weights}",
         [
             ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} operations that multiply"),
-            *[("float", one_line(f"{layer.name or 'network'}: {layer.float_reason}")) for layer in kept],
+            *[("float", one_line(f"{layer.name}: {layer.float_reason}")) for layer in kept],
             ("parameters", f"{found.parameters:,}, of which quantized {found.parameters_quantized:,}"),
             ("multiply-adds", f"{found.multiply_adds:,} an image, of which in low bits {found.low_bit_share:.1f} %"),
             ("size", sizes(found.bytes_float, found.bytes_quantized)),

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from intraq_cli.errors import one_line
 from intraq_cli.events import StageStarted, StepDone
-from intraq_cli.words import duration
+from intraq_cli.words import duration, one_line
 
 RECENT = 6
 """Reported steps by which the time left is told, the last ones."""

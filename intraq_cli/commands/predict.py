@@ -5,7 +5,7 @@ from dataclasses import asdict
 from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json
 from intraq_cli.commands.progress import progress
-from intraq_cli.errors import one_line
+from intraq_cli.words import one_line
 
 
 def predict(

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 
 from intraq_cli.errors import IntraqError
-from intraq_cli.io.atomic import plain
+from intraq_cli.io.json_files import plain
 from intraq_cli.words import duration
 
 if TYPE_CHECKING:
@@ -41,21 +42,14 @@ def print_error(error: IntraqError, as_json: bool) -> None:
     """One line and a hint on stderr; with ``--json`` an error object on stdout as well."""
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
-    stderr.print(f"[bold red]error:[/] {escaped(error.message)}")
+    stderr.print(f"[bold red]error:[/] {escape(error.message)}")
     if error.hint:
-        stderr.print(f"[dim]hint:[/] {escaped(error.hint)}")
+        stderr.print(f"[dim]hint:[/] {escape(error.hint)}")
 
 
 def print_hint(text: str) -> None:
     """A suggestion on stderr."""
-    stderr.print(f"[dim]{escaped(text)}[/]")
-
-
-def escaped(text: str) -> str:
-    """``text`` as rich prints it letter by letter: brackets are no markup."""
-    from rich.markup import escape
-
-    return escape(text)
+    stderr.print(f"[dim]{escape(text)}[/]")
 
 
 def heterogeneity(value: float) -> str:
@@ -70,11 +64,6 @@ def expected(foretold: "Foretold | None", device: str) -> str:
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in foretold.stages.items())
     memory = "" if foretold.memory_bytes is None else f", {foretold.memory_bytes / 1e9:.1f} GB of memory"
     return f"about {duration(foretold.seconds)} on {device} ({stages}){memory}"
-
-
-def flush() -> None:
-    """Hand out what is still buffered, so that a closed pipe shows here and not at interpreter exit."""
-    sys.stdout.flush()
 
 
 class StdoutFailed(BaseException):

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from intraq_cli.commands.live import Pace, Stage
-from intraq_cli.commands.printing import escaped, print_hint, stderr
-from intraq_cli.errors import one_line
+from intraq_cli.commands.printing import print_hint, stderr
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
-from intraq_cli.words import counted, duration
+from intraq_cli.words import counted, duration, one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -42,9 +43,9 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
 def _messages_only(event: Event) -> None:
     match event:
         case Warned():
-            stderr.print(f"[yellow]warning:[/] {escaped(one_line(event.message))}")
+            stderr.print(f"[yellow]warning:[/] {escape(one_line(event.message))}")
         case Noted():
-            stderr.print(escaped(one_line(event.message)))
+            stderr.print(escape(one_line(event.message)))
 
 
 class _Paces:

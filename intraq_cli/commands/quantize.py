@@ -9,10 +9,16 @@ from intraq_cli.commands.export import export_rows
 from intraq_cli.commands.printing import expected, heterogeneity, print_hint, print_json, print_table
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
+from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
+
+FRONTIER = (
+    Column(""),
+    *(Column(name, right=True) for name in ("size", "bits a weight", "bit operations", "expected divergence")),
+)
 
 
 def quantize(
@@ -113,12 +119,15 @@ def _sizes(result: "QuantizationResult") -> str:
 
 def _print_frontier(result: "QuantizationResult") -> None:
     """What other budgets would buy; divergences are sums over layers, before tuning."""
-    if result.frontier:
-        print(f"  {'size':>9}  bits a weight  bit operations  expected divergence")
-    for point in result.frontier:
-        mark, size = "*" if point.chosen else " ", file_size(point.bytes)
-        operations = f"{point.bit_operations / 1e9:.2f} G"
-        print(f"{mark} {size:>9}  {point.avg_bits:>13.2f}  {operations:>14}  {point.divergence:>19.2g}")
+    rows = [
+        [
+            *("*" if point.chosen else "", file_size(point.bytes), f"{point.avg_bits:.2f}"),
+            *(f"{point.bit_operations / 1e9:.2f} G", f"{point.divergence:.2g}"),
+        ]
+        for point in result.frontier
+    ]
+    if rows:
+        print_rows(FRONTIER, rows)
 
 
 def _off(result: "QuantizationResult") -> str:

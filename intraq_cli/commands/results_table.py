@@ -1,22 +1,68 @@
 """The zoo's tables of results: for people, as JSON and as CSV."""
 
 import csv
+import re
 import sys
+from dataclasses import dataclass
 
-from intraq_cli import zoo
 from intraq_cli.commands.printing import print_hint, print_json
 from intraq_cli.commands.tables import Column, print_rows
+from intraq_cli.errors import UsageError
 
+MODEL_COLUMNS = ("network", "architecture")
+"""What tables of results call the network."""
 LAST = (
     *("commit", "date", "device", "synthesis_seconds", "bytes_float", "image_steps", "kl_synthetic", "heterogeneity"),
     *("agreement_synthetic", "quantize_seconds", "bytes_quantized", "agreement_real", "images", "note", "seed"),
 )
 """Columns that go first where a terminal is narrow, in this order; the others go after them, from the right."""
-ESSENTIAL = {*zoo.MODEL_COLUMNS, "bits", "float_top1", "top1", "drop", "method"}
-SHRINK = {*zoo.MODEL_COLUMNS, "overrides", "setting", "source", "note", "device"}
+ESSENTIAL = {*MODEL_COLUMNS, "bits", "float_top1", "top1", "drop", "method"}
+SHRINK = {*MODEL_COLUMNS, "overrides", "setting", "source", "note", "device"}
 
 
-def print_results(name: str, rows: list[dict[str, str]], chosen: zoo.RowFilter, as_json: bool, as_csv: bool) -> None:
+@dataclass(frozen=True)
+class RowFilter:
+    """Which rows of a table of results are wanted; None: whichever."""
+
+    model: str | None = None
+    """Part of a network's name."""
+    recipe: str | None = None
+    w: int | None = None
+    a: int | None = None
+    placement: str | None = None
+
+    def apply(self, rows: list[dict[str, str]], table: str) -> list[dict[str, str]]:
+        """The rows that are wanted.
+
+        Raises:
+            UsageError: the table does not say what is asked for.
+        """
+        bits = "bits" if (self.w, self.a) != (None, None) else None
+        asked = [name for name in ("recipe", "placement") if getattr(self, name) is not None] + ([bits] if bits else [])
+        for column in asked:
+            if column not in rows[0]:
+                raise UsageError(f"the table {table} has no column {column}", f"it has {', '.join(rows[0])}")
+        return [row for row in rows if self._wants(row)]
+
+    def _wants(self, row: dict[str, str]) -> bool:
+        name = next((row[column] for column in MODEL_COLUMNS if column in row), "")
+        w, a = _bits(row.get("bits", ""))
+        return (
+            (self.model or "").lower() in name.lower()
+            and self.recipe in (None, row.get("recipe"))
+            and self.placement in (None, row.get("placement"))
+            and self.w in (None, w)
+            and self.a in (None, a)
+        )
+
+
+def _bits(text: str) -> tuple[int | None, int | None]:
+    """Of ``W4A4``."""
+    found = re.match(r"W(\d+)A(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (None, None)
+
+
+def print_results(name: str, rows: list[dict[str, str]], chosen: RowFilter, as_json: bool, as_csv: bool) -> None:
     """Print the rows of a table that a filter lets through.
 
     Raises:

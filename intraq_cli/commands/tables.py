@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
-from intraq_cli.errors import one_line
+from intraq_cli.words import one_line
 
 GAP = "  "
 SHORTEST = 16
@@ -68,7 +68,7 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int)
         kept.remove(last)
 
 
-def shortened(text: str, width: int, mark: str = ELLIPSIS) -> str:
+def shortened_cell(text: str, width: int, mark: str = ELLIPSIS) -> str:
     """``text``, its middle left out where it takes more than ``width`` cells: both ends tell names apart."""
     if cell_len(text) <= width:
         return text
@@ -87,7 +87,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[in
 def _line(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int], mark: str = ELLIPSIS) -> str:
     texts = []
     for column, cell, width in zip(columns, cells, widths, strict=True):
-        text = shortened(cell, width, mark)
+        text = shortened_cell(cell, width, mark)
         padding = " " * (width - cell_len(text))
         texts.append(padding + text if column.right else text + padding)
     return GAP.join(texts).rstrip()

@@ -7,7 +7,7 @@ import typer
 from intraq_cli import zoo
 from intraq_cli.commands import options
 from intraq_cli.commands.printing import print_json, print_table
-from intraq_cli.commands.results_table import print_results
+from intraq_cli.commands.results_table import RowFilter, print_results
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.words import did_you_mean
 
@@ -51,8 +51,8 @@ def show(
         raise UsageError("--csv prints CSV, --json a JSON object", "give one of them")
     tables = zoo.result_tables()
     name = MEASURED if name == "results" else name
-    chosen = zoo.RowFilter(model, recipe, w, a, placement)
-    if name not in tables and (as_csv or chosen != zoo.RowFilter()):
+    chosen = RowFilter(model, recipe, w, a, placement)
+    if name not in tables and (as_csv or chosen != RowFilter()):
         raise UsageError(f"{name} is no table of results", f"--csv and filters go with {', '.join(tables)}")
     if name in tables:
         print_results(name, zoo.read_table(tables[name]), chosen, as_json, as_csv)

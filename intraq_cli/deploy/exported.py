@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from intraq_cli.checkpoint.run_manifest import TeacherOrigin
 from intraq_cli.deploy.session import OnnxNetwork, metadata, open_session
 from intraq_cli.errors import ExportError, first_line, interruption
+from intraq_cli.io.untrusted import first_fault
 from intraq_cli.models.config import MAX_CLASSES, PretrainedCfg, spec_of_config
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,6 @@ class _Metadata(BaseModel):
         return self
 
 
-def is_onnx(target: str) -> bool:
-    """Whether a target is spelled like an exported file."""
-    return target.endswith(".onnx")
-
-
 def open_exported(path: Path) -> Exported:
     """Open an ONNX file of ours.
 
@@ -59,7 +55,7 @@ def open_exported(path: Path) -> Exported:
         raise ExportError(f"no file {path}", "make one with `intraq export FOLDER`")
     session = open_session(path)
     about = _checked(metadata(session, str(path)), path)
-    spec = spec_of_config(about.pretrained_cfg, str(path), ExportError)
+    spec = spec_of_config(about.pretrained_cfg, f"{path}: pretrained_cfg", ExportError)
     network = OnnxNetwork(session)
     _check_runs(network, spec, about.num_classes, path)
     run = {"teacher": about.teacher.model_dump()} if about.teacher else {}
@@ -70,9 +66,7 @@ def _checked(about: dict[str, Any], path: Path) -> _Metadata:
     try:
         return _Metadata.model_validate(about)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-    raise ExportError(f"the metadata of {path} are damaged: {where}{first['msg']}", "export it again")
+        raise ExportError(f"the metadata of {path} are damaged: {first_fault(error)}", "export it again") from error
 
 
 def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: Path) -> None:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -15,11 +16,19 @@ from torch.utils.data import Dataset, TensorDataset
 
 from intraq_cli.errors import DataError, UsageError, first_line
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, UnreadableImageError, decoding
+from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, decoding
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.runtime.torch_defaults import float32_by_default
 from intraq_cli.zoo import model_folder
+
+
+class _Model(NamedTuple):
+    """What of a model data have to fit."""
+
+    spec: InputSpec
+    num_classes: int
+    label_names: list[str] | None
 
 
 def open_data(
@@ -41,80 +50,57 @@ def open_data(
         raise UsageError(f"--split {split}: {data} is no data set on the Hub", "leave it out")
     if data_dir is not None and not cifar:
         raise UsageError(f"--data-dir {data_dir}: {data} is neither cifar10 nor cifar100", "leave it out")
+    model = _Model(spec, num_classes, label_names)
     if on_the_hub:
-        return _hub_dataset(data.removeprefix("hfds:"), spec, num_classes, label_names, split)
+        return _hub_dataset(data.removeprefix("hfds:"), model, split)
     if (data == "digits" or (cifar and data_dir is None)) and os.path.isdir(data):
         note = f"{data} is taken for the folder here, not for the data set of that name"
-        found = _class_folders(Path(data), spec, num_classes, label_names)
+        found = _class_folders(Path(data), model)
         return replace(found, name=f"./{data}", notes=(note, *found.notes))
     if cifar:
-        return _cifar(data, spec, num_classes, label_names, data_dir)
+        return _cifar(data, model, data_dir)
     if data == "digits":
-        return _digits(spec, num_classes)
+        return _digits(model)
     folder = Path(data)
     if not os.path.isdir(folder):
         raise DataError(
             f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME"
         )
-    return _class_folders(folder, spec, num_classes, label_names)
+    return _class_folders(folder, model)
 
 
-class Preprocessing:
+def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
     """The model's own evaluation transform: PIL image, in the mode it takes, to normalised ``(C, H, W)``, float32."""
+    from timm.data import create_transform
 
-    def __init__(self, spec: InputSpec) -> None:
-        from timm.data import create_transform
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        spec.input_size,
+        is_training=False,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+        crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
+    )
 
-        self._transform: Callable[[Image.Image], Tensor] = create_transform(
-            spec.input_size,
-            is_training=False,
-            mean=spec.mean,
-            std=spec.std,
-            interpolation=spec.interpolation,
-            crop_pct=spec.crop_pct,
-            crop_mode=spec.crop_mode,
-        )
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """See the class."""
-        with float32_by_default():
-            return self._transform(image)
+    return partial(_in_float32, transform)  # no closure: other processes may take it
 
 
-class ImageTensors:
+def _in_float32(transform: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
+    with float32_by_default():
+        return transform(image)
+
+
+def image_reader(spec: InputSpec) -> ImageReader:
     """Makes of images what a model takes: normalised, ``(C, H, W)``.
 
     Raises:
         DataError: its input has neither one nor three channels.
     """
-
-    def __init__(self, spec: InputSpec) -> None:
-        mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
-        if mode is None:
-            raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
-        self.reader = ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct)
-        self.transform = Preprocessing(spec)
-
-    def read(self, path: Path, root: Path | None) -> Tensor:
-        """Of a file below ``root``, which is resolved; None: wherever it lies.
-
-        Raises:
-            UnreadableImageError: as :meth:`ImageReader.read`; or resizing leaves nothing of so narrow a picture.
-        """
-        image = self.reader.read(path, root)
-        with decoding(str(path)):
-            return self.transform(image)
-
-    def decode(self, image: Any, name: str) -> Tensor:
-        """Of an opened image that messages call ``name``.
-
-        Raises:
-            UnreadableImageError: there is no image, or it cannot be used.
-        """
-        if not isinstance(image, Image.Image):
-            raise UnreadableImageError(f"{name} is missing")
-        with decoding(name):
-            return self.transform(self.reader.decode(image))
+    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
+    if mode is None:
+        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
+    return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct, preprocessing(spec))
 
 
 def _decoded_bytes(spec: InputSpec) -> int:
@@ -124,7 +110,7 @@ def _decoded_bytes(spec: InputSpec) -> int:
 class _Files(Dataset[Item]):
     def __init__(self, root: Path, files: Sequence[tuple[Path, int]], spec: InputSpec) -> None:
         self.root, self.files = root.resolve(), files
-        self.images = ImageTensors(spec)
+        self.images = image_reader(spec)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -143,7 +129,7 @@ class _Files(Dataset[Item]):
         return digest.hexdigest()
 
 
-def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names: list[str] | None) -> LabelledImages:
+def _class_folders(folder: Path, model: _Model) -> LabelledImages:
     classes = _class_names(folder)
     if not classes:
         raise DataError(f"{folder} holds no class folders", "one folder per class, with the images inside")
@@ -157,13 +143,13 @@ def _class_folders(folder: Path, spec: InputSpec, num_classes: int, label_names:
         raise DataError(
             f"no image files in the class folders of {folder}", f"known endings: {' '.join(sorted(EXTENSIONS))}"
         )
-    indices, notes = class_indices(classes, num_classes, label_names)
+    indices, notes = class_indices(classes, model.num_classes, model.label_names)
     bare = [name for name, paths in found.items() if not paths]
     if bare:
         notes.append(f"{len(bare)} class folders hold no image files, e.g. {bare[0]}")
     labelled = [(path, indices[name]) for name, paths in found.items() for path in paths]
-    dataset = _Files(folder, labelled, spec)
-    return LabelledImages(str(folder), dataset, len(labelled), tuple(notes), _decoded_bytes(spec), dataset.digest)
+    dataset = _Files(folder, labelled, model.spec)
+    return LabelledImages(str(folder), dataset, len(labelled), tuple(notes), _decoded_bytes(model.spec), dataset.digest)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -199,16 +185,16 @@ def image_paths(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _digits(spec: InputSpec, num_classes: int) -> LabelledImages:
+def _digits(model: _Model) -> LabelledImages:
     from safetensors.torch import load_file
 
-    if spec.input_size != (1, 8, 8) or num_classes != 10:
+    if model.spec.input_size != (1, 8, 8) or model.num_classes != 10:
         raise DataError(
             "the bundled digits are 1x8x8 images of ten classes, which is not what this model takes",
             "use --data with images of your own",
         )
     held_out = load_file(model_folder("resnet20_digits") / "held_out.safetensors")
-    images = spec.from_pixels(held_out["images"].float()[:, None] / 16)
+    images = model.spec.from_pixels(held_out["images"].float()[:, None] / 16)
     return LabelledImages("digits", TensorDataset(images, held_out["labels"].long()), len(images))
 
 
@@ -223,7 +209,7 @@ class _DataSet(Dataset[Item]):
     """
 
     def __init__(self, items: Any, spec: InputSpec, columns: tuple[Any, Any], classes: list[int]) -> None:
-        self.items, self.columns, self.classes, self.images = items, columns, classes, ImageTensors(spec)
+        self.items, self.columns, self.classes, self.images = items, columns, classes, image_reader(spec)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -241,26 +227,22 @@ def _data_set(
     name: str,
     items: Any,
     names: list[str],
-    spec: InputSpec,
-    num_classes: int,
-    label_names: list[str] | None,
+    model: _Model,
     columns: tuple[Any, Any] = (0, 1),
 ) -> LabelledImages:
     """A data set whose labels are called ``names``, in their order."""
     if not len(items):
         raise DataError(f"{name} holds no images", "choose another --split")
-    indices, notes = class_indices(names, num_classes, label_names, name)
-    dataset = _DataSet(items, spec, columns, [indices[label] for label in names])
-    return LabelledImages(name, dataset, len(items), tuple(notes), _decoded_bytes(spec))
+    indices, notes = class_indices(names, model.num_classes, model.label_names, name)
+    dataset = _DataSet(items, model.spec, columns, [indices[label] for label in names])
+    return LabelledImages(name, dataset, len(items), tuple(notes), _decoded_bytes(model.spec))
 
 
-def _cifar(
-    name: str, spec: InputSpec, num_classes: int, label_names: list[str] | None, data_dir: str | None
-) -> LabelledImages:
+def _cifar(name: str, model: _Model, data_dir: str | None) -> LabelledImages:
     from torchvision import datasets
 
-    if num_classes != int(name.removeprefix("cifar")):
-        raise DataError(f"{name} does not fit a model of {num_classes} classes")
+    if model.num_classes != int(name.removeprefix("cifar")):
+        raise DataError(f"{name} does not fit a model of {model.num_classes} classes")
     if data_dir is None:
         raise DataError(f"--data {name} needs --data-dir", "the folder that holds torchvision's extracted archive")
     kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
@@ -268,12 +250,10 @@ def _cifar(
         items = kind(data_dir, train=False, download=False)
     except RuntimeError as error:
         raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
-    return _data_set(name, items, items.classes, spec, num_classes, label_names)
+    return _data_set(name, items, items.classes, model)
 
 
-def _hub_dataset(
-    name: str, spec: InputSpec, num_classes: int, label_names: list[str] | None, split: str | None
-) -> LabelledImages:
+def _hub_dataset(name: str, model: _Model, split: str | None) -> LabelledImages:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -289,4 +269,4 @@ def _hub_dataset(
     if image is None or label is None:
         raise DataError(f"{name} has no image column with a class label beside it")
     names = list(items.features[label].names)
-    return _data_set(f"hfds:{name}", items, names, spec, num_classes, label_names, (image, label))
+    return _data_set(f"hfds:{name}", items, names, model, (image, label))

@@ -3,13 +3,15 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
@@ -35,21 +37,24 @@ class UnreadableImageError(Exception):
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Opens image files.
+    """Makes of image files what a model takes.
 
     Args:
         mode: PIL's, ``L`` or ``RGB``.
-        edge: of the shorter side, in pixels, to which images will be resized.
+        edge: of the shorter side, in pixels, to which ``transform`` resizes images.
+        transform: of an upright image in that mode.
     """
 
     mode: str
     edge: float
+    transform: Callable[[Image.Image], Tensor]
 
-    def read(self, path: Path, root: Path | None) -> Image.Image:
+    def read(self, path: Path, root: Path | None) -> Tensor:
         """The image of a file below ``root``, which is resolved, or of any file; of an animation the first picture.
 
         Raises:
-            UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged or too large one.
+            UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged, too large or too narrow
+                one.
         """
         if not path.is_file():
             raise UnreadableImageError(f"{path} is no regular file" if path.exists() else f"no file {path}")
@@ -57,10 +62,21 @@ class ImageReader:
             raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
         Image.init()  # else it knows the commonest formats only
         with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
-            return self.decode(image)
+            return self._transformed(image)
 
-    def decode(self, image: Image.Image) -> Image.Image:
-        """``image``, opened and of any kind, in this reader's mode and upright (by its EXIF orientation).
+    def decode(self, image: Any, name: str) -> Tensor:
+        """The same of an opened image, which messages call ``name``.
+
+        Raises:
+            UnreadableImageError: there is no image, or it cannot be used.
+        """
+        if not isinstance(image, Image.Image):
+            raise UnreadableImageError(f"{name} is missing")
+        with decoding(name):
+            return self._transformed(image)
+
+    def _transformed(self, image: Image.Image) -> Tensor:
+        """Of any kind of image: first in this reader's mode and upright (by its EXIF orientation).
 
         Raises:
             ValueError: it is too large, or of a kind that has no 8-bit form.
@@ -70,7 +86,7 @@ class ImageReader:
             raise ValueError(f"{width}x{height} pixels")
         if self.edge**2 * max(width, height) / min(width, height) > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels: too long and narrow")
-        return _eight_bit(_upright(image), image.format).convert(self.mode)
+        return self.transform(_eight_bit(_upright(image), image.format).convert(self.mode))
 
 
 @contextmanager

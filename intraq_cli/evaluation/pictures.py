@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.data import ImageTensors, image_paths
+from intraq_cli.evaluation.data import image_paths, image_reader
 from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
-from intraq_cli.events import Report, Warned, some_of
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.events import Report, Warned
+from intraq_cli.models.input_spec import InputSpec
+from intraq_cli.words import some_of
 
 
 class Picture(NamedTuple):
@@ -48,7 +49,7 @@ def picture_batches(
     Raises:
         DataError: none of them can be read, or one that was named itself cannot.
     """
-    images = ImageTensors(spec)
+    reader = image_reader(spec)
     files: list[Path] = []
     batch: list[Tensor] = []
     unreadable: list[str] = []
@@ -56,7 +57,7 @@ def picture_batches(
     for file, folder in pictures:
         looked_at += 1
         try:
-            batch.append(images.read(file, folder))
+            batch.append(reader.read(file, folder))
             files.append(file)
         except UnreadableImageError as error:
             if folder is None:

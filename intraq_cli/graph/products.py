@@ -173,6 +173,8 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
+    if not name.partition("#")[0]:  # a call in the network's own forward; layers are called like that too
+        name = f"network{name}"
     if not _multiplies(node, constant):
         kind = str(node.target)
         reason = f"an operation that is not torch's own ({kind})"

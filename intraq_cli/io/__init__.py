@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, and read without trusting them."""
+"""Files: written whole or not at all, read without trusting them, and told from each other."""

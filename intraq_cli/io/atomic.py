@@ -1,22 +1,15 @@
-"""Files and folders that are there whole or not at all, and what goes into them as JSON."""
+"""Files and folders that are there whole or not at all."""
 
-import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from intraq_cli.errors import OutputError
-
-NO_CHARACTER = re.compile("[\ud800-\udfff]")
-"""What Python has in place of bytes that are no UTF-8."""
-
 
 IsOutput = Callable[[Path], bool]
 """Whether a folder that is not empty was made by this tool, as the one that is to take its place."""
@@ -153,19 +146,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON in UTF-8 can hold it: what is no finite number becomes null, what is no character another one.
-
-    Names of files may have bytes that are no UTF-8.
-    """
-    if isinstance(value, str):
-        return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

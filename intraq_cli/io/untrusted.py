@@ -3,9 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from intraq_cli.errors import IntraqError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_JSON = 8 * 2**20
 """Bytes of a config; timm's largest, with the labels of 21,843 classes, takes a quarter of it."""
@@ -94,6 +97,13 @@ def parse_json(text: str) -> Any:
     )
     json.dumps(data, ensure_ascii=False).encode()  # "\ud800" is JSON, and cannot be printed
     return data
+
+
+def first_fault(error: "ValidationError") -> str:
+    """The first of the things that pydantic finds wrong, and where it is: ``evaluations.0.top1: Field required``."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

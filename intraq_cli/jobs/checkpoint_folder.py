@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.checkpoint.read import is_own_checkpoint, read_checkpoint
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers
-from intraq_cli.io.atomic import atomic_folder, plain
+from intraq_cli.io.atomic import atomic_folder
+from intraq_cli.io.json_files import plain, write_json
 from intraq_cli.jobs.bit_budget import Chosen
 from intraq_cli.jobs.evidence import evidence, write_evidence
 from intraq_cli.jobs.made import Made

@@ -16,7 +16,7 @@ from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.runtime.launch import launched
-from intraq_cli.synthesis.given_pictures import BATCH, choose_pictures
+from intraq_cli.synthesis.given_pictures import BATCH, nearest_pictures
 from intraq_cli.synthesis.image_set import load_images
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 
@@ -88,7 +88,7 @@ def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed
             yield batch.to(device)
 
     report(StageStarted("pictures", -(-len(looked_at) // BATCH), f"{len(looked_at)} of {len(pictures)} in {folder}"))
-    made = choose_pictures(anatomy.graph, batches(), count, seed)
+    made, _ = nearest_pictures(anatomy.graph, batches(), count, seed)
     report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(pictures)} pictures in {folder}"

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import CheckpointError
-from intraq_cli.events import Event, Noted, Report, StageDone, some_of
+from intraq_cli.events import Event, Noted, Report, StageDone
 from intraq_cli.jobs.bit_budget import BitChoice, Chosen, chosen_bits
 from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
 from intraq_cli.jobs.evidence import recorded
@@ -31,6 +31,7 @@ from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
 from intraq_cli.runtime.launch import launched
 from intraq_cli.synthesis.tuning_images import TuningImages
+from intraq_cli.words import some_of
 
 FIGURES = (
     *("stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity"),

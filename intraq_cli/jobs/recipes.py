@@ -5,6 +5,7 @@ from pathlib import Path
 
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.events import Report, Warned
+from intraq_cli.io.digests import file_digest
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
 from intraq_cli.runtime.extensions import (
@@ -13,7 +14,6 @@ from intraq_cli.runtime.extensions import (
     OWN_LOSSES,
     WEIGHT_ROUNDINGS,
     Extension,
-    file_digest,
 )
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import did_you_mean

@@ -13,7 +13,8 @@ from intraq_cli.events import StageDone, StageStarted, StepDone
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.jobs.pipeline import Job
-from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
+from intraq_cli.models.input_spec import InputSpec
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
 from intraq_cli.results.networks import SensitivityResult
@@ -92,6 +93,6 @@ def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, p
         raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
     if is_other_code(found.network, anatomy.graph):
         raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
-    if found.input_size not in (None, teacher.spec.input_size):
+    if found.input_size != teacher.spec.input_size:
         size = ",".join(map(str, found.input_size))
         raise DataError(f"the sensitivities were measured on images of {size}", HINT)

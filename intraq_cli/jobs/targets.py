@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
-from intraq_cli.deploy.exported import Exported, is_onnx, open_exported
+from intraq_cli.deploy.exported import Exported, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError, check_unused
 from intraq_cli.events import Report, Warned
+from intraq_cli.models.hub import split_revision
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
@@ -49,7 +50,7 @@ def find_quantized(
     Raises:
         IntraqError: it is damaged, or cannot be had.
     """
-    if is_onnx(target):
+    if target.endswith(".onnx"):
         check_unused(f"{target} is a file", revision=revision)
         found: Checkpoint | Exported | None = open_exported(Path(target))
     else:
@@ -111,7 +112,7 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
     try:
         source = Source.parse(name, weights=weights or file)
         if source.kind == "hub" and noted.get("revision"):  # the very weights, whatever came after, on a branch too
-            source = Source.parse(name.partition("@")[0], revision=noted["revision"])
+            source = Source.parse(split_revision(name)[0], revision=noted["revision"])
     except IntraqError as error:
         raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
     if from_hub and (file or source.kind == "folder"):

@@ -10,9 +10,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, Interpolation
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.words import cut
 
+DAMAGED = "the file is damaged, or no timm config.json"
 MAX_CLASSES = 1_000_000
 MAX_ARGUMENT = 16384
 """Of a number in ``model_args``: widths and depths."""
@@ -122,7 +124,7 @@ def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = M
 
     Args:
         config: the JSON object; ``pretrained_cfg``'s fields may lie beside ``architecture``, as old files have them.
-        where: the file or repository, for messages.
+        where: the file, for messages.
         kind: of the error.
 
     Raises:
@@ -149,39 +151,40 @@ def spec_of_config(
 ) -> InputSpec:
     """The input specification in a ``pretrained_cfg``.
 
+    Args:
+        cfg: as timm has it; fields that do not speak of the input are not looked at.
+        where: the file and the table in it, for messages.
+        kind: of the error.
+
     Raises:
         IntraqError: of ``kind``: a key is missing, of the wrong type, or out of range.
     """
     if not isinstance(cfg, PretrainedCfg):
         known = {key: cfg[key] for key in SPEC if key in cfg}
-        cfg = _checked(_Described, {"pretrained_cfg": known}, where, kind).pretrained_cfg
+        cfg = _checked(PretrainedCfg, known, where, kind, "it has to be as timm writes it")
     for key in ("input_size", "mean", "std"):
         if getattr(cfg, key) is None:
-            raise kind(f"{where}: pretrained_cfg lacks {key}", "it needs input_size, mean, std")
+            raise kind(f"{where} lacks {key}", "it needs input_size, mean, std")
     values: dict[str, Any] = cfg.model_dump(include=SPEC, exclude_none=True)
     lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("input_size", "mean", "std")}
     return InputSpec(**lists, **values)
 
 
-class _Described(BaseModel):
-    pretrained_cfg: PretrainedCfg
-
-
-def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[IntraqError]) -> M:
+def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[IntraqError], hint: str = DAMAGED) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     if first["type"] == "stated":
-        raise kind(f"{where}: config.json: {first['msg']}", "the file is damaged, or no timm config.json")
+        raise kind(f"{where}: {first['msg']}", hint)
     path = first["loc"][: 2 if first["loc"][0] == "pretrained_cfg" else 1]
     if path == ("architecture",):
-        raise kind(f"{where}: config.json names no architecture", "it needs timm's config.json")
+        raise kind(f"{where} names no architecture", "it needs timm's config.json")
     value: Any = data
     for key in path:
         value = value[key]
     field = ".".join(map(str, path))
-    raise kind(f"{where}: config.json: {field} is {_short(value)}", "the file is damaged, or no timm config.json")
+    raise kind(f"{where}: {field} is {_short(value)}", hint)
 
 
 def _stated(text: str) -> PydanticCustomError:
@@ -218,7 +221,7 @@ def _short(value: Any) -> str:
         return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
     # a whole number of thousands of digits cannot even be written
     text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return cut(text, 80)
 
 
 def is_class_count(value: Any) -> bool:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.errors import ModelError, first_line
-from intraq_cli.events import some_of
 from intraq_cli.io.untrusted import read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
@@ -27,7 +26,7 @@ from intraq_cli.models.meta_build import (
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.models.timm_source import timm_teacher
-from intraq_cli.words import counted
+from intraq_cli.words import counted, some_of
 
 
 def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
@@ -56,7 +55,7 @@ def read_config(folder: Path, where: str) -> ModelConfig:
     config = read_json(safe_path(folder, "config.json", ModelError), ModelError)
     if "quantization_config" in config:
         raise ModelError(f"{where} is already quantized", "give the float model that it was made from")
-    return check_config(config, where)
+    return check_config(config, f"{where}: config.json")
 
 
 def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
@@ -147,7 +146,7 @@ def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bo
     cfg = config.pretrained_cfg
     return Teacher(
         network,
-        spec_of_config(cfg, source),
+        spec_of_config(cfg, f"{source}: pretrained_cfg"),
         source,
         weights.parent.name,
         config.architecture,

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import getproxies, proxy_bypass
 
 from intraq_cli.errors import HubError, IntraqError, ModelError, first_line
@@ -25,21 +25,27 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs
 # --- down ---
 
 
-def hub_file(repository: str, filename: str) -> str:
+def split_revision(repository: str) -> tuple[str, str | None]:
+    """``ORG/NAME`` and, where it is stated, the revision of ``ORG/NAME[@REVISION]``."""
+    repo_id, _, revision = repository.partition("@")
+    return repo_id, revision or None
+
+
+def hub_file(repository: str, filename: str, kind: Literal["model", "dataset"] = "model") -> str:
     """Path in the Hub's cache of one file of ``ORG/NAME[@REVISION]``, downloaded if need be."""
     from huggingface_hub import hf_hub_download
 
-    repo_id, _, revision = repository.partition("@")
-    return hf_hub_download(repo_id, filename, revision=revision or None)
+    repo_id, revision = split_revision(repository)
+    return hf_hub_download(repo_id, filename, repo_type=kind, revision=revision)
 
 
 def cached_commit(repository: str) -> str | None:
     """The commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
     from huggingface_hub import try_to_load_from_cache
 
-    repo_id, _, revision = repository.partition("@")
+    repo_id, revision = split_revision(repository)
     for filename in ("config.json", "model.safetensors"):
-        path = try_to_load_from_cache(repo_id, filename, revision=revision or None)
+        path = try_to_load_from_cache(repo_id, filename, revision=revision)
         if isinstance(path, str):
             return Path(path).parent.name
     return None
@@ -50,24 +56,6 @@ def is_offline() -> bool:
     from huggingface_hub import is_offline_mode
 
     return is_offline_mode()
-
-
-def benchmark(data_set: str, split: str) -> dict[str, str] | None:
-    """The one task of a benchmark on the Hub that is measured on ``split``; None if the data set is no such benchmark.
-
-    Benchmarks say so in an ``eval.yaml``; only of these does the Hub take results in ``.eval_results``.
-    """
-    import yaml
-    from huggingface_hub import hf_hub_download
-
-    try:
-        with downloading(data_set):
-            path = Path(hf_hub_download(data_set, "eval.yaml", repo_type="dataset"))
-        tasks = yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]
-        fitting = [task["id"] for task in tasks if task.get("split") == split]
-    except (ModelError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return {"id": data_set, "task_id": fitting[0], "revision": path.parent.name} if len(fitting) == 1 else None
 
 
 @contextmanager

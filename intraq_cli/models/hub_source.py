@@ -6,7 +6,7 @@ from pathlib import Path
 from intraq_cli.errors import ModelError
 from intraq_cli.io.untrusted import read_json
 from intraq_cli.models.folder import load_config, read_config
-from intraq_cli.models.hub import cached_commit, downloading, hub_file
+from intraq_cli.models.hub import cached_commit, downloading, hub_file, split_revision
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import Teacher
 
@@ -22,7 +22,7 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
         config = read_config(folder, repository)
         if pretrained:
             hub_file(repository, "model.safetensors")
-    repo_id = repository.partition("@")[0]
+    repo_id, _ = split_revision(repository)
     name = repo_id.rpartition("/")[2]
     teacher = load_config(config, folder, f"hf-hub:{repository}", pretrained)
     teacher = replace(teacher, revision=cached_commit(repository))
@@ -44,5 +44,5 @@ def fetch_checkpoint(repository: str) -> Path | None:
             return None
         # of the very commit that the configuration is from: a branch may move on meanwhile
         for filename in ("model.safetensors", "run.json"):
-            hub_file(f"{repository.partition('@')[0]}@{folder.name}", filename)
+            hub_file(f"{split_revision(repository)[0]}@{folder.name}", filename)
     return folder

@@ -10,8 +10,9 @@ import torch
 
 from intraq_cli.errors import ModelError, first_line
 from intraq_cli.models.hub import downloading, is_offline
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import untrained
-from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.models.teacher import Teacher
 from intraq_cli.words import did_you_mean
 
 

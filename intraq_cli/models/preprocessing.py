@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from intraq_cli.errors import IntraqError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    from intraq_cli.models.teacher import InputSpec
+    from intraq_cli.models.input_spec import InputSpec
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 
 CAST = 0.15
 """Standard deviation of a channel's brightness about the image's; 1 is from black to white."""

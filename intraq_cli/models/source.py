@@ -8,16 +8,18 @@ from typing import Any, Literal, Self
 
 from torch import nn
 
-from intraq_cli.errors import ModelError, UsageError, one_line
+from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models.config import REPOSITORY, spec_of_config
 from intraq_cli.models.folder import load_folder
 from intraq_cli.models.given_module import check_built, copied, unwrapped
 from intraq_cli.models.hub_source import load_hub
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.libraries import load_pytorchcv, load_torchvision
 from intraq_cli.models.preprocessing import InputOverride, check_pixel_scale
 from intraq_cli.models.python_file import call_factory, factories_in
-from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.models.teacher import Teacher
 from intraq_cli.models.timm_source import load_timm
+from intraq_cli.words import one_line
 from intraq_cli.zoo import model_folder, model_names
 
 Kind = Literal["timm", "hub", "folder", "bundled", "torchvision", "pytorchcv", "factory", "module"]
@@ -181,7 +183,7 @@ class Source:
                 f"{self.spelled} does not say how it wants its input: {', '.join(missing)}",
                 f"add {' '.join(missing.values())}{scale}; in Python {next(iter(missing))}=...",
             )
-        spec = spec_of_config(stated, self.spelled)
+        spec = spec_of_config(stated, f"{self.spelled}: pretrained_cfg")
         mean = None if self.override.mean else spec.mean
         std = None if self.override.std else spec.std
         check_pixel_scale(mean, std, f"{self.spelled}: mean and std of its pretrained_cfg")

@@ -69,7 +69,7 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
         if tensor.layout is not torch.strided:
             raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")
         # a view may be of any size on a storage of one value
-        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        if tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
     return chosen
 

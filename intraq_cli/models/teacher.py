@@ -1,7 +1,6 @@
 """The float network: what it is, how it wants its input, and whether it can be quantized at all."""
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, output_node, replace_tensors
 from intraq_cli.graph.proof import same_answers
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.runtime.device import place
 from intraq_cli.runtime.micro_batches import is_out_of_memory
@@ -25,54 +25,6 @@ aten = torch.ops.aten
 
 PROBABILITIES = {aten.softmax.int: "softmax", aten._softmax.default: "softmax", aten.sigmoid.default: "sigmoid"}
 """Operations that make probabilities of logits, and what they are called."""
-MAX_SIDE = 2048
-"""Pixels; timm's largest input has 1024."""
-MAX_VALUES = 2**24
-"""Of one image: channels by height by width."""
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """How a network wants its images; the keys of timm's ``pretrained_cfg``."""
-
-    input_size: tuple[int, int, int]
-    """(C, H, W)."""
-    mean: tuple[float, ...]
-    """Per channel, for pixels in [0, 1]."""
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = 0.875
-    crop_mode: str = "center"
-
-    def __post_init__(self) -> None:
-        c = self.input_size[0]
-        if max(self.input_size[1:]) > MAX_SIDE or math.prod(self.input_size) > MAX_VALUES:
-            size = ",".join(map(str, self.input_size))
-            raise ModelError(f"an input of {size} is too large", f"at most {MAX_SIDE} pixels a side")
-        if len(self.mean) != c or len(self.std) != c:
-            raise ModelError(
-                f"{c} input channels, but {len(self.mean)} means and {len(self.std)} standard deviations",
-                "give --mean and --std one number per channel",
-            )
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if min(self.input_size) < 1 or not finite or not all(s > 0 for s in self.std):
-            raise ModelError("input sizes and standard deviations must be positive, and all numbers finite")
-
-    @property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Normalised value of a black and of a white pixel, ``(C,)`` each."""
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (0 - mean) / std, (1 - mean) / std
-
-    def from_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1], ``(..., C, H, W)``, normalised."""
-        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
-        return (pixels - mean) / std
-
-    def to_pixels(self, images: Tensor) -> Tensor:
-        """Normalised images ``(B, C, H, W)`` back to [0, 1], clipped."""
-        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
-        return (images * std + mean).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from torch import nn
 
 from intraq_cli.errors import ModelError
 from intraq_cli.models.hub import cached_commit, downloading
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import check_floats, info_of, untrained
 from intraq_cli.models.state_dict import read_state_dict
-from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.models.teacher import Teacher
 from intraq_cli.words import did_you_mean
 from intraq_cli.zoo import model_names
 

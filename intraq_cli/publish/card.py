@@ -8,6 +8,7 @@ from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.errors import CheckpointError
+from intraq_cli.models.hub import split_revision
 from intraq_cli.publish.privacy import local_names, without_paths
 from intraq_cli.quantization.plan import VALUE_BITS
 from intraq_cli.words import counted, data_of, images_of, logits_differ
@@ -35,28 +36,61 @@ PLACEMENTS = {
 }
 
 
-def model_card(config: dict[str, Any], run: dict[str, Any]) -> str:
+def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "") -> str:
     """Markdown with the Hub's metadata, and no paths of this machine.
 
     Args:
         config: the checkpoint's config.
         run: its manifest.
+        timm_repo: the card is of the dequantized weights as a plain timm repository of that name.
 
     Raises:
         KeyError, ValueError: they lack what the card tells.
     """
-    activations = _activations(config["quantization_config"])
-    return _render(config, run, run.get("evaluations", []), folder=FOLDER, activations=activations)
+    from huggingface_hub import ModelCard
+
+    PublishedRun.model_validate(run)
+    quantization, public = config["quantization_config"], local_names(run)
+    # a timm repository has no results: they are of quantized activations too
+    evaluations = [] if timm_repo else without_paths(run.get("evaluations", []))
+    pictures, modules = run["measured"].get("pictures", 0), quantization["modules"]
+    w_bits, a_bits = _usual_bits(quantization)
+    licence = _licence(config, run)
+    card = ModelCard.from_template(
+        _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
+        template_path=str(TEMPLATE),
+        timm_repo=timm_repo,
+        folder=FOLDER,
+        run=public,
+        measured=public["measured"],
+        evaluations=evaluations,
+        quantization=quantization,
+        placement=quantization["activations"]["placement"],
+        w_bits=w_bits,
+        a_bits=a_bits,
+        activations="" if timm_repo else _activations(quantization),
+        layers=counted(len(modules), "layer"),
+        ends=_exceptions(modules, w_bits),
+        data=data_of(pictures),
+        images_of=images_of(pictures),
+        logits_differ=logits_differ,
+        narrowest=min(modules.values()),
+        widest=max(modules.values()),
+        cfg=config["pretrained_cfg"],
+        numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
+        licence_row="unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}",
+    )
+    return f"{card}\n"
 
 
-def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str | None = None) -> str:
+def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str = "") -> str:
     """The card of a checkpoint folder, or of the timm repository that is made from it.
 
     Raises:
         CheckpointError: its manifest lacks what the card tells.
     """
     try:
-        return timm_card(config, run, timm_repo) if timm_repo else model_card(config, run)
+        return model_card(config, run, timm_repo)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
 
@@ -66,9 +100,9 @@ def card_digest(card: str) -> str:
     return hashlib.sha256(card.encode()).hexdigest()
 
 
-def is_own_card(card: str, folder: Path, config: dict[str, Any], run: dict[str, Any]) -> bool:
-    """Whether nobody has edited a card since intraq wrote it; manifests of earlier versions have no digests."""
-    return card_digest(card) in run["cards"] if "cards" in run else card == folder_card(folder, config, run)
+def is_own_card(card: str, run: dict[str, Any]) -> bool:
+    """Whether nobody has edited a card since intraq wrote it beside the manifest ``run``."""
+    return card_digest(card) in run.get("cards", [])
 
 
 def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
@@ -98,48 +132,6 @@ def _exceptions(modules: dict[str, int], w_bits: int) -> str:
     return "of which " + ", ".join(f"{count} at {b}" for b, count in sorted(counts.items()))
 
 
-def timm_card(config: dict[str, Any], run: dict[str, Any], repo_id: str) -> str:
-    """The card of the dequantized weights as a plain timm repository; the arguments as above, and its name."""
-    return _render(config, run, [], timm_repo=repo_id)  # no results: they are of quantized activations too
-
-
-def _render(
-    config: dict[str, Any], run: dict[str, Any], evaluations: list[Any], timm_repo: str = "", **more: Any
-) -> str:
-    from huggingface_hub import ModelCard
-
-    PublishedRun.model_validate(run)
-    quantization, public = config["quantization_config"], local_names(run)
-    evaluations = without_paths(evaluations)
-    pictures, modules = run["measured"].get("pictures", 0), quantization["modules"]
-    w_bits, a_bits = _usual_bits(quantization)
-    licence = _licence(config, run)
-    card = ModelCard.from_template(
-        _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
-        template_path=str(TEMPLATE),
-        timm_repo=timm_repo,
-        run=public,
-        measured=public["measured"],
-        evaluations=evaluations,
-        quantization=quantization,
-        placement=quantization["activations"]["placement"],
-        w_bits=w_bits,
-        a_bits=a_bits,
-        layers=counted(len(modules), "layer"),
-        ends=_exceptions(modules, w_bits),
-        data=data_of(pictures),
-        images_of=images_of(pictures),
-        logits_differ=logits_differ,
-        narrowest=min(modules.values()),
-        widest=max(modules.values()),
-        cfg=config["pretrained_cfg"],
-        numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
-        licence_row="unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}",
-        **more,
-    )
-    return f"{card}\n"
-
-
 def benchmark_results(run: dict[str, Any]) -> str | None:
     """``.eval_results`` of the Hub: what was measured on whole benchmarks; None if nothing was."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -160,7 +152,7 @@ def benchmark_results(run: dict[str, Any]) -> str | None:
     return yaml_dump(eval_result_entries_to_yaml(entries)) if entries else None
 
 
-def placed(card: str, repo_id: str, revision: str | None = None) -> str:
+def card_loading_from(card: str, repo_id: str, revision: str | None = None) -> str:
     """A card whose example loads it from the Hub."""
     where = f'load("{repo_id}"' + (f', revision="{revision}"' if revision not in (None, "main") else "")
     return card.replace(f'load("{FOLDER}"', where)
@@ -227,7 +219,7 @@ def base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
     """Name on the Hub of the float model; None if its weights are not from there."""
     source, cfg = run["teacher"]["source"], config["pretrained_cfg"]
     if source.startswith("hf-hub:"):
-        return source.removeprefix("hf-hub:").partition("@")[0]
+        return split_revision(source.removeprefix("hf-hub:"))[0]
     # weights of a file or a folder may say whose architecture they have, not where they are from
     from_timm = source.partition(".")[0] == config["architecture"] and not run["teacher"].get("weights")
     return cfg.get("hf_hub_id") if from_timm else None

@@ -12,15 +12,15 @@ from filelock import FileLock, Timeout
 from intraq_cli import __version__
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.checkpoint.write import write_json
-from intraq_cli.errors import OutputError
+from intraq_cli.errors import ModelError, OutputError
 from intraq_cli.events import Report, Warned
-from intraq_cli.io.atomic import atomic_file, plain
-from intraq_cli.models.hub import benchmark
+from intraq_cli.io.atomic import atomic_file
+from intraq_cli.io.digests import file_digest
+from intraq_cli.io.json_files import plain, write_json
+from intraq_cli.models.hub import downloading, hub_file
 from intraq_cli.publish.card import card_digest, folder_card, is_own_card
 from intraq_cli.reports.folder import REPORT, read_record, record_of
 from intraq_cli.reports.page import page_of_one
-from intraq_cli.runtime.extensions import file_digest
 
 LOCK_SECONDS = 60.0
 """To wait for another process that notes something, which takes it less than a second."""
@@ -95,7 +95,7 @@ def _note(
         if any(run.get(key) != checkpoint.run.get(key) for key in MAKING):
             raise OutputError(f"{folder} holds another checkpoint than before", "do the same with this one")
         card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
-        ours = card is None or is_own_card(card, folder, config, run)
+        ours = card is None or is_own_card(card, run)
         noted = plain(change(run))
         made = folder_card(folder, config, noted) if ours else None
         if made is not None:  # one of both lies there, wherever this is broken off
@@ -136,3 +136,20 @@ def _locked(folder: Path) -> Iterator[None]:
 def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:
     on_hub = measured["data"].startswith("hfds:") and measured["limit"] is None
     return benchmark(measured["data"].removeprefix("hfds:"), measured["split"]) if on_hub else None
+
+
+def benchmark(data_set: str, split: str) -> dict[str, str] | None:
+    """The one task of a benchmark on the Hub that is measured on ``split``; None if the data set is no such benchmark.
+
+    Benchmarks say so in an ``eval.yaml``; only of these does the Hub take results in ``.eval_results``.
+    """
+    import yaml
+
+    try:
+        with downloading(data_set):
+            path = Path(hub_file(data_set, "eval.yaml", "dataset"))
+        tasks = yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]
+        fitting = [task["id"] for task in tasks if task.get("split") == split]
+    except (ModelError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return {"id": data_set, "task_id": fitting[0], "revision": path.parent.name} if len(fitting) == 1 else None

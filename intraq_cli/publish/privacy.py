@@ -5,7 +5,7 @@ import shlex
 from pathlib import PureWindowsPath
 from typing import Any
 
-from intraq_cli.checkpoint.run_manifest import named_images
+from intraq_cli.evaluation.class_labels import SPLITS
 
 ABSOLUTE = re.compile(
     r"(?P<option>(?:[\w.-]{2,}[:=])*(?:synthesis\.losses\.)?)"
@@ -16,8 +16,6 @@ ABSOLUTE = re.compile(
 ``local-dir:``, ``--out=`` or a recipe's key; no URL."""
 QUOTED = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)", re.DOTALL)
 """Text between quotation marks of one kind, in Python or TOML."""
-SPLITS = ("train", "training", "val", "valid", "validation", "test")
-"""Names of folders that say nothing without that of the folder they are in."""
 
 
 def without_paths(value: Any) -> Any:
@@ -31,7 +29,7 @@ def without_paths(value: Any) -> Any:
 
 def local_names(run: dict[str, Any]) -> dict[str, Any]:
     """The manifest without paths; a teacher from a folder stays one, and is not taken for a model of that name."""
-    made = without_paths({**run, "images": named_images(run)} if "images" in run else run)
+    made = without_paths(run)
     teacher = run.get("teacher")
     source = teacher.get("source") if isinstance(teacher, dict) else None
     if isinstance(source, str) and made["teacher"]["source"] != source and ".py:" not in source:
@@ -76,5 +74,6 @@ def _name(word: str) -> str:
     if not found or path.name in ("", ".."):
         return _in_quotes(word)  # a table of a recipe has paths there
     of_user = path.parent.parent.name in ("home", "Users") or path.parent.name in ("~", "root")
+    # that of a part of a data set says nothing without the name of the folder it is in
     parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name and not of_user else ""
     return f"{found['option']}{parent}{path.name}"

@@ -7,19 +7,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from intraq_cli.checkpoint.keys import PACKED
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import CheckpointError, ModelError
-from intraq_cli.events import Noted, Report, Warned, silent, some_of
+from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.io.json_files import json_text
 from intraq_cli.io.untrusted import read_json, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.source import needs_code
-from intraq_cli.publish.card import base_model, benchmark_results, card_digest, folder_card, placed
+from intraq_cli.publish.card import base_model, benchmark_results, card_loading_from, folder_card, is_own_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.reports.folder import REPORT, read_steps, record_of
 from intraq_cli.reports.page import page_of_one
 from intraq_cli.runtime.metrics import METRICS
+from intraq_cli.words import some_of
 
 FILES = (
     *("README.md", "config.json", METRICS, "model.onnx", "model.safetensors"),
@@ -54,9 +57,9 @@ def checkpoint_files(
     else:
         read_checkpoint(folder)
     _check_export(folder, files, run, report)
-    files["README.md"] = placed(_sent_card(folder, files, config, run, report), repo_id, revision).encode()
+    files["README.md"] = card_loading_from(_sent_card(folder, files, config, run, report), repo_id, revision).encode()
     public = {key: value for key, value in local_names(run).items() if key != "cards"}  # of that which lies there
-    files["config.json"], files["run.json"] = _json(without_paths(config)), _json(public)
+    files["config.json"], files["run.json"] = json_text(without_paths(config)).encode(), json_text(public).encode()
     if REPORT in files:  # never as it lies there: of the manifest that is published
         files[REPORT] = page_of_one(record_of(folder, config, public)).encode()
     read_steps(folder)
@@ -70,7 +73,7 @@ def _sent_card(
 ) -> str:
     """The card of the manifest; one that was edited by hand is sent as it is."""
     card = files["README.md"].decode() if "README.md" in files else None
-    if card is None or card_digest(card) in run.get("cards", []):
+    if card is None or is_own_card(card, run):
         made = folder_card(folder, config, run)
         if card not in (None, made):
             report(Noted(f"{folder}/README.md is older than run.json: the card is made anew"))
@@ -157,7 +160,7 @@ def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any],
 def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     """Of a checkpoint whose architecture is a Python file: its weights are whole and packed."""
     header = tensor_header(folder / "model.safetensors", CheckpointError)
-    packed = [key for key in header if key.endswith("_packed")]
+    packed = [key for key in header if key.endswith(PACKED)]
     quantization = config.get("quantization_config")
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):
@@ -177,12 +180,8 @@ def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], re
             report(Warned(f"{folder}/model.onnx is sent as it is: run.json notes no proof of it"))
     elif file is None:
         raise CheckpointError(f"{folder}/model.onnx is missing, of which run.json and the card speak", hint)
-    elif len(file) != proof["bytes"] or proof.get("sha256") not in (None, hashlib.sha256(file).hexdigest()):
+    elif len(file) != proof["bytes"] or proof["sha256"] != hashlib.sha256(file).hexdigest():
         raise CheckpointError(f"{folder}/model.onnx is not the file of which run.json and the card speak", hint)
-
-
-def _json(data: dict[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _check_timm_has(config: dict[str, Any]) -> None:
@@ -209,7 +208,7 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
         # of timm's own weights for this architecture, which these need not be
         if key not in cfg or run["teacher"].get("weights"):
             made["pretrained_cfg"].pop(key, None)
-    return _json(made)
+    return json_text(made).encode()
 
 
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from intraq_cli import __version__
@@ -23,14 +22,6 @@ T = TypeVar("T")
 
 TRIES = 3
 """The client itself repeats requests for files, but none of those that look at a repository or change it."""
-
-
-@dataclass(frozen=True)
-class Uploaded:
-    """Where the files arrived."""
-
-    commit: str
-    pull_request: str | None
 
 
 def repository_url(repo_id: str) -> str:
@@ -80,7 +71,7 @@ def upload(
     message: str = "Upload",
     token: str | None = None,
     report: Report,
-) -> Uploaded:
+) -> "CommitInfo":
     """Send files in one commit, and compare what arrived with what was sent.
 
     Args:
@@ -112,7 +103,7 @@ def upload(
         hub.compare(files, commit.oid)
         report(StepDone("upload", 3, 0, "compared with what was sent"))
     report(StageDone("upload", time.perf_counter() - started))
-    return Uploaded(commit.oid, commit.pr_url)
+    return commit
 
 
 class _Repository:

@@ -24,13 +24,12 @@ def layers_section(run: Run) -> Section | None:
     table = None
     if kept:
         rows = [
-            [one.name or "network", one.kind, decimals(100 * one.multiply_adds / total, 2), str(one.float_reason)]
-            for one in kept
+            [one.name, one.kind, decimals(100 * one.multiply_adds / total, 2), str(one.float_reason)] for one in kept
         ]
         table = Table(["stays float", "kind", "multiply-adds, %", "why"], rows, texts=(0, 1, 3))
     rows = [
         [
-            *(layer.name or "network", layer.kind, "x".join(map(str, layer.weight_shape))),
+            *(layer.name, layer.kind, "x".join(map(str, layer.weight_shape))),
             *(str(layer.w_bits or "float"), bits_read(layer.call_bits or [layer.a_bits])),
             *(f"{layer.parameters:,}", f"{layer.multiply_adds:,}", f"{layer.bytes:,}"),
         ]
@@ -94,7 +93,7 @@ def _rows_of_circumstances(run: Run) -> Iterator[tuple[str, str]]:
         if value := getattr(teacher, name):
             yield f"its {name}", value
     if run.images:
-        yield "images", run.images if isinstance(run.images, str) else ", ".join(run.images)
+        yield "images", ", ".join(run.images)
     yield "recipe", run.recipe.name
     yield "seed", str(run.seed)
     yield "device", run.device

@@ -82,18 +82,17 @@ def read_steps(folder: Path) -> list[Step]:
 
 def _pictures(folder: Path, config: dict[str, Any]) -> list[bytes]:
     """The first images of the contact sheet, as files; none where there is no sheet of this model."""
-    from intraq_cli.synthesis.pictures import images_of_sheet
+    from intraq_cli.synthesis.pictures import images_of_sheet, pictures_of
 
     path = safe_path(folder, "samples.png", CheckpointError)
     cfg = config.get("pretrained_cfg")
     if not path.is_file() or not isinstance(cfg, dict):
         return []
-    spec = spec_of_config(cfg, str(folder), CheckpointError)
+    spec = spec_of_config(cfg, f"{folder}/config.json: pretrained_cfg", CheckpointError)
     shown = images_of_sheet(path, spec)
     if shown is None:
         return []
-    pixels = (spec.to_pixels(shown[:THUMBNAILS]) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return [_file(Image.fromarray(one[:, :, 0] if one.shape[2] == 1 else one)) for one in pixels]
+    return [_file(picture) for picture in pictures_of(shown[:THUMBNAILS], spec)]
 
 
 def _file(picture: Image.Image) -> bytes:

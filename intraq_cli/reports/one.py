@@ -155,7 +155,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
         return None
     w_tried, a_tried = (_widths([getattr(one, kind) for one in layers]) for kind in ("weights", "inputs"))
     w, a = _nearest(w_tried, run.inspection.w_bits), _nearest(a_tried, run.inspection.a_bits)
-    found = [(layer.name or "network", (layer.weights.get(str(w)), layer.inputs.get(str(a)))) for layer in layers]
+    found = [(layer.name, (layer.weights.get(str(w)), layer.inputs.get(str(a)))) for layer in layers]
     worst = sorted(found, key=lambda row: -max(value or 0.0 for value in row[1]))[:MOST_ROWS]
     held = [value for _, values in worst for value in values if value is not None]
     if not held:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
 from intraq_cli.errors import CheckpointError
+from intraq_cli.io.untrusted import first_fault
 
 Number = Figure | None
 """None: it was no finite number."""
@@ -116,8 +117,8 @@ class Run(RunManifest):
     command: StrictStr
     seed: Whole
     recipe: RecipeName
-    images: list[Text] | Text | None = None
-    """What ``--images`` named; a text in manifests of earlier versions."""
+    images: list[Text] = Field(default_factory=list)
+    """What ``--images`` named."""
     images_from: Text | None = None
     """The float network that synthetic images were learned from, where it has other weights."""
     device: Text = ""
@@ -160,8 +161,5 @@ def checked_run(run: dict[str, Any], where: str) -> Run:
     try:
         return Run.model_validate(run)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{where}/run.json does not say what a report tells: {place}: {first['msg']}", "make it again"
-        ) from error
+        what = f"{where}/run.json does not say what a report tells: {first_fault(error)}"
+        raise CheckpointError(what, "make it again") from error

@@ -1,47 +1,24 @@
 """What the functions of this package return, and ``--json`` prints."""
 
-from intraq_cli.results.checkpoints import (
-    ExportResult,
-    Failure,
-    FrontierPoint,
-    PushedFile,
-    PushResult,
-    QuantizationResult,
-    ReportResult,
-    SeedsResult,
-)
-from intraq_cli.results.images import ClassCount, Foretold, ImagesResult, SynthesisResult
-from intraq_cli.results.measurements import (
-    ComparedCheckpoint,
-    ComparedNoise,
-    ComparisonResult,
-    EvaluationResult,
-    EvaluationsResult,
-    PredictionResult,
-)
-from intraq_cli.results.networks import InspectedLayer, InspectionResult, LayerSensitivity, SensitivityResult
-
-__all__ = [
-    "ClassCount",
-    "ComparedCheckpoint",
-    "ComparedNoise",
-    "ComparisonResult",
-    "EvaluationResult",
-    "EvaluationsResult",
-    "ExportResult",
-    "Failure",
-    "Foretold",
-    "FrontierPoint",
-    "ImagesResult",
-    "InspectedLayer",
-    "InspectionResult",
-    "LayerSensitivity",
-    "PredictionResult",
-    "PushResult",
-    "PushedFile",
-    "QuantizationResult",
-    "ReportResult",
-    "SeedsResult",
-    "SensitivityResult",
-    "SynthesisResult",
-]
+from intraq_cli.results.checkpoints import ExportResult as ExportResult
+from intraq_cli.results.checkpoints import Failure as Failure
+from intraq_cli.results.checkpoints import FrontierPoint as FrontierPoint
+from intraq_cli.results.checkpoints import PushedFile as PushedFile
+from intraq_cli.results.checkpoints import PushResult as PushResult
+from intraq_cli.results.checkpoints import QuantizationResult as QuantizationResult
+from intraq_cli.results.checkpoints import ReportResult as ReportResult
+from intraq_cli.results.checkpoints import SeedsResult as SeedsResult
+from intraq_cli.results.images import ClassCount as ClassCount
+from intraq_cli.results.images import Foretold as Foretold
+from intraq_cli.results.images import ImagesResult as ImagesResult
+from intraq_cli.results.images import SynthesisResult as SynthesisResult
+from intraq_cli.results.measurements import ComparedCheckpoint as ComparedCheckpoint
+from intraq_cli.results.measurements import ComparedNoise as ComparedNoise
+from intraq_cli.results.measurements import ComparisonResult as ComparisonResult
+from intraq_cli.results.measurements import EvaluationResult as EvaluationResult
+from intraq_cli.results.measurements import EvaluationsResult as EvaluationsResult
+from intraq_cli.results.measurements import PredictionResult as PredictionResult
+from intraq_cli.results.networks import InspectedLayer as InspectedLayer
+from intraq_cli.results.networks import InspectionResult as InspectionResult
+from intraq_cli.results.networks import LayerSensitivity as LayerSensitivity
+from intraq_cli.results.networks import SensitivityResult as SensitivityResult

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """A convolution or linear layer."""
+    """An operation that multiplies: a layer, or a product that stays float."""
 
     name: str
     kind: str
@@ -63,11 +63,11 @@ class SensitivityResult:
     seed: int
     device: str
     seconds: float
-    network: dict[str, str] | None = None
+    network: dict[str, str]
     """Digest of the float network's operations, and the version of torch that captured them."""
-    input_size: tuple[int, int, int] | None = None
+    input_size: tuple[int, int, int]
     """(C, H, W)."""
-    temperature: float = 1.0
+    temperature: float
     """Temperature of the softmax; divergences are times its square (Hinton et al. 2015)."""
 
 
@@ -96,8 +96,8 @@ class InspectionResult:
     bytes_float: int
     bytes_quantized: int
     """Size of ``model.safetensors``, to the byte."""
-    bit_operations: int | None = None
-    """For one image: multiply-adds times the bits of both factors, 32 of a float; None where it was not noted."""
+    bit_operations: int
+    """For one image: multiply-adds times the bits of both factors, 32 of a float."""
     agreement: float | None = None
     """Agreement of a checkpoint with its float model on held-out synthetic images, in percent."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)

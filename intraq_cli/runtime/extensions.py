@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from intraq_cli.errors import IntraqError, RecipeError, UsageError, first_line, interruption
+from intraq_cli.io.digests import file_digest
 from intraq_cli.recipe import ROUNDINGS
 from intraq_cli.runtime.micro_batches import is_out_of_memory
 
@@ -101,12 +102,6 @@ def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:
             sha256 = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
     table[name] = Extension(name, function, file, sha256)
     return function
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def explained(error: BaseException, path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone
-from intraq_cli.io.atomic import plain
+from intraq_cli.io.json_files import plain
 from intraq_cli.runtime.resume import ResumeStore
 
 METRICS = "metrics.jsonl"

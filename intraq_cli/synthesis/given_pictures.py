@@ -33,11 +33,6 @@ def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
     return add_outputs(made, [insert_call(made, norm.x.next, moments_of_each, norm.x) for norm in batch_norms(made)])
 
 
-def choose_pictures(graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int) -> TuningImages:
-    """The pictures alone of :func:`nearest_pictures`."""
-    return nearest_pictures(graph, batches, count, seed)[0]
-
-
 @torch.no_grad()
 def nearest_pictures(
     graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int

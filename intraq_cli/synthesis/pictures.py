@@ -15,10 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 
-from intraq_cli.errors import one_line
 from intraq_cli.models.class_names import name_of
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.synthesis.tuning_images import TuningImages
+from intraq_cli.words import one_line
 
 LARGEST_SHEET = 1_000_000
 """Bytes."""
@@ -54,7 +54,7 @@ def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names
     digits = len(str(len(names) - 1 if names else max(labels)))
     made_by = PngInfo()
     made_by.add_text(*SOFTWARE)
-    for k, picture in enumerate(_pictures(made.images, spec)):
+    for k, picture in enumerate(pictures_of(made.images, spec)):
         own = folder / class_folder(labels[k], names, digits)
         own.mkdir(exist_ok=True)
         confidence = "" if made.confidences is None else f"_{made.confidences[k].item():.3f}"
@@ -84,7 +84,8 @@ def class_folder(index: int, names: list[str] | None, digits: int) -> str:
     return number if text in ("", number) else f"{number}_{text}"
 
 
-def _pictures(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
+def pictures_of(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
+    """Images ``(B, C, H, W)``, normalised, one after the other."""
     for part in images.split(AT_ONCE):
         for pixels in spec.to_pixels(part.float()):
             yield _picture(pixels)
@@ -168,7 +169,7 @@ def _sheet(
     resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
     sheet = Image.new("L" if spec.input_size[0] != 3 else "RGB", _size(layout), "white")
     draw = ImageDraw.Draw(sheet)
-    pictures = _pictures(made.images[chosen], spec)
+    pictures = pictures_of(made.images[chosen], spec)
     for picture, (x, y), k in zip(pictures, _places(layout), chosen, strict=True):
         sheet.paste(picture.resize((tile[1], tile[0]), resample), (x, y))
         text = _fitting(one_line(name_of(int(made.labels[k]), names)), font, tile[1])

@@ -187,7 +187,7 @@ class _Run:
         self.batches.load_state(state["batches"])
         self.mixing.set_state(state["mixing"])
         self.tail = [losses.to(self.context.device) for losses in state["tail"]]
-        vars(self.collapse).update(state.get("collapse", {}))
+        vars(self.collapse).update(state["collapse"])
         return int(state["step"])
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 from intraq_cli import IntraqError, images, synthesize
 from intraq_cli.errors import OutputError
 from intraq_cli.models.class_names import class_names
-from intraq_cli.models.teacher import InputSpec, Teacher
+from intraq_cli.models.input_spec import InputSpec
+from intraq_cli.models.teacher import Teacher
 from intraq_cli.synthesis.image_set import read_images, save_images
 from intraq_cli.zoo import load_recipe
 from tests.conftest import INPUT, TINY, SmallNet, trained

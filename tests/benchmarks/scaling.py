@@ -29,7 +29,8 @@ from intraq_cli.events import silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls
 from intraq_cli.jobs.teachers import examined
-from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher
+from intraq_cli.models.input_spec import InputSpec
+from intraq_cli.models.teacher import Anatomy, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.device import training_settings
 from intraq_cli.runtime.distributed import process_group

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from intraq_cli import evaluate, load, quantize
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputError
 from intraq_cli.models.architectures import build_architecture
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from tests.conftest import TINY
 from tests.programs.fuzz import write_checkpoint
 

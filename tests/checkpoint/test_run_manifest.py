@@ -21,18 +21,18 @@ def test_what_is_there_is_returned_as_it_is_and_unknown_fields_are_kept(tmp_path
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        ({"teacher": 3}, "teacher is damaged"),
-        ({"teacher": {"source": ["resnet18"]}}, "teacher is damaged: source"),
-        ({"teacher": {"sha256": "x" * 1001}}, "teacher is damaged: sha256"),
-        ({"evaluations": 5}, "evaluations is damaged"),
-        ({"evaluations": [5]}, "evaluations is damaged: 0"),
-        ({"evaluations": [{**EVALUATION, "top1": "high"}]}, "evaluations is damaged: 0.top1"),
-        ({"evaluations": [{**EVALUATION, "top1": True}]}, "evaluations is damaged: 0.top1"),
+        ({"teacher": 3}, "is damaged: teacher"),
+        ({"teacher": {"source": ["resnet18"]}}, "is damaged: teacher.source"),
+        ({"teacher": {"sha256": "x" * 1001}}, "is damaged: teacher.sha256"),
+        ({"evaluations": 5}, "is damaged: evaluations"),
+        ({"evaluations": [5]}, "is damaged: evaluations.0"),
+        ({"evaluations": [{**EVALUATION, "top1": "high"}]}, "is damaged: evaluations.0.top1"),
+        ({"evaluations": [{**EVALUATION, "top1": True}]}, "is damaged: evaluations.0.top1"),
         (
             {"evaluations": [EVALUATION, {**EVALUATION, "benchmark": {"id": "x"}}]},
-            "evaluations is damaged: 1.benchmark",
+            "is damaged: evaluations.1.benchmark",
         ),
-        ({"evaluations": [FIGURES]}, "evaluations is damaged: 0.data"),
+        ({"evaluations": [FIGURES]}, "is damaged: evaluations.0.data"),
     ],
 )
 def test_a_damaged_manifest_says_where(tmp_path, run, says):

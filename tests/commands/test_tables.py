@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from intraq_cli.commands import tables
-from intraq_cli.commands.tables import Column, fitted, print_rows, shortened
+from intraq_cli.commands.tables import Column, fitted, print_rows, shortened_cell
 
 COLUMNS = (
     Column("layer", shrinks=True),
@@ -69,7 +69,7 @@ def test_what_fits_is_kept_and_nothing_fits_better(width):
 @pytest.mark.parametrize("text", ["", "a", "stages.2.1.conv1", "第一层.卷积.权重", "x" * 300])
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 16])
 def test_a_shortened_text_keeps_its_ends(text, width):
-    found = shortened(text, width)
+    found = shortened_cell(text, width)
     assert cell_len(found) <= width
     if cell_len(text) <= width:
         assert found == text

@@ -14,9 +14,9 @@ from torchvision.datasets import CIFAR10
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.data import ImageTensors, open_data
+from intraq_cli.evaluation.data import image_reader, open_data
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import Interpolation
-from intraq_cli.models.teacher import InputSpec
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 
@@ -332,7 +332,7 @@ def test_a_picture_of_which_resizing_leaves_nothing_is_left_out(tmp_path):
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
 def test_every_interpolation_and_crop_that_is_accepted_gives_an_image_of_the_models_size(interpolation, crop_mode):
     spec = InputSpec((3, 8, 12), (0.5,) * 3, (0.5,) * 3, interpolation, 0.9, crop_mode)
-    image = ImageTensors(spec).decode(Image.new("RGB", (20, 30), "white"), "white")
+    image = image_reader(spec).decode(Image.new("RGB", (20, 30), "white"), "white")
     assert image.shape == (3, 8, 12)
     assert image.max() == pytest.approx(1.0)
 

@@ -9,9 +9,14 @@ from PIL import Image
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.image_files import ImageReader, UnreadableImageError
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
+
+
+def reader(mode, edge):
+    """Images as they are read."""
+    return ImageReader(mode, edge, lambda image: image)
 
 
 def png(folder, name, colour=(255, 255, 255)):
@@ -119,7 +124,7 @@ def test_a_class_folder_that_leads_out_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bits_a_pixel_keep_their_brightness(tmp_path, suffix):
     Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / f"deep.{suffix}")
-    image = ImageReader("RGB", 8).read(tmp_path / f"deep.{suffix}", tmp_path)
+    image = reader("RGB", 8).read(tmp_path / f"deep.{suffix}", tmp_path)
     assert image.mode == "RGB"
     assert np.unique(image).tolist() == [0x40]
 
@@ -128,7 +133,7 @@ def test_16_bits_a_pixel_keep_their_brightness(tmp_path, suffix):
 def test_a_dark_pgm_of_16_bits_is_read_by_its_declared_maximum(tmp_path, header):
     most = int(header.split()[-1])
     (tmp_path / "dark.pgm").write_bytes(header.encode() + np.full(64, 200, ">u2").tobytes())
-    image = ImageReader("L", 8).read(tmp_path / "dark.pgm", tmp_path)
+    image = reader("L", 8).read(tmp_path / "dark.pgm", tmp_path)
     assert np.unique(image).tolist() == [200 * 256 // (most + 1)]
 
 
@@ -137,20 +142,20 @@ def test_every_usual_kind_of_image_is_read(tmp_path, mode):
     white = Image.new("RGB", (8, 8), "white").convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     white.save(path)
-    assert np.asarray(ImageReader("RGB", 8).read(path, tmp_path)).min() >= 254
+    assert np.asarray(reader("RGB", 8).read(path, tmp_path)).min() >= 254
 
 
 def test_of_an_animation_the_first_picture_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.png", format="GIF", save_all=True, append_images=frames[1:])
-    assert ImageReader("RGB", 8).read(tmp_path / "a.png", tmp_path).getpixel((0, 0)) == (255, 0, 0)
+    assert reader("RGB", 8).read(tmp_path / "a.png", tmp_path).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_what_would_be_huge_once_resized_is_refused(tmp_path):
     Image.new("RGB", (30_000, 1)).save(tmp_path / "ribbon.png")
-    ImageReader("RGB", 8).read(tmp_path / "ribbon.png", tmp_path)
+    reader("RGB", 8).read(tmp_path / "ribbon.png", tmp_path)
     with pytest.raises(UnreadableImageError, match="too long and narrow"):
-        ImageReader("RGB", 224).read(tmp_path / "ribbon.png", tmp_path)
+        reader("RGB", 224).read(tmp_path / "ribbon.png", tmp_path)
 
 
 def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
@@ -158,7 +163,7 @@ def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
     for top, wanted in ((255, pixels * 4), (65535, pixels * 4)):
         values = pixels * 4 if top == 255 else pixels * 1024 + 512
         Image.fromarray(values).save(tmp_path / "a.tif")
-        read = ImageReader("L", 8.0).read(tmp_path / "a.tif", tmp_path)
+        read = reader("L", 8.0).read(tmp_path / "a.tif", tmp_path)
         assert np.array_equal(np.asarray(read), wanted.astype(np.uint8) if top == 255 else (values >> 8))
 
 
@@ -175,9 +180,9 @@ def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture.save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(ImageReader("L", 8).read(tmp_path / "a.png", tmp_path), upright)
+    assert np.array_equal(reader("L", 8).read(tmp_path / "a.png", tmp_path), upright)
 
 
 def test_damaged_exif_is_no_reason_to_leave_a_picture_out(tmp_path):
     Image.new("RGB", (8, 8), "white").save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert np.asarray(ImageReader("RGB", 8).read(tmp_path / "a.jpg", tmp_path)).min() >= 254
+    assert np.asarray(reader("RGB", 8).read(tmp_path / "a.jpg", tmp_path)).min() >= 254

@@ -12,15 +12,16 @@ from intraq_cli.graph.proof import relative_error
 from intraq_cli.jobs import pipeline, without_images
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.without_images import WithoutImages
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec, examine
+from intraq_cli.models.teacher import examine
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.synthesis.given_pictures import choose_pictures
+from intraq_cli.synthesis.given_pictures import nearest_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 
@@ -122,7 +123,7 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
     few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
-    nearest = choose_pictures(one.anatomy.graph, few_at_once, 128, 0).images.float()
+    nearest = nearest_pictures(one.anatomy.graph, few_at_once, 128, 0)[0].images.float()
     for contradicted in (without_images.CONTRADICTED, torch.inf):
         monkeypatch.setattr(without_images, "CONTRADICTED", contradicted)
         made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)

@@ -5,8 +5,8 @@ import torch
 
 from intraq_cli import IntraqError, image_loss, quantize, synthesize, weight_rounding
 from intraq_cli.errors import RecipeError, UsageError
+from intraq_cli.io.digests import file_digest
 from intraq_cli.jobs.recipes import chosen_recipe, code_of
-from intraq_cli.runtime import extensions
 from tests.conftest import INPUT, TINY, SmallNet, Stop, stopping, trained
 
 CODE = """
@@ -43,7 +43,7 @@ def test_the_command_runs_own_code_and_the_manifest_says_so(intraq, factory, own
     made = intraq("quantize", f"{factory}:net", *INPUT, *TINY, *sets, "--out", "out", "--json")
     assert made.code == 0, made.err
     run = json.loads((tmp_path / "out/run.json").read_text())
-    digest = extensions.file_digest(own)
+    digest = file_digest(own)
     assert run["code"] == [{"name": f"{own}:bright", "sha256": digest}, {"name": "own.py:floor", "sha256": digest}]
     assert run["recipe"]["synthesis"]["losses"] == {f"{own}:bright": 2.0}
     assert 0 < run["losses"]["synthesis"]["bright"] < 0.5
@@ -119,7 +119,7 @@ def test_decorated_functions_are_named_by_their_names(own, tmp_path):
     sets = [*TINY[1::2], "synthesis.losses.dark=1", "quantization.weight_rounding=ceiling"]
     made = quantize(network, out="out", set=sets, **GIVEN)
     assert made.losses["synthesis"]["dark"] > 0
-    digest = extensions.file_digest(__import__("pathlib").Path(__file__))
+    digest = file_digest(__import__("pathlib").Path(__file__))
     assert code_of(chosen_recipe("default", sets)) == [
         {"name": "dark", "sha256": digest},
         {"name": "ceiling", "sha256": digest},

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import InputSpec
 
 STATED = {
     "input_size": (3, 32, 32),

@@ -15,9 +15,10 @@ from torch import nn
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models import hub_source
 from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import InputSpec, Teacher, check_classifier, examine
+from intraq_cli.models.teacher import Teacher, check_classifier, examine
 from tests.conftest import SmallNet
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from intraq_cli.runtime import extensions
+from intraq_cli.io.digests import file_digest
 from tests.conftest import TINY
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
@@ -41,7 +41,7 @@ def test_total_variation_makes_smooth_images(intraq):
         found[weight] = json.loads(made.out)["losses"]["total_variation"]
     assert found[20] < 0.7 * found[0]
     code = json.loads(intraq("images", "20.safetensors", "--json").out)["code"]
-    assert code == [{"name": own, "sha256": extensions.file_digest(EXAMPLES / "total_variation.py")}]
+    assert code == [{"name": own, "sha256": file_digest(EXAMPLES / "total_variation.py")}]
 
 
 def test_stochastic_rounding_has_no_bias(intraq, tmp_path):

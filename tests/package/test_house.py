@@ -12,7 +12,7 @@ ROOMS = [
     *("app", "commands", "api", "jobs", "publish", "reports", "deploy"),
     *("tuning", "evaluation", "synthesis", "checkpoint", "models"),
     *("quantization", "runtime", "zoo", "recipe", "recipe_errors", "choices"),
-    *("io", "graph", "results", "words", "events", "errors", "__version__"),
+    *("io", "graph", "results", "events", "errors", "words", "__version__"),
 ]
 """From the top of the house to its foundations: a room imports only rooms that come later."""
 FILES = sorted(PACKAGE.rglob("*.py"))

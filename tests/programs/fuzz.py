@@ -31,14 +31,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from intraq_cli import evaluate, inspect, load
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_json, write_weights
+from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Event
 from intraq_cli.graph.capture import capture
+from intraq_cli.io.json_files import write_json
 from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, InputSpec, Teacher, examine
+from intraq_cli.models.teacher import Anatomy, Teacher, examine
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer

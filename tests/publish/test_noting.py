@@ -145,16 +145,6 @@ def test_push_warns_of_a_card_that_does_not_say_what_the_manifest_does(folder, c
     assert len(told) == 1
 
 
-def test_a_card_of_an_earlier_version_is_known_by_its_text(folder, checkpoint):
-    run = run_of(folder)
-    del run["cards"]
-    (folder / "run.json").write_text(json.dumps(run))
-    told = []
-    record(folder, checkpoint, measured("first"), told.append)
-    assert not told
-    assert "| first | 100 |" in (folder / "README.md").read_text()
-
-
 def test_no_digests_of_local_cards_are_published(folder):
     assert "cards" in run_of(folder)
     assert "cards" not in json.loads(checkpoint_files(folder, "me/w8")["run.json"])

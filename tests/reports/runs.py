@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
 
@@ -58,9 +58,10 @@ def run_of(**more: Any) -> dict[str, Any]:
         ],
         "evaluations": [EVALUATION],
         "export": {
-            "opset": 20, "bytes": 325_000, "layers_integer": ["conv1"], "images": 64, "first_choices_equal": True,
-            "layers_float": [{"name": "fixed", "reason": "computed"}], "logits_difference": 0.02, "ms_float": 2.0,
-            "ms_quantized": 1.0, "batch": 1, "threads": 2, "processor": "some CPU",
+            "opset": 20, "bytes": 325_000, "sha256": "0" * 64, "layers_integer": ["conv1"], "images": 64,
+            "first_choices_equal": True, "layers_float": [{"name": "fixed", "reason": "computed"}],
+            "logits_difference": 0.02, "ms_float": 2.0, "ms_quantized": 1.0, "batch": 1, "threads": 2,
+            "processor": "some CPU",
         },
         **more,
     }  # fmt: skip

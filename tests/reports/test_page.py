@@ -13,7 +13,7 @@ from PIL import Image
 
 from intraq_cli import report
 from intraq_cli.errors import CheckpointError, OutputError
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.publish.noting import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several

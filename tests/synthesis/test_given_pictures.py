@@ -8,7 +8,6 @@ from intraq_cli.graph.batch_norms import add_statistics, parameters, statistics
 from intraq_cli.synthesis.bns import scale_free_bns_loss
 from intraq_cli.synthesis.given_pictures import (
     add_moments_of_each,
-    choose_pictures,
     distances,
     least_distance,
     moments_of_all,
@@ -44,12 +43,12 @@ def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph,
     """The network was trained on noise of deviation 1: the louder a picture, the further it is."""
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
-    made = choose_pictures(graph, images.split(3), 4, seed=5)
+    made = nearest_pictures(graph, images.split(3), 4, seed=5)[0]
     kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
     assert sorted(kept) == [0, 2, 4, 6]
     assert (
         kept != sorted(kept)
-        or choose_pictures(graph, images.split(3), 4, seed=6).labels.tolist() != made.labels.tolist()
+        or nearest_pictures(graph, images.split(3), 4, seed=6)[0].labels.tolist() != made.labels.tolist()
     )
     shares = graph(images[kept]).softmax(1)
     assert torch.equal(made.labels, shares.argmax(1))
@@ -57,7 +56,7 @@ def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph,
     assert made.given.all()
     assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
     # how many are looked at at once makes no difference
-    assert torch.equal(choose_pictures(graph, images.split(1), 4, seed=5).images, made.images)
+    assert torch.equal(nearest_pictures(graph, images.split(1), 4, seed=5)[0].images, made.images)
 
 
 def test_images_are_as_far_as_in_the_batch_norm_that_is_the_nearest_to_them(network, graph, random):
@@ -100,7 +99,7 @@ def test_of_a_network_that_folds_views_into_the_batch_all_views_of_a_picture_cou
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
     graph = graph_of(Flipped(network))
-    made = choose_pictures(graph, images.split(3), 4, seed=5)
+    made = nearest_pictures(graph, images.split(3), 4, seed=5)[0]
     kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
     alone = torch.stack([bns_of(graph, image[None]) for image in images])
     assert sorted(kept) == sorted(alone.topk(4, largest=False).indices.tolist())

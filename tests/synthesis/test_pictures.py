@@ -7,7 +7,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from intraq_cli.models.class_names import name_of
-from intraq_cli.models.teacher import InputSpec
+from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.synthesis import pictures
 from intraq_cli.synthesis.pictures import (
     CAPTION,

@@ -1,0 +1,82 @@
+"""The ``config.json`` of a checkpoint, possibly a stranger's: whether it is ours, and how the network is quantized."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
+
+from intraq_cli.checkpoint.write import FORMAT_VERSION
+from intraq_cli.choices import Placement
+from intraq_cli.errors import CheckpointError
+from intraq_cli.io.untrusted import first_fault, read_json, safe_path
+from intraq_cli.models.config import is_class_count
+from intraq_cli.quantization.plan import Plan
+
+Bits = Annotated[StrictInt, Field(ge=2, le=8)]
+
+
+class _Weights(BaseModel):
+    bits: Bits
+    symmetric: StrictBool
+
+
+class _Activations(_Weights):
+    placement: Placement
+
+
+class _QuantizationConfig(BaseModel):
+    """How a network is quantized, as far as it is needed to run it; other fields are not read."""
+
+    weights: _Weights
+    activations: _Activations
+    modules: dict[str, Bits]
+    sites: dict[str, Bits]
+
+
+def own_quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    """How a network is quantized, of a checkpoint's config of ours; None of any other."""
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) and found.get("quant_method") == "intraq" else None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint of ours, of the format that is read; what is in its tables is not checked.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    hint = "a checkpoint folder is what `intraq quantize` writes"
+    if not os.path.isfile(folder / "config.json"):
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", hint)
+    config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
+    quantization = own_quantization(config)
+    if quantization is None:
+        raise CheckpointError(f"{folder} is no intraq checkpoint", hint)
+    version = quantization.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has format version {version!s:.20}, this intraq reads {FORMAT_VERSION}",
+            "make it again with `intraq quantize`" if version == 1 else "update intraq",
+        )
+    for key, fits in {"num_classes": is_class_count, "pretrained_cfg": lambda cfg: isinstance(cfg, dict)}.items():
+        if not fits(config.get(key)):
+            raise CheckpointError(f"{folder}/config.json lacks {key}", hint)
+    return config
+
+
+def read_plan(folder: Path, config: dict[str, Any]) -> Plan:
+    """How the network of a checkpoint is quantized.
+
+    Raises:
+        CheckpointError: its config does not say it, or says what cannot be.
+    """
+    try:
+        found = _QuantizationConfig.model_validate(config["quantization_config"])
+    except ValidationError as error:
+        what = f"{folder}/config.json: quantization_config.{first_fault(error)}"
+        raise CheckpointError(what, "fetch it again") from error
+    placement = found.activations.placement
+    if placement == "inputs" and not {site.partition("#")[0] for site in found.sites} <= found.modules.keys():
+        raise CheckpointError(f"{folder}/config.json: an activation is quantized before a layer that is not")
+    return Plan(placement, found.modules, found.sites)
