@@ -28,6 +28,8 @@ from intraq_cli.runtime.launch import launched
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+GOING_ON = ("quantize", "synthesize", "sensitivity")
+"""Commands that keep what is done when they are interrupted."""
 
 app = typer.Typer(
     name="intraq",
@@ -79,6 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with checked_stdout():
             code = _exit_code(args, rank)
+            if argv is None and code in (INTERRUPTED, TERMINATED):  # the process ends: nothing more to interrupt
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             sys.stdout.flush()  # a closed pipe is to show here, not at interpreter exit
             return code
     except StdoutFailed as failed:
@@ -127,7 +132,8 @@ def _rank() -> int:
 def _stopped(terminated: bool, as_json: bool) -> int:
     word = "terminated" if terminated else "interrupted"
     if as_json:
-        hint = "give the same command again: long jobs go on"
+        goes_on = calls.TYPED[:1] and calls.TYPED[0] in GOING_ON
+        hint = "give the same command again: it goes on from what is kept" if goes_on else ""
         print_json({"error": {"code": "interrupted", "message": word, "hint": hint}})
     stderr.print(word)
     return TERMINATED if terminated else INTERRUPTED

@@ -1,6 +1,7 @@
 """Figures as people read them, a dash where there is none; and texts that fit into a line."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 NONE = "-"
 LONGEST = 1000
@@ -94,6 +95,11 @@ def cut(text: str, most: int) -> str:
 def some_of(texts: Sequence[str]) -> str:
     """The first of many, for a line."""
     return "; ".join(texts[:SOME]) + ("; ..." if len(texts) > SOME else "")
+
+
+def spelled_path(path: Path) -> str:
+    """A path as commands take it again: one that begins with a dash is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

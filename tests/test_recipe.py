@@ -234,3 +234,12 @@ def test_every_setting_says_what_it_does():
 def test_a_rounding_that_recomputed_scales_would_undo_is_refused(rounding):
     with pytest.raises(RecipeError, match="needs scales that stay"):
         Recipe().override(["quantization.weight_scale=recomputed", f"quantization.weight_rounding={rounding}"])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_must_be_in_utf_8(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[tuning]\nsteps = 7\n", encoding="utf-8-sig")
+    assert load_recipe(str(path)).tuning.steps == 7
+    path.write_text("[tuning]\nsteps = 7\n", encoding="utf-16")
+    with pytest.raises(RecipeError, match="is not UTF-8 text, from byte 0 on"):
+        load_recipe(str(path))

@@ -26,7 +26,7 @@ from intraq_cli.publish.privacy import without_paths
 from intraq_cli.results import ExportResult
 from intraq_cli.runtime.device import describe_processor
 from intraq_cli.synthesis.pictures import images_of_sheet
-from intraq_cli.words import some_of
+from intraq_cli.words import some_of, spelled_path
 
 FILE = "model.onnx"
 IMAGES = 64
@@ -91,7 +91,7 @@ def export(
     seconds = time.perf_counter() - started
     report(StageDone("export", seconds))
     result = ExportResult(
-        path=str(path),
+        path=spelled_path(path),
         format=to,
         opset=OPSET[storage],
         bytes=path.stat().st_size,

@@ -4,7 +4,7 @@ from functools import partial
 
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.errors import CheckpointError
-from intraq_cli.evaluation.data import preprocessing
+from intraq_cli.evaluation.data import picture_transform
 from intraq_cli.jobs.targets import find_checkpoint
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -19,7 +19,8 @@ def load(
 
     One of placement ``integer`` computes on integers, code for code what its exported file does in onnxruntime.
 
-    Its ``transform`` turns a PIL image into what it takes, ``(C, H, W)``; ``label_names`` are its classes, if known.
+    Its ``transform`` turns a PIL image of any mode into what it takes, ``(C, H, W)``, as ``evaluate`` does: upright by
+    its EXIF orientation, in the network's channels. ``label_names`` are its classes, if known.
 
     Args:
         target: a folder, or ``ORG/NAME``.
@@ -37,5 +38,5 @@ def load(
             f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
         )
     network = checkpoint.network
-    network.make_transform, network.label_names = partial(preprocessing, checkpoint.spec), checkpoint.label_names
+    network.make_transform, network.label_names = partial(picture_transform, checkpoint.spec), checkpoint.label_names
     return network

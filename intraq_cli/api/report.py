@@ -1,6 +1,8 @@
 """``report`` and ``compare``: what checkpoint folders say of their making, as a page and as figures."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from intraq_cli.api.arguments import verb
@@ -11,6 +13,7 @@ from intraq_cli.reports.comparison import comparison
 from intraq_cli.reports.folder import REPORT, Record, read_record
 from intraq_cli.reports.page import page_of_one, page_of_several
 from intraq_cli.results import ComparisonResult, ReportResult
+from intraq_cli.words import spelled_path
 
 HINT = "a checkpoint folder is what `intraq quantize` writes"
 Folders = str | Path | Sequence[str | Path]
@@ -39,7 +42,7 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
     content = page_of_one(records[0]) if len(records) == 1 else page_of_several(records)
     with atomic_file(path, force or own) as scratch:
         scratch.write_text(content, encoding="utf-8")
-    return ReportResult(str(path), len(content.encode()), given)
+    return ReportResult(spelled_path(path), len(content.encode()), given)
 
 
 @verb
@@ -69,4 +72,5 @@ def _record(target: str) -> Record:
     folder = find_folder(target, None)
     if folder is None:
         raise CheckpointError(f"{target} is no checkpoint", HINT)
-    return read_record(folder)
+    record = read_record(folder)
+    return record if os.path.isdir(target) else replace(record, name=target)  # else the name of a snapshot of the Hub's

@@ -27,6 +27,7 @@ from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
+from intraq_cli.words import spelled_path
 
 WIDTHS = (2, 3, 4, 6, 8)
 
@@ -132,7 +133,7 @@ def sensitivity(
 def _about(job: Job, source: Source, placement: Placement, path: Path | None) -> dict[str, Any]:
     """The network and the way that it was measured, as the result has them."""
     return {
-        "path": str(path) if path else None,
+        "path": spelled_path(path) if path else None,
         "model": source.spelled,
         "act_placement": placement,
         "sha256": job.teacher.sha256,

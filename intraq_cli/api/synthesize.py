@@ -23,6 +23,7 @@ from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.metrics import to_tensorboard
 from intraq_cli.synthesis.image_set import ImageSet, save_images
 from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders
+from intraq_cli.words import spelled_path
 
 
 @verb
@@ -121,7 +122,7 @@ def synthesize(
 def _result(job: Job, path: Path, source: Source, png: Path | None) -> SynthesisResult:
     """What is known before the images are made."""
     return SynthesisResult(
-        path=str(path),
+        path=spelled_path(path),
         model=source.spelled,
         n=job.recipe.synthesis.num_images,
         image_shape=job.teacher.spec.input_size,

@@ -1,5 +1,6 @@
 """``intraq evaluate``."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -87,11 +88,22 @@ def _several(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(found)
     elif quiet:
-        print("\n".join(f"{one.top1:.2f}" for one in found.results))
+        print("\n".join(_top1_of_each(given["targets"], found)))
     else:
         _print(found)
     if found.failed:
         raise typer.Exit(1)
+
+
+def _top1_of_each(targets: Sequence[str], found: "EvaluationsResult") -> Iterator[str]:
+    """A word for each target, in the order in which they were named."""
+    results, failed = iter(found.results), [failure.name for failure in found.failed]
+    for target in targets:
+        if failed[:1] == [target]:
+            failed.pop(0)
+            yield "failed"
+        else:
+            yield f"{next(results).top1:.2f}"
 
 
 def _print(found: "EvaluationsResult") -> None:

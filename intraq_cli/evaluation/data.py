@@ -22,6 +22,11 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.runtime.torch_defaults import float32_by_default
 from intraq_cli.zoo import model_folder
 
+MODES = {1: "L", 3: "RGB"}
+"""PIL's mode of pictures with so many channels."""
+NOT_PICTURES = {"__MACOSX", "@eaDir"}
+"""Folders that macOS and network storage put beside pictures, with copies of them."""
+
 
 class _Model(NamedTuple):
     """What of a model data have to fit."""
@@ -97,10 +102,18 @@ def image_reader(spec: InputSpec) -> ImageReader:
     Raises:
         DataError: its input has neither one nor three channels.
     """
-    mode = {1: "L", 3: "RGB"}.get(spec.input_size[0])
+    mode = MODES.get(spec.input_size[0])
     if mode is None:
         raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
     return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct, preprocessing(spec))
+
+
+def picture_transform(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
+    """What :func:`intraq_cli.evaluate` makes of a picture: any PIL image, upright and in the model's mode, to a tensor.
+
+    A model that takes neither one nor three channels gets the image as it is, see :func:`preprocessing`.
+    """
+    return image_reader(spec).tensor if spec.input_size[0] in MODES else preprocessing(spec)
 
 
 def _decoded_bytes(spec: InputSpec) -> int:
@@ -159,7 +172,7 @@ def _class_names(folder: Path) -> list[str]:
         DataError: it cannot be read, or one of them leads out of it: without it, the others might mean other classes.
     """
     try:
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_beside(entry.name))
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror}") from error
     home = folder.resolve()
@@ -172,6 +185,8 @@ def _class_names(folder: Path) -> list[str]:
 def image_paths(folder: Path) -> list[Path]:
     """Everything below ``folder`` that has the name of an image; links to folders are not followed.
 
+    What is hidden is left out, and what systems put beside pictures (``._x.jpg``, ``__MACOSX``).
+
     Raises:
         DataError: a folder cannot be read.
     """
@@ -181,8 +196,15 @@ def image_paths(folder: Path) -> list[Path]:
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        found += [Path(parent, name) for name in [*folders, *files] if Path(name).suffix.lower() in EXTENSIONS]
+        folders[:] = [name for name in folders if not _is_beside(name)]  # those that are walked next
+        names = [name for name in [*folders, *files] if not _is_beside(name)]
+        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS]
     return sorted(found)
+
+
+def _is_beside(name: str) -> bool:
+    """Whether a file or folder is hidden, or a system's own."""
+    return name.startswith(".") or name in NOT_PICTURES
 
 
 def _digits(model: _Model) -> LabelledImages:

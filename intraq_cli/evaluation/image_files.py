@@ -62,7 +62,7 @@ class ImageReader:
             raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
         Image.init()  # else it knows the commonest formats only
         with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
-            return self._transformed(image)
+            return self.tensor(image)
 
     def decode(self, image: Any, name: str) -> Tensor:
         """The same of an opened image, which messages call ``name``.
@@ -73,9 +73,9 @@ class ImageReader:
         if not isinstance(image, Image.Image):
             raise UnreadableImageError(f"{name} is missing")
         with decoding(name):
-            return self._transformed(image)
+            return self.tensor(image)
 
-    def _transformed(self, image: Image.Image) -> Tensor:
+    def tensor(self, image: Image.Image) -> Tensor:
         """Of any kind of image: first in this reader's mode and upright (by its EXIF orientation).
 
         Raises:

@@ -14,6 +14,10 @@ from intraq_cli.errors import OutputError
 IsOutput = Callable[[Path], bool]
 """Whether a folder that is not empty was made by this tool, as the one that is to take its place."""
 
+LONGEST_NAME = 255 - len(".unfinished")
+"""Bytes of an output's name: file systems take 255, and the folder that a long job works in, beside it, has more."""
+LONGEST_PATH = 4000
+
 
 def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> None:
     """Refuse, before any work, an output that exists or cannot be written.
@@ -26,7 +30,7 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
     Raises:
         OutputError: ``path`` exists and ``force`` is off, it is a folder where a file is to be, or a file where a
             folder is, or a folder of anything else, or a link; it has no name of its own, or its folder is missing or
-            read-only, or a name is not UTF-8.
+            read-only, or a name is not UTF-8, or too long.
     """
     file = is_output is None
     if path.name in ("", ".."):
@@ -35,6 +39,12 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:  # safetensors opens no such file
         raise OutputError(f"{path}: the name is not UTF-8", "give another --out, in another folder perhaps") from error
+    lengths = (len(os.fsencode(path.name)), LONGEST_NAME), (len(os.fsencode(path.absolute())), LONGEST_PATH)
+    for length, most in lengths:
+        if length > most:
+            raise OutputError(f"an output called {path.name} is too long: {length} bytes", f"at most {most}")
+    if "\0" in str(path):
+        raise OutputError(f"{path}: the name has a null character", "give another --out")
     if path.is_symlink():  # what it leads to would stay as it is, or is not there
         raise OutputError(f"{path} is a link", "give --out the path that it leads to, or another one")
     if path.exists() and not force:

@@ -62,9 +62,9 @@ def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
             content = file.read(limit + 1)
         if len(content) > limit:
             raise kind(f"{path} is larger than {limit / 2**20:g} MiB", "it cannot be what it is meant to be")
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
     except UnicodeDecodeError as error:
-        raise kind(f"{path} is not UTF-8 text: {error}") from error
+        raise kind(f"{path} is not UTF-8 text, from byte {error.start} on", "save it in UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
         raise kind(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 

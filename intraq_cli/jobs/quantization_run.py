@@ -31,7 +31,7 @@ from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
 from intraq_cli.runtime.launch import launched
 from intraq_cli.synthesis.tuning_images import TuningImages
-from intraq_cli.words import some_of
+from intraq_cli.words import some_of, spelled_path
 
 FIGURES = (
     *("stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity"),
@@ -165,7 +165,7 @@ class QuantizationRun:
         """What is known before the network is quantized."""
         job = self.job
         return QuantizationResult(
-            path=str(self.path),
+            path=spelled_path(self.path),
             model=self.source.spelled,
             w_bits=found.w_bits,
             a_bits=found.a_bits,

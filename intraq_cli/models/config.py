@@ -1,6 +1,5 @@
 """``config.json`` as timm writes it, possibly a stranger's: every field is checked before anything is built from it."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, Interpolation
+from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, MIN_STD, Interpolation
 from intraq_cli.words import cut
 
 DAMAGED = "the file is damaged, or no timm config.json"
@@ -62,7 +61,7 @@ Side = Annotated[int, Field(ge=1, le=2**16)]
 Size = Annotated[list[Side], Field(min_length=3, max_length=3), BeforeValidator(_listed)]
 Numbers = Annotated[list[N], Field(min_length=1, max_length=4096), BeforeValidator(_listed)]
 Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
-Std = Annotated[float, Field(ge=math.ulp(1.0), le=1e6)]
+Std = Annotated[float, Field(ge=MIN_STD, le=1e6)]
 Pool = Annotated[float, Field(ge=1, le=2**16)]
 
 

@@ -7,11 +7,7 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import ModelError
-
-MAX_SIDE = 2048
-"""Pixels; timm's largest input has 1024."""
-MAX_VALUES = 2**24
-"""Of one image: channels by height by width."""
+from intraq_cli.models.preprocessing import MAX_SIDE, is_too_large
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         c = self.input_size[0]
-        if max(self.input_size[1:]) > MAX_SIDE or math.prod(self.input_size) > MAX_VALUES:
+        if is_too_large(self.input_size):
             size = ",".join(map(str, self.input_size))
             raise ModelError(f"an input of {size} is too large", f"at most {MAX_SIDE} pixels a side")
         if len(self.mean) != c or len(self.std) != c:

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
+MIN_STD = 1e-6
+"""Normalised pixels of a smaller one are beyond what networks compute in float32."""
+MAX_SIDE = 2048
+"""Pixels; timm's largest input has 1024."""
+MAX_VALUES = 2**24
+"""Of one image: channels by height by width."""
 PIXEL_SCALE = 2.0
 """A mean or standard deviation above this is not of pixels in [0, 1], whose means are at most 1."""
 
@@ -50,18 +56,34 @@ class InputOverride:
         """Refuse values that no network takes.
 
         Raises:
-            UsageError: pixel-scale means, a standard deviation of zero, a crop or an interpolation that does not exist.
+            UsageError: sizes that are not positive or too large, pixel-scale means, a standard deviation of zero, not
+                one of each for every channel, a crop or an interpolation that does not exist.
         """
+        size = self.input_size
+        if size is not None and (min(size) < 1 or is_too_large(size)):
+            what = "too large" if min(size) >= 1 else "sizes must be at least 1"
+            raise UsageError(
+                f"--input-size {','.join(map(str, size))}: {what}", f"C,H,W, up to {MAX_SIDE} pixels a side"
+            )
+        for name, values, least in (("--mean", self.mean, -math.inf), ("--std", self.std, MIN_STD)):
+            if values is None:
+                continue
+            said = f"{name} {','.join(f'{value:g}' for value in values)}"
+            if not all(math.isfinite(value) and value >= least for value in values):
+                raise UsageError(f"{said}: must be finite numbers{f' from {least:g}' * (least > 0)}", "e.g. 0.5")
+            if size is not None and len(values) != size[0]:
+                raise UsageError(f"{said}: one number for each of {size[0]} channels", "of --input-size C,H,W")
         check_pixel_scale(self.mean, self.std, "--mean and --std", UsageError)
-        for name, values, least in (("--mean", self.mean, -math.inf), ("--std", self.std, 0)):
-            if values is not None and not all(math.isfinite(value) and value > least for value in values):
-                said = ",".join(f"{value:g}" for value in values)
-                raise UsageError(f"{name} {said}: must be {'positive' if least == 0 else 'finite'} numbers", "e.g. 0.5")
         if self.crop_pct is not None and not MIN_CROP_PCT <= self.crop_pct <= MAX_CROP_PCT:
             raise UsageError(f"--crop-pct {self.crop_pct:g}: must be {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875")
         known = get_args(Interpolation)
         if self.interpolation is not None and self.interpolation not in known:
             raise UsageError(f"--interpolation {self.interpolation}: there is none such", ", ".join(known))
+
+
+def is_too_large(size: tuple[int, int, int]) -> bool:
+    """Whether no image of (C, H, W) is taken."""
+    return max(size[1:]) > MAX_SIDE or math.prod(size) > MAX_VALUES
 
 
 def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] = ModelError) -> None:

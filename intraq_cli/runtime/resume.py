@@ -162,6 +162,8 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
         try:
             going_on = _prepare(folder, job, resume)
         except OSError as error:
+            if not any(folder.glob("*.pt")):
+                _remove(folder, lock)
             raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
         if going_on:
             report(Noted(f"going on from {folder}"))

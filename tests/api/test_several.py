@@ -130,6 +130,8 @@ def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatc
         [one["target"], f"{one['top1']:.2f}", f"{one['float_top1']:.2f}"] for one in alone
     ]
     assert intraq("evaluate", "w4", "w8", *few, "-q").out.splitlines() == [f"{one['top1']:.2f}" for one in alone]
+    made = intraq("evaluate", "w4", "none", "w8", *few, "-q")
+    assert made.out.splitlines() == [f"{alone[0]['top1']:.2f}", "failed", f"{alone[1]['top1']:.2f}"]
     made = intraq("evaluate", "w4", "none", "w8", *few, "--json")
     found = json.loads(made.out)
     assert made.code == 1

@@ -74,6 +74,13 @@ def test_quiet_prints_the_path_alone(intraq, net):
     assert all(line.startswith("warning:") for line in made.err.splitlines())
 
 
+def test_a_printed_path_is_no_option(intraq, tmp_path, net, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = intraq("quantize", *net, "--recipe", "instant", "--out", "./-dash", "-q")
+    assert (made.code, made.out) == (0, "./-dash\n")
+    assert intraq("inspect", made.out.strip(), "-q").code == 0
+
+
 def test_plain_lines_without_a_terminal(intraq):
     made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
     assert "\x1b" not in made.out + made.err

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.data import image_reader, open_data
+from intraq_cli.evaluation.data import image_reader, open_data, picture_transform
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import Interpolation
 
@@ -315,6 +315,39 @@ def test_a_split_without_images_is_refused(on_the_hub):
     on_the_hub(Items(["a", "b"], []))
     with pytest.raises(DataError, match="hfds:org/zoo holds no images"):
         open_data("hfds:org/zoo", SPEC, 2, None)
+
+
+def test_what_is_hidden_or_a_systems_own_is_no_picture(tmp_path):
+    for name in ("0/a.png", "1/b.png"):
+        write(tmp_path, name, 0)
+        for beside in (f"{name[0]}/._a.png", f"{name[0]}/.ipynb_checkpoints/a.png", f"{name[0]}/@eaDir/a.png"):
+            write(tmp_path, beside, 0)
+    write(tmp_path, "__MACOSX/0/a.png", 0)
+    ((_, y, _),) = open_data(str(tmp_path), SPEC, 2, None).batches(9)
+    assert y.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transform_of_a_loaded_network_takes_what_files_hold(tmp_path, channels, random):
+    """Palettes, 16 bits, transparency, colour spaces of print, and a camera held on its side."""
+    pixels = torch.randint(0, 256, (9, 12, 3), generator=random, dtype=torch.uint8)
+    picture = Image.fromarray(pixels.numpy())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = {
+        "palette.png": picture.quantize(7), "grey.png": picture.convert("L"), "print.jpg": picture.convert("CMYK"),
+        "clear.png": picture.convert("RGBA"), "black.png": picture.convert("1"),
+        "deep.png": Image.fromarray((pixels[..., 0].to(torch.int32) << 8).numpy().astype("uint16")),
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        kind.save(tmp_path / name)
+    picture.save(tmp_path / "turned.png", exif=exif)
+    spec = InputSpec((channels, 8, 8), (0.5,) * channels, (0.25,) * channels)
+    for name in [*kinds, "turned.png"]:
+        with Image.open(tmp_path / name) as opened:
+            found = picture_transform(spec)(opened)
+        assert torch.equal(found, image_reader(spec).read(tmp_path / name, None))
+        assert found.shape == (channels, 8, 8)
 
 
 def test_a_picture_of_which_resizing_leaves_nothing_is_left_out(tmp_path):

@@ -209,3 +209,19 @@ def test_a_link_is_refused_as_what_it_leads_to_would_stay_as_it_is(old, tmp_path
     with pytest.raises(OutputError, match="link is a link"):
         check_output(link, True, ours)
     assert contents(tmp_path)["out/config.json"] == "old"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("a" * 245, "too long: 245 bytes"), ("a/" * 2000 + "b", "too long"), ("a\0b", "null character")]
+)
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path, name, says):
+    for is_output in (None, ours):
+        with pytest.raises(OutputError, match=says):
+            check_output(tmp_path / name, True, is_output)
+
+
+def test_the_longest_name_that_is_taken_can_be_written(tmp_path):
+    path = tmp_path / ("a" * atomic.LONGEST_NAME)
+    check_output(path, False, ours)
+    make(atomic_folder, path, False, lambda: None)
+    path.with_name(f"{path.name}.unfinished").mkdir()

@@ -109,3 +109,20 @@ def test_pixel_scale_in_a_modules_own_cfg_is_refused():
 def test_what_no_image_can_be_taken_with_is_refused(stated):
     with pytest.raises(UsageError):
         Source.parse("resnet18", InputOverride(**stated))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"input_size": (1, 8, 0)}, "--input-size 1,8,0: sizes must be at least 1"),
+        ({"input_size": (1, -8, 8)}, "sizes must be at least 1"),
+        ({"input_size": (1, 100_000, 100_000)}, "too large"),
+        ({"std": (1e-40,)}, "--std 1e-40: must be finite numbers from 1e-06"),
+        ({"std": (math.inf,)}, "--std inf: must be finite"),
+        ({"mean": (math.inf,)}, "--mean inf: must be finite"),
+        ({"mean": (0.1, 0.2), "input_size": (1, 8, 8)}, "one number for each of 1 channels"),
+    ],
+)
+def test_what_no_network_takes_is_wrong_usage(given, says):
+    with pytest.raises(UsageError, match=says):
+        Source.parse("resnet20_digits", InputOverride(**given))

@@ -104,8 +104,10 @@ def test_a_wrong_image_size_says_so(factory):
     with pytest.raises(ModelError, match="does not run on input 3,9,9") as caught:
         examine(load_teacher(f"{factory}:fixed_size", wrong))
     assert "--input-size" in caught.value.hint
-    with pytest.raises(ModelError, match="1 means"):
+    with pytest.raises(UsageError, match="one number for each of 3 channels"):
         load_teacher(f"{factory}:net", InputOverride((3, 8, 8), (0.5,), (0.25,) * 3))
+    with pytest.raises(ModelError, match="3 means and 1 standard deviations"):
+        load_teacher("resnet20_digits", InputOverride(None, (0.5,) * 3))
 
 
 def bare_teacher(name, **options):
