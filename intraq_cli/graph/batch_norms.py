@@ -18,7 +18,9 @@ from intraq_cli.graph.nodes import (
     finish,
     insert_call,
     insert_items,
+    key_of,
     names_of_calls,
+    path_of,
     tensor_of,
 )
 
@@ -77,11 +79,16 @@ def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
     found = []
     constant = constant_nodes(graph)
     nodes = [node for node in calls(graph, aten.batch_norm.default) if _on_images(node, constant)]
-    for node, name in names_of_calls(nodes).items():
+    for node, name in names_of_calls(nodes, _module_of).items():
         given = arguments(node)
         keys = ("input", "weight", "bias", "running_mean", "running_var", "eps")
         found.append(BatchNorm(name, node, *(given[key] for key in keys)))
     return found
+
+
+def _module_of(node: fx.Node) -> str:
+    """The module that made the call; where the network's own forward did, the one that holds the statistics."""
+    return path_of(node) or key_of(arguments(node)["running_mean"]).rpartition(".")[0] or "network"
 
 
 def parameters(graph: fx.GraphModule) -> list[Parameters]:

@@ -144,12 +144,17 @@ def sources(node: fx.Node) -> list[fx.Node]:
     return sorted(here for here in seen if here.op == "get_attr")
 
 
-def names_of_calls(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
-    """A name for each call: the module that made it, and ``#k`` behind that of a module's k-th further one."""
+def path_of(node: fx.Node) -> str:
+    """The module whose forward made a call; empty for the network itself."""
+    return str(node.meta["path"])
+
+
+def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = path_of) -> dict[fx.Node, str]:
+    """A name for each call, by default the module that made it, and ``#k`` behind that of the k-th further one."""
     names: dict[fx.Node, str] = {}
     counts: dict[str, Iterator[int]] = {}
     for node in nodes:
-        path = node.meta["path"]
+        path = name(node)
         k = next(counts.setdefault(path, count()))
         names[node] = f"{path}#{k}" if k else path
     return names

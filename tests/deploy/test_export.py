@@ -451,4 +451,5 @@ def test_a_checkpoint_whose_export_fails_is_complete(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert load(tmp_path / "out", model=network)(torch.randn(2, 3, 8, 8)).isfinite().all()
     said = [event.message for event in told if isinstance(event, Warned)]
-    assert said[-1:] == [f"the checkpoint {tmp_path / 'out'} is complete; only its export failed"]
+    path = tmp_path / "out"
+    assert said[-1:] == [f"the checkpoint {path} is complete, only its export is not: intraq export {path}"]

@@ -80,7 +80,7 @@ def test_subclasses_and_functional_calls_are_seen_and_vectors_left_out():
             x = F.batch_norm(x, None, None, training=True)  # by the batch's own statistics
             return self.fc(self.flat(x.mean((2, 3))))
 
-    assert [norm.name for norm in batch_norms(graph_of(trained(Norms())))] == ["norm", ""]
+    assert [norm.name for norm in batch_norms(graph_of(trained(Norms())))] == ["norm", "norm#1"]
 
 
 def test_outputs_are_what_leaves_batch_norms_before_an_activation_in_place(network, graph, random):
