@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from intraq_cli.choices import MAX_SIDE, is_too_large
 from intraq_cli.errors import ModelError
-from intraq_cli.models.preprocessing import MAX_SIDE, is_too_large
 
 
 @dataclass(frozen=True)

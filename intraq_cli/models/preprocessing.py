@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from intraq_cli.choices import MAX_SIDE, is_too_large
 from intraq_cli.errors import IntraqError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -13,10 +14,6 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lan
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
 MIN_STD = 1e-6
 """Normalised pixels of a smaller one are beyond what networks compute in float32."""
-MAX_SIDE = 2048
-"""Pixels; timm's largest input has 1024."""
-MAX_VALUES = 2**24
-"""Of one image: channels by height by width."""
 PIXEL_SCALE = 2.0
 """A mean or standard deviation above this is not of pixels in [0, 1], whose means are at most 1."""
 
@@ -79,11 +76,6 @@ class InputOverride:
         known = get_args(Interpolation)
         if self.interpolation is not None and self.interpolation not in known:
             raise UsageError(f"--interpolation {self.interpolation}: there is none such", ", ".join(known))
-
-
-def is_too_large(size: tuple[int, int, int]) -> bool:
-    """Whether no image of (C, H, W) is taken."""
-    return max(size[1:]) > MAX_SIDE or math.prod(size) > MAX_VALUES
 
 
 def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] = ModelError) -> None:
