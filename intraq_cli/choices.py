@@ -1,4 +1,4 @@
-"""Words and bounds that options and recipes take. ``intraq --help`` imports this module, so it imports nothing heavy."""
+"""Words and bounds that options and recipes take; nothing heavy is imported here, for ``intraq --help``."""
 
 import math
 from typing import Literal
