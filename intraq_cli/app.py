@@ -97,6 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 def _exit_code(args: list[str], rank: int) -> int:
     as_json = "--json" in args
     try:
+        _check_empty(args)
         code = app(args=args, prog_name="intraq", standalone_mode=False)
         if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
             return _stopped(False, as_json)
@@ -120,6 +121,18 @@ def _exit_code(args: list[str], rank: int) -> int:
         if cause is None:
             raise
         return _stopped(isinstance(cause, _Terminated), as_json)
+
+
+def _check_empty(args: list[str]) -> None:
+    """Refuse empty words: as a path one would mean the working folder.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for k, word in enumerate(args):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            before = word or " ".join(args[max(0, k - 1) : k])
+            raise UsageError(f"nothing is given after {before}", "a variable of the shell is empty, perhaps")
 
 
 def _rank() -> int:

@@ -81,6 +81,16 @@ def test_a_printed_path_is_no_option(intraq, tmp_path, net, monkeypatch):
     assert intraq("inspect", made.out.strip(), "-q").code == 0
 
 
+@pytest.mark.parametrize(
+    ("args", "after"),
+    [(("evaluate", "x", "--data", ""), "--data"), (("predict", "x", ""), "x"), (("zoo", "--a="), "--a=")],
+)
+def test_an_empty_variable_of_the_shell_is_not_the_working_folder(intraq, args, after):
+    made = intraq(*args)
+    assert (made.code, made.out) == (2, "")
+    assert made.err.startswith(f"error: nothing is given after {after}\n")
+
+
 def test_plain_lines_without_a_terminal(intraq):
     made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
     assert "\x1b" not in made.out + made.err
