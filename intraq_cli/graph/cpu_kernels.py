@@ -35,12 +35,15 @@ def every_second_pixel(x: Tensor, weight: Tensor, bias: Tensor | None, groups: i
 def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
     """For graphs that run under ``torch.autocast`` in bfloat16: linear layers, and so the logits, stay in float32.
 
-    On CPUs, depthwise convolutions with a stride get another way to the gradient of their input.
+    So do convolutions of volumes: on CPUs torch 2.15 corrupts memory in the gradient of their weight. There, depthwise
+    convolutions with a stride get another way to the gradient of their input.
     """
     graph = copy_graph(graph)
     for node in calls(graph, aten.linear.default):
         given = arguments(node)
         replace_call(graph, node, linear_in_float32, given["input"], given["weight"], given["bias"])
+    for node in calls(graph, aten.conv3d.default, aten.conv3d.padding):
+        replace_call(graph, node, conv3d_in_float32, *arguments(node).values())
     for node in calls(graph, aten.conv2d.default):
         given = arguments(node)
         if _is_strided_depthwise(node, given):
@@ -53,6 +56,12 @@ def linear_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``F.linear`` in the type of ``weight``, whatever autocast would do."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.to(weight.dtype), weight, bias)
+
+
+def conv3d_in_float32(x: Tensor, weight: Tensor, *settings: Any) -> Tensor:
+    """``F.conv3d`` in the type of ``weight``, whatever autocast would do."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.conv3d(x.to(weight.dtype), weight, *settings)
 
 
 def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:

@@ -89,6 +89,18 @@ def test_other_depthwise_convolutions_are_left_to_torch(options):
     assert "StridedDepthwise" not in in_bfloat16(layer, x).grad_fn.name()
 
 
+@pytest.mark.parametrize("padding", [2, "same"])
+def test_convolutions_of_volumes_learn_as_in_float32(padding):
+    """Whose kernels in bfloat16 give gradients that are infinite, or of other memory."""
+    torch.manual_seed(0)
+    layer, x = nn.Conv3d(2, 16, 5, padding=padding), torch.randn(2, 2, 4, 4, 4)
+    ours = in_bfloat16(layer, x)
+    wanted = layer(x)
+    found, expected = (torch.autograd.grad(out.square().sum(), [*layer.parameters()]) for out in (ours, wanted))
+    torch.testing.assert_close(ours, wanted)
+    torch.testing.assert_close(found, expected)
+
+
 def test_linear_layers_stay_in_float32_whatever_enters_them():
     x = torch.randn(3, 1, 2, 5)
     linear = nn.Linear(5, 2)
