@@ -1,5 +1,6 @@
 """Passes around kernels of torch for CPUs that are wrong or slow, for steps that learn."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,36 +33,52 @@ def every_second_pixel(x: Tensor, weight: Tensor, bias: Tensor | None, groups: i
     return F.conv2d(x[..., ::2, ::2], weight, bias, groups=groups)
 
 
-def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
-    """For graphs that run under ``torch.autocast`` in bfloat16: linear layers, and so the logits, stay in float32.
+def _in_float32(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """``function`` of an input and a weight, in the type of the weight, whatever autocast would do."""
 
-    So do convolutions of volumes: on CPUs torch 2.15 corrupts memory in the gradient of their weight. There, depthwise
-    convolutions with a stride get another way to the gradient of their input.
+    def run(x: Tensor, weight: Tensor, *settings: Any) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x.to(weight.dtype), weight, *settings)
+
+    run.__name__ = run.__qualname__ = f"{name}_in_float32"
+    return run
+
+
+conv2d_in_float32 = _in_float32(F.conv2d, "conv2d")
+IN_FLOAT32: dict[Any, Callable[..., Tensor]] = {
+    aten.linear.default: _in_float32(F.linear, "linear"),
+    **dict.fromkeys((aten.conv3d.default, aten.conv3d.padding), _in_float32(F.conv3d, "conv3d")),
+    aten.conv_transpose1d.default: _in_float32(F.conv_transpose1d, "conv_transpose1d"),
+    aten.conv_transpose2d.input: _in_float32(F.conv_transpose2d, "conv_transpose2d"),
+    aten.conv_transpose3d.input: _in_float32(F.conv_transpose3d, "conv_transpose3d"),
+}
+"""Linear layers, and so the logits; and convolutions of which torch 2.15 corrupts the gradients on CPUs."""
+
+
+def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
+    """For graphs that run under ``torch.autocast`` in bfloat16: what is to stay in float32 does.
+
+    Those of :data:`IN_FLOAT32`, and convolutions whose stride is larger than the map that they read: on CPUs torch 2.15
+    corrupts the gradient of their weight. There, depthwise convolutions with a stride get another way to the gradient
+    of their input.
     """
     graph = copy_graph(graph)
-    for node in calls(graph, aten.linear.default):
-        given = arguments(node)
-        replace_call(graph, node, linear_in_float32, given["input"], given["weight"], given["bias"])
-    for node in calls(graph, aten.conv3d.default, aten.conv3d.padding):
-        replace_call(graph, node, conv3d_in_float32, *arguments(node).values())
+    for node in calls(graph, *IN_FLOAT32):
+        replace_call(graph, node, IN_FLOAT32[node.target], *arguments(node).values())
     for node in calls(graph, aten.conv2d.default):
         given = arguments(node)
-        if _is_strided_depthwise(node, given):
+        if _exceeds_map(given):
+            replace_call(graph, node, conv2d_in_float32, *given.values())
+        elif _is_strided_depthwise(node, given):
             settings = pair(given["stride"]), pair(given["padding"])
             replace_call(graph, node, strided_depthwise, given["input"], given["weight"], given["bias"], *settings)
     return finish(graph)
 
 
-def linear_in_float32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear`` in the type of ``weight``, whatever autocast would do."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.linear(x.to(weight.dtype), weight, bias)
-
-
-def conv3d_in_float32(x: Tensor, weight: Tensor, *settings: Any) -> Tensor:
-    """``F.conv3d`` in the type of ``weight``, whatever autocast would do."""
-    with torch.autocast(x.device.type, enabled=False):
-        return F.conv3d(x.to(weight.dtype), weight, *settings)
+def _exceeds_map(given: dict[str, Any]) -> bool:
+    """Whether a convolution steps over the whole of what it reads, along a side."""
+    sides = given["input"].meta["shape"][-2:]
+    return any(stride > side for stride, side in zip(pair(given["stride"]), sides, strict=True))
 
 
 def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:

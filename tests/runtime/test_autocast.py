@@ -89,14 +89,22 @@ def test_other_depthwise_convolutions_are_left_to_torch(options):
     assert "StridedDepthwise" not in in_bfloat16(layer, x).grad_fn.name()
 
 
-@pytest.mark.parametrize("padding", [2, "same"])
-def test_convolutions_of_volumes_learn_as_in_float32(padding):
-    """Whose kernels in bfloat16 give gradients that are infinite, or of other memory."""
-    torch.manual_seed(0)
-    layer, x = nn.Conv3d(2, 16, 5, padding=padding), torch.randn(2, 2, 4, 4, 4)
-    ours = in_bfloat16(layer, x)
-    wanted = layer(x)
-    found, expected = (torch.autograd.grad(out.square().sum(), [*layer.parameters()]) for out in (ours, wanted))
+WRONG_IN_BFLOAT16 = {
+    "volumes": (nn.Conv3d(2, 16, 5, padding=2), (2, 4, 4, 4)),
+    "volumes of the same size": (nn.Conv3d(2, 16, 5, padding="same"), (2, 4, 4, 4)),
+    "a stride beyond the map": (nn.Conv2d(16, 4, 3, stride=2, padding=1), (16, 1, 1)),
+    "transposed": (nn.ConvTranspose2d(2, 16, 5, padding=2), (2, 2, 2)),
+    "transposed lines": (nn.ConvTranspose1d(2, 16, 5, padding=2), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_IN_BFLOAT16)
+def test_convolutions_whose_kernels_are_wrong_learn_as_in_float32(kind):
+    """In bfloat16 they give gradients that are infinite, or of other memory."""
+    (layer, shape), generator = WRONG_IN_BFLOAT16[kind], torch.Generator().manual_seed(0)
+    x = torch.randn(2, *shape, generator=generator, requires_grad=True)
+    ours, wanted = in_bfloat16(layer, x), layer(x)
+    found, expected = (torch.autograd.grad(out.square().sum(), [x, *layer.parameters()]) for out in (ours, wanted))
     torch.testing.assert_close(ours, wanted)
     torch.testing.assert_close(found, expected)
 
