@@ -160,3 +160,13 @@ def check_unused(why: str, **options: Any) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"{', '.join(given)}: {why}", f"leave {'it' if len(given) == 1 else 'them'} out")
+
+
+def check_positive(option: str, number: int | None) -> None:
+    """Refuse a number of things that is less than one.
+
+    Raises:
+        UsageError: it is.
+    """
+    if number is not None and number < 1:
+        raise UsageError(f"{option} {number}: must be at least 1")

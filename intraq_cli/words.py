@@ -77,9 +77,9 @@ def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
     return f"{'mostly ' if mixed else ''}W{w_bits}A{a_bits}"
 
 
-def bits_read(call_bits: Sequence[int | None]) -> str:
-    """Bits of what the calls of a layer read: ``4``, or ``4/float`` where they differ."""
-    return "/".join(dict.fromkeys(str(bits or "float") for bits in call_bits))
+def bits_read(call_bits: Sequence[int | None], otherwise: int | None) -> str:
+    """Bits of what the calls of a layer read: ``4``, or ``4/float`` where they differ; ``otherwise``: if not noted."""
+    return "/".join(dict.fromkeys(str(bits or "float") for bits in call_bits or [otherwise]))
 
 
 def one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 
 from intraq_cli.api.python_words import readable_signature, reworded, wrong_call
 from intraq_cli.choices import LARGEST_SEED
-from intraq_cli.errors import IntraqError, UsageError
+from intraq_cli.errors import IntraqError, UsageError, check_positive
 from intraq_cli.runtime.torch_defaults import usual_settings
 
 P = ParamSpec("P")
@@ -52,8 +52,8 @@ def _seed(value: Any) -> Any:
 
 def _batch_size(value: Any) -> Any:
     value = _listed(value)
-    if type(value) is int and value < 1:
-        raise UsageError(f"--batch-size {value}: must be at least 1")
+    if type(value) is int:
+        check_positive("--batch-size", value)
     return value
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
-from intraq_cli.errors import ModelError, UsageError, check_unused
+from intraq_cli.errors import ModelError, UsageError, check_positive, check_unused
 from intraq_cli.evaluation.accuracy import TOP, Accuracy, answers_of, compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.labelled_images import LabelledImages
@@ -86,9 +86,8 @@ def evaluate(
     started = time.perf_counter()
     if isinstance(target, (list, tuple)):
         raise UsageError("evaluate() takes one target", "evaluate_many() takes a list of them")
-    for name, number in (("--limit", limit), ("--batch-size", batch_size)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} {number}: must be at least 1")
+    check_positive("--limit", limit)
+    check_positive("--batch-size", batch_size)
     if save:
         _check_save(target)
     where = choose_device(device)

@@ -16,7 +16,7 @@ from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import OPSET, Storage, onnx_model
 from intraq_cli.deploy.session import OnnxNetwork, integer_layers, milliseconds, open_session
-from intraq_cli.errors import ExportError, UsageError
+from intraq_cli.errors import ExportError, UsageError, check_positive
 from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.io.atomic import atomic_file, check_output
@@ -69,8 +69,7 @@ def export(
         IntraqError: no such checkpoint, a package is missing, or the file is not what was asked for.
     """
     started = time.perf_counter()
-    if batch < 1:
-        raise UsageError(f"--batch {batch}: must be at least 1")
+    check_positive("--batch", batch)
     if not os.path.isdir(folder):
         raise UsageError(f"{folder} is no folder", "give what `intraq quantize` wrote")
     check_packages()

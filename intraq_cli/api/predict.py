@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.errors import UsageError, check_unused
-from intraq_cli.evaluation.accuracy import likeliest
+from intraq_cli.evaluation.accuracy import TOP, likeliest
 from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
@@ -22,8 +22,6 @@ from intraq_cli.models.teacher import check_classifier, logits_of, place_teacher
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
-
-FIRST = 5
 
 
 @verb
@@ -109,7 +107,7 @@ def _predictions(
     results: list[PredictionResult] = []
     for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):
         logits = logits_of(network, images.to(device))
-        best = likeliest(logits, FIRST)
+        best = likeliest(logits, TOP)
         chances = 100 * probabilities(logits).gather(1, best)
         for file, classes, shares in zip(files, best.tolist(), chances.tolist(), strict=True):
             if math.isnan(shares[0]):

@@ -119,7 +119,7 @@ def _row(layer: "InspectedLayer", adds: int, size: int) -> tuple[str, ...]:
         layer.kind,
         "x".join(map(str, layer.weight_shape)),
         str(layer.w_bits or "float"),
-        bits_read(layer.call_bits),
+        bits_read(layer.call_bits, layer.a_bits),
         f"{layer.parameters:,}",
         f"{layer.multiply_adds:,}",
         f"{100 * layer.multiply_adds / max(1, adds):.1f}",

@@ -4,6 +4,7 @@ import re
 import unicodedata
 
 from intraq_cli.errors import DataError
+from intraq_cli.models.class_names import imagenet_names
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
 """Names of parts of a data set."""
@@ -73,9 +74,15 @@ def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[s
 
 def _numbers_in_front(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
     """The class that each name begins with; None if not every class has one, or some names are the model's labels."""
-    labels, parts = _plain_labels(num_classes, label_names), [NUMBERED.fullmatch(name) for name in names]
-    found = {part[0]: int(part[1]) for part in parts if part and _plain(part[2]) not in labels}
+    labels, parts = _plain_labels(num_classes, label_names), {name: _numbered(name) for name in names}
+    found = {name: index for name, (index, rest) in parts.items() if index is not None and _plain(rest) not in labels}
     return found if len(found) == len(names) and {*found.values()} == {*range(num_classes)} else None
+
+
+def _numbered(name: str) -> tuple[int | None, str]:
+    """The class index in front of a name, if there is one, and what is behind it."""
+    found = NUMBERED.fullmatch(name)
+    return (int(found[1]), found[2]) if found else (None, name)
 
 
 def _own_order(names: list[str], num_classes: int, label_names: list[str] | None, data_set: str) -> dict[str, int]:
@@ -95,8 +102,9 @@ def _own_order(names: list[str], num_classes: int, label_names: list[str] | None
 
 def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int]:
     splits = [name for name in folders if name.casefold() in SPLITS]
-    if splits or all(PARTS & {*_plain_words(name)} for name in folders):
-        splits = splits or folders
+    if not splits and all(PARTS & {*_plain_words(name)} for name in folders):
+        splits = folders
+    if splits:
         raise DataError(f"folder {splits[0]} is a part of a data set, not a class", f"give --data .../{splits[0]}")
     labels = _plain_labels(num_classes, label_names)
     if any(_plain(name) in labels for name in folders):
@@ -107,11 +115,12 @@ def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None)
             f"{len(folders)} class folders do not fit a model of {num_classes} classes",
             "name them by class index, WordNet id or the model's labels, or give one folder for every class",
         )
-    if sorted(folders) != (counted := sorted(folders, key=_by_numbers)):
-        first = next(k for k, pair in enumerate(zip(sorted(folders), counted, strict=True)) if len({*pair}) > 1)
-        what = f"class {first} is {sorted(folders)[first]} by the order of letters, {counted[first]} by that of numbers"
-        raise DataError(what, f"name the folders by class index, 0 to {num_classes - 1}")
-    return {name: index for index, name in enumerate(sorted(folders))}
+    by_letters, by_numbers = sorted(folders), sorted(folders, key=_by_numbers)
+    for index, (name, other) in enumerate(zip(by_letters, by_numbers, strict=True)):
+        if name != other:
+            what = f"class {index} is {name} by the order of letters, {other} by that of numbers"
+            raise DataError(what, f"name the folders by class index, 0 to {num_classes - 1}")
+    return {name: index for index, name in enumerate(by_letters)}
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
@@ -137,10 +146,8 @@ def _plain(name: str) -> str:
     return " ".join(word.removesuffix("s") for word in _plain_words(name))
 
 
-def _without_number(name: str) -> str:
-    """As :func:`_plain`, without a class index in front."""
-    numbered = NUMBERED.fullmatch(name)
-    return _plain(numbered[2] if numbered else name)
+def _plain_behind_number(name: str) -> str:
+    return _plain(_numbered(name)[1])
 
 
 def _known_labels(
@@ -156,13 +163,13 @@ def _known_labels(
     for labels in (label_names, *_imagenet(num_classes)):
         if not labels or len(labels) != num_classes:
             continue
-        for spelled in (str, _plain, _without_number):
+        for of_label, of_name in ((str, str), (_plain, _plain), (_plain, _plain_behind_number)):
             known: dict[str, list[int]] = {}
             for index, label in enumerate(labels):
-                known.setdefault(spelled(label), []).append(index)
-            if not all(spelled(name) in known for name in names):
+                known.setdefault(of_label(label), []).append(index)
+            if not all(of_name(name) in known for name in names):
                 continue
-            found = {name: known[spelled(name)] for name in names}
+            found = {name: known[of_name(name)] for name in names}
             twice = [name for name, indices in found.items() if len(indices) > 1]
             if twice:
                 hint = "name folders by class index" if data_set is None else FOLDERS
@@ -170,18 +177,12 @@ def _known_labels(
             if len({indices[0] for indices in found.values()}) < len(names):
                 hint = "e.g. dog and dogs; put them together"
                 raise DataError(f"two {_called(data_set)} mean the same class", hint)
-            moved = [name for name, (index,) in found.items() if _number(name) not in (None, index)]
-            if spelled is _without_number and moved:
+            moved = [name for name, (index,) in found.items() if _numbered(name)[0] not in (None, index)]
+            if of_name is _plain_behind_number and moved:
                 index = found[moved[0]][0]
                 notes.append(f"the numbers in front of names are not the model's indices: {moved[0]} is class {index}")
             return {name: indices[0] for name, indices in found.items()}
     return None
-
-
-def _number(name: str) -> int | None:
-    """The class index in front of a name."""
-    numbered = NUMBERED.fullmatch(name)
-    return int(numbered[1]) if numbered else None
 
 
 def _imagenet(num_classes: int) -> list[list[str]]:
@@ -191,5 +192,4 @@ def _imagenet(num_classes: int) -> list[list[str]]:
     from timm.data import ImageNetInfo
 
     known = ImageNetInfo()
-    described = list(known.label_descriptions())
-    return [list(known.label_names()), described, [words.partition(",")[0] for words in described]]
+    return [list(known.label_names()), list(known.label_descriptions()), imagenet_names()]

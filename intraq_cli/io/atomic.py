@@ -14,7 +14,8 @@ from intraq_cli.errors import OutputError
 IsOutput = Callable[[Path], bool]
 """Whether a folder that is not empty was made by this tool, as the one that is to take its place."""
 
-LONGEST_NAME = 255 - len(".unfinished")
+UNFINISHED = ".unfinished"
+LONGEST_NAME = 255 - len(UNFINISHED)
 """Bytes of an output's name: file systems take 255, and the folder that a long job works in, beside it, has more."""
 LONGEST_PATH = 4000
 
@@ -66,7 +67,7 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
 
 def unfinished_folder(path: Path) -> Path:
     """Where a long job keeps what it has done until ``path`` is there."""
-    return path.with_name(f"{path.name}.unfinished")
+    return path.with_name(f"{path.name}{UNFINISHED}")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class QuantizationRun:
         found = self.narrowest
         kept = [row for row in found.layers if row.float_reason]
         if kept and launched().rank == 0:
-            some = some_of([f"{row.name or 'network'} ({row.float_reason})" for row in kept])
+            some = some_of([f"{row.name} ({row.float_reason})" for row in kept])
             share = 100 * sum(row.multiply_adds for row in kept) / found.multiply_adds
             said = f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"
             self.job.context.report(Noted(said))

@@ -6,7 +6,7 @@ from intraq_cli.models.teacher import Teacher
 def class_names(teacher: Teacher, num_classes: int) -> list[str] | None:
     """A name for every class: the model's own, or ImageNet's where the weights are known to be of it; else None.
 
-    The names of ImageNet are those of timm's list, the first of several words for a thing.
+    The names of ImageNet are those of :func:`imagenet_names`.
     """
     if teacher.label_names and len(teacher.label_names) == num_classes:
         return teacher.label_names
@@ -14,6 +14,11 @@ def class_names(teacher: Teacher, num_classes: int) -> list[str] | None:
     stated = teacher.weights is None or "." in teacher.source  # a file's weights are timm's only if their tag is named
     if num_classes != 1000 or not stated or not ("in1k" in tag or "imagenet1k" in tag):
         return None
+    return imagenet_names()
+
+
+def imagenet_names() -> list[str]:
+    """Of the 1,000 classes, from timm's list: of several words for a thing the first one."""
     from timm.data import ImageNetInfo
 
     return [name.partition(",")[0] for name in ImageNetInfo().label_descriptions()]

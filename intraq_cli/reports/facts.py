@@ -30,7 +30,7 @@ def layers_section(run: Run) -> Section | None:
     rows = [
         [
             *(layer.name, layer.kind, "x".join(map(str, layer.weight_shape))),
-            *(str(layer.w_bits or "float"), bits_read(layer.call_bits or [layer.a_bits])),
+            *(str(layer.w_bits or "float"), bits_read(layer.call_bits, layer.a_bits)),
             *(f"{layer.parameters:,}", f"{layer.multiply_adds:,}", f"{layer.bytes:,}"),
         ]
         for layer in found.layers

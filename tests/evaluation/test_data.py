@@ -72,6 +72,8 @@ def test_labels_behind_a_number_go_before_the_number():
     found, (note,) = class_indices(["0_dog", "1_cat"], 2, ["cat", "dog"])
     assert found == {"0_dog": 1, "1_cat": 0}
     assert "0_dog is class 1" in note
+    with pytest.raises(DataError, match="2_cat is none"):  # a label's own number is a part of it
+        class_indices(["2_cat", "3_dog"], 3, ["1 cat", "3 dog", "eel"])
     # as `intraq images --png` names them, of some of the classes
     assert class_indices(["07_x7", "11_x11"], 12, [f"x{k}" for k in range(12)])[0] == {"07_x7": 7, "11_x11": 11}
 
