@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from intraq_cli.graph.contractions import CONTRACTIONS, linear_where_constant
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import argument_node, arguments, calls, constant_nodes, insert_call, replace_call
 from intraq_cli.graph.pooling import POOLING
@@ -22,8 +23,8 @@ def canonical_calls(graph: fx.GraphModule) -> None:
             form(graph, node)
     constant = constant_nodes(graph)
     for node in calls(graph):
-        if node.target in MATRIX_PRODUCTS and MATRIX_PRODUCTS[node.target](node)[1] in constant:
-            _as_linear(graph, node)
+        if node.target in CONTRACTIONS:
+            linear_where_constant(graph, node, constant)
     for node in calls(graph, *LAYERS):
         node.args, node.kwargs = tuple(arguments(node).values()), {}
 
@@ -120,22 +121,3 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten.lift_fresh_copy.default: _nothing,
     **POOLING,
 }
-
-MATRIX_PRODUCTS: Mapping[Any, Callable[[fx.Node], tuple[Any, Any, Any]]] = {
-    aten.matmul.default: lambda node: (node.args[0], node.args[1], None),
-    aten.mm.default: lambda node: (node.args[0], node.args[1], None),
-    aten.addmm.default: lambda node: (node.args[1], node.args[2], node.args[0]),
-}
-"""Products whose right side may be a layer's weight: what is multiplied, by what, and what is added."""
-
-
-def _as_linear(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write ``x @ W + b``, W of two dimensions and no activation, as the linear layer that it is."""
-    x, weight, bias = MATRIX_PRODUCTS[node.target](node)
-    shape = weight.meta["val"].shape
-    if len(shape) != 2 or any(arguments(node).get(name, 1) != 1 for name in ("alpha", "beta")):
-        return
-    if bias is not None and tuple(bias.meta["val"].shape) != (shape[1],):
-        return
-    turned = insert_call(graph, node, aten.t.default, weight)
-    replace_call(graph, node, aten.linear.default, x, turned, bias)
