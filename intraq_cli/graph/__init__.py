@@ -7,7 +7,7 @@ in the network's state dict.
 
 ``node.meta`` holds ``path`` (the module whose forward made the call), ``shape`` (of the output for one image, where
 that is a tensor), ``dtype`` and, where it is known, ``stack_trace``; at calls of layers ``weight_shape``. Passes add
-:data:`intraq_cli.graph.batch_norms.ABSORBED` and :data:`intraq_cli.quantization.equalization.CAPPED`.
+:data:`intraq_cli.graph.batch_norms.FOLDED` and :data:`intraq_cli.quantization.equalization.CAPPED`.
 
 A pass is a function from graph to graph: it returns a new one, which shares its tensors with the old one.
 """

@@ -174,7 +174,7 @@ def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: i
 
 @dataclass(frozen=True)
 class NormalizedOutput:
-    """What a batch norm puts out: its own call's output, or that of a layer that has absorbed it."""
+    """What a batch norm puts out: its own call's output, or that of a layer that it is folded into."""
 
     name: str
     """Of the batch norm."""
@@ -203,30 +203,30 @@ def normalized_output(name: str, node: fx.Node, held: Parameters) -> NormalizedO
 EPS = 2.0**-20
 """Of a batch norm that divides by 1: a power of two, so that float32 adds up to exactly that."""
 
-ABSORBED = "absorbed"
-"""In the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that it has absorbed."""
+FOLDED = "folded"
+"""In the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that is folded into it."""
 
 
-def absorbed_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
-    """Of the layers that have absorbed a batch norm, in the order of calls."""
-    return [replace(node.meta[ABSORBED], node=node) for node in calls(graph, *LAYERS) if ABSORBED in node.meta]
+def folded_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
+    """Of the layers with a folded batch norm, in the order of calls."""
+    return [replace(node.meta[FOLDED], node=node) for node in calls(graph, *LAYERS) if FOLDED in node.meta]
 
 
 def normalized_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
-    """What all batch norms put out, absorbed or not, in the order of calls."""
+    """What all batch norms put out, folded or not, in the order of calls."""
     own = [normalized_output(norm.name, norm.node, norm.tensors(graph)) for norm in batch_norms(graph)]
-    return sorted([*own, *absorbed_outputs(graph)], key=lambda output: output.node)
+    return sorted([*own, *folded_outputs(graph)], key=lambda output: output.node)
 
 
 def normalized_layers(graph: fx.GraphModule) -> set[fx.Node]:
-    """Calls whose output a batch norm normalises, its own or an absorbed one."""
-    return {norm.x for norm in batch_norms(graph)} | {output.node for output in absorbed_outputs(graph)}
+    """Calls whose output a batch norm normalises, its own or a folded one."""
+    return {norm.x for norm in batch_norms(graph)} | {output.node for output in folded_outputs(graph)}
 
 
-def sample_absorbed(graph: fx.GraphModule) -> fx.GraphModule:
-    """Pass: what reads a layer that has absorbed a batch norm reads samples instead, as of :func:`sample_output`."""
+def sample_folded(graph: fx.GraphModule) -> fx.GraphModule:
+    """Pass: what reads a layer with a folded batch norm reads samples instead, as of :func:`sample_output`."""
     graph = copy_graph(graph)
-    for k, output in enumerate(absorbed_outputs(graph)):
+    for k, output in enumerate(folded_outputs(graph)):
         made = insert_call(graph, output.node.next, output.sample, output.node, k)
         output.node.replace_all_uses_with(made, lambda user, own=made: user is not own)  # type: ignore[misc]
     return finish(graph)

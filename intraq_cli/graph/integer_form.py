@@ -1,10 +1,10 @@
-"""Pass: the form in which integer runtimes run a network: layers have absorbed their batch norms, SiLU is a product."""
+"""Pass: the form in which integer runtimes run a network: batch norms folded into their layers, SiLU is a product."""
 
 import torch
 from torch import fx, nn
 
 from intraq_cli.graph.batch_norms import (
-    ABSORBED,
+    FOLDED,
     BatchNorm,
     Parameters,
     batch_norms,
@@ -32,9 +32,9 @@ aten = torch.ops.aten
 def integer_form(graph: fx.GraphModule) -> fx.GraphModule:
     """The same function, up to rounding, with weights and biases of its own.
 
-    A batch norm is absorbed by a convolution whose output it alone reads, where all calls of that convolution go into
+    A batch norm is folded into a convolution whose output it alone reads, where all calls of that convolution go into
     the same batch norm; its call then carries what the batch norm states of its output, see
-    :func:`intraq_cli.graph.batch_norms.absorbed_outputs`. Other batch norms stay.
+    :func:`intraq_cli.graph.batch_norms.folded_outputs`. Other batch norms stay.
     """
     graph = copy_graph(graph)
     for node in calls(graph, aten.silu.default):
@@ -43,12 +43,12 @@ def integer_form(graph: fx.GraphModule) -> fx.GraphModule:
     readers = {norm.x: norm for norm in batch_norms(graph)}
     for layer in quantizable(graph):
         norms = [readers.get(call) for call in layer.calls]
-        if _is_absorbed(layer, norms):
-            _absorb(graph, layer, [norm for norm in norms if norm is not None])
+        if _can_be_folded(layer, norms):
+            _fold(graph, layer, [norm for norm in norms if norm is not None])
     return finish(graph)
 
 
-def _is_absorbed(layer: Layer, norms: list[BatchNorm | None]) -> bool:
+def _can_be_folded(layer: Layer, norms: list[BatchNorm | None]) -> bool:
     if not all(norm is not None and len(norm.x.users) == 1 and norm.x.target in CONVOLUTIONS for norm in norms):
         return False
     biases = {arguments(call)["bias"] for call in layer.calls}
@@ -56,7 +56,7 @@ def _is_absorbed(layer: Layer, norms: list[BatchNorm | None]) -> bool:
     return len(biases) == len(tensors) == 1
 
 
-def _absorb(graph: fx.GraphModule, layer: Layer, norms: list[BatchNorm]) -> None:
+def _fold(graph: fx.GraphModule, layer: Layer, norms: list[BatchNorm]) -> None:
     first = layer.calls[0]
     held: Parameters = norms[0].tensors(graph)
     bias = arguments(first)["bias"]
@@ -69,7 +69,7 @@ def _absorb(graph: fx.GraphModule, layer: Layer, norms: list[BatchNorm]) -> None
     for call, norm in zip(layer.calls, norms, strict=True):
         out = replace_call(graph, norm.node, call.target, call.args[0], *nodes, *call.args[3:])
         output = normalized_output(norm.name, out, held)
-        out.meta = {**call.meta, ABSORBED: output}
+        out.meta = {**call.meta, FOLDED: output}
         graph.graph.erase_node(call)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.graph.batch_norms import (
-    absorbed_outputs,
     batch_norms,
+    folded_outputs,
     moments_of,
     normalized_layers,
     sample_output,
@@ -103,7 +103,7 @@ class _Calibrator(fx.Interpreter):
         quantizers = student.activation_quantizers
         self.activations = {node: quantizers[name] for name, node in student.site_nodes.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
-        self.absorbed = {output.node: (k, output) for k, output in enumerate(absorbed_outputs(student.graph))}
+        self.folded = {output.node: (k, output) for k, output in enumerate(folded_outputs(student.graph))}
         self.normalized = normalized_layers(student.graph)
         self.corrected_biases: set[int] = set()
         self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
@@ -139,8 +139,8 @@ class _Calibrator(fx.Interpreter):
         out = run_layer(call, x, quantizer(), self._bias(call, quantizer))
         if first and self.correct and self._correct_output(call, quantizer, out):
             out = run_layer(call, x, quantizer(), self._bias(call, quantizer))
-        if self.sampled and call in self.absorbed:
-            k, output = self.absorbed[call]
+        if self.sampled and call in self.folded:
+            k, output = self.folded[call]
             out = output.sample(out, k)
         return out
 
@@ -149,7 +149,7 @@ class _Calibrator(fx.Interpreter):
         return bias_on_grid(bias[0], bias[1], quantizer.scale()) if isinstance(bias, tuple) else bias
 
     def _correct_output(self, call: fx.Node, quantizer: WeightQuantizer, out: Tensor) -> bool:
-        """Let a layer's output have the mean of the float one's and, where it has absorbed a batch norm, the variance.
+        """Let a layer's output have the mean of the float one's and, with a folded batch norm, the variance.
 
         Returns whether that changed anything.
         """
@@ -158,10 +158,10 @@ class _Calibrator(fx.Interpreter):
             return False
         self.corrected_biases.add(id(bias))  # two layers may have one: it mends the first one's error, not both
         got = channel_moments(out, is_linear(call))
-        if call not in self.absorbed or quantizer.scale.log_gain is None:
+        if call not in self.folded or quantizer.scale.log_gain is None:
             bias.add_(wanted[0] - got[0])
             return True
-        least = LEAST_VARIANCE * self.absorbed[call][1].deviation.square() + torch.finfo(out.dtype).tiny
+        least = LEAST_VARIANCE * self.folded[call][1].deviation.square() + torch.finfo(out.dtype).tiny
         ratio = ((got[1] + least) / (wanted[1] + least)).clamp(1 / RATIO, RATIO)
         quantizer.scale.log_gain.sub_(0.5 * ratio.log())
         bias.copy_((bias - got[0]) / ratio.sqrt() + wanted[0])
@@ -182,7 +182,7 @@ class _Calibrator(fx.Interpreter):
             bias, input_scale = held
             least = (bias.abs() / (LARGEST_BIAS * input_scale)).clamp(min=1e-20)
         plan = self.student.plan
-        limit, gain = plan.limits.get(name), call in self.absorbed and self.config.weight_scale == "learned"
+        limit, gain = plan.limits.get(name), call in self.folded and self.config.weight_scale == "learned"
         bits = plan.weights[name]
         return WeightQuantizer(weight, bits, self.config, moments, limit=limit, least_scale=least, learn_gain=gain)
 

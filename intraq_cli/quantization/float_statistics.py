@@ -9,7 +9,7 @@ from intraq_cli.graph.batch_norms import (
     add_statistics,
     batch_norms,
     parameters,
-    sample_absorbed,
+    sample_folded,
     statistics,
 )
 from intraq_cli.graph.layers import is_linear, quantizable
@@ -29,7 +29,7 @@ class FloatStatistics:
 
 def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> FloatStatistics:
     """Run the float network once on ``images`` ``(B, C, H, W)``; ``sampled`` as in calibration."""
-    graph = sample_absorbed(teacher) if sampled else copy_graph(teacher)
+    graph = sample_folded(teacher) if sampled else copy_graph(teacher)
     normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm would take a shift away again
     biased = [layer.calls[0] for layer in quantizable(graph) if arguments(layer.calls[0])["bias"] is not None]
     biased = [call for call in biased if call not in normalized]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.batch_norms import absorbed_outputs, batch_norms
+from intraq_cli.graph.batch_norms import batch_norms, folded_outputs
 from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import calls, tensors
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 class Traps(nn.Module):
-    """Batch norms that a convolution can absorb, and some that only look so."""
+    """Batch norms that can be folded into a convolution, and some that only look so."""
 
     def __init__(self):
         super().__init__()
@@ -26,10 +26,10 @@ class Traps(nn.Module):
         self.fc = nn.Linear(6, 4)
 
     def forward(self, x):
-        x = F.silu(self.a(self.first(x)))  # absorbed
-        x = self.plain(self.biased(x))  # absorbed
+        x = F.silu(self.a(self.first(x)))  # folded
+        x = self.plain(self.biased(x))  # folded
         x = self.b(self.shared(x)) + self.c(self.shared(x * 2))  # one convolution, two batch norms
-        x = self.d(self.other(x)) + self.d(self.other(F.silu(x)))  # one and the same: absorbed
+        x = self.d(self.other(x)) + self.d(self.other(F.silu(x)))  # one and the same: folded
         y = self.first.weight.sum() + self.shared(x)  # a weight that something else reads too
         y = self.read(y) + y  # no convolution's own output
         return self.fc(self.pre(F.relu(y)).mean((2, 3)))
@@ -48,9 +48,9 @@ def test_it_computes_the_same_and_shares_nothing_that_it_changes(traps, random):
     assert not calls(made, aten.silu.default)
 
 
-def test_convolutions_absorb_the_batch_norm_that_alone_reads_all_of_their_calls(traps):
+def test_a_batch_norm_is_folded_into_the_convolution_where_it_alone_reads_all_of_its_calls(traps):
     made = integer_form(traps)
-    assert [output.name for output in absorbed_outputs(made)] == ["a", "plain", "d", "d#1"]
+    assert [output.name for output in folded_outputs(made)] == ["a", "plain", "d", "d#1"]
     assert [norm.name for norm in batch_norms(made)] == ["b", "c", "read", "pre"]
     assert [layer.name for layer in quantizable(made)][1:] == [layer.name for layer in quantizable(traps)][1:]
     read = tensors(made)
@@ -70,7 +70,7 @@ def test_outputs_of_batch_norms_stay_known(traps, random):
 
 def test_promised_moments_are_those_of_the_parameters(traps):
     made = integer_form(traps)
-    for output in absorbed_outputs(made):
+    for output in folded_outputs(made):
         held = tensors(traps)
         if output.name == "plain":
             assert torch.equal(output.mean, torch.zeros(6))

@@ -118,7 +118,7 @@ def test_a_dead_channel_keeps_its_bias():
                 assert rounded[channel].item() == pytest.approx(value.item(), rel=1e-3)
 
 
-def test_a_layer_that_absorbed_a_batch_norm_gets_mean_and_variance_back(graph):
+def test_a_layer_with_a_folded_batch_norm_gets_mean_and_variance_back(graph):
     """What batch norms' corrected statistics do elsewhere: the student's channels move as the teacher's do."""
     form = form_of(graph, "integer")
     images = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(5))
