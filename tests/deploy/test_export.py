@@ -133,6 +133,31 @@ def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
     assert share_of_equal(student(x), run(model_of(student), x)) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
+class PooledFirst(nn.Module):
+    """Activations behind pooling, and those of a part: what is on one grid is put on another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        x = F.relu(F.max_pool2d(self.stem(x), 3, 1, 1))
+        x = F.relu6(self.blocks[0](x).flip(1))
+        x = F.relu(F.max_pool2d(self.blocks[1](x), 2))
+        x = x + self.blocks[2](F.relu(x))
+        return self.fc(F.relu(x).mean((2, 3)))
+
+
+def test_values_that_are_rounded_twice_are_rounded_twice_in_the_file(random):
+    student = frozen(trained(PooledFirst(), SHAPE), 8, 8)
+    model = model_of(student)
+    assert integer_layers(model) == (["stem", "blocks.0", "blocks.1", "blocks.2", "fc"], [])
+    compute_on_integers(student)
+    x = torch.randn(64, *SHAPE, generator=random)
+    assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
+
+
 class TokensFirst(nn.Module):
     """Linear layers that read (tokens, images, channels); a buffer that is called as an operation's output is."""
 
