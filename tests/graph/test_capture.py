@@ -314,3 +314,19 @@ def test_a_name_that_torch_uses_itself_is_refused_with_a_way_out():
     with pytest.raises(ModelError, match="code") as refused:
         graph_of(network)
     assert "rename" in refused.value.hint
+
+
+def test_what_several_branches_begin_with_is_computed_once(random):
+    def branches(self, x):
+        return F.relu(x - 1) + 2 * F.relu(x - 1) + F.leaky_relu(x - 1, 0.1) + F.leaky_relu(x - 1, 0.2)
+
+    network = with_middle(branches)
+    graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
+    found = [call.target for call in calls(graph, aten.sub.Tensor, aten.relu.default, aten.leaky_relu.default)]
+    assert found == [aten.relu.default, aten.sub.Tensor, aten.relu.default, *2 * [aten.leaky_relu.default]]
+    assert torch.equal(graph(x), network(x))
+
+
+def test_numbers_are_drawn_as_often_as_the_network_draws_them():
+    graph = graph_of(with_middle(lambda self, x: x + torch.rand_like(x) + torch.rand_like(x)))
+    assert len(calls(graph, aten.rand_like.default)) == 2
