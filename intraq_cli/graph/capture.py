@@ -110,7 +110,7 @@ def _frozen_code(network: nn.Module) -> ModelError | None:
         return None
     return ModelError(
         f"the network cannot be captured as a graph: {names[0]} was traced or scripted (torch.jit)",
-        "build the network with the module that it was made from",
+        "set PYTORCH_JIT=0 in the environment, or build the network with the module that it was made from",
     )
 
 

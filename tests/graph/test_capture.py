@@ -155,6 +155,23 @@ def test_traced_and_scripted_code_is_in_the_graph(random):
     assert [layer.name for layer in layers(graph)] == ["conv", "fc"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_code_that_cannot_be_captured_is_told_how_to_become_plain_code():
+    class Scripted(torch.jit.ScriptModule):
+        """Scripted as it was written: torch.export does not see what it looks up in itself."""
+
+        @torch.jit.script_method
+        def forward(self, x):
+            return x if self.training else -x
+
+    network = trained(Body())
+    network.script = Scripted().eval()
+    network.middle = lambda x: network.script(x)
+    with pytest.raises(ModelError, match="script was traced or scripted") as refused:
+        graph_of(network)
+    assert "PYTORCH_JIT=0" in refused.value.hint
+
+
 def test_what_torch_compile_wraps_is_captured(network):
     graph = graph_of(torch.compile(network))
     assert [layer.name for layer in layers(graph)] == ["conv1", "conv2", "conv3", "fc"]
