@@ -280,6 +280,27 @@ def test_of_several_clamps_the_last_one_has_the_last_word(clamps, random):
     assert ((wanted - got).abs().max(1).values <= 1e-3 * wanted.abs().max()).float().mean() >= 0.9
 
 
+class NearZero(nn.Module):
+    """Numbers that are nearly none, and keep it from dividing zero by zero; others that nearly change nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)) - 900)  # all zeros
+        x = x / ((x * x).sum((1, 2, 3), keepdim=True) + 1e-12).sqrt()
+        x = x / (x.abs().sum((1, 2, 3), keepdim=True) - -1e-8)
+        x = x.mean((2, 3)) * 1.000005
+        return self.fc(x) + x
+
+
+def test_a_number_that_is_nearly_zero_keeps_the_file_from_dividing_by_zero():
+    network = trained(NearZero(), (3, 8, 8))
+    got = run(model_of(frozen(network, 8, 8, "inputs", shape=(3, 8, 8)), shape=(3, 8, 8)), torch.randn(4, 3, 8, 8))
+    torch.testing.assert_close(got, network.fc.bias.expand(4, 4), rtol=1e-3, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A checkpoint of code, in placement integer, and the factory."""
@@ -315,6 +336,13 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_p
     assert result.images == 2
     told = [event.message for event in events if isinstance(event, Warned)]
     assert any("2 of 4 pictures were left out" in text and "1.png" in text for text in told)
+
+
+def test_logits_that_are_no_numbers_are_no_proof(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_compare", lambda *_: (1.0, math.nan))
+    with pytest.raises(ExportError, match="are no numbers"):
+        export(made[0], out=tmp_path / "a.onnx", model=made[1])
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_export_writes_a_proven_file(made, tmp_path):
