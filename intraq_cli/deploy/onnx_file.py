@@ -21,7 +21,7 @@ Storage = Literal["int8", "int4"]
 OPSET = {"int8": 20, "int4": 21}
 """Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
 PRODUCER = "intraq"
-NEUTRAL = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
+NEUTRAL: dict[Any, int] = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
 """Numbers with which a call returns what it takes."""
 NEARLY = 1e-4
 """Distance from them within which ``torch.onnx`` may take a number for one of them: it does up to 1e-8 and 1e-5."""
