@@ -218,6 +218,15 @@ def test_a_path_that_depends_on_the_input_is_refused_by_its_line(middle, says):
     assert caught.value.hint
 
 
+def test_a_path_that_depends_on_a_buffer_is_told_apart():
+    network = with_middle(lambda self, x: x)
+    network.register_buffer("stage", torch.full((1,), 3.0))
+    network.middle = lambda x: -x if (network.stage >= 3).all() else x
+    with pytest.raises(ModelError, match=r"own tensors .*test_capture\.py, line") as caught:
+        graph_of(network)
+    assert "numbers of Python" in caught.value.hint
+
+
 class Counting(SmallNet):
     """Answers differ from call to call."""
 
