@@ -1,5 +1,6 @@
 """``export``: from a checkpoint to a file that another runtime runs, with the proof that it computes the same."""
 
+import math
 import os
 import time
 from dataclasses import asdict
@@ -139,6 +140,10 @@ def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: in
     threads = torch.get_num_threads()
     session = open_session(content, threads)
     same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
+    if not math.isfinite(difference):
+        raise ExportError(
+            "on some images the file's logits, or the checkpoint's, are no numbers", "use load() in torch"
+        )
     if same < 1:
         report(Warned(f"top-1 predictions of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
     plain = onnx_model(float_twin(checkpoint.network), checkpoint.spec.input_size, "int8", {})

@@ -131,7 +131,8 @@ class _Lowering:
             self._tensor(node, f"{key}.zero_point", torch.tensor(zero_point, dtype=torch.uint8)),
         )
         made = insert_call(self.graph, node, quantize_linear, source, *grid)
-        if ends != (0, LARGEST_CODE):
+        # of two quantizers in a row onnxruntime makes one of another grid
+        if ends != (0, LARGEST_CODE) or source in self.grids:
             names = zip(("lowest", "highest"), ends, strict=True)
             clipped = [self._tensor(node, f"{key}.{name}", torch.tensor(end, dtype=torch.uint8)) for name, end in names]
             made = insert_call(self.graph, node, clip, made, *clipped)

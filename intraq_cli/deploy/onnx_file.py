@@ -12,12 +12,19 @@ from intraq_cli.deploy.libraries import library
 from intraq_cli.deploy.lower import ONNX
 from intraq_cli.errors import ExportError, first_line, interruption
 from intraq_cli.graph.capture import quiet
-from intraq_cli.graph.nodes import NETWORK
+from intraq_cli.graph.nodes import NETWORK, calls, finish, insert_tensor
+from intraq_cli.graph.values import is_float
+
+aten = torch.ops.aten
 
 Storage = Literal["int8", "int4"]
 OPSET = {"int8": 20, "int4": 21}
 """Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
 PRODUCER = "intraq"
+NEUTRAL: dict[Any, int] = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
+"""Numbers with which a call returns what it takes."""
+NEARLY = 1e-4
+"""Distance from them within which ``torch.onnx`` may take a number for one of them: it does up to 1e-8 and 1e-5."""
 CODES_SUFFIX = "_codes"
 """What is behind the name of a weight whose codes take four bits."""
 
@@ -36,7 +43,7 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     """
     onnx = library("onnx")
     try:
-        program = _export(graph.eval(), input_size)
+        program = _export(_with_nearly_neutral_numbers(graph).eval(), input_size)
     except Exception as error:  # those of torch.onnx have no common class
         if interruption(error):
             raise
@@ -63,6 +70,20 @@ def _refusal(error: BaseException) -> ExportError:
     if lacking:
         return ExportError(f"ONNX has no operator for {lacking[1]}, which this network calls", "use load() in torch")
     return ExportError(f"torch.onnx cannot write this network: {first_line(error)}", "use load() in torch")
+
+
+def _with_nearly_neutral_numbers(graph: fx.GraphModule) -> fx.GraphModule:
+    """The graph with these numbers as tensors of one dimension, which ``torch.onnx`` keeps.
+
+    It leaves out ``x + 1e-8`` as ``x + 0``: what was safe from dividing by zero would not be any more.
+    """
+    for k, node in enumerate(filter(is_float, calls(graph, *NEUTRAL))):
+        x, number, neutral = node.args[0], node.args[1], NEUTRAL[node.target]
+        near = isinstance(number, int | float) and 0 < abs(number - neutral) < NEARLY
+        if near and isinstance(x, fx.Node) and len(x.meta["shape"]):
+            held = torch.tensor([number], dtype=x.meta["dtype"])
+            node.update_arg(1, insert_tensor(graph, node, f"number_{k}", held, ONNX))
+    return finish(graph)
 
 
 def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:

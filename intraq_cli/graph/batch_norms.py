@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import (
     also_return,
+    argument_node,
     arguments,
     calls,
     constant_nodes,
@@ -21,10 +22,13 @@ from intraq_cli.graph.nodes import (
     key_of,
     names_of_calls,
     path_of,
-    tensor_of,
+    sources,
 )
 
 aten = torch.ops.aten
+
+PARTS = (aten.slice.Tensor, aten.select.int)
+"""Calls whose values lie in the memory of what they take."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,7 @@ class BatchNorm:
 
     def tensors(self, graph: fx.GraphModule) -> "Parameters":
         """Its tensors, as ``graph`` holds them."""
-        mean, var = tensor_of(graph, self.running_mean), tensor_of(graph, self.running_var)
-        assert mean is not None
-        assert var is not None
+        mean, var = (constant_value(graph, node) for node in (self.running_mean, self.running_var))
         weight, bias = (None if node is None else constant_value(graph, node) for node in (self.weight, self.bias))
         return Parameters(mean, var, weight, bias, self.eps)
 
@@ -88,7 +90,8 @@ def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
 
 def _module_of(node: fx.Node) -> str:
     """The module that made the call; where the network's own forward did, the one that holds the statistics."""
-    return path_of(node) or key_of(arguments(node)["running_mean"]).rpartition(".")[0] or "network"
+    (held,) = sources(arguments(node)["running_mean"])
+    return path_of(node) or key_of(held).rpartition(".")[0] or "network"
 
 
 def parameters(graph: fx.GraphModule) -> list[Parameters]:
@@ -101,8 +104,13 @@ def _on_images(node: fx.Node, constant: set[fx.Node]) -> bool:
     given = arguments(node)
     held = [given[key] for key in ("running_mean", "running_var")]
     computed = [given[key] for key in ("weight", "bias") if given[key] is not None]
-    own = all(tensor is not None and tensor.op == "get_attr" for tensor in held) and constant.issuperset(computed)
+    own = all(tensor is not None and _is_held(tensor) for tensor in held) and constant.issuperset(computed)
     return own and not given["training"] and len(node.meta["shape"]) == 4
+
+
+def _is_held(node: fx.Node) -> bool:
+    """Whether a value is a tensor of the network or a part of one (ghost batch norm's): what is written there stays."""
+    return node.op == "get_attr" or (node.target in PARTS and _is_held(argument_node(node)))
 
 
 def slope_and_offset(

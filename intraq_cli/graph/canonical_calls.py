@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from intraq_cli.graph.contractions import CONTRACTIONS, linear_where_constant
+from intraq_cli.graph.identities import handed_on
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import argument_node, arguments, calls, constant_nodes, insert_call, replace_call
 from intraq_cli.graph.pooling import POOLING
@@ -19,7 +20,10 @@ def canonical_calls(graph: fx.GraphModule) -> None:
     """Give each thing that passes look for one form."""
     for node in calls(graph):
         form = FORMS.get(node.target)
-        if form is not None:
+        if (source := handed_on(node)) is not None:
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+        elif form is not None:
             form(graph, node)
     constant = constant_nodes(graph)
     for node in calls(graph):

@@ -27,6 +27,7 @@ MOST_READS = 64
 graph, at a tenth of a second."""
 ONE_SIZE = "the network takes batches of one size only"
 FIXED = "only a network whose path is the same for all images can be quantized"
+OWN_NUMBERS = "let it go by numbers of Python in place of tensors of its own (int(...) once, as it is built)"
 
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ def _frozen_code(network: nn.Module) -> ModelError | None:
         return None
     return ModelError(
         f"the network cannot be captured as a graph: {names[0]} was traced or scripted (torch.jit)",
-        "build the network with the module that it was made from",
+        "set PYTORCH_JIT=0 in the environment, or build the network with the module that it was made from",
     )
 
 
@@ -120,7 +121,9 @@ def _refusal(error: Exception) -> ModelError:
     where = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', text)
     here = "{}, line {}: {}".format(*where[-1]) if where else ""
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        return ModelError(f"the network's path depends on the values of its input ({here or first_line(error)})", FIXED)
+        # what the network read into Python, if anything, it computed from its own tensors alone
+        what, way_out = ("its input", FIXED) if _Counted.reads else ("its input or of its own tensors", OWN_NUMBERS)
+        return ModelError(f"the network's path depends on the values of {what} ({here or first_line(error)})", way_out)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
         return ModelError(ONE_SIZE, "let its forward take a batch of any size")
     if "fake tensor in the exported program" in text:

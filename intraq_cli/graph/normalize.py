@@ -18,9 +18,9 @@ from intraq_cli.graph.nodes import (
     NETWORK,
     argument_node,
     calls,
-    constant_nodes,
     finish,
     input_node,
+    is_random,
     output_node,
     tensor_of,
 )
@@ -165,11 +165,10 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
 
 
 def _compute_once(graph: fx.GraphModule) -> None:
-    """Let equal calls on the network's tensors be one: a layer that is called twice has one weight."""
-    constant = constant_nodes(graph)
+    """Let equal calls be one: of a weight that two calls read, of an activation that several branches begin with."""
     first: dict[Any, fx.Node] = {}
     for node in list(graph.graph.nodes):
-        if node not in constant:
+        if node.op not in ("get_attr", "call_function") or is_random(node):
             continue
         same = (node.op, node.target, repr(node.args), repr(node.kwargs))
         if same in first:

@@ -100,7 +100,8 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
     aten.addbmm.default: ("matmul", _of_batches),
     aten.tensordot.default: ("tensordot", _tensordot),
     **dict.fromkeys(
-        (aten.linalg_vecdot.default, aten.cosine_similarity.default, aten.cdist.default, aten._cdist_forward.default),
+        (aten.linalg_vecdot.default, aten.cosine_similarity.default, aten.cdist.default, aten._cdist_forward.default,
+         aten.pairwise_distance.default),
         ("distance", _along_one)),
     **dict.fromkeys((aten.outer.default, aten.ger.default, aten.addr.default, aten.kron.default), ("outer", _outer)),
     aten.einsum.default: ("einsum", _einsum),
@@ -116,6 +117,8 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
     aten.bilinear.default: ("bilinear", _bilinear),
 }  # fmt: skip
 SUMS = (aten.sum.dim_IntList, aten.sum.default)
+SIZES = (aten.abs.default, aten.square.default, aten.pow.Tensor_Scalar)
+NORMS = (aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim)
 REASONS = {
     "recurrent": "a recurrent layer",
     "conv_transpose": "a transposed convolution",
@@ -133,7 +136,7 @@ def products(graph: fx.GraphModule) -> list[Product]:
 
 
 def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
-    return node.target in PRODUCTS or _is_summed(node, constant)
+    return node.target in PRODUCTS or _is_summed(node, constant) or _is_distance(node, constant)
 
 
 def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
@@ -147,15 +150,30 @@ def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
     (reader,) = node.users
     if reader.target is not aten.mean.dim:
         return reader.target in SUMS
+    return _differs_along(reader, node, constant)
+
+
+def _is_distance(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether a call subtracts weights and activations, and all that is done with that is to add up how large it is.
+
+    What multiplies nowhere is a layer all the same where its weights differ along what is added up (AdderNet).
+    """
+    if node.target is not aten.sub.Tensor or len(node.all_input_nodes) != 2:
+        return False
+    held, readers = node, list(node.users)
+    while len(readers) == 1 and readers[0].target in SIZES:
+        held, readers = readers[0], list(readers[0].users)
+    ends = NORMS if held is node else (*NORMS, *SUMS)
+    return len(readers) == 1 and readers[0].target in ends and _differs_along(readers[0], node, constant)
+
+
+def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether one of what a call reads is weights with more than one value along what ``reader`` adds up."""
     weights = [source for source in node.all_input_nodes if source in constant]
-    along: Any = arguments(reader)["dim"]
-    return any(_differs(weight, along, len(_shape(node))) for weight in weights)
-
-
-def _differs(weight: fx.Node, dims: list[int], size: int) -> bool:
-    """Whether a tensor that is broadcast to so many dimensions has more than one value along some of them."""
-    shape = (1,) * (size - len(_shape(weight))) + _shape(weight)
-    return any(shape[dim] > 1 for dim in dims)
+    size, along = len(_shape(node)), arguments(reader).get("dim")
+    dims = range(size) if along is None else along
+    shapes = [(1,) * (size - len(_shape(weight))) + _shape(weight) for weight in weights]
+    return any(shape[dim] > 1 for shape in shapes for dim in dims)
 
 
 def _is_foreign(node: fx.Node) -> bool:
@@ -179,7 +197,8 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
         kind = str(node.target)
         reason = f"an operation that is not torch's own ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
-    kind, count = PRODUCTS.get(node.target, ("product and sum", _outer))
+    summed = "distance" if node.target is aten.sub.Tensor else "product and sum"
+    kind, count = PRODUCTS.get(node.target, (summed, _outer))
     reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
     return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
 

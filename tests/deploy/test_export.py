@@ -133,6 +133,31 @@ def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
     assert share_of_equal(student(x), run(model_of(student), x)) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
+class PooledFirst(nn.Module):
+    """Activations behind pooling, and those of a part: what is on one grid is put on another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x):
+        x = F.relu(F.max_pool2d(self.stem(x), 3, 1, 1))
+        x = F.relu6(self.blocks[0](x).flip(1))
+        x = F.relu(F.max_pool2d(self.blocks[1](x), 2))
+        x = x + self.blocks[2](F.relu(x))
+        return self.fc(F.relu(x).mean((2, 3)))
+
+
+def test_values_that_are_rounded_twice_are_rounded_twice_in_the_file(random):
+    student = frozen(trained(PooledFirst(), SHAPE), 8, 8)
+    model = model_of(student)
+    assert integer_layers(model) == (["stem", "blocks.0", "blocks.1", "blocks.2", "fc"], [])
+    compute_on_integers(student)
+    x = torch.randn(64, *SHAPE, generator=random)
+    assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
+
+
 class TokensFirst(nn.Module):
     """Linear layers that read (tokens, images, channels); a buffer that is called as an operation's output is."""
 
@@ -255,6 +280,27 @@ def test_of_several_clamps_the_last_one_has_the_last_word(clamps, random):
     assert ((wanted - got).abs().max(1).values <= 1e-3 * wanted.abs().max()).float().mean() >= 0.9
 
 
+class NearZero(nn.Module):
+    """Numbers that are nearly none, and keep it from dividing zero by zero; others that nearly change nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)) - 900)  # all zeros
+        x = x / ((x * x).sum((1, 2, 3), keepdim=True) + 1e-12).sqrt()
+        x = x / (x.abs().sum((1, 2, 3), keepdim=True) - -1e-8)
+        x = x.mean((2, 3)) * 1.000005
+        return self.fc(x) + x
+
+
+def test_a_number_that_is_nearly_zero_keeps_the_file_from_dividing_by_zero():
+    network = trained(NearZero(), (3, 8, 8))
+    got = run(model_of(frozen(network, 8, 8, "inputs", shape=(3, 8, 8)), shape=(3, 8, 8)), torch.randn(4, 3, 8, 8))
+    torch.testing.assert_close(got, network.fc.bias.expand(4, 4), rtol=1e-3, atol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A checkpoint of code, in placement integer, and the factory."""
@@ -290,6 +336,13 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_p
     assert result.images == 2
     told = [event.message for event in events if isinstance(event, Warned)]
     assert any("2 of 4 pictures were left out" in text and "1.png" in text for text in told)
+
+
+def test_logits_that_are_no_numbers_are_no_proof(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "_compare", lambda *_: (1.0, math.nan))
+    with pytest.raises(ExportError, match="are no numbers"):
+        export(made[0], out=tmp_path / "a.onnx", model=made[1])
+    assert not (tmp_path / "a.onnx").exists()
 
 
 def test_export_writes_a_proven_file(made, tmp_path):

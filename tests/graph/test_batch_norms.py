@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from intraq_cli.graph.batch_norms import (
 )
 from intraq_cli.graph.outputs import add_batch_norm_outputs, compare_batch_norm_outputs
 from intraq_cli.synthesis.bns import paper_bns_loss
-from tests.conftest import SmallNet, graph_of, trained
+from tests.conftest import SmallNet, frozen_student, graph_of, trained
 
 
 def plain_statistics(network, x):
@@ -170,3 +172,32 @@ def test_a_batch_norm_may_read_another_ones_output(sampled, random):
     inputs = [network[:1](x), network[:2](x), network[:3](x)]
     for k, (mean, _) in enumerate(moments[:1] if sampled else moments):
         assert torch.allclose(mean, inputs[k].mean((0, 2, 3)), atol=1e-5)
+
+
+class Ghost(nn.BatchNorm2d):
+    """Holds statistics for each half of a batch, and normalises by the first (ghost batch norm)."""
+
+    def double(self):
+        for name in ("running_mean", "running_var"):
+            own = getattr(self, name)
+            setattr(self, name, torch.cat([own, torch.full_like(own, 7.0)]))
+
+    def forward(self, x):
+        c = self.num_features
+        return F.batch_norm(
+            x, self.running_mean[:c], self.running_var[:c], self.weight, self.bias, False, 0.1, self.eps
+        )
+
+
+def test_statistics_may_be_a_part_of_a_tensor(network, random):
+    ghost = copy.deepcopy(network)
+    for norm in (ghost.bn1, ghost.bn2, ghost.bn3):
+        norm.__class__ = Ghost
+        norm.double()
+    found, plain = parameters(graph_of(ghost)), parameters(graph_of(network))
+    assert all(torch.equal(a.running_mean, b.running_mean) for a, b in zip(found, plain, strict=True))
+    x = torch.randn(8, 3, 8, 8, generator=random)
+    for placement in ("inputs", "integer"):
+        made, wanted = (frozen_student(one, 4, 4, placement) for one in (ghost, network))
+        assert torch.equal(made(x), wanted(x))
+    assert (ghost.bn1.running_mean[6:] == 7).all()

@@ -155,6 +155,23 @@ def test_traced_and_scripted_code_is_in_the_graph(random):
     assert [layer.name for layer in layers(graph)] == ["conv", "fc"]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_code_that_cannot_be_captured_is_told_how_to_become_plain_code():
+    class Scripted(torch.jit.ScriptModule):
+        """Scripted as it was written: torch.export does not see what it looks up in itself."""
+
+        @torch.jit.script_method
+        def forward(self, x):
+            return x if self.training else -x
+
+    network = trained(Body())
+    network.script = Scripted().eval()
+    network.middle = lambda x: network.script(x)
+    with pytest.raises(ModelError, match="script was traced or scripted") as refused:
+        graph_of(network)
+    assert "PYTORCH_JIT=0" in refused.value.hint
+
+
 def test_what_torch_compile_wraps_is_captured(network):
     graph = graph_of(torch.compile(network))
     assert [layer.name for layer in layers(graph)] == ["conv1", "conv2", "conv3", "fc"]
@@ -199,6 +216,15 @@ def test_a_path_that_depends_on_the_input_is_refused_by_its_line(middle, says):
         graph_of(network)
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_path_that_depends_on_a_buffer_is_told_apart():
+    network = with_middle(lambda self, x: x)
+    network.register_buffer("stage", torch.full((1,), 3.0))
+    network.middle = lambda x: -x if (network.stage >= 3).all() else x
+    with pytest.raises(ModelError, match=r"own tensors .*test_capture\.py, line") as caught:
+        graph_of(network)
+    assert "numbers of Python" in caught.value.hint
 
 
 class Counting(SmallNet):
@@ -314,3 +340,19 @@ def test_a_name_that_torch_uses_itself_is_refused_with_a_way_out():
     with pytest.raises(ModelError, match="code") as refused:
         graph_of(network)
     assert "rename" in refused.value.hint
+
+
+def test_what_several_branches_begin_with_is_computed_once(random):
+    def branches(self, x):
+        return F.relu(x - 1) + 2 * F.relu(x - 1) + F.leaky_relu(x - 1, 0.1) + F.leaky_relu(x - 1, 0.2)
+
+    network = with_middle(branches)
+    graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
+    found = [call.target for call in calls(graph, aten.sub.Tensor, aten.relu.default, aten.leaky_relu.default)]
+    assert found == [aten.relu.default, aten.sub.Tensor, aten.relu.default, *2 * [aten.leaky_relu.default]]
+    assert torch.equal(graph(x), network(x))
+
+
+def test_numbers_are_drawn_as_often_as_the_network_draws_them():
+    graph = graph_of(with_middle(lambda self, x: x + torch.rand_like(x) + torch.rand_like(x)))
+    assert len(calls(graph, aten.rand_like.default)) == 2

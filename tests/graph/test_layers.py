@@ -231,6 +231,8 @@ class Rarer(nn.Module):
         ("distance", 9 * 6),
         ("distance", 6),
         ("distance", 6),
+        ("distance", 9 * 6),
+        ("distance", 9 * 6),
         ("product and sum", 9 * 6),
         ("outer", 4 * 5),
         ("recurrent", 12 * 6 + 12 * 3),
@@ -252,6 +254,8 @@ class Rarer(nn.Module):
         x = x.mean((2, 3))
         parts += [torch.cdist(x, self.prototypes)]
         parts += [torch.linalg.vecdot(x, self.one)[:, None], F.cosine_similarity(x, self.one[None])[:, None]]
+        parts += [(self.prototypes - x[:, None]).abs().sum(-1), torch.norm(x[:, None] - self.prototypes, dim=2)]
+        parts += [((x - self.one.mean()) ** 2).sum(1, True), (x - self.one).mean(1, True)]  # no distances from weights
         parts += [(x[:, None] * self.prototypes).sum(-1), (x * x.sigmoid()).mean(1, True)]  # a gate is no product
         parts += [torch.outer(self.left * x.mean(), self.right).sum().expand(len(x), 1)]
         return torch.cat([*parts, self.lstm(x)[0], self.gru(x)], 1)

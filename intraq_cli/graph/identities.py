@@ -1,0 +1,73 @@
+"""Calls that hand on the very values that they take: a sum with nothing, a conversion to the type that is there."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from intraq_cli.graph.nodes import arguments
+
+aten = torch.ops.aten
+
+Given = dict[str, Any]
+
+
+def handed_on(node: fx.Node) -> fx.Node | None:
+    """The node whose value, in the same shape and type, a call of the exported graph returns; None of other calls."""
+    holds = IDENTITIES.get(node.target)
+    if holds is None or not holds(given := arguments(node)):
+        return None
+    source = given["tensors"][0] if "tensors" in given else next(iter(given.values()))
+    return source if isinstance(source, fx.Node) and _kind(source) == _kind(node) else None
+
+
+def _kind(node: fx.Node) -> tuple[str, torch.dtype]:
+    value = node.meta["val"]
+    return str(tuple(value.shape)), value.dtype
+
+
+def _always(given: Given) -> bool:
+    return True
+
+
+def _adds_nothing(given: Given) -> bool:
+    return not isinstance(given["other"], fx.Node) and bool(given["other"] == 0)
+
+
+def _times_one(given: Given) -> bool:
+    return not isinstance(given["other"], fx.Node) and bool(given["other"] == 1)
+
+
+def _power_of_one(given: Given) -> bool:
+    return bool(given["exponent"] == 1)
+
+
+def _of_one(given: Given) -> bool:
+    return len(given["tensors"]) == 1
+
+
+def _single_values(given: Given) -> bool:
+    sides = [*given["kernel_size"], *(given["stride"] or [1])]
+    return all(side == 1 for side in sides) and not given.get("divisor_override")
+
+
+def _to_given_size(given: Given) -> bool:
+    return all(factor == 1 for factor in given["scale_factors"] or ())
+
+
+IDENTITIES: Mapping[Any, Callable[[Given], bool]] = {
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), _adds_nothing),
+    **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), _times_one),
+    aten.pow.Tensor_Scalar: _power_of_one,
+    **dict.fromkeys(
+        (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default,
+         aten.type_as.default, aten.view_as.default, aten.detach.default, aten.positive.default,
+         aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
+        _always),
+    aten.cat.default: _of_one,
+    **dict.fromkeys((aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default), _single_values),
+    **dict.fromkeys(
+        (aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec), _to_given_size),
+}  # fmt: skip
+"""What has to hold of a call's arguments, where shape and type stay as they are."""
