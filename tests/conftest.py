@@ -1,5 +1,6 @@
 """Small networks, and the command line run in this process."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -14,13 +15,18 @@ from torch.nn import functional as F
 
 from intraq_cli.events import StepDone
 from intraq_cli.graph.capture import capture
-from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, own_tensors
+from intraq_cli.graph.nodes import copy_graph, finish, input_node, insert_call, own_tensors, replace_tensors
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.zoo import model_folder
+
+# torch.export makes hundreds of thousands of objects that live for a moment; to look through all of torch's own for
+# the few in circles, as often as Python does by itself, takes a tenth of the tests' time
+gc.set_threshold(20_000, 20, 50)
+gc.freeze()
 
 
 class SmallNet(nn.Module):
@@ -105,9 +111,17 @@ def watch_input(graph: fx.GraphModule, function: Callable[[Tensor], Tensor]) -> 
     return finish(graph)
 
 
+@pytest.fixture(scope="session")
+def captured() -> fx.GraphModule:
+    """Captured once, which takes a while; see ``graph``."""
+    return graph_of(trained(SmallNet()))
+
+
 @pytest.fixture
-def graph(network: nn.Module) -> fx.GraphModule:
-    return graph_of(network)
+def graph(network: nn.Module, captured: fx.GraphModule) -> fx.GraphModule:
+    """The nodes of ``captured``, a copy of this test's own, with the very tensors of its ``network``."""
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    return replace_tensors(captured, lambda key, tensor: own[key])
 
 
 @pytest.fixture

@@ -406,34 +406,34 @@ def test_a_recipe_without_images_has_nothing_to_tune_on(intraq):
     assert "makes no images" in made.err
 
 
-def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path):
-    args = ("--w", "3", "--first-last-bits", "6")
-    found = json.loads(intraq("inspect", "resnet20_digits", *args, "--json").out)
-    assert (found["weights"], found["num_classes"], found["batch_norms"]) == ("not read", 10, 19)
-    assert [layer["w_bits"] for layer in found["layers"]] == [6] + [3] * 18 + [6]
+def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path, small_digits):
+    args = (small_digits, "--w", "3", "--first-last-bits", "6")
+    found = json.loads(intraq("inspect", *args, "--json").out)
+    assert (found["weights"], found["num_classes"], found["batch_norms"]) == ("not read", 10, 7)
+    assert [layer["w_bits"] for layer in found["layers"]] == [6] + [3] * 6 + [6]
     assert found["low_bit_share"] == 100
-    intraq("quantize", "resnet20_digits", *args, "--recipe", "instant", "--out", "made", "-q")
+    intraq("quantize", *args, "--recipe", "instant", "--out", "made", "-q")
     assert found["bytes_quantized"] == pytest.approx((tmp_path / "made/model.safetensors").stat().st_size, rel=0.03)
-    table = intraq("inspect", "resnet20_digits").out.splitlines()
+    table = intraq("inspect", small_digits).out.splitlines()
     assert table[0].split()[:7] == ["layer", "kind", "weight", "W", "A", "parameters", "multiply-adds"]
     assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
 
 
-def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq):
-    found = json.loads(intraq("inspect", "resnet20_digits", "--json").out)["layers"]
+def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq, small_digits):
+    found = json.loads(intraq("inspect", small_digits, "--json").out)["layers"]
     for column, key in (("bytes", "bytes"), ("multiply-adds", "multiply_adds")):
-        lines = intraq("inspect", "resnet20_digits", "--sort", column).out.split("\n\n")[0].splitlines()
+        lines = intraq("inspect", small_digits, "--sort", column).out.split("\n\n")[0].splitlines()
         header, *rows = [line.split() for line in lines]
         assert header[-4:] == ["multiply-adds", "adds%", "bytes", "bytes%"]
         assert [row[0] for row in rows] == [one["name"] for one in sorted(found, key=lambda one: -one[key])]
         for name, share in ((row[0], float(row[-1 if key == "bytes" else -3])) for row in rows):
             (layer,) = (one for one in found if one["name"] == name)
             assert share == pytest.approx(100 * layer[key] / sum(one[key] for one in found), abs=0.051)
-    assert intraq("inspect", "resnet20_digits", "--sort", "colour").code == 2
+    assert intraq("inspect", small_digits, "--sort", "colour").code == 2
 
 
-def test_quiet_inspect_prints_the_table_alone(intraq):
-    full, quiet = intraq("inspect", "resnet20_digits").out, intraq("inspect", "resnet20_digits", "-q").out
+def test_quiet_inspect_prints_the_table_alone(intraq, small_digits):
+    full, quiet = intraq("inspect", small_digits).out, intraq("inspect", small_digits, "-q").out
     assert quiet == full.split("\n\n")[0] + "\n"
 
 

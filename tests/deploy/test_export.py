@@ -364,9 +364,9 @@ def test_export_writes_a_proven_file(made, tmp_path):
     assert str(folder.parent) not in json.dumps(about)  # no paths of this machine
 
 
-def test_evaluate_and_predict_take_the_file(made, tmp_path, labelled):
+def test_evaluate_and_predict_take_the_file(made, exported, tmp_path, labelled):
     folder, model = made
-    export(folder, out=tmp_path / "a.onnx", model=model)
+    (tmp_path / "a.onnx").write_bytes(exported)
     file, own = (evaluate(target, labelled, model=model) for target in (tmp_path / "a.onnx", folder))
     assert (file.top1, file.float_top1, file.agreement) == (own.top1, own.float_top1, own.agreement)
     ours, theirs = predict(folder, [labelled], model=model), predict(str(tmp_path / "a.onnx"), [labelled])

@@ -153,14 +153,14 @@ def test_sensitivities_of_other_weights_or_of_too_few_widths_are_refused(wide, m
         budgeted(wide, tmp_path / "none.json", tmp_path / "made", avg_bits=3.0)
 
 
-def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monkeypatch):
+def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     few = ["--set", "synthesis.steps=1", "--set", "synthesis.batch_size=8"]
-    command = ["quantize", "resnet20_digits", "--target-size", "120kB", "--w", "2-3", "--recipe", "instant", *few]
+    command = ["quantize", small_digits, "--target-size", "38kB", "--w", "2-3", "--recipe", "instant", *few]
     assert main([*command, "--dry-run"]) == 0
     first, _, head, *rows = capsys.readouterr().out.splitlines()
-    assert first.startswith("would write resnet20_digits at 2.")
-    assert "resnet20_digits-120kB-a8" in first
+    assert first.startswith(f"would write {small_digits} at 2.")
+    assert "resnet8_digits-38kB-a8" in first
     assert head.split()[0] == "size"
     assert len([row for row in rows if row.startswith("*")]) == 1
     assert not list(tmp_path.iterdir())

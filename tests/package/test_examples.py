@@ -30,12 +30,12 @@ def script(monkeypatch, capsys):
     return run
 
 
-def test_total_variation_makes_smooth_images(intraq):
+def test_total_variation_makes_smooth_images(intraq, small_digits):
     own = f"{EXAMPLES}/total_variation.py:total_variation"
     few = ("--set", "synthesis.num_images=16", "--set", "synthesis.batch_size=16", "--set", "synthesis.steps=15")
     found = {}
     for weight in (0, 20):
-        made = intraq("synthesize", "resnet20_digits", *few, "--set", f"synthesis.losses.{own}={weight}", "--out",
+        made = intraq("synthesize", small_digits, *few, "--set", f"synthesis.losses.{own}={weight}", "--out",
                       f"{weight}.safetensors", "--json")  # fmt: skip
         assert made.code == 0, made.err
         found[weight] = json.loads(made.out)["losses"]["total_variation"]
@@ -44,9 +44,9 @@ def test_total_variation_makes_smooth_images(intraq):
     assert code == [{"name": own, "sha256": file_digest(EXAMPLES / "total_variation.py")}]
 
 
-def test_stochastic_rounding_has_no_bias(intraq, tmp_path):
+def test_stochastic_rounding_has_no_bias(intraq, tmp_path, small_digits):
     own = f"{EXAMPLES}/stochastic_rounding.py:stochastic"
-    made = intraq("quantize", "resnet20_digits", *TINY, "--set", f"quantization.weight_rounding={own}", "--out", "out")
+    made = intraq("quantize", small_digits, *TINY, "--set", f"quantization.weight_rounding={own}", "--out", "out")
     assert made.code == 0, made.err
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["recipe"]["quantization"]["weight_rounding"] == own

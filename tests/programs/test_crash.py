@@ -2,24 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.fakes import process
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_killed_job_goes_on_to_the_same_result():
+def test_a_killed_job_goes_on_to_the_same_result(monkeypatch):
     # in a process of its own: it forks, and a fork of one with threads is no safe place
-    made = subprocess.run(
-        [sys.executable, "-m", "tests.programs.crash", "--kills", "4", "--seed", "3"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=600,
-        check=False,
-    )
+    monkeypatch.chdir(ROOT)
+    given = ("--kills", "4", "--seed", "3")
+    made = process.run("-m", "tests.programs.crash", *given, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
     assert made.returncode == 0, made.stderr
     counts = json.loads(made.stdout)
     assert counts["kills"] >= 4

@@ -566,11 +566,11 @@ def test_a_manifest_that_lacks_what_the_card_tells_is_one_line(made, tmp_path):
     assert "\n" not in caught.value.message
 
 
-def test_the_card_tells_other_bits_and_other_widths(tmp_path):
+def test_the_card_tells_other_bits_and_other_widths(tmp_path, small_digits):
     ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
-    quantize("resnet20_digits", out=tmp_path / "w8", **ends)
+    quantize(small_digits, out=tmp_path / "w8", **ends)
     card = " ".join((tmp_path / "w8/README.md").read_text().split())
-    assert "in 20 layers, the first and the last at 6" in card
+    assert "in 8 layers, the first and the last at 6" in card
     assert "the image itself at 8 bits, what enters the last layer at 6" in card
     assert "Integer units for 8-bit convolutions are in nearly every processor" in card
     assert "samples.png" not in card
