@@ -321,13 +321,13 @@ def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
     loaded = Source.parse(name).load() if name == BUNDLED else None
     network = timm.create_model(name, pretrained=False).eval() if loaded is None else None
     teacher = loaded or timm_teacher(network, name, name)
-    anatomy = examined(teacher, device, silent)
-    multiply_adds = sum(layer.multiply_adds for layer in layers(anatomy.graph))
+    captured = examined(teacher, device, silent)
+    multiply_adds = sum(layer.multiply_adds for layer in layers(captured.graph))
     for precision in ("float32", "bfloat16"):
         modes = {"plain": False, "by itself": "auto", "compiled": True}
         for mode, setting in list(modes.items())[: 3 if compile_ else 2]:
             how = f"{precision} {mode}"
-            costs = step_costs(teacher, anatomy, batch, 10, device, precision=precision, compile=setting)
+            costs = step_costs(teacher, captured, batch, 10, device, precision=precision, compile=setting)
             for stage, seconds, first in costs:
                 # forward, and twice that backward (stage 1 needs no gradient of weights); tuning runs the teacher too
                 passes = 2 if stage == "stage1" else 4

@@ -33,7 +33,7 @@ from intraq_cli.graph.products import products
 from intraq_cli.io.json_files import write_json
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Teacher, examine
+from intraq_cli.models.teacher import Teacher, capture_teacher
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.recipe import Placement, Recipe
@@ -110,13 +110,13 @@ def converts(graph: fx.GraphModule, placement: Placement) -> str:
 
 def end_to_end(job: Job, made: TuningImages, placement: Placement) -> str:
     """What ``quantize`` and ``load`` do with images."""
-    plan = plan_quantization(job.anatomy.graph, 4, 4, placement)
+    plan = plan_quantization(job.captured.graph, 4, 4, placement)
     images = made.images.float()
     quantized = job.quantize(plan, made)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder)
         write_weights(path, checkpoint_tensors(quantized.student, quantized.stored))
-        write_json(path / "config.json", checkpoint_config(job.teacher, job.anatomy, plan, 4, 4))
+        write_json(path / "config.json", checkpoint_config(job.teacher, job.captured, plan, 4, 4))
         again = read_checkpoint(path).network
         ours, theirs = quantized.student(images), again(images)
     if not ours.isfinite().all():
@@ -137,14 +137,14 @@ def cover(name: str) -> dict[str, Any]:
             teacher = sketch if large else small_teacher(name)
             if not large:
                 place(teacher.network, CPU)
-            size, anatomy = teacher.spec.input_size, examine(teacher)
+            size, captured = teacher.spec.input_size, capture_teacher(teacher)
             if not large:
-                job = Job(teacher, anatomy, RECIPE, RunContext(micro_batch_size=RECIPE.tuning.batch_size))
+                job = Job(teacher, captured, RECIPE, RunContext(micro_batch_size=RECIPE.tuning.batch_size))
                 made = job.synthesize()  # the same for both placements
     except Exception as error:
         row |= dict.fromkeys(PLACEMENTS, _said(error))
     else:
-        graph = anatomy.graph
+        graph = captured.graph
         quantized = len(quantizable(graph))
         row |= {"layers": quantized, "kept_float": len(layers(graph)) + len(products(graph)) - quantized}
         for placement in PLACEMENTS:

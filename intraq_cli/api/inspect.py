@@ -13,7 +13,7 @@ from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.targets import find_folder
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import examine
+from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.plan import check_width, form_of, plan_quantization
 from intraq_cli.recipe import Placement
@@ -69,10 +69,10 @@ def inspect(
     w, a, act_placement = w or 4, a or 4, act_placement or "inputs"
     source = Source.parse(model, override)
     teacher = source.on_meta()
-    anatomy = examine(teacher)
-    graph = form_of(anatomy.graph, act_placement)
+    captured = capture_teacher(teacher)
+    graph = form_of(captured.graph, act_placement)
     plan = plan_quantization(graph, w, a, act_placement, first_last_bits, rules)
-    return inspected(source.spelled, teacher, anatomy, graph, w, a, plan)
+    return inspected(source.spelled, teacher, captured, graph, w, a, plan)
 
 
 def bits_template(found: InspectionResult) -> str:

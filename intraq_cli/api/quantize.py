@@ -133,14 +133,14 @@ def quantize(
     taken_again = bool(suffix) and resume and not force and is_own_checkpoint(path)
     if not taken_again:
         check_free(path, force, is_own_checkpoint)
-    anatomy = examined(teacher, where, report)
-    choice = bit_choice(teacher, anatomy, placement, asked)
+    captured = examined(teacher, where, report)
+    choice = bit_choice(teacher, captured, placement, asked)
     wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
     stages: dict[str, float] = {}
     timed = timing(announcing(report, settings), stages)
-    given = given_images(images, source, teacher, anatomy, wanted, seed, timed)
+    given = given_images(images, source, teacher, captured, wanted, seed, timed)
     context = RunContext(seed, where, timed, batch_size, deterministic=deterministic)
-    run = QuantizationRun(Job(teacher, anatomy, settings, context), source, choice, given, path, started, stages)
+    run = QuantizationRun(Job(teacher, captured, settings, context), source, choice, given, path, started, stages)
     run.say_what_stays_float()
     if dry_run:
         return run.foretold()

@@ -99,15 +99,15 @@ def sensitivity(
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = learnable(source)
-    anatomy = examined(teacher, where, report)
-    graph = form_of(anatomy.graph, act_placement)
+    captured = examined(teacher, where, report)
+    graph = form_of(captured.graph, act_placement)
     n = n or image_count(teacher.spec)
     settings = replace(settings, synthesis=replace(settings.synthesis, num_images=n))
-    made = given_images(images, source, teacher, anatomy, n, seed, report)
-    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
+    made = given_images(images, source, teacher, captured, n, seed, report)
+    job = Job(teacher, captured, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     identity = {
         "job": "sensitivity",
-        **origin_of(teacher, anatomy, settings, seed),
+        **origin_of(teacher, captured, settings, seed),
         "input": asdict(teacher.spec),
         "images": digest_of_images(made),
         "bits": chosen,
@@ -137,7 +137,7 @@ def _about(job: Job, source: Source, placement: Placement, path: Path | None) ->
         "model": source.spelled,
         "act_placement": placement,
         "sha256": job.teacher.sha256,
-        "network": fingerprint(job.anatomy.graph),
+        "network": fingerprint(job.captured.graph),
         "input_size": job.teacher.spec.input_size,
         "temperature": TEMPERATURE,
         "seed": job.context.seed,

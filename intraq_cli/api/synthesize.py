@@ -93,18 +93,18 @@ def synthesize(
     teacher = learnable(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_free(path, force)
-    anatomy = examined(teacher, where, report)
-    job = Job(teacher, anatomy, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
+    captured = examined(teacher, where, report)
+    job = Job(teacher, captured, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     shown = None if png is None else Path(png)
     result = _result(job, path, source, shown)
     if dry_run:
         return replace(result, dry_run=True, foretold=foretell(job, None, None, time.perf_counter() - started))
-    origin = origin_of(teacher, anatomy, settings, seed)
+    origin = origin_of(teacher, captured, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         started -= job.context.store.before
         made = job.synthesize()
         if job.context.ranks.rank == 0:
-            names = class_names(teacher, anatomy.num_classes)
+            names = class_names(teacher, captured.num_classes)
             with atomic_file(path, force) as scratch:
                 save_images(scratch, ImageSet(made, origin, teacher.spec, names))
                 if shown is not None:  # both or none, so that the same command can go on

@@ -13,7 +13,7 @@ from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import tensors as read_tensors
 from intraq_cli.models.meta_build import DTYPES
 from intraq_cli.models.source import needs_code
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import pack
 from intraq_cli.quantization.plan import Plan
@@ -65,12 +65,12 @@ def check_storable(graph: fx.GraphModule) -> None:
             raise ModelError(f"{key} is a tensor that no checkpoint can hold ({kind})", "give it as dense float32")
 
 
-def checkpoint_config(teacher: Teacher, anatomy: Anatomy, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
+def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
     """``config.json``: timm's keys, and how the network is quantized."""
     spec = teacher.spec
     config: dict[str, Any] = {
         "architecture": teacher.architecture,
-        "num_classes": anatomy.num_classes,
+        "num_classes": captured.num_classes,
         "model_args": teacher.model_args,
         "pretrained_cfg": {**teacher.pretrained_cfg, **vars(spec)},
     }
@@ -85,7 +85,7 @@ def checkpoint_config(teacher: Teacher, anatomy: Anatomy, plan: Plan, w_bits: in
         "sites": plan.activations,
     }
     if needs_code(teacher.architecture):
-        config["quantization_config"]["code"] = fingerprint(anatomy.graph)
+        config["quantization_config"]["code"] = fingerprint(captured.graph)
     return config
 
 

@@ -12,7 +12,7 @@ from intraq_cli.errors import BudgetError, DataError
 from intraq_cli.jobs.asked_bits import AskedBits
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.sensitivities import check_origin, image_count, measured
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.bit_rules import BitRules, pattern_of
 from intraq_cli.quantization.budget import (
     Bits,
@@ -194,7 +194,7 @@ class BitChoice:
         return FrontierPoint(size, mean_bits(rows), bit_operations(rows), divergence, chosen)
 
 
-def bit_choice(teacher: Teacher, anatomy: Anatomy, placement: Placement, asked: AskedBits) -> BitChoice:
+def bit_choice(teacher: Teacher, captured: Captured, placement: Placement, asked: AskedBits) -> BitChoice:
     """The choice for a network, once it is clear that it can be made.
 
     Raises:
@@ -203,8 +203,8 @@ def bit_choice(teacher: Teacher, anatomy: Anatomy, placement: Placement, asked: 
         DataError: what was measured before is of another network, or lacks a layer or a width.
     """
     if asked.sensitivities is not None:
-        check_origin(asked.sensitivities, teacher, anatomy, placement)
-    choice = BitChoice(form_of(anatomy.graph, placement), placement, asked)
+        check_origin(asked.sensitivities, teacher, captured, placement)
+    choice = BitChoice(form_of(captured.graph, placement), placement, asked)
     choice.check()
     check_storable(choice.graph)
     return choice

@@ -50,7 +50,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
     """
     teacher, student, run = end.job.teacher, end.quantized.student, end.run
     usual = run["inspection"]["w_bits"], run["inspection"]["a_bits"]
-    config = checkpoint_config(teacher, end.job.anatomy, end.chosen.plan, *usual)
+    config = checkpoint_config(teacher, end.job.captured, end.chosen.plan, *usual)
     tensors = checkpoint_tensors(student, end.quantized.stored)
     run |= evidence(end.job, student, end.made)
     with atomic_folder(path, force, is_own_checkpoint) as folder:
@@ -63,7 +63,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(card, encoding="utf-8")
         if end.made and (shown := end.made.shown()):
-            names = class_names(teacher, end.job.anatomy.num_classes)
+            names = class_names(teacher, end.job.captured.num_classes)
             write_sheet(folder / "samples.png", shown, teacher.spec, names)
         write_evidence(folder, end.metrics)
 

@@ -133,7 +133,7 @@ def _fitting(job: Job, stage: str, batch: int) -> int:
     """Images that the job itself takes at once."""
     size = job.context.micro_batch_size
     if size is None:
-        size = largest_micro_batch(job.anatomy.graph, job.teacher.spec.input_size, job.context.device, stage)
+        size = largest_micro_batch(job.captured.graph, job.teacher.spec.input_size, job.context.device, stage)
     return min(size or batch, batch)
 
 
@@ -213,7 +213,7 @@ class _Count:
 
     def _steps(self, stage: str, steps: int, images: int, setting: Compile) -> float:
         """Seconds of all steps of so many images."""
-        seconds, graph = steps * self.at(stage, "step", images), self.job.anatomy.graph
+        seconds, graph = steps * self.at(stage, "step", images), self.job.captured.graph
         if mode_of(setting, graph, self.job.context.device, steps * images) == "compiled":
             seconds = COMPILING * len(layers(graph)) + seconds / FASTER[stage]
         return seconds

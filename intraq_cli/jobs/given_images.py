@@ -14,7 +14,7 @@ from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.runtime.launch import launched
 from intraq_cli.synthesis.given_pictures import BATCH, nearest_pictures
 from intraq_cli.synthesis.image_set import load_images
@@ -30,7 +30,7 @@ def given_images(
     images: Sequence[str | Path],
     source: Source,
     teacher: Teacher,
-    anatomy: Anatomy,
+    captured: Captured,
     count: int,
     seed: int,
     report: Report,
@@ -41,7 +41,7 @@ def given_images(
         images: a file that ``synthesize`` wrote, a folder of pictures, or one of each.
         source: of the teacher, as the user spelled it.
         teacher: on its device.
-        anatomy: of the teacher.
+        captured: of the teacher.
         count: of pictures to choose from a folder.
         seed: of their order.
         report: told of what is used.
@@ -59,22 +59,24 @@ def given_images(
         )
     if launched().rank:
         report = silent
-    made = [_synthetic(file, source, teacher, anatomy, report) for file in files]
-    made += [_pictures(folder, teacher, anatomy, count, seed, report) for folder in folders]
+    made = [_synthetic(file, source, teacher, captured, report) for file in files]
+    made += [_pictures(folder, teacher, captured, count, seed, report) for folder in folders]
     return shuffled_together(made[0], made[1], seed) if len(made) == 2 else next(iter(made), None)
 
 
-def _synthetic(file: Path, source: Source, teacher: Teacher, anatomy: Anatomy, report: Report) -> TuningImages:
-    made, origin = load_images(file, teacher.spec, anatomy.num_classes)
+def _synthetic(file: Path, source: Source, teacher: Teacher, captured: Captured, report: Report) -> TuningImages:
+    made, origin = load_images(file, teacher.spec, captured.num_classes)
     if origin.get("sha256") != teacher.sha256:
         report(Warned(f"{file} was made from other weights ({origin.get('model')}) than {source.spelled}"))
         return replace(made, learned_from=str(origin.get("model")))
-    if is_other_code(origin.get("network"), anatomy.graph):
+    if is_other_code(origin.get("network"), captured.graph):
         report(Warned(f"{file} was made from other code than that of {source.spelled}"))
     return made
 
 
-def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed: int, report: Report) -> TuningImages:
+def _pictures(
+    folder: Path, teacher: Teacher, captured: Captured, count: int, seed: int, report: Report
+) -> TuningImages:
     pictures = named_pictures(folder)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[: LOOKED_AT * count]
     looked_at = [pictures[k] for k in sorted(order.tolist())]
@@ -88,7 +90,7 @@ def _pictures(folder: Path, teacher: Teacher, anatomy: Anatomy, count: int, seed
             yield batch.to(device)
 
     report(StageStarted("pictures", -(-len(looked_at) // BATCH), f"{len(looked_at)} of {len(pictures)} in {folder}"))
-    made, _ = nearest_pictures(anatomy.graph, batches(), count, seed)
+    made, _ = nearest_pictures(captured.graph, batches(), count, seed)
     report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(pictures)} pictures in {folder}"

@@ -8,7 +8,7 @@ from torch import fx
 from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.graph.batch_norms import batch_norms
 from intraq_cli.graph.layers import activation_calls
-from intraq_cli.models.teacher import Anatomy, Teacher, state_tensors
+from intraq_cli.models.teacher import Captured, Teacher, state_tensors
 from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.results.networks import InspectedLayer, InspectionResult
@@ -36,7 +36,7 @@ def _usual(bits: list[int], stated: int) -> int:
 
 
 def inspected(
-    model: str, teacher: Teacher, anatomy: Anatomy, graph: fx.GraphModule, w: int, a: int, plan: Plan
+    model: str, teacher: Teacher, captured: Captured, graph: fx.GraphModule, w: int, a: int, plan: Plan
 ) -> InspectionResult:
     """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
     layers = inspect_layers(graph, plan)
@@ -46,12 +46,12 @@ def inspected(
         architecture=teacher.architecture,
         weights="not read" if next(teacher.network.parameters()).is_meta else "read",
         input_size=teacher.spec.input_size,
-        num_classes=anatomy.num_classes,
+        num_classes=captured.num_classes,
         w_bits=w,
         a_bits=a,
         act_placement=plan.placement,
-        batch_norms=len(batch_norms(anatomy.graph)),
-        activations=len(activation_calls(anatomy.graph)),
+        batch_norms=len(batch_norms(captured.graph)),
+        activations=len(activation_calls(captured.graph)),
         layers=layers,
         parameters=sum(p.numel() for p in teacher.network.parameters()),
         parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),

@@ -17,7 +17,7 @@ from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import code_of
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.device import describe_device
@@ -75,13 +75,13 @@ def _is_folder(source: str) -> bool:
         return True
 
 
-def origin_of(teacher: Teacher, anatomy: Anatomy, recipe: Recipe, seed: int) -> dict[str, Any]:
+def origin_of(teacher: Teacher, captured: Captured, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What images are made from: what has to be the same for a run to go on."""
     return {
         "model": teacher.source,
         "revision": teacher.revision,
         "sha256": teacher.sha256,
-        "network": fingerprint(anatomy.graph),
+        "network": fingerprint(captured.graph),
         "recipe": recipe.to_dict()["synthesis"],
         "code": code_of(recipe),
         "seed": seed,

@@ -18,7 +18,7 @@ from intraq_cli.graph.proof import same_answers
 from intraq_cli.jobs.made import Made
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
@@ -47,7 +47,7 @@ class Job:
     """What the stages are given; ``teacher`` is on the device of the ``context``."""
 
     teacher: Teacher
-    anatomy: Anatomy
+    captured: Captured
     recipe: Recipe
     context: RunContext
 
@@ -79,9 +79,9 @@ class Job:
         """
         with out_of_memory():
             return synthesize_images(
-                self.anatomy.graph,
+                self.captured.graph,
                 self.teacher.spec.input_size,
-                self.anatomy.num_classes,
+                self.captured.num_classes,
                 self.teacher.spec.bounds,
                 self.recipe.synthesis,
                 self._context_of("synthesis"),
@@ -134,11 +134,11 @@ class Job:
         (pixels,) = batches_on_device([random_pixels(self.teacher.spec, 2)], self.context.device)
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
         for equalized in ways:
-            graph = self.anatomy.graph
+            graph = self.captured.graph
             if equalized:
                 graph = equalize(graph, layer_bits(form_of(graph, plan.placement), plan))
             made = form_of(graph, plan.placement)
-            unchanged = made is self.anatomy.graph
+            unchanged = made is self.captured.graph
             if unchanged or draws_numbers(made) or same_answers(self.teacher.network, made, pixels):
                 return made
             if equalized:
@@ -186,7 +186,7 @@ class Job:
         """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
-        size = largest_micro_batch(self.anatomy.graph, spec.input_size, device, "calibration")
+        size = largest_micro_batch(self.captured.graph, spec.input_size, device, "calibration")
         if size is not None and size < len(images):
             self.context.report(Warned(f"calibrated on {size} of {len(images)} images: memory holds no more"))
 
@@ -206,13 +206,13 @@ class Job:
             self._calibrate(student, graph, images, by_statistics=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
-        return WithoutImages(self.teacher, self.anatomy.graph, self.context).better(made_by)
+        return WithoutImages(self.teacher, self.captured.graph, self.context).better(made_by)
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""
         if self.context.micro_batch_size is not None:
             return self.context
-        size = largest_micro_batch(self.anatomy.graph, self.teacher.spec.input_size, self.context.device, stage)
+        size = largest_micro_batch(self.captured.graph, self.teacher.spec.input_size, self.context.device, stage)
         return replace(self.context, micro_batch_size=size)
 
 

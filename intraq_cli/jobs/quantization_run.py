@@ -65,7 +65,7 @@ class QuantizationRun:
     def inspected(self, plan: Plan) -> InspectionResult:
         """The network as a plan quantizes it."""
         asked, graph = self.choice.asked, self.choice.graph
-        return inspected(self.source.spelled, self.job.teacher, self.job.anatomy, graph, asked.w[0], asked.a[0], plan)
+        return inspected(self.source.spelled, self.job.teacher, self.job.captured, graph, asked.w[0], asked.a[0], plan)
 
     @cached_property
     def narrowest(self) -> InspectionResult:
@@ -147,7 +147,7 @@ class QuantizationRun:
         bits = [asked.w, asked.a, asked.first_last_bits, asdict(asked.rules), asked.budget and asdict(asked.budget)]
         return {
             "job": "quantize",
-            **origin_of(job.teacher, job.anatomy, job.recipe, job.context.seed),
+            **origin_of(job.teacher, job.captured, job.recipe, job.context.seed),
             "recipe": job.recipe.to_dict(),
             "input": asdict(job.teacher.spec),
             "bits": [*bits, asked.sensitivities and asdict(asked.sensitivities)],

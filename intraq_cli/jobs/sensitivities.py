@@ -14,7 +14,7 @@ from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.recipe import Placement
 from intraq_cli.results.networks import SensitivityResult
@@ -80,7 +80,7 @@ def read_sensitivity(path: Path) -> SensitivityResult:
         raise DataError(f"{path} holds no sensitivities", HINT) from error
 
 
-def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, placement: Placement) -> None:
+def check_origin(found: SensitivityResult, teacher: Teacher, captured: Captured, placement: Placement) -> None:
     """See that sensitivities are of this network.
 
     Raises:
@@ -91,7 +91,7 @@ def check_origin(found: SensitivityResult, teacher: Teacher, anatomy: Anatomy, p
         raise DataError(what, HINT)
     if found.sha256 != teacher.sha256:
         raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
-    if is_other_code(found.network, anatomy.graph):
+    if is_other_code(found.network, captured.graph):
         raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
     if found.input_size != teacher.spec.input_size:
         size = ",".join(map(str, found.input_size))

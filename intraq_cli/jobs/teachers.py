@@ -8,12 +8,12 @@ from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import IsOutput, check_output
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import (
-    Anatomy,
+    Captured,
     Teacher,
-    anatomy_on_device,
+    capture_teacher,
+    captured_on_device,
     check_batch_norms,
     doubts,
-    examine,
     place_teacher,
 )
 from intraq_cli.runtime.launch import launched
@@ -26,16 +26,16 @@ def learnable(source: Source) -> Teacher:
     return source.load()
 
 
-def examined(teacher: Teacher, device: torch.device, report: Report) -> Anatomy:
+def examined(teacher: Teacher, device: torch.device, report: Report) -> Captured:
     """See that the teacher can be quantized, and place it on ``device``; what is odd about it is reported."""
     place_teacher(teacher, "cpu")
-    anatomy = examine(teacher)
+    captured = capture_teacher(teacher)
     if device.type != "cpu":
-        anatomy = anatomy_on_device(anatomy, teacher, device)
+        captured = captured_on_device(captured, teacher, device)
     if launched().rank == 0:
-        for doubt in doubts(anatomy):
+        for doubt in doubts(captured):
             report(Warned(f"{teacher.source}: {doubt}"))
-    return anatomy
+    return captured
 
 
 def check_free(path: str | Path | None, force: bool, is_output: IsOutput | None = None) -> None:

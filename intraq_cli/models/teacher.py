@@ -75,11 +75,11 @@ def state_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What a teacher is made of."""
+class Captured:
+    """What is captured of a teacher."""
 
     graph: fx.GraphModule
-    """Of its network, captured; it shares the network's tensors."""
+    """Of its network; it shares the network's tensors."""
     num_classes: int
 
 
@@ -181,7 +181,7 @@ def place_teacher(teacher: Teacher, device: torch.device | str) -> None:
     place(teacher.network, device, example_of(teacher.spec, teacher.network))
 
 
-def examine(teacher: Teacher) -> Anatomy:
+def capture_teacher(teacher: Teacher) -> Captured:
     """Capture the graph of a teacher that is on the CPU, and check that it can be quantized.
 
     Raises:
@@ -198,11 +198,11 @@ def examine(teacher: Teacher) -> Anatomy:
         raise _untracked(teacher) if untracked else _no_batch_norm(teacher)
     if not quantizable(graph):
         raise ModelError(f"{teacher.source} calls no convolution or linear layer: nothing to quantize")
-    return Anatomy(graph, num_classes)
+    return Captured(graph, num_classes)
 
 
-def anatomy_on_device(anatomy: Anatomy, teacher: Teacher, device: torch.device) -> Anatomy:
-    """The anatomy of ``teacher`` on ``device``, whose tensors it shares there as well; the teacher itself is moved.
+def captured_on_device(captured: Captured, teacher: Teacher, device: torch.device) -> Captured:
+    """What is captured of ``teacher``, on ``device``, sharing its tensors there as well; the teacher itself is moved.
 
     A graph is captured on the CPU wherever the work is done, as one is when a checkpoint is loaded: torch.export writes
     down other operations for a GPU.
@@ -212,7 +212,7 @@ def anatomy_on_device(anatomy: Anatomy, teacher: Teacher, device: torch.device) 
     """
     network = teacher.network.to(device)
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    graph = replace_tensors(anatomy.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
+    graph = replace_tensors(captured.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
     try:
         alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
@@ -227,23 +227,23 @@ def anatomy_on_device(anatomy: Anatomy, teacher: Teacher, device: torch.device) 
             f"{teacher.source} computes something else on {device.type} than on a CPU",
             "use --device cpu: checkpoints are loaded on one too",
         )
-    return replace(anatomy, graph=graph)
+    return replace(captured, graph=graph)
 
 
-def doubts(anatomy: Anatomy) -> list[str]:
+def doubts(captured: Captured) -> list[str]:
     """What makes a network's answers or statistics worth less than they look; it can be quantized all the same."""
     found = []
-    if draws_numbers(anatomy.graph):
+    if draws_numbers(captured.graph):
         found.append(
             "the network draws random numbers as it runs (dropout that is always on?): no two answers are equal"
         )
-    end = output_node(anatomy.graph).args[0]
+    end = output_node(captured.graph).args[0]
     if isinstance(end, fx.Node) and end.target in PROBABILITIES:
         found.append(
             f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken for logits, so that "
             "divergences and losses say less; give a network that ends before it"
         )
-    norms = parameters(anatomy.graph)
+    norms = parameters(captured.graph)
     fresh = [norm for norm in norms if not norm.running_mean.any() and (norm.running_var == 1).all()]
     if fresh:
         which = (

@@ -30,7 +30,7 @@ from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls
 from intraq_cli.jobs.teachers import examined
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.device import training_settings
 from intraq_cli.runtime.distributed import process_group
@@ -70,12 +70,12 @@ class Measured:
     """Of a step, by stage."""
 
 
-def causes(anatomy: Anatomy, batch: int) -> tuple[float, ...]:
+def causes(captured: Captured, batch: int) -> tuple[float, ...]:
     """What a step's time is fitted by, see :class:`Measured`."""
-    found = layers(anatomy.graph)
-    parameters = sum(tensor.numel() for tensor in anatomy.graph.parameters())
+    found = layers(captured.graph)
+    parameters = sum(tensor.numel() for tensor in captured.graph.parameters())
     work, outputs = sum(one.multiply_adds for one in found), sum(one.outputs for one in found)
-    return float(batch * work), float(batch * outputs), float(parameters), float(len(calls(anatomy.graph)))
+    return float(batch * work), float(batch * outputs), float(parameters), float(len(calls(captured.graph)))
 
 
 def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured]:
@@ -84,11 +84,11 @@ def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured
     network = timm.create_model(name, num_classes=classes).eval().requires_grad_(False)
     teacher = Teacher(network, InputSpec((3, side, side), (0.5,) * 3, (0.5,) * 3), name, name, name)
     device = torch.device("cpu")
-    anatomy = examined(teacher, device, silent)
+    captured = examined(teacher, device, silent)
     for batch in BATCHES:
-        costs = step_costs(teacher, anatomy, batch, steps, device, compile=False)
+        costs = step_costs(teacher, captured, batch, steps, device, compile=False)
         seconds = {cost.stage: cost.median for cost in costs}
-        yield Measured(f"{name} at {side}", batch, causes(anatomy, batch), seconds)
+        yield Measured(f"{name} at {side}", batch, causes(captured, batch), seconds)
 
 
 def fitted(rows: Sequence[Measured], stage: str) -> Tensor:

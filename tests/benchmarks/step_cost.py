@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import Event, Noted, StepDone, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.jobs.teachers import examined
-from intraq_cli.models.teacher import Anatomy, Teacher
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
@@ -101,16 +101,16 @@ def time_stages(name: str, batch: int, steps: int, device: torch.device, compile
 
 
 def step_costs(
-    teacher: Teacher, anatomy: Anatomy, batch: int, steps: int, device: torch.device, **settings: Any
+    teacher: Teacher, captured: Captured, batch: int, steps: int, device: torch.device, **settings: Any
 ) -> Iterator[StepCost]:
     """Of both stages with the default recipe at W4A4; ``settings`` replace values of both sections of it."""
-    recipe, total, graph = load_recipe("default"), steps + RAMP[device.type], anatomy.graph
+    recipe, total, graph = load_recipe("default"), steps + RAMP[device.type], captured.graph
     progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
     clock = Clock(device)
     made = synthesizer.synthesize_images(
         graph,
         teacher.spec.input_size,
-        anatomy.num_classes,
+        captured.num_classes,
         teacher.spec.bounds,
         replace(recipe.synthesis, num_images=batch, batch_size=batch, steps=total, **settings),
         RunContext(device=device, report=clock),

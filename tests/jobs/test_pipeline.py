@@ -16,7 +16,7 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import examine
+from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Recipe
@@ -30,7 +30,7 @@ def job(network):
     def of(*settings, report=lambda event: None, std=0.25):
         teacher = Source.parse(network, InputOverride((3, 8, 8), (0.5,) * 3, (std,) * 3)).load()
         recipe = Recipe().override(["tuning.steps=0", *settings])
-        return Job(teacher, examine(teacher), recipe, RunContext(report=report))
+        return Job(teacher, capture_teacher(teacher), recipe, RunContext(report=report))
 
     return of
 
@@ -49,7 +49,7 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
     def run(count):
         made = TuningImages(images[:count], torch.zeros(count, dtype=torch.long), {}, 1.0, 1.0)
         one = job(f"quantization.correction={correction}", report=told.append)
-        return one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), made)
+        return one.quantize(plan_quantization(one.captured.graph, 4, 4, "inputs"), made)
 
     expected = run(5)  # one of them is held out
     monkeypatch.setattr(pipeline, "calibrate", out_of_memory)
@@ -74,7 +74,7 @@ def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monke
         lambda s, t, images, c, sampled: seen.append(len(images)) or calibrate(s, t, images, c, sampled),
     )
     one = job("quantization.weight_rounding=nearest", report=told.append)
-    one.quantize(plan_quantization(one.anatomy.graph, 4, 4, "inputs"), None)
+    one.quantize(plan_quantization(one.captured.graph, 4, 4, "inputs"), None)
     assert seen == [3]
     assert "calibrated on 3 of 64 images" in next(event.message for event in told if isinstance(event, Warned))
 
@@ -95,13 +95,13 @@ def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
     told = []
     monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
-    one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     assert not [event for event in told if isinstance(event, Warned)]
     with torch.no_grad():
         one.teacher.network.fc.weight.mul_(1e-3)  # what is left of the logits is less than a step of the last grid
         one.teacher.network.fc.weight[0].add_(torch.randn(6, generator=torch.Generator().manual_seed(0)))
         one.teacher.network.fc.weight[1:].sub_(one.teacher.network.fc.weight[0])
-    one.quantize(plan_quantization(one.anatomy.graph, 2, 2, "inputs"), None)
+    one.quantize(plan_quantization(one.captured.graph, 2, 2, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "ruined" in warning
 
@@ -111,7 +111,7 @@ def test_a_network_that_random_images_blow_up_is_told_though_it_follows_on_the_n
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
     monkeypatch.setattr(without_images, "BLOWN_UP", 1e-4)  # eight bits are off by more on whatever images
-    one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "images unlike those of training may ruin it" in warning
 
@@ -123,10 +123,10 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
     few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
-    nearest = nearest_pictures(one.anatomy.graph, few_at_once, 128, 0)[0].images.float()
+    nearest = nearest_pictures(one.captured.graph, few_at_once, 128, 0)[0].images.float()
     for contradicted in (without_images.CONTRADICTED, torch.inf):
         monkeypatch.setattr(without_images, "CONTRADICTED", contradicted)
-        made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+        made = one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
         with torch.no_grad():
             errors.append(relative_error(one.teacher.network(images), made.student(images)))
             judged.append(relative_error(one.teacher.network(nearest), made.student(nearest)))
@@ -152,11 +152,11 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
     monkeypatch.setattr(Job, "_calibrate_on", watched)
     spy = lambda self, network, x: judged.append(x) or logits(self, network, x)  # noqa: E731
     monkeypatch.setattr(WithoutImages, "_logits", spy)
-    made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+    made = one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     assert made.random_images
     assert (len(learned[-1]), len(judged[-1])) == (128, 64)
     assert not any(torch.equal(x, other) for x in judged[-1].float() for other in learned[-1].float())
-    choice = WithoutImages(one.teacher, one.anatomy.graph, one.context)
+    choice = WithoutImages(one.teacher, one.captured.graph, one.context)
     assert made.logits_error == relative_error(
         *(logits(choice, n, judged[-1]) for n in (one.teacher.logits, made.student))
     )
@@ -168,7 +168,7 @@ def test_without_images_a_network_that_follows_badly_is_told_what_does_better(jo
     monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
     for weak in (without_images.WEAK, 1e-4):
         monkeypatch.setattr(without_images, "WEAK", weak)
-        one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "inputs"), None)
+        one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "of their spread: --recipe calibrated or default" in warning
 
@@ -195,7 +195,7 @@ def without(job, network, monkeypatch):
             monkeypatch.setattr(without_images, "FOREIGN", foreign)
             sets = ("synthesis.num_images=0", "quantization.weight_rounding=nearest")
             one = job(*sets, report=told.append, std=std)
-            made = one.quantize(plan_quantization(one.anatomy.graph, 8, 8, "activations"), None)
+            made = one.quantize(plan_quantization(one.captured.graph, 8, 8, "activations"), None)
             warned = [event.message for event in told if isinstance(event, Warned)]
             with torch.no_grad():
                 found.append((made, warned, relative_error(network(images), made.student(images))))
@@ -229,7 +229,7 @@ def test_random_images_that_are_nothing_like_those_of_training_contradict_nothin
 def test_channels_are_equalized_only_where_the_network_computes_the_same(job, placement, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
-    plan = plan_quantization(form_of(one.anatomy.graph, placement), 8, 8, placement)
+    plan = plan_quantization(form_of(one.captured.graph, placement), 8, 8, placement)
     as_it_is = job("synthesis.num_images=0", "quantization.equalization=false", "quantization.weight_rounding=nearest")
     wanted = as_it_is.quantize(plan, None)
     monkeypatch.setattr(pipeline, "equalize", lambda graph, bits: replace_tensors(graph, lambda key, x: 1.1 * x))

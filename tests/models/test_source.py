@@ -18,7 +18,7 @@ from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import Teacher, check_classifier, examine
+from intraq_cli.models.teacher import Teacher, capture_teacher, check_classifier
 from tests.conftest import SmallNet
 
 
@@ -47,8 +47,8 @@ def test_a_timm_folder(timm_folder, spelling):
     assert teacher.spec.input_size == (3, 160, 160)
     assert not teacher.network.training
     assert all(torch.equal(v, teacher.network.state_dict()[k]) for k, v in network.state_dict().items())
-    anatomy = examine(teacher)
-    assert anatomy.num_classes == 7
+    captured = capture_teacher(teacher)
+    assert captured.num_classes == 7
     rebuilt = build_architecture(teacher.architecture, 7, teacher.model_args)
     rebuilt.load_state_dict(teacher.network.state_dict())
 
@@ -65,7 +65,7 @@ def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
     assert teacher.spec.mean == (0.5, 0.5, 0.5)
     low, high = teacher.spec.bounds
     assert (low[0], high[0]) == (-2, 2)
-    assert examine(teacher).num_classes == 3
+    assert capture_teacher(teacher).num_classes == 3
     with pytest.raises(ModelError) as caught:
         load_teacher(f"{factory}:net")
     assert "--input-size" in caught.value.hint
@@ -96,13 +96,13 @@ def test_a_factory_that_fails_says_where(factory, function, says):
 )
 def test_what_cannot_be_quantized_is_refused_at_once(factory, function, says):
     with pytest.raises(ModelError, match=says):
-        examine(load_teacher(f"{factory}:{function}", INPUT))
+        capture_teacher(load_teacher(f"{factory}:{function}", INPUT))
 
 
 def test_a_wrong_image_size_says_so(factory):
     wrong = InputOverride((3, 9, 9), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(ModelError, match="does not run on input 3,9,9") as caught:
-        examine(load_teacher(f"{factory}:fixed_size", wrong))
+        capture_teacher(load_teacher(f"{factory}:fixed_size", wrong))
     assert "--input-size" in caught.value.hint
     with pytest.raises(UsageError, match="one number for each of 3 channels"):
         load_teacher(f"{factory}:net", InputOverride((3, 8, 8), (0.5,), (0.25,) * 3))
@@ -117,10 +117,10 @@ def bare_teacher(name, **options):
 
 def test_a_vision_transformer_is_refused():
     with pytest.raises(ModelError, match="no batch norm"):
-        examine(bare_teacher("test_vit"))
+        capture_teacher(bare_teacher("test_vit"))
 
 
-@pytest.mark.parametrize("look", [check_classifier, examine])
+@pytest.mark.parametrize("look", [check_classifier, capture_teacher])
 def test_a_network_without_its_classifier_is_refused(look):
     with pytest.raises(ModelError, match="no classifier: it returns 256 features"):
         look(bare_teacher("test_efficientnet", num_classes=0))
@@ -238,7 +238,7 @@ def test_an_own_architecture_in_a_folder(tmp_path):
             {"architecture": "cifar_resnet", "num_classes": 5, "model_args": {"blocks": 1}, "pretrained_cfg": cfg}
         )
     )
-    assert examine(load_teacher(str(tmp_path))).num_classes == 5
+    assert capture_teacher(load_teacher(str(tmp_path))).num_classes == 5
     (tmp_path / "model.safetensors").write_bytes(b"rubbish")
     with pytest.raises(ModelError, match="no safetensors file, or a damaged one"):
         load_teacher(str(tmp_path))

@@ -40,7 +40,7 @@ from intraq_cli.io.json_files import write_json
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Anatomy, Teacher, examine
+from intraq_cli.models.teacher import Captured, Teacher, capture_teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
@@ -210,7 +210,7 @@ def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec
         site.set_grid(torch.tensor(0.1), torch.tensor(3.0))
     folder.mkdir(parents=True)
     write_weights(folder, checkpoint_tensors(student, student.freeze()))
-    write_json(folder / "config.json", checkpoint_config(teacher, Anatomy(graph, 10), plan, 4, 4))
+    write_json(folder / "config.json", checkpoint_config(teacher, Captured(graph, 10), plan, 4, 4))
     write_json(folder / "run.json", {"teacher": {"source": "resnet20_digits", "sha256": None, "weights": None}})
 
 
@@ -396,7 +396,7 @@ def _use_evaluate(folder: Path) -> None:
 
 
 def _use_float(folder: Path) -> None:
-    examine(Source.parse(str(folder)).load())
+    capture_teacher(Source.parse(str(folder)).load())
 
 
 def _use_inspect(folder: Path) -> None:

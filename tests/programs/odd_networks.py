@@ -36,7 +36,7 @@ from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import examine
+from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
@@ -542,7 +542,7 @@ def judged(seed: int, learned: bool = False) -> tuple[str, str]:
 def calibrated_on_pictures(network: nn.Module, placement: Any) -> nn.Module:
     """W8A8 in the plainest way, with the images that a user may not have."""
     graph = form_of(
-        examine(Source.parse(network, InputOverride(SHAPE, (0.5,) * 3, (0.25,) * 3)).load()).graph, placement
+        capture_teacher(Source.parse(network, InputOverride(SHAPE, (0.5,) * 3, (0.25,) * 3)).load()).graph, placement
     )
     own = own_tensors(graph)
     student = QuantizedNetwork(own, plan_quantization(graph, 8, 8, placement)).eval()
