@@ -15,7 +15,10 @@ from intraq_cli.models.meta_build import BUILD_ERRORS
 WRAPPERS = (
     # the moving average first: it is what a training script with one reports its accuracy of
     "state_dict_ema",
+    "ema_state_dict",
     "model_ema",
+    "ema_model",
+    "ema",
     "params_ema",
     "state_dict",
     "model_state_dict",
@@ -27,7 +30,7 @@ WRAPPERS = (
     "weights",
     "module",
 )
-"""Keys under which training scripts keep a state dict."""
+"""Keys under which training scripts keep a state dict, the best first; under others one may be, too."""
 PREFIXES = ("module.", "model.", "net.", "network.")
 """Of ``DataParallel``, ``AveragedModel``, Lightning and their like, in front of every key."""
 COMPILED = "_orig_mod."
@@ -51,42 +54,85 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
 
     Args:
         path: the file.
-        known: keys of the network that it is for: where all of a file's keys have a prefix that none of these has,
-            they lose it.
+        known: keys of the network that it is for: where they are in the file behind a prefix, they lose it, and what
+            has another one (a criterion's) is left out.
 
     Raises:
-        ModelError: no such file, or no state dict in it; the message says what is.
+        ModelError: no such file, no state dict in it, or those of several networks; the message says what is.
     """
     found = _read(path)
-    states = [_without_prefixes(state, known) for state in _state_dicts(found)]
-    if not states:
-        raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
     # a moving average may be there and hold no network, or its parameters alone
     needed = {key for key in known if not key.endswith("num_batches_tracked")}
-    whole = (state for state in states if state.keys() >= needed)
-    chosen = next(whole, next((state for state in states if state.keys() & needed), states[0]))
-    for key, tensor in chosen.items():
+    named, others = dict(_state_dicts(found, WRAPPERS)), dict(_state_dicts(found))
+    chosen = next((whole for name in named if (whole := _network(path, {name: named[name]}, needed))), None)
+    chosen = chosen or _network(path, others, needed)
+    if not chosen:
+        states = [_without_prefixes(state, known) for state in named.values()]
+        if not states:
+            raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
+        chosen = next((state for state in states if state.keys() & needed), states[0])
+    _check_tensors(path, chosen)
+    return chosen
+
+
+def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    for key, tensor in state.items():
         if tensor.layout is not torch.strided:
             raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")
         # a view may be of any size on a storage of one value
         if tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
-    return chosen
 
 
-def _state_dicts(found: Any, depth: int = 3) -> Iterator[dict[str, Tensor]]:
-    """Those in ``found`` and its wrappers, of which one may be in another, the best first."""
+def _state_dicts(
+    found: Any, wrappers: Collection[str] | None = None, name: str = "", depth: int = 3
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Those in ``found`` and in its ``wrappers`` (all of its keys if None), of which one may be in another; by name."""
     if not isinstance(found, dict):
         return
     if found and all(isinstance(value, Tensor) for value in found.values()):
-        yield {str(key): tensor for key, tensor in found.items()}
+        keys = {str(key).replace(COMPILED, ""): tensor for key, tensor in found.items()}
+        yield name, {key: tensor for key, tensor in keys.items() if key != "n_averaged"}
     elif depth:
-        for key in WRAPPERS:
-            yield from _state_dicts(found.get(key), depth - 1)
+        for key in found if wrappers is None else wrappers:
+            yield from _state_dicts(found.get(key), wrappers, f"{name}{key}.", depth - 1)
+
+
+def _network(path: Path, states: dict[str, dict[str, Tensor]], needed: set[str]) -> dict[str, Tensor] | None:
+    """The one that holds all ``needed`` keys, without what is in front of them; None if there is none.
+
+    Raises:
+        ModelError: there are several, and they are not the same.
+    """
+    parts = {name + prefix: part for name, state in states.items() for prefix, part in _parts(state, needed)}
+    for part in parts.values():
+        _check_tensors(path, part)
+    if not parts:
+        return None
+    first, *more = parts.values()
+    if not all(_same(part[key], first[key]) for part in more for key in needed):
+        names = ", ".join(name.rstrip(".") for name in parts)
+        raise ModelError(f"{path} holds the weights of several networks: {names}", "save the state_dict() of one")
+    return first
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _parts(state: dict[str, Tensor], needed: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What of a state dict holds all ``needed`` keys, with the prefix that it has lost."""
+    if state.keys() >= needed:
+        yield "", state
+        return
+    longest = max(needed, key=len)
+    for prefix in [key.removesuffix(longest) for key in state if key.endswith(f".{longest}")]:
+        if all(prefix + key in state for key in needed):
+            yield prefix, {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def _without_prefixes(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
-    state = {key.replace(COMPILED, ""): tensor for key, tensor in state.items() if key != "n_averaged"}
+    """Of a state dict that is not whole: without what all of its keys begin with."""
     for prefix in PREFIXES * 2:
         if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in known):
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}

@@ -59,6 +59,10 @@ FILES = {
     "an average of something else": lambda n: {"state_dict": n.state_dict(), "model_ema": {"decay": torch.ones(1)}},
     "an average that is no state dict": lambda n: {"model": n.state_dict(), "model_ema": {"decay": 0.99}},
     "an average in a module": lambda n: {"model_ema": {"module": n.state_dict(), "decay": 0.99}},
+    "another key": lambda n: {"student": n.state_dict(), "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+    "a part of a larger module": lambda n: {**prefixed(n, "net.backbone."), "criterion.weight": torch.ones(7)},
+    "Lightning with a loss": lambda n: {"state_dict": {**prefixed(n, "model."), "loss.weight": torch.ones(7)}},
+    "two names for the same": lambda n: {**prefixed(n, "model."), **prefixed(n, "alias.")},
     "twice": lambda n: {"model": {"state_dict": n.state_dict()}},
 }  # fmt: skip
 
@@ -76,6 +80,16 @@ def test_a_moving_average_goes_first(network, tmp_path):
     ema = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
     torch.save({"state_dict": network.state_dict(), "state_dict_ema": ema}, tmp_path / "w.pth")
     assert not any(value.any() for value in read_state_dict(tmp_path / "w.pth", ema.keys()).values())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_of_two_networks_none_is_taken(network, wrapped, tmp_path):
+    other = {key: tensor + 1 for key, tensor in network.state_dict().items()}
+    both = {"student": network.state_dict(), "teacher": other}
+    flat = {f"{name}.{key}": tensor for name, state in both.items() for key, tensor in state.items()}
+    torch.save(both if wrapped else {"state_dict": flat}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match=r"holds the weights of several networks: .*student, .*teacher"):
+        read_state_dict(tmp_path / "w.pth", other.keys())
 
 
 def test_a_prefix_that_is_the_networks_own_stays(tmp_path):
