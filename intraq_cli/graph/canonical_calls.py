@@ -105,12 +105,19 @@ def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
         graph.graph.erase_node(node)
 
 
+def _leaky_relu(graph: fx.GraphModule, node: fx.Node) -> None:
+    given = arguments(node)
+    if not given["training"]:
+        replace_call(graph, node, aten.leaky_relu.default, given["self"], (given["lower"] + given["upper"]) / 2)
+
+
 FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten._convolution.default: _convolution,
     aten.convolution.default: _convolution,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.native_batch_norm.default: _batch_norm,
     aten.copy.default: _copied,
+    aten.rrelu.default: _leaky_relu,
     aten.linalg_matmul.default: _matmul,
     aten.view.default: _view,
     aten._unsafe_view.default: _view,

@@ -63,6 +63,18 @@ def zeros_around(node: fx.Node) -> tuple[int, int, int, int] | None:
     return top, left, bottom, right
 
 
+DIVISIONS: dict[Any, int] = {
+    aten.div.Tensor: 1,
+    **dict.fromkeys((aten.reciprocal.default, aten.rsqrt.default, aten.log.default, aten.log2.default), 0),
+}
+"""Calls that put out no number where this argument is zero."""
+TOWARDS_DIVISORS = (
+    *(aten.add.Tensor, aten.clamp.default, aten.clamp_min.default, aten.sqrt.default),
+    *(aten.sum.dim_IntList, *AVERAGES),
+)
+"""Calls that make a divisor of a value, such as ``x + 1e-6``."""
+
+
 def carries(node: fx.Node) -> bool:
     """Whether a call hands on values of its first argument, and zeros perhaps."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
@@ -126,6 +138,16 @@ def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
             yield from final_readers(user)
         else:
             yield user, node
+
+
+def is_divisor(node: fx.Node) -> bool:
+    """Whether something is divided by a value, or by what a call or two make of it: a grid may round it to zero."""
+    for user, read in final_readers(node):
+        if user.target in DIVISIONS and user.args[DIVISIONS[user.target]] is read:
+            return True
+        if user.target in TOWARDS_DIVISORS and len(user.all_input_nodes) == 1 and is_divisor(user):
+            return True
+    return False
 
 
 def is_answer(graph: fx.GraphModule, node: fx.Node) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from intraq_cli.errors import ModelError
 from intraq_cli.graph.batch_norms import (
     batch_norms,
     folded_outputs,
@@ -61,6 +62,9 @@ def calibrate(
         images: ``(B, C, H, W)``, on the same device; all in one run.
         config: the recipe's quantization section.
         sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
+
+    Raises:
+        ModelError: an activation is no number.
     """
     float_ = float_statistics(teacher, images, sampled)
     bits = min(student.plan.activations.values(), default=COMPENSATED)
@@ -72,7 +76,12 @@ def calibrate(
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
         student.set_weight(name, quantizer)
-    for activation in student.activation_quantizers.values():
+    for name, activation in student.activation_quantizers.items():
+        if not (activation.scale() + activation.zero_point).isfinite():
+            raise ModelError(
+                f"quantized, the network puts out what is no number at {name}",
+                "try another --act-placement, or leave layers float by --bits FILE.toml",
+            )
         activation.scale.learn(config.activation_scale == "learned")
 
 

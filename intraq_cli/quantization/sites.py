@@ -7,7 +7,7 @@ from torch import fx
 
 from intraq_cli.graph.layers import Layer, activation_calls, quantizable
 from intraq_cli.graph.nodes import argument_node, calls, constant_nodes, input_node, names_of_calls
-from intraq_cli.graph.values import final_readers, is_answer, is_integer_operation, values
+from intraq_cli.graph.values import final_readers, is_answer, is_divisor, is_integer_operation, values
 from intraq_cli.recipe import Placement
 
 
@@ -66,7 +66,7 @@ def _on_integers(
 
 
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
-    """Values that an integer operation puts out or reads; the logits are none."""
+    """Values that an integer operation puts out or reads; not the logits, nor what something is divided by."""
     layer_calls = {call for layer in found for call in layer.calls}
     found_values = values(graph)
     readers = {call: list(final_readers(value)) for call, value in found_values.items()}
@@ -76,6 +76,8 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
         users = readers[call]
         by_layers = _readers_among(layer_calls, users)
         if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
+            continue
+        if is_divisor(value):
             continue
         others = [user for user, read in users if user not in by_layers or user.args[0] is not read]
         made[call] = Site(value, None, by_layers, not others)

@@ -312,3 +312,18 @@ class Complex(nn.Module):
 def test_complex_weights_stay_as_they_are_and_say_so():
     found = {layer.name: layer.float_reason for layer in layers(graph_of(Complex().eval()))}
     assert found == {"conv": None, "mixing": "its weight is complex", "fc": None}
+
+
+def test_a_randomized_relu_is_a_leaky_one_when_it_is_not_trained(random):
+    class Randomized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(3, 6, 3), nn.RReLU(0.1, 0.3), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.fc(self.act(self.conv(x)).mean((2, 3)))
+
+    network, x = trained(Randomized()), torch.randn(2, 3, 8, 8, generator=random)
+    graph = graph_of(network)
+    assert list(activation_calls(graph).values()) == ["act"]
+    assert torch.allclose(graph(x), network(x), atol=1e-6)

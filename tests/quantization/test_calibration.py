@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from intraq_cli.errors import ModelError
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import replace_tensors, tensors
 from intraq_cli.quantization import calibration
@@ -108,3 +110,9 @@ def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, r
     run = FloatRun(graph, images)
     for name in [*seen][::2]:  # not every layer is asked about
         assert torch.equal(run.read_by(name), seen[name])
+
+
+def test_an_activation_that_is_no_number_is_refused_by_name(graph):
+    images = torch.full((4, 3, 8, 8), torch.nan)
+    with pytest.raises(ModelError, match="what is no number at conv1"):
+        calibrate(student_of(graph), graph, images, Quantization(correction="never"))

@@ -198,3 +198,27 @@ def test_an_average_between_two_float_operations_stays_float():
     assert len(student.activation_quantizers) == 3  # the image, what goes into the powers, and the classifier's input
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(7))
     assert relative_error(network(x), student(x)) < 0.05
+
+
+class SoftPool(nn.Module):
+    """Averages weighted by ``exp(x)``, which a grid of eight bits would round to sums of zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Linear(6 * 16, 4)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        weights = x.exp()
+        pooled = F.avg_pool2d(x * weights, 2) / (F.avg_pool2d(weights, 2) + 1e-9)
+        return self.fc(pooled.flatten(1))
+
+
+def test_what_something_is_divided_by_stays_float(random):
+    network = trained(SoftPool())
+    network.norm.weight.data *= 3
+    nodes = frozen_student(network, 8, 8).site_nodes
+    read = [str(node.args[0]) for node in nodes.values()]
+    assert not any(name.startswith(("exp", "avg_pool2d_1")) for name in read)
+    assert {"mul", "avg_pool2d"} <= set(read)
+    assert frozen_student(network, 8, 8)(torch.randn(4, 3, 8, 8, generator=random)).isfinite().all()
