@@ -66,7 +66,7 @@ def _on_integers(
 
 
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
-    """Values that an integer operation puts out or reads; not the logits, nor what something is divided by."""
+    """Values that an integer operation puts out or reads; not the logits, nor divisors that no layer makes."""
     layer_calls = {call for layer in found for call in layer.calls}
     found_values = values(graph)
     readers = {call: list(final_readers(value)) for call, value in found_values.items()}
@@ -77,7 +77,7 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
         by_layers = _readers_among(layer_calls, users)
         if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
             continue
-        if is_divisor(value):
+        if call not in layer_calls and is_divisor(value):  # a layer runs on integers only if it puts out some
             continue
         others = [user for user, read in users if user not in by_layers or user.args[0] is not read]
         made[call] = Site(value, None, by_layers, not others)
