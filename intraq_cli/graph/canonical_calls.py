@@ -33,11 +33,6 @@ def canonical_calls(graph: fx.GraphModule) -> None:
         node.args, node.kwargs = tuple(arguments(node).values()), {}
 
 
-def returns_its_input(node: fx.Node) -> bool:
-    """Whether a call returns, in evaluation mode, the very tensor that it takes."""
-    return FORMS.get(node.target) is _nothing
-
-
 def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     x, weight, bias = given["input"], given["weight"], given["bias"]
@@ -98,13 +93,6 @@ def _copied(graph: fx.GraphModule, node: fx.Node) -> None:
     graph.graph.erase_node(node)
 
 
-def _nothing(graph: fx.GraphModule, node: fx.Node) -> None:
-    given = arguments(node)
-    if not given.get("train", False):
-        node.replace_all_uses_with(given["input"] if "input" in given else given["self"])
-        graph.graph.erase_node(node)
-
-
 def _leaky_relu(graph: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     if not given["training"]:
@@ -125,10 +113,5 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     aten.view_as_complex.default: _contiguous_input,
     aten.view.dtype: _contiguous_input,
     aten.as_strided.default: _contiguous_input,
-    aten.dropout.default: _nothing,
-    aten.feature_dropout.default: _nothing,
-    aten.alpha_dropout.default: _nothing,
-    aten.alias.default: _nothing,
-    aten.lift_fresh_copy.default: _nothing,
     **POOLING,
 }

@@ -12,6 +12,12 @@ aten = torch.ops.aten
 
 Given = dict[str, Any]
 
+UNTOUCHED = (
+    *(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default),
+    *(aten.alias.default, aten.lift_fresh_copy.default),
+)
+"""Calls that return, in evaluation mode, the very tensor that they take."""
+
 
 def handed_on(node: fx.Node) -> fx.Node | None:
     """The node whose value, in the same shape and type, a call of the exported graph returns; None of other calls."""
@@ -29,6 +35,10 @@ def _kind(node: fx.Node) -> tuple[str, torch.dtype]:
 
 def _always(given: Given) -> bool:
     return True
+
+
+def _in_evaluation(given: Given) -> bool:
+    return not given.get("train", False)
 
 
 def _adds_nothing(given: Given) -> bool:
@@ -57,6 +67,7 @@ def _to_given_size(given: Given) -> bool:
 
 
 IDENTITIES: Mapping[Any, Callable[[Given], bool]] = {
+    **dict.fromkeys(UNTOUCHED, _in_evaluation),
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), _adds_nothing),
     **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), _times_one),
     aten.pow.Tensor_Scalar: _power_of_one,

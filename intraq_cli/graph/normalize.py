@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from torch._ops import HigherOrderOperator, OpOverload
 
 from intraq_cli.errors import ModelError
-from intraq_cli.graph.canonical_calls import canonical_calls, returns_its_input
+from intraq_cli.graph.canonical_calls import canonical_calls
+from intraq_cli.graph.identities import UNTOUCHED
 from intraq_cli.graph.nodes import (
     NETWORK,
     argument_node,
@@ -100,7 +101,7 @@ def _is_view(node: fx.Node) -> bool:
     """Whether what a call returns may share its memory with what it takes."""
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
-    if returns_its_input(node):
+    if node.target in UNTOUCHED:
         return True
     made = node.target._schema.returns
     return any(one.alias_info is not None and not one.alias_info.is_write for one in made)

@@ -71,7 +71,7 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
         if not states:
             raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
         chosen = next((state for state in states if state.keys() & needed), states[0])
-    _check_tensors(path, chosen)
+        _check_tensors(path, chosen)
     return chosen
 
 
