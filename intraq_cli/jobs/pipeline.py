@@ -201,12 +201,12 @@ class Job:
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> Made:
         """Calibrated by batch-norm statistics or by random images, whichever the network follows better."""
 
-        def made_by(images: TuningImages | None) -> Made:
+        def made_by(plan: Plan, images: TuningImages | None) -> Made:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
             self._calibrate(student, graph, images, by_statistics=images is None)
             return Made(student, _frozen(student), Fidelity(), {})
 
-        return WithoutImages(self.teacher, self.captured.graph, self.context).better(made_by)
+        return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by)
 
     def _context_of(self, stage: str) -> RunContext:
         """With the number of images that fit into memory at once in a stage, where none is given."""

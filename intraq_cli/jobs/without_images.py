@@ -17,6 +17,7 @@ from intraq_cli.jobs.made import Made
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
+from intraq_cli.quantization.plan import Plan, at_eight_bits
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import batches_on_device
 from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
@@ -32,8 +33,9 @@ on networks trained on photographs it was at most 0.2 at W8A8."""
 DOUBTFUL = 0.08
 """Relative error of logits on random images from which on batch-norm statistics are doubted."""
 CONTRADICTED = 2.2
-"""How much less it must be with ranges of these images to go by them: on networks trained on photographs, where
-they hold, it was at most 2.0 times less."""
+"""How much less it must be with ranges of these images, everything at 8 bits, to go by them: on networks trained on
+photographs, where they hold, it was at most 2.1 times less. With fewer bits it says little: what corrects coarse
+weights on random images does so for other random images, not for photographs."""
 CANDIDATES = 512
 """Random images of which the nearest to batch norms' statistics are taken."""
 COMPARED = 64
@@ -45,21 +47,25 @@ WEAK = 0.3
 """Relative error of logits on random images from which on a way to a better network is told."""
 
 
+MadeBy = Callable[[Plan, TuningImages | None], Made]
+
+
 @dataclass(frozen=True)
 class WithoutImages:
     """A choice between two ways to quantize ``teacher``, whose ``graph`` is captured and on the context's device."""
 
     teacher: Teacher
     graph: fx.GraphModule
+    plan: Plan
     context: RunContext
 
-    def better(self, made_by: Callable[[TuningImages | None], Made]) -> Made:
+    def better(self, made_by: MadeBy) -> Made:
         """The network that follows the teacher on random images; what is doubtful about it is reported.
 
         Args:
-            made_by: quantizes by images, or, given none, by batch-norm statistics.
+            made_by: quantizes as a plan says, by images or, given none, by batch-norm statistics.
         """
-        made, images = made_by(None), random_pixels(self.teacher.spec)
+        made, images = made_by(self.plan, None), random_pixels(self.teacher.spec)
         error = on_any = relative_error(self._logits(self.teacher.logits, images), self._logits(made.student, images))
         if error > DOUBTFUL:
             nearest = self._nearest()
@@ -72,20 +78,29 @@ class WithoutImages:
         self._tell(error, on_any)
         return replace(made, logits_error=error)
 
-    def _compared(self, made: Made, made_by: Callable[[TuningImages | None], Made], nearest: TuningImages) -> Made:
+    def _compared(self, made: Made, made_by: MadeBy, nearest: TuningImages) -> Made:
         """``made``, or the network whose ranges are those of random images where it follows much better on others."""
-        unseen = nearest.images[CALIBRATION_IMAGES:]
+        first, unseen = nearest.select(slice(CALIBRATION_IMAGES)), nearest.images[CALIBRATION_IMAGES:]
         wanted = self._logits(self.teacher.logits, unseen)
-        error = relative_error(wanted, self._logits(made.student, unseen))
-        if error > DOUBTFUL:
-            other = made_by(nearest.select(slice(CALIBRATION_IMAGES)))
-            otherwise = relative_error(wanted, self._logits(other.student, unseen))
-            if error > CONTRADICTED * otherwise:
-                off = f"logits off by {otherwise:.2f} of their spread on them, by {error:.2f} with theirs"
-                what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
-                self._warn(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)")
-                return replace(other, logits_error=otherwise, random_images=True)
-        return replace(made, logits_error=error)
+
+        def error_of(network: Made) -> float:
+            return relative_error(wanted, self._logits(network.student, unseen))
+
+        error = error_of(made)
+        if error <= DOUBTFUL:
+            return replace(made, logits_error=error)
+        fine = at_eight_bits(self.plan)
+        by_statistics = error if fine == self.plan else error_of(made_by(fine, None))
+        other = made_by(fine, first)
+        by_images = error_of(other)
+        if by_statistics <= CONTRADICTED * by_images:
+            return replace(made, logits_error=error)
+        off = f"at 8 bits logits are off by {by_images:.2f} of their spread on them, by {by_statistics:.2f} with theirs"
+        what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
+        self._warn(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)")
+        if fine != self.plan:
+            other = made_by(self.plan, first)
+        return replace(other, logits_error=error_of(other), random_images=True)
 
     def _nearest(self) -> TuningImages | None:
         """Random images whose statistics are the nearest to those of training; None where these are far from it.

@@ -91,6 +91,13 @@ def plan_quantization(
     return Plan(placement, weights, _integer_bits(sites, inputs), _limits(found, weights, inputs))
 
 
+def at_eight_bits(plan: Plan) -> Plan:
+    """The plan with 8 bits for all that it quantizes."""
+    weights, activations = (dict.fromkeys(bits, 8) for bits in (plan.weights, plan.activations))
+    limits = dict.fromkeys(weights, _largest_code(8)) if plan.placement == "integer" else {}
+    return Plan(plan.placement, weights, activations, limits)
+
+
 def bits_read(graph: fx.GraphModule, plan: Plan) -> dict[fx.Node, int]:
     """Bits of what layers read, by their calls; those that read floats are not in it."""
     sites = activation_sites(graph, plan.placement)
@@ -126,10 +133,15 @@ def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, i
     limits = {}
     for layer in found:
         bits, widest = weights[layer.name], max(inputs[call] for call in layer.calls)
-        largest = min(127, LARGEST_PAIR // (2 * (2**widest - 1)))
+        largest = _largest_code(widest)
         if 2**bits - 1 > largest:
             limits[layer.name] = min(largest, 2 ** (bits - 1) - 1)
     return limits
+
+
+def _largest_code(widest: int) -> int:
+    """Of a weight, up or down, in a layer that reads values of at most ``widest`` bits."""
+    return min(127, LARGEST_PAIR // (2 * (2**widest - 1)))
 
 
 def check_width(option: str, bits: int | None) -> None:

@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from intraq_cli import load, quantize
+from intraq_cli.evaluation.fidelity import Fidelity
 from intraq_cli.events import Warned
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.jobs import pipeline, without_images
+from intraq_cli.jobs.made import Made
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.input_spec import InputSpec
@@ -19,6 +22,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import form_of, plan_quantization
+from intraq_cli.quantization.ranges import worst_ranges
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.given_pictures import nearest_pictures
@@ -152,14 +156,65 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
     monkeypatch.setattr(Job, "_calibrate_on", watched)
     spy = lambda self, network, x: judged.append(x) or logits(self, network, x)  # noqa: E731
     monkeypatch.setattr(WithoutImages, "_logits", spy)
-    made = one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
+    plan = plan_quantization(one.captured.graph, 8, 8, "inputs")
+    made = one.quantize(plan, None)
     assert made.random_images
     assert (len(learned[-1]), len(judged[-1])) == (128, 64)
     assert not any(torch.equal(x, other) for x in judged[-1].float() for other in learned[-1].float())
-    choice = WithoutImages(one.teacher, one.captured.graph, one.context)
+    choice = WithoutImages(one.teacher, one.captured.graph, plan, one.context)
     assert made.logits_error == relative_error(
         *(logits(choice, n, judged[-1]) for n in (one.teacher.logits, made.student))
     )
+
+
+def test_without_images_ranges_of_pooled_values_reach_as_far_as_images_of_one_colour_take_them(tmp_path):
+    """Samples of neighbouring places are independent, so their mean hardly moves; that of such an image does."""
+    random = torch.Generator().manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 12, 3, 1, 1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 1),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+    ]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5))
+
+    def images(count):
+        return torch.randn(count, 3, 1, 1, generator=random) + 0.3 * torch.randn(count, 3, 8, 8, generator=random)
+
+    with torch.no_grad():
+        for _ in range(50):
+            network.train()(images(64))
+    network.eval().requires_grad_(False)
+    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+    quantize(network, w=8, a=8, recipe="instant", out=tmp_path / "out", **given)
+    ranges = {found.site: found for found in worst_ranges(load(tmp_path / "out", model=network), images(256), 99)}
+    assert ranges["8"].grid_high > 1.1 * ranges["8"].high
+
+
+@pytest.mark.parametrize("at_eight", [(0.3, 0.2), (0.9, 0.1)])
+def test_whether_batch_norms_fit_a_network_is_judged_at_eight_bits(job, at_eight):
+    """Weights of few bits, corrected on random images, follow on other random images and nowhere else."""
+    one = job()
+    plan = plan_quantization(one.captured.graph, 3, 6, "inputs")
+    off = {(8, "statistics"): at_eight[0], (8, "images"): at_eight[1], (3, "statistics"): 1.0, (3, "images"): 0.15}
+
+    def made_by(plan, images):
+        (bits,) = {*plan.weights.values()}
+        share = off[bits, "images" if images else "statistics"]
+
+        def student(x):
+            logits = one.teacher.logits(x)
+            return logits + share * (logits - logits.mean(0))
+
+        return Made(student, {}, Fidelity(), {})
+
+    better = WithoutImages(one.teacher, one.captured.graph, plan, one.context).better(made_by)
+    random = at_eight[0] > without_images.CONTRADICTED * at_eight[1]
+    assert better.random_images == random
+    # the mean is that of 16 images at once, so the share is nearly that of the spread
+    assert better.logits_error == pytest.approx(off[3, "images" if random else "statistics"], rel=0.1)
 
 
 def test_without_images_a_network_that_follows_badly_is_told_what_does_better(job, monkeypatch):
@@ -173,7 +228,10 @@ def test_without_images_a_network_that_follows_badly_is_told_what_does_better(jo
     assert "of their spread: --recipe calibrated or default" in warning
 
 
-def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random_images(tmp_path, small_digits):
+def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random_images(
+    tmp_path, small_digits, monkeypatch
+):
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
     made = quantize(small_digits, w=8, a=8, recipe="instant", out=tmp_path / "out", device="cpu")
     teacher = Source.parse(small_digits).load()
     images = random_pixels(teacher.spec)
