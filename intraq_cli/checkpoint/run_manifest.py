@@ -103,39 +103,6 @@ class RunManifest(_Table):
     """SHA-256 of the card, and of the one that it replaces."""
 
 
-class _Tuning(_Table):
-    steps: Count
-
-
-class _Recipe(_Table):
-    name: Text
-    tuning: _Tuning
-
-
-class _Versions(_Table):
-    intraq: Text
-
-
-class _Measured(_Table):
-    bytes_float: Count
-    bytes_quantized: Count
-    agreement: Figure | None = None
-    held_out: Count | None = None
-
-
-class PublishedRun(RunManifest):
-    """``run.json`` with all that a model card tells of it."""
-
-    name: Text
-    command: StrictStr
-    seed: Whole
-    images_from: Text | None = None
-    needs_factory: StrictBool
-    recipe: _Recipe
-    versions: _Versions
-    measured: _Measured
-
-
 def read_run(folder: Path) -> dict[str, Any]:
     """The manifest of a checkpoint folder, checked against :class:`RunManifest`; empty where there is none.
 

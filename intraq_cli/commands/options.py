@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from intraq_cli.choices import LARGEST_SEED, Placement
-from intraq_cli.commands.parsing import bits, micro_batch, numbers
+from intraq_cli.commands.parsing import bits, numbers
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.preprocessing import Interpolation as _Interpolation
 
@@ -139,10 +139,6 @@ Sensitivities = Annotated[
     _unset("--sensitivity", metavar="FILE", help="What `sensitivity --out` wrote: nothing is measured then."),
 ]
 SensitivityFile = Annotated[Path | None, _unset("--out", help="File to write too, for `quantize --sensitivity`.")]
-ActPlacement = Annotated[
-    Placement,
-    typer.Option("--act-placement", help=f"Quantize {PLACEMENTS}."),
-]
 ModelPlacement = Annotated[Placement | None, _unset("--act-placement", help=f"Quantize {PLACEMENTS}; default: inputs.")]
 RecipePlacement = Annotated[
     Placement | None,
@@ -228,15 +224,8 @@ SampleSeed = Annotated[
 OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0, max=LARGEST_SEED)]
 SEEDS_HELP = "One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end."
 Seeds = Annotated[Any, _several("--seeds 0,1,2", int, "N,...", SEEDS_HELP)]
-MicroBatch = Annotated[
-    Any,
-    typer.Option(
-        "--batch-size",
-        metavar="N|auto",
-        help="Images per pass (micro-batch): gradients are accumulated, so it does not change the result.",
-        parser=micro_batch,
-    ),
-]
+MICRO_BATCH_HELP = "Images per pass (micro-batch); default: what fits. Gradients add up, so the result is the same."
+MicroBatch = Annotated[int | None, _unset("--batch-size", min=1, help=MICRO_BATCH_HELP)]
 
 Tensorboard = Annotated[
     Path | None, _unset("--tensorboard", metavar="DIR", help="Write losses for TensorBoard, which must be installed.")

@@ -58,15 +58,6 @@ def bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
     return parse
 
 
-def micro_batch(text: str) -> int | None:
-    """Parse ``N`` or ``auto``."""
-    if text == "auto":
-        return None
-    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
-        raise UsageError(f"--batch-size {text}: must be auto or a whole number from 1")
-    return int(text)
-
-
 def plain(message: str) -> str:
     """What pydantic, through typer, says of an option's value, in our words."""
     for pattern, words in PYDANTIC:

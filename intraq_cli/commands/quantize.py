@@ -49,7 +49,7 @@ def quantize(
     export: options.Export = None,
     force: options.ForceFolder = False,
     resume: options.Resume = True,
-    batch_size: options.MicroBatch = "auto",
+    batch_size: options.MicroBatch = None,
     deterministic: options.Deterministic = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,

@@ -29,7 +29,7 @@ def synthesize(
     tensorboard: options.Tensorboard = None,
     force: options.Force = False,
     resume: options.Resume = True,
-    batch_size: options.MicroBatch = "auto",
+    batch_size: options.MicroBatch = None,
     deterministic: options.Deterministic = False,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,

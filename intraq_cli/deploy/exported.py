@@ -8,7 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from intraq_cli.checkpoint.run_manifest import TeacherOrigin
-from intraq_cli.deploy.session import OnnxNetwork, metadata, open_session
+from intraq_cli.deploy.onnx_file import PRODUCER
+from intraq_cli.deploy.session import OnnxNetwork, open_session
 from intraq_cli.errors import ExportError, first_line, interruption
 from intraq_cli.io.untrusted import first_fault
 from intraq_cli.models.config import MAX_CLASSES, PretrainedCfg, spec_of_config
@@ -54,7 +55,7 @@ def open_exported(path: Path) -> Exported:
     if not path.is_file():
         raise ExportError(f"no file {path}", "make one with `intraq export FOLDER`")
     session = open_session(path)
-    about = _checked(metadata(session, str(path)), path)
+    about = _metadata(session, path)
     spec = spec_of_config(about.pretrained_cfg, f"{path}: pretrained_cfg", ExportError)
     network = OnnxNetwork(session)
     _check_runs(network, spec, about.num_classes, path)
@@ -62,9 +63,17 @@ def open_exported(path: Path) -> Exported:
     return Exported(network, spec, about.num_classes, about.label_names, run)
 
 
-def _checked(about: dict[str, Any], path: Path) -> _Metadata:
+def _metadata(session: Any, path: Path) -> _Metadata:
+    """What a file says of itself.
+
+    Raises:
+        ExportError: it was not made by ``intraq export``, or its metadata make no sense.
+    """
+    said = session.get_modelmeta().custom_metadata_map.get(PRODUCER)
+    if said is None:
+        raise ExportError(f"{path} was not made by `intraq export`", "its metadata say nothing of images and classes")
     try:
-        return _Metadata.model_validate(about)
+        return _Metadata.model_validate_json(said)
     except ValidationError as error:
         raise ExportError(f"the metadata of {path} are damaged: {first_fault(error)}", "export it again") from error
 

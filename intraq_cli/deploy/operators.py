@@ -12,23 +12,18 @@ from torch.onnx.ops import symbolic
 
 def quantize_linear(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Codes of ``x`` (any shape), in the type of ``zero_point``; both ``()``."""
-    made: Tensor = symbolic("QuantizeLinear", (x, scale, zero_point), dtype=zero_point.dtype, shape=x.shape)
-    return made
+    return symbolic("QuantizeLinear", (x, scale, zero_point), dtype=zero_point.dtype, shape=x.shape)
 
 
 def clip(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Codes between two others, ``()`` each."""
-    made: Tensor = symbolic("Clip", (codes, low, high), dtype=codes.dtype, shape=codes.shape)
-    return made
+    return symbolic("Clip", (codes, low, high), dtype=codes.dtype, shape=codes.shape)
 
 
 def dequantize_linear(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Values of codes; ``scale`` and ``zero_point`` are ``()``, or ``(out,)`` along the first dimension."""
     axis: dict[str, Any] = {"axis": 0} if scale.dim() else {}
-    made: Tensor = symbolic(
-        "DequantizeLinear", (codes, scale, zero_point), attrs=axis, dtype=torch.float32, shape=codes.shape
-    )
-    return made
+    return symbolic("DequantizeLinear", (codes, scale, zero_point), attrs=axis, dtype=torch.float32, shape=codes.shape)
 
 
 def conv(
@@ -45,7 +40,7 @@ def conv(
     size = [
         (x.shape[2 + k] + pads[k] + pads[2 + k] - dilation[k] * (kernel[k] - 1) - 1) // stride[k] + 1 for k in (0, 1)
     ]
-    made: Tensor = symbolic(
+    return symbolic(
         "Conv",
         (x, weight) if bias is None else (x, weight, bias),
         attrs={
@@ -58,18 +53,15 @@ def conv(
         dtype=x.dtype,
         shape=(x.shape[0], weight.shape[0], *size),
     )
-    return made
 
 
 def gemm(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer on ``x`` ``(N, in)``."""
     inputs = (x, weight) if bias is None else (x, weight, bias)
     shape = (x.shape[0], weight.shape[0])
-    made: Tensor = symbolic("Gemm", inputs, attrs={"transB": 1}, dtype=x.dtype, shape=shape)
-    return made
+    return symbolic("Gemm", inputs, attrs={"transB": 1}, dtype=x.dtype, shape=shape)
 
 
 def global_average_pool(x: Tensor) -> Tensor:
     """Means over all positions of ``x`` ``(B, C, H, W)``: ``(B, C, 1, 1)``."""
-    made: Tensor = symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=(*x.shape[:2], 1, 1))
-    return made
+    return symbolic("GlobalAveragePool", (x,), dtype=x.dtype, shape=(*x.shape[:2], 1, 1))

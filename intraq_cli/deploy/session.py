@@ -1,6 +1,5 @@
 """ONNX files in onnxruntime: what it makes of their layers, what they compute, and how fast."""
 
-import json
 import statistics
 import tempfile
 import time
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.deploy.libraries import library
-from intraq_cli.deploy.onnx_file import CODES_SUFFIX, PRODUCER
+from intraq_cli.deploy.onnx_file import CODES_SUFFIX
 from intraq_cli.errors import ExportError, first_line
 
 INTEGER_WEIGHTS = {
@@ -62,21 +61,6 @@ class OnnxNetwork(nn.Module):
         """Logits."""
         (logits,) = self.session.run(None, {self.input: np.ascontiguousarray(x.detach().cpu().numpy())})
         return torch.from_numpy(logits).to(x.device)
-
-
-def metadata(session: Any, name: str) -> dict[str, Any]:
-    """What a file of ours says of itself.
-
-    Raises:
-        ExportError: it was not made by ``intraq export``.
-    """
-    try:
-        about = json.loads(session.get_modelmeta().custom_metadata_map[PRODUCER])
-    except (KeyError, ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict):
-        raise ExportError(f"{name} was not made by `intraq export`", "its metadata say nothing of images and classes")
-    return about
 
 
 MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN")

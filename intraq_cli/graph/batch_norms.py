@@ -163,8 +163,7 @@ def normalize_with_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A batch norm's output ``(B, C, H, W)``, and its input's mean and biased variance, ``(C,)`` each."""
     slope, offset = slope_and_offset(running_mean, running_var, weight, bias, eps)
-    made: tuple[Tensor, Tensor, Tensor] = _AffineWithMoments.apply(x, slope.detach(), offset.detach())
-    return made
+    return _AffineWithMoments.apply(x, slope.detach(), offset.detach())
 
 
 def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: int) -> Tensor:

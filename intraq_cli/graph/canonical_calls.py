@@ -58,13 +58,8 @@ def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
             replace_call(graph, user, aten.batch_norm.default, *args)
 
 
-def _matmul(graph: fx.GraphModule, node: fx.Node) -> None:
-    replace_call(graph, node, aten.matmul.default, *node.args)
-
-
-def _view(graph: fx.GraphModule, node: fx.Node) -> None:
-    # captured where memory was contiguous; a reshape does the same in any layout
-    replace_call(graph, node, aten.reshape.default, *node.args)
+def _renamed(target: Any) -> Callable[[fx.GraphModule, fx.Node], fx.Node]:
+    return lambda graph, node: replace_call(graph, node, target, *node.args)
 
 
 def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
@@ -99,16 +94,16 @@ def _leaky_relu(graph: fx.GraphModule, node: fx.Node) -> None:
         replace_call(graph, node, aten.leaky_relu.default, given["self"], (given["lower"] + given["upper"]) / 2)
 
 
-FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
+FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], Any]] = {
     aten._convolution.default: _convolution,
     aten.convolution.default: _convolution,
     aten._native_batch_norm_legit_no_training.default: _batch_norm,
     aten.native_batch_norm.default: _batch_norm,
     aten.copy.default: _copied,
     aten.rrelu.default: _leaky_relu,
-    aten.linalg_matmul.default: _matmul,
-    aten.view.default: _view,
-    aten._unsafe_view.default: _view,
+    aten.linalg_matmul.default: _renamed(aten.matmul.default),
+    # captured where memory was contiguous; a reshape does the same in any layout
+    **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _renamed(aten.reshape.default)),
     aten.squeeze.default: _squeeze,
     aten.view_as_complex.default: _contiguous_input,
     aten.view.dtype: _contiguous_input,

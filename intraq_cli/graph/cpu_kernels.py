@@ -107,8 +107,7 @@ def strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pa
     bias = None if bias is None else bias.bfloat16()
     if x.device.type != "cpu" or not torch.is_grad_enabled():
         return F.conv2d(x.bfloat16(), weight.bfloat16(), bias, stride, padding, groups=len(weight))
-    out: Tensor = _StridedDepthwise.apply(x.bfloat16(), weight.bfloat16(), bias, stride, padding)
-    return out
+    return _StridedDepthwise.apply(x.bfloat16(), weight.bfloat16(), bias, stride, padding)
 
 
 class _StridedDepthwise(torch.autograd.Function):

@@ -33,28 +33,8 @@ def _kind(node: fx.Node) -> tuple[str, torch.dtype]:
     return str(tuple(value.shape)), value.dtype
 
 
-def _always(given: Given) -> bool:
-    return True
-
-
-def _in_evaluation(given: Given) -> bool:
-    return not given.get("train", False)
-
-
-def _adds_nothing(given: Given) -> bool:
-    return not isinstance(given["other"], fx.Node) and bool(given["other"] == 0)
-
-
-def _times_one(given: Given) -> bool:
-    return not isinstance(given["other"], fx.Node) and bool(given["other"] == 1)
-
-
-def _power_of_one(given: Given) -> bool:
-    return bool(given["exponent"] == 1)
-
-
-def _of_one(given: Given) -> bool:
-    return len(given["tensors"]) == 1
+def _is(given: Given, argument: str, number: int) -> bool:
+    return not isinstance(given[argument], fx.Node) and bool(given[argument] == number)
 
 
 def _single_values(given: Given) -> bool:
@@ -62,23 +42,20 @@ def _single_values(given: Given) -> bool:
     return all(side == 1 for side in sides) and not given.get("divisor_override")
 
 
-def _to_given_size(given: Given) -> bool:
-    return all(factor == 1 for factor in given["scale_factors"] or ())
-
-
 IDENTITIES: Mapping[Any, Callable[[Given], bool]] = {
-    **dict.fromkeys(UNTOUCHED, _in_evaluation),
-    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), _adds_nothing),
-    **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), _times_one),
-    aten.pow.Tensor_Scalar: _power_of_one,
+    **dict.fromkeys(UNTOUCHED, lambda given: not given.get("train", False)),
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), lambda given: _is(given, "other", 0)),
+    **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), lambda given: _is(given, "other", 1)),
+    aten.pow.Tensor_Scalar: lambda given: _is(given, "exponent", 1),
     **dict.fromkeys(
         (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten._to_copy.default,
          aten.type_as.default, aten.view_as.default, aten.detach.default, aten.positive.default,
          aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool3d.default),
-        _always),
-    aten.cat.default: _of_one,
+        lambda given: True),
+    aten.cat.default: lambda given: len(given["tensors"]) == 1,
     **dict.fromkeys((aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default), _single_values),
     **dict.fromkeys(
-        (aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec), _to_given_size),
+        (aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec),
+        lambda given: all(factor == 1 for factor in given["scale_factors"] or ())),
 }  # fmt: skip
 """What has to hold of a call's arguments, where shape and type stay as they are."""

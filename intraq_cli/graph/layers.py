@@ -153,8 +153,7 @@ def is_linear(call: fx.Node) -> bool:
 
 def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The output of a call of one of :data:`LAYERS`, with what is given in place of its input, weight and bias."""
-    out: Tensor = call.target(x, weight, bias, *call.args[3:])  # type: ignore[operator]
-    return out
+    return call.target(x, weight, bias, *call.args[3:])  # type: ignore[operator]
 
 
 def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:

@@ -1,6 +1,7 @@
 """State dicts in the files that training scripts write: read without running code, taken out of their wrappers."""
 
 import os
+import re
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,27 +13,9 @@ from torch import Tensor
 from intraq_cli.errors import ModelError, first_line
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
-WRAPPERS = (
-    # the moving average first: it is what a training script with one reports its accuracy of
-    "state_dict_ema",
-    "ema_state_dict",
-    "model_ema",
-    "ema_model",
-    "ema",
-    "params_ema",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "model",
-    "net",
-    "network",
-    "params",
-    "weights",
-    "module",
-)
-"""Keys under which training scripts keep a state dict, the best first; under others one may be, too."""
-PREFIXES = ("module.", "model.", "net.", "network.")
-"""Of ``DataParallel``, ``AveragedModel``, Lightning and their like, in front of every key."""
+PREFERRED = (r"(\w+_)?ema(_\w+)?\.", r"((model_)?state_dict|(model|net)(_state)?|network|params|weights|module)\.", "")
+"""How the names of what training scripts save begin, the best first: a moving average is what a script that has one
+reports its accuracy of."""
 COMPILED = "_orig_mod."
 """Of ``torch.compile``, in front of the keys of whatever module was compiled."""
 HINT = "only tensors are read, and no code is run: save network.state_dict()"
@@ -63,16 +46,19 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
     found = _read(path)
     # a moving average may be there and hold no network, or its parameters alone
     needed = {key for key in known if not key.endswith("num_batches_tracked")}
-    named, others = dict(_state_dicts(found, WRAPPERS)), dict(_state_dicts(found))
-    chosen = next((whole for name in named if (whole := _network(path, {name: named[name]}, needed))), None)
-    chosen = chosen or _network(path, others, needed)
-    if not chosen:
-        states = [_without_prefixes(state, known) for state in named.values()]
-        if not states:
-            raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
-        chosen = next((state for state in states if state.keys() & needed), states[0])
-        _check_tensors(path, chosen)
-    return chosen
+    states = dict(_state_dicts(found))
+    if not states:
+        raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
+    whole = {name + prefix: part for name, state in states.items() for prefix, part in _parts(state, needed)}
+    named = ({name: whole[name] for name in whole if re.match(beginning, name)} for beginning in PREFERRED)
+    chosen = next(filter(None, named), None) or {"": _nearest(states.values(), needed)}
+    for part in chosen.values():
+        _check_tensors(path, part)
+    first, *more = chosen.values()
+    if not all(_same(part[key], first[key]) for part in more for key in needed):
+        names = ", ".join(name.rstrip(".") for name in chosen)
+        raise ModelError(f"{path} holds the weights of several networks: {names}", "save the state_dict() of one")
+    return first
 
 
 def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
@@ -84,36 +70,16 @@ def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
             raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
 
 
-def _state_dicts(
-    found: Any, wrappers: Collection[str] | None = None, name: str = "", depth: int = 3
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Those in ``found`` and in its ``wrappers`` (all of its keys if None), of which one may be in another; by name."""
+def _state_dicts(found: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """All in ``found``, of which one may be in another; by name."""
     if not isinstance(found, dict):
         return
     if found and all(isinstance(value, Tensor) for value in found.values()):
         keys = {str(key).replace(COMPILED, ""): tensor for key, tensor in found.items()}
         yield name, {key: tensor for key, tensor in keys.items() if key != "n_averaged"}
     elif depth:
-        for key in found if wrappers is None else wrappers:
-            yield from _state_dicts(found.get(key), wrappers, f"{name}{key}.", depth - 1)
-
-
-def _network(path: Path, states: dict[str, dict[str, Tensor]], needed: set[str]) -> dict[str, Tensor] | None:
-    """The one that holds all ``needed`` keys, without what is in front of them; None if there is none.
-
-    Raises:
-        ModelError: there are several, and they are not the same.
-    """
-    parts = {name + prefix: part for name, state in states.items() for prefix, part in _parts(state, needed)}
-    for part in parts.values():
-        _check_tensors(path, part)
-    if not parts:
-        return None
-    first, *more = parts.values()
-    if not all(_same(part[key], first[key]) for part in more for key in needed):
-        names = ", ".join(name.rstrip(".") for name in parts)
-        raise ModelError(f"{path} holds the weights of several networks: {names}", "save the state_dict() of one")
-    return first
+        for key, value in found.items():
+            yield from _state_dicts(value, f"{name}{key}.", depth - 1)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -131,12 +97,14 @@ def _parts(state: dict[str, Tensor], needed: set[str]) -> Iterator[tuple[str, di
             yield prefix, {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
-def _without_prefixes(state: dict[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
-    """Of a state dict that is not whole: without what all of its keys begin with."""
-    for prefix in PREFIXES * 2:
-        if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in known):
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
-    return state
+def _nearest(states: Collection[dict[str, Tensor]], needed: set[str]) -> dict[str, Tensor]:
+    """Where none is whole, the one that holds most of the ``needed`` keys, for torch to say what is missing."""
+    found = list(states)
+    for state in states:
+        shared = os.path.commonprefix([*state])  # noqa: RUF071 - character by character, then up to the last dot
+        prefix = shared[: shared.rfind(".") + 1]
+        found.append({key.removeprefix(prefix): tensor for key, tensor in state.items()})
+    return max(found, key=lambda state: len(state.keys() & needed))
 
 
 def _read(path: Path) -> Any:

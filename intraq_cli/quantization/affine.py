@@ -45,8 +45,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Ten
         if scale.dtype == torch.bfloat16:  # the whole network is
             return fake_quantize(x.float(), scale.float(), zero_point.float(), top).bfloat16()
         x = x.float()
-    out: Tensor = _FakeQuantize.apply(x, scale, zero_point, top)
-    return out
+    return _FakeQuantize.apply(x, scale, zero_point, top)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -85,8 +84,7 @@ def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> T
 def _inside(grad: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """``grad``, of ``x``'s shape, where ``x`` lies between the bounds, and 0 elsewhere."""
     if _at_hand(low):  # one pass in place of four
-        kept: Tensor = torch.ops.aten.hardtanh_backward(grad, x, low.item(), high.item())
-        return kept
+        return torch.ops.aten.hardtanh_backward(grad, x, low.item(), high.item())
     return _clamp(x, low, high).eq_(x).mul(grad)
 
 
@@ -118,8 +116,7 @@ def round_to_step(x: Tensor, step: Tensor) -> Tensor:
 
 def round_straight_through(x: Tensor) -> Tensor:
     """The nearest whole numbers, of ``x``'s shape; the gradient passes straight through."""
-    out: Tensor = _Round.apply(x)
-    return out
+    return _Round.apply(x)
 
 
 class _Round(torch.autograd.Function):

@@ -207,8 +207,7 @@ class _Calibrator(fx.Interpreter):
         reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":
             self._fit_to_output(quantizer, x[:IMAGES_PER_RANGE], node, reader)
-        out: Tensor = quantizer(x)
-        return out
+        return quantizer(x)
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
         """The first layer that reads an activation; in placement ``integer``, where only layers do, padded perhaps."""

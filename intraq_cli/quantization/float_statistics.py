@@ -61,5 +61,4 @@ class FloatRun(fx.Interpreter):
     def read_by(self, name: str) -> Tensor:
         """What the layer reads whose call has this name; asked in the order of calls."""
         call = next(node for node in self.steps if node.name == name)
-        read: Tensor = self.env[argument_node(call)]
-        return read
+        return self.env[argument_node(call)]

@@ -50,8 +50,7 @@ class QuantizedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
-        out: Tensor = self.body(x)
-        return out
+        return self.body(x)
 
     @cached_property
     def transform(self) -> Any:

@@ -226,8 +226,7 @@ class _Switched(fx.Interpreter):
 
     def _rest(self, k: int, live: dict[fx.Node, Any]) -> Tensor:
         """Logits from the ``k``-th node on; ``live``: what was computed before it and is still needed."""
-        out: Tensor = self._run(self.order[k:], dict(live))
-        return out
+        return self._run(self.order[k:], dict(live))
 
     def _run(self, nodes: list[fx.Node], live: dict[fx.Node, Any]) -> Any:
         """The value of the last of some nodes; those that are still needed are put into ``live``."""

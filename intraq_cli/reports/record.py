@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
 from intraq_cli.errors import CheckpointError
@@ -102,21 +102,28 @@ class LayerMoves(_Table):
     inputs: dict[Text, Number] = {}
 
 
-class RecipeName(_Table):
+class Tuning(_Table):
+    """How it was tuned."""
+
+    steps: Count
+
+
+class RecipeUsed(_Table):
     """Which recipe it was."""
 
     name: Text
+    tuning: Tuning
 
 
 class Run(RunManifest):
-    """``run.json`` with all that a report tells of it."""
+    """``run.json`` with all that a report, or a model card, tells of it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: Text
     command: StrictStr
     seed: Whole
-    recipe: RecipeName
+    recipe: RecipeUsed
     images: list[Text] = Field(default_factory=list)
     """What ``--images`` named."""
     images_from: Text | None = None
@@ -126,6 +133,8 @@ class Run(RunManifest):
     stages: dict[Text, Number] = Field(default_factory=dict)
     versions: dict[Text, Text]
     commit: Text | None = None
+    needs_factory: StrictBool = False
+    """Whether the network is built by code that the checkpoint does not hold."""
     measured: Measured
     inspection: Inspection | None = None
     losses: dict[Text, dict[Text, Number]] = Field(default_factory=dict)

@@ -42,8 +42,7 @@ class CudaGraph(Generic[Made]):
                 self.replay = torch.cuda.make_graphed_callables(self.flat, (sample,), allow_unused_input=True)
             self.recorded_for = kind
         assert self.replay is not None
-        made: Made = self.flat.whole(self.replay(x))
-        return made
+        return self.flat.whole(self.replay(x))
 
 
 class _Flat(nn.Module):

@@ -42,8 +42,7 @@ def feature_distance(student: Tensor, teacher: Output) -> Tensor:
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
     """``F.mse_loss``, but with a gradient in the memory layout of ``student``: another would slow down what follows."""
-    error: Tensor = _SquaredError.apply(student, teacher)
-    return error
+    return _SquaredError.apply(student, teacher)
 
 
 class _SquaredError(torch.autograd.Function):

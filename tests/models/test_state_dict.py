@@ -161,3 +161,11 @@ def test_codes_in_a_folder_are_not_taken_for_weights(network, tmp_path):
     save_file({**state, "fc.weight": state["fc.weight"].char()}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"fc\.weight is I8 \[7, \d+\], where the network has floats"):
         Source.parse(str(tmp_path)).load()
+
+
+def test_of_an_incomplete_file_of_data_parallel_only_what_is_missing_is_named(tmp_path, network):
+    state = {f"module.{key}": tensor for key, tensor in network.state_dict().items() if not key.startswith("fc.")}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.pth")
+    found = read_state_dict(tmp_path / "last.pth", network.state_dict().keys())
+    assert network.state_dict().keys() - found.keys() == {"fc.weight", "fc.bias"}
+    assert not found.keys() - network.state_dict().keys()
