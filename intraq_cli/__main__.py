@@ -1,6 +1,19 @@
-"""``python -m intraq_cli``."""
+"""The command: ``intraq``, or ``python -m intraq_cli``."""
 
-from intraq_cli.app import main
+import signal
+
+
+def main() -> int:
+    """Run the command line; returns the exit code. Ctrl-C while it is still being imported just ends the process."""
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handled:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from intraq_cli import app
+
+    if handled:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return app.main()
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -114,8 +114,8 @@ def _exit_code(args: list[str], rank: int) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
-    except _Terminated:
-        return _stopped(True, as_json)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        return _stopped(isinstance(stop, _Terminated), as_json)
     except Exception as error:
         cause = interruption(error)
         if cause is None:

@@ -63,6 +63,14 @@ class DataError(IntraqError):
     code = "data"
 
 
+NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
+"""What helps where a folder is none."""
+
+
+NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
+"""What helps where a folder is none."""
+
+
 class CheckpointError(IntraqError):
     """The folder is no checkpoint, or a damaged one."""
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from intraq_cli.words import cut, did_you_mean
+from intraq_cli.words import did_you_mean, short
 
 KINDS = {
     "int_type": "a whole number",
@@ -37,15 +37,7 @@ def explain(error: Any, sections: Mapping[str, type]) -> tuple[str, str]:
         hint = "one of " + choices.replace("True", "true").replace("False", "false")
     else:
         hint = KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")
-    return f"{name} is {_short(error['input'])}", f"must be {hint}"
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of so many digits that Python refuses to print it
-        return "too large"
-    return cut(text, 80)
+    return f"{name} is {short(error['input'])}", f"must be {hint}"
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 NONE = "-"
 LONGEST = 1000
@@ -77,7 +78,7 @@ def widths(w_bits: int, a_bits: int, mixed: bool) -> str:
     return f"{'mostly ' if mixed else ''}W{w_bits}A{a_bits}"
 
 
-def bits_read(call_bits: Sequence[int | None], otherwise: int | None) -> str:
+def told_bits(call_bits: Sequence[int | None], otherwise: int | None) -> str:
     """Bits of what the calls of a layer read: ``4``, or ``4/float`` where they differ; ``otherwise``: if not noted."""
     return "/".join(dict.fromkeys(str(bits or "float") for bits in call_bits or [otherwise]))
 
@@ -90,6 +91,15 @@ def one_line(text: str) -> str:
 def cut(text: str, most: int) -> str:
     """``text``, or its beginning where it has more than ``most`` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def short(value: Any) -> str:
+    """A value as a message shows it: of a table or a list how long it is, of the rest the beginning."""
+    if isinstance(value, (dict, list)):
+        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+    # a whole number of thousands of digits cannot even be written
+    text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
+    return cut(text, 80)
 
 
 def some_of(texts: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ import intraq_cli
 from intraq_cli.errors import DeviceError
 from intraq_cli.events import Event, Report, StepDone, Warned, silent
 from intraq_cli.graph.layers import layers
-from intraq_cli.jobs.teachers import examined
+from intraq_cli.jobs.teachers import capture_on_device
 from intraq_cli.models.source import Source
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid
@@ -274,7 +274,7 @@ def steps_do_not_wait_for_the_device(device: torch.device) -> str:
         torch.cuda.set_sync_debug_mode("warn")
         try:
             teacher = Source.parse(BUNDLED).load()
-            list(step_costs(teacher, examined(teacher, device, silent), 64, COUNTED, device))
+            list(step_costs(teacher, capture_on_device(teacher, device, silent), 64, COUNTED, device))
         finally:
             torch.cuda.set_sync_debug_mode("default")
         found = [f"{Path(one.filename).name}:{one.lineno}" for one in seen if "synchroniz" in str(one.message)]
@@ -321,7 +321,7 @@ def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
     loaded = Source.parse(name).load() if name == BUNDLED else None
     network = timm.create_model(name, pretrained=False).eval() if loaded is None else None
     teacher = loaded or timm_teacher(network, name, name)
-    captured = examined(teacher, device, silent)
+    captured = capture_on_device(teacher, device, silent)
     multiply_adds = sum(layer.multiply_adds for layer in layers(captured.graph))
     for precision in ("float32", "bfloat16"):
         modes = {"plain": False, "by itself": "auto", "compiled": True}

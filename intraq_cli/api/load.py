@@ -3,7 +3,7 @@
 from functools import partial
 
 from intraq_cli.api.arguments import Model, Text, verb
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import NO_CHECKPOINT, CheckpointError
 from intraq_cli.evaluation.data import picture_transform
 from intraq_cli.jobs.targets import find_checkpoint
 from intraq_cli.models.source import Source
@@ -34,9 +34,7 @@ def load(
     code = None if model is None else Source.parse(model)
     checkpoint = find_checkpoint(target, code, choose_device(device), revision)
     if checkpoint is None:
-        raise CheckpointError(
-            f"{target} is no intraq checkpoint", "a checkpoint folder is what `intraq quantize` writes"
-        )
+        raise CheckpointError(f"{target} is no intraq checkpoint", NO_CHECKPOINT)
     network = checkpoint.network
     network.make_transform, network.label_names = partial(picture_transform, checkpoint.spec), checkpoint.label_names
     return network

@@ -20,7 +20,7 @@ from intraq_cli.jobs.outlook import announcing
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.quantization_run import QuantizationRun, timing
 from intraq_cli.jobs.recipes import check_stages, chosen_recipe
-from intraq_cli.jobs.teachers import check_free, examined, learnable
+from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
@@ -128,12 +128,12 @@ def quantize(
         check_free(out, force, is_own_checkpoint)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
-    teacher = learnable(source)
+    teacher = load_teacher(source)
     path = Path(f"{out or f'{teacher.name}-{asked.label}'}{suffix}")
     taken_again = bool(suffix) and resume and not force and is_own_checkpoint(path)
     if not taken_again:
         check_free(path, force, is_own_checkpoint)
-    captured = examined(teacher, where, report)
+    captured = capture_on_device(teacher, where, report)
     choice = bit_choice(teacher, captured, placement, asked)
     wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
     stages: dict[str, float] = {}

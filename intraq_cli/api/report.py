@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from intraq_cli.api.arguments import verb
-from intraq_cli.errors import CheckpointError, UsageError
+from intraq_cli.errors import NO_CHECKPOINT, CheckpointError, UsageError
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.jobs.targets import find_folder
 from intraq_cli.reports.comparison import comparison
@@ -15,7 +15,6 @@ from intraq_cli.reports.page import page_of_one, page_of_several
 from intraq_cli.results import ComparisonResult, ReportResult
 from intraq_cli.words import spelled_path
 
-HINT = "a checkpoint folder is what `intraq quantize` writes"
 Folders = str | Path | Sequence[str | Path]
 
 
@@ -36,7 +35,7 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
     path = Path(out) if out is not None else Path(given[0], REPORT) if own else Path(REPORT)
     for folder in given:
         if not Path(folder).is_dir():
-            raise CheckpointError(f"there is no folder {folder}", HINT)
+            raise CheckpointError(f"there is no folder {folder}", NO_CHECKPOINT)
     check_output(path, force or own)
     records = [read_record(Path(folder)) for folder in given]
     content = page_of_one(records[0]) if len(records) == 1 else page_of_several(records)
@@ -71,6 +70,6 @@ def _listed(given: Folders) -> list[str]:
 def _record(target: str) -> Record:
     folder = find_folder(target, None)
     if folder is None:
-        raise CheckpointError(f"{target} is no checkpoint", HINT)
+        raise CheckpointError(f"{target} is no checkpoint", NO_CHECKPOINT)
     record = read_record(folder)
     return record if os.path.isdir(target) else replace(record, name=target)  # else the name of a snapshot of the Hub's

@@ -18,7 +18,7 @@ from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
 from intraq_cli.jobs.sensitivities import image_count, measured
-from intraq_cli.jobs.teachers import check_free, examined, learnable
+from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.plan import asked_widths, form_of
@@ -98,8 +98,8 @@ def sensitivity(
     check_free(out, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
-    teacher = learnable(source)
-    captured = examined(teacher, where, report)
+    teacher = load_teacher(source)
+    captured = capture_on_device(teacher, where, report)
     graph = form_of(captured.graph, act_placement)
     n = n or image_count(teacher.spec)
     settings = replace(settings, synthesis=replace(settings.synthesis, num_images=n))

@@ -13,7 +13,7 @@ from intraq_cli.jobs.forecast import foretell
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
-from intraq_cli.jobs.teachers import check_free, examined, learnable
+from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
@@ -90,10 +90,10 @@ def synthesize(
     check_free(png, force, is_class_folders)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
-    teacher = learnable(source)
+    teacher = load_teacher(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
     check_free(path, force)
-    captured = examined(teacher, where, report)
+    captured = capture_on_device(teacher, where, report)
     job = Job(teacher, captured, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     shown = None if png is None else Path(png)
     result = _result(job, path, source, shown)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from intraq_cli.checkpoint.write import FORMAT_VERSION
 from intraq_cli.choices import Placement
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import NO_CHECKPOINT, CheckpointError
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 from intraq_cli.models.config import is_class_count
 from intraq_cli.quantization.plan import Plan
@@ -46,13 +46,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none.
     """
-    hint = "a checkpoint folder is what `intraq quantize` writes"
     if not os.path.isfile(folder / "config.json"):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", hint)
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", NO_CHECKPOINT)
     config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
     quantization = own_quantization(config)
     if quantization is None:
-        raise CheckpointError(f"{folder} is no intraq checkpoint", hint)
+        raise CheckpointError(f"{folder} is no intraq checkpoint", NO_CHECKPOINT)
     version = quantization.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
@@ -61,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     for key, fits in {"num_classes": is_class_count, "pretrained_cfg": lambda cfg: isinstance(cfg, dict)}.items():
         if not fits(config.get(key)):
-            raise CheckpointError(f"{folder}/config.json lacks {key}", hint)
+            raise CheckpointError(f"{folder}/config.json lacks {key}", NO_CHECKPOINT)
     return config
 
 

@@ -36,7 +36,7 @@ from intraq_cli.quantization.quantizers import FixedWeight
 from intraq_cli.quantization.sites import activation_sites
 from intraq_cli.runtime.device import place
 
-FOLDED = re.compile(r"\.weight(_folded)+$")
+FOLDED_WEIGHT = re.compile(r"\.weight(_folded)+$")
 """Of a layer whose weight something else reads too, so that the one with its batch norm in it got a key of its own."""
 
 
@@ -140,7 +140,6 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     """
     hint = "name the code that it was made from" if needs_code(config.architecture) else "fetch it again"
     _check_names(folder, network, plan, hint)
-    size = ",".join(map(str, spec.input_size))
     example = example_of(spec, network)
     network.requires_grad_(False)
     try:
@@ -149,7 +148,7 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
         if example.is_meta:
             raise _NotOnMetaError from error
         line = first_line(error)
-        raise CheckpointError(f"{folder}: the network does not run on input {size}: {line}", hint) from error
+        raise CheckpointError(f"{folder}: the network does not run on input {spec.size}: {line}", hint) from error
     logits = output_node(graph).args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", hint)
@@ -196,7 +195,7 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
     for named in (network.named_parameters, network.named_buffers, network.named_modules):
         known |= {name for name, _ in named(remove_duplicate=False)}
     for name in plan.weights:
-        stem = FOLDED.sub("", name.partition("#")[0])
+        stem = FOLDED_WEIGHT.sub("", name.partition("#")[0])
         if not known & {stem, f"{stem}.weight"}:
             raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
 

@@ -7,7 +7,7 @@ from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import UsageError
-from intraq_cli.words import bits_read, one_line, sizes
+from intraq_cli.words import one_line, sizes, told_bits
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
@@ -119,7 +119,7 @@ def _row(layer: "InspectedLayer", adds: int, size: int) -> tuple[str, ...]:
         layer.kind,
         "x".join(map(str, layer.weight_shape)),
         str(layer.w_bits or "float"),
-        bits_read(layer.call_bits, layer.a_bits),
+        told_bits(layer.call_bits, layer.a_bits),
         f"{layer.parameters:,}",
         f"{layer.multiply_adds:,}",
         f"{100 * layer.multiply_adds / max(1, adds):.1f}",

@@ -67,7 +67,7 @@ def _print(result: "SynthesisResult") -> None:
     print_table(
         result.path,
         [
-            ("images", _images(result).replace(" images", "")),
+            ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}"),
             ("losses", "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())),
             ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
             ("heterogeneity", heterogeneity(result.heterogeneity)),

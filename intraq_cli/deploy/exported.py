@@ -84,12 +84,13 @@ def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: P
     Raises:
         ExportError: it takes another one, or gives other logits than it says.
     """
-    size = ",".join(map(str, spec.input_size))
     try:
         logits = network(torch.zeros(1, *spec.input_size))
     except Exception as error:  # the runtime's errors have no common class
         if interruption(error):
             raise
-        raise ExportError(f"{path} does not run on input {size}: {first_line(error)}", "export it again") from error
+        raise ExportError(
+            f"{path} does not run on input {spec.size}: {first_line(error)}", "export it again"
+        ) from error
     if logits.shape != (1, num_classes):
         raise ExportError(f"{path} does not return {num_classes} logits, as it says", "export it again")

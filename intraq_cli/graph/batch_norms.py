@@ -94,7 +94,7 @@ def _module_of(node: fx.Node) -> str:
     return path_of(node) or key_of(held).rpartition(".")[0] or "network"
 
 
-def parameters(graph: fx.GraphModule) -> list[Parameters]:
+def norm_parameters(graph: fx.GraphModule) -> list[Parameters]:
     """What the batch norms of :func:`batch_norms` normalise by, as ``graph`` holds it."""
     return [norm.tensors(graph) for norm in batch_norms(graph)]
 

@@ -19,14 +19,14 @@ from intraq_cli.models.teacher import (
 from intraq_cli.runtime.launch import launched
 
 
-def learnable(source: Source) -> Teacher:
+def load_teacher(source: Source) -> Teacher:
     """The teacher; one without batch norm is refused before its weights are downloaded."""
     if source.is_downloaded:
         check_batch_norms(source.on_meta())
     return source.load()
 
 
-def examined(teacher: Teacher, device: torch.device, report: Report) -> Captured:
+def capture_on_device(teacher: Teacher, device: torch.device, report: Report) -> Captured:
     """See that the teacher can be quantized, and place it on ``device``; what is odd about it is reported."""
     place_teacher(teacher, "cpu")
     captured = capture_teacher(teacher)

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, MIN_STD, Interpolation
-from intraq_cli.words import cut
+from intraq_cli.words import short
 
 DAMAGED = "the file is damaged, or no timm config.json"
 MAX_CLASSES = 1_000_000
@@ -183,7 +183,7 @@ def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[Intraq
     for key in path:
         value = value[key]
     field = ".".join(map(str, path))
-    raise kind(f"{where}: {field} is {_short(value)}", hint)
+    raise kind(f"{where}: {field} is {short(value)}", hint)
 
 
 def _stated(text: str) -> PydanticCustomError:
@@ -196,7 +196,7 @@ def _arguments(args: dict[str, Any]) -> dict[str, Any]:
         if REFUSED_ARGUMENTS.fullmatch(name) or not re.fullmatch(r"[a-z]\w{0,63}", name, re.ASCII | re.IGNORECASE):
             raise _stated(f"model_args may not hold {name!r}: it says more than a network's shape")
         if not _is_argument(value, _bound(name)):
-            raise _stated(f"model_args.{name} is {_short(value)}")
+            raise _stated(f"model_args.{name} is {short(value)}")
     return args
 
 
@@ -213,14 +213,6 @@ def _is_argument(value: Any, bound: int, depth: int = 2) -> bool:
         return re.fullmatch(r"[\w.,+-]{0,64}", value, re.ASCII) is not None
     # written so that NaN fails too
     return value is None or (isinstance(value, (bool, int, float)) and -bound <= value <= bound)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
-    # a whole number of thousands of digits cannot even be written
-    text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
-    return cut(text, 80)
 
 
 def is_class_count(value: Any) -> bool:

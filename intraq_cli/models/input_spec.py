@@ -26,8 +26,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         c = self.input_size[0]
         if is_too_large(self.input_size):
-            size = ",".join(map(str, self.input_size))
-            raise ModelError(f"an input of {size} is too large", f"at most {MAX_SIDE} pixels a side")
+            raise ModelError(f"an input of {self.size} is too large", f"at most {MAX_SIDE} pixels a side")
         if len(self.mean) != c or len(self.std) != c:
             raise ModelError(
                 f"{c} input channels, but {len(self.mean)} means and {len(self.std)} standard deviations",
@@ -36,6 +35,11 @@ class InputSpec:
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if min(self.input_size) < 1 or not finite or not all(s > 0 for s in self.std):
             raise ModelError("input sizes and standard deviations must be positive, and all numbers finite")
+
+    @property
+    def size(self) -> str:
+        """``C,H,W``, as ``--input-size`` takes it."""
+        return ",".join(map(str, self.input_size))
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:

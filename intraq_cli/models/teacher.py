@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from intraq_cli.errors import ModelError, first_line
-from intraq_cli.graph.batch_norms import batch_norms, parameters
+from intraq_cli.graph.batch_norms import batch_norms, norm_parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, output_node, replace_tensors
@@ -127,7 +127,7 @@ def check_classifier(teacher: Teacher) -> int:
     try:
         out = network(example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
-        size, line = ",".join(map(str, teacher.spec.input_size)), first_line(error)
+        size, line = teacher.spec.size, first_line(error)
         raise ModelError(f"{teacher.source} does not run on input {size}: {line}", _way_out(line)) from error
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -243,7 +243,7 @@ def doubts(captured: Captured) -> list[str]:
             f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken for logits, so that "
             "divergences and losses say less; give a network that ends before it"
         )
-    norms = parameters(captured.graph)
+    norms = norm_parameters(captured.graph)
     fresh = [norm for norm in norms if not norm.running_mean.any() and (norm.running_var == 1).all()]
     if fresh:
         which = (

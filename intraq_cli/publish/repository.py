@@ -10,7 +10,7 @@ from typing import Any
 from intraq_cli.checkpoint.keys import PACKED
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.errors import CheckpointError, ModelError
+from intraq_cli.errors import NO_CHECKPOINT, CheckpointError, ModelError
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.io.json_files import json_text
 from intraq_cli.io.untrusted import read_json, tensor_header
@@ -124,16 +124,15 @@ def left_out(folder: Path) -> list[str]:
 
 def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
     """Content by name, the config and the manifest; the weights are for :func:`read_checkpoint` to check."""
-    hint = "a checkpoint folder is what `intraq quantize` writes"
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}", hint)
+        raise CheckpointError(f"there is no folder {folder}", NO_CHECKPOINT)
     files = {}
     for name in FILES:
         path = folder / name
         if not path.is_file():
             if name in OPTIONAL and not path.is_symlink():
                 continue
-            raise CheckpointError(f"{folder} is no whole checkpoint: {name} is missing", hint)
+            raise CheckpointError(f"{folder} is no whole checkpoint: {name} is missing", NO_CHECKPOINT)
         if path.resolve().parent != folder.resolve():
             raise CheckpointError(f"{path} is a link out of the folder", "put the file itself there")
         try:

@@ -8,7 +8,7 @@ from intraq_cli.graph.batch_norms import (
     LayerStatistics,
     add_statistics,
     batch_norms,
-    parameters,
+    norm_parameters,
     sample_folded,
     statistics,
 )
@@ -36,7 +36,7 @@ def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> 
     found = [insert_call(graph, call.next, channel_moments, call, is_linear(call)) for call in biased]
     (_, outputs), moments = add_statistics(add_outputs(graph, found), sampled)(images)
     return FloatStatistics(
-        statistics(parameters(teacher), moments), dict(zip((call.name for call in biased), outputs, strict=True))
+        statistics(norm_parameters(teacher), moments), dict(zip((call.name for call in biased), outputs, strict=True))
     )
 
 

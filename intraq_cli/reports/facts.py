@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from intraq_cli.reports.charts import Axis, row_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run
-from intraq_cli.words import NONE, bits_read, counted, decimals, logits_differ
+from intraq_cli.words import NONE, counted, decimals, logits_differ, told_bits
 
 
 def layers_section(run: Run) -> Section | None:
@@ -30,7 +30,7 @@ def layers_section(run: Run) -> Section | None:
     rows = [
         [
             *(layer.name, layer.kind, "x".join(map(str, layer.weight_shape))),
-            *(str(layer.w_bits or "float"), bits_read(layer.call_bits, layer.a_bits)),
+            *(str(layer.w_bits or "float"), told_bits(layer.call_bits, layer.a_bits)),
             *(f"{layer.parameters:,}", f"{layer.multiply_adds:,}", f"{layer.bytes:,}"),
         ]
         for layer in found.layers

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import NO_CHECKPOINT, CheckpointError
 from intraq_cli.io.untrusted import MAX_JSON, parse_json, read_json, read_text, safe_path
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.reports.record import Run, Step, checked_run
@@ -45,7 +45,7 @@ def read_record(folder: Path) -> Record:
         CheckpointError: it is no checkpoint, or what it says makes no sense.
     """
     if not (folder / "config.json").is_file() or not (folder / "run.json").is_file():
-        raise CheckpointError(f"{folder} is no checkpoint", "a checkpoint folder is what `intraq quantize` writes")
+        raise CheckpointError(f"{folder} is no checkpoint", NO_CHECKPOINT)
     config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
     return record_of(folder, config, read_run(folder))
 

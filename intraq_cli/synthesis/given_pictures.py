@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.graph.batch_norms import LayerStatistics, Parameters, batch_norms, parameters, statistics
+from intraq_cli.graph.batch_norms import LayerStatistics, Parameters, batch_norms, norm_parameters, statistics
 from intraq_cli.graph.nodes import copy_graph, insert_call
 from intraq_cli.graph.outputs import add_outputs
 from intraq_cli.synthesis.bns import channel_distances, scale_free_bns_loss
@@ -47,7 +47,7 @@ def nearest_pictures(
         count: of pictures to keep.
         seed: of the order.
     """
-    observed, norms = _Observed(graph), parameters(graph)
+    observed, norms = _Observed(graph), norm_parameters(graph)
     kept: list[Tensor] = []
     for images in batches:
         logits, moments = observed(images)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, parameters, statistics
+from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, norm_parameters, statistics
 from intraq_cli.graph.outputs import add_features
 from intraq_cli.recipe import Precision, Synthesis
 from intraq_cli.runtime.autocast import in_precision
@@ -42,7 +42,7 @@ class ForwardWithStatistics(nn.Module):
     def __init__(self, graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> None:
         super().__init__()
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
-        self.norms = parameters(graph)
+        self.norms = norm_parameters(graph)
         self.rows_are_images = True
         """Whether what enters the classifier has one row for each image, see :meth:`find_rows`."""
 

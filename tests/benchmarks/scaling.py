@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls
-from intraq_cli.jobs.teachers import examined
+from intraq_cli.jobs.teachers import capture_on_device
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.recipe import Recipe
@@ -84,7 +84,7 @@ def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured
     network = timm.create_model(name, num_classes=classes).eval().requires_grad_(False)
     teacher = Teacher(network, InputSpec((3, side, side), (0.5,) * 3, (0.5,) * 3), name, name, name)
     device = torch.device("cpu")
-    captured = examined(teacher, device, silent)
+    captured = capture_on_device(teacher, device, silent)
     for batch in BATCHES:
         costs = step_costs(teacher, captured, batch, steps, device, compile=False)
         seconds = {cost.stage: cost.median for cost in costs}

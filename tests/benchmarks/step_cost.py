@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import Event, Noted, StepDone, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.jobs.teachers import examined
+from intraq_cli.jobs.teachers import capture_on_device
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
@@ -96,7 +96,7 @@ def main() -> None:
 def time_stages(name: str, batch: int, steps: int, device: torch.device, compiled: bool) -> None:
     """Print the median of both stages' steps."""
     teacher = real_network(name)
-    for cost in step_costs(teacher, examined(teacher, device, silent), batch, steps, device, compile=compiled):
+    for cost in step_costs(teacher, capture_on_device(teacher, device, silent), batch, steps, device, compile=compiled):
         print(f"{cost.stage} {name} batch {batch} {device}: median {cost.median:.4f} s/step", flush=True)
 
 

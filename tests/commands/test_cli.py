@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -370,6 +371,32 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
     made = intraq("quantize", *net, *TINY, "--json")
     assert (made.code, json.loads(made.out)["error"]["code"]) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("module", ["typer", "intraq_cli.commands.images"])
+def test_ctrl_c_while_the_command_is_being_imported_ends_it_without_a_traceback(tmp_path, module):
+    """A finder of modules stands for the user, who presses the keys as ``module`` is looked for."""
+    code = f"""
+import os, signal, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Impatient())
+from intraq_cli.__main__ import main
+main()
+"""
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (made.returncode, made.stdout, made.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_while_typer_reads_the_commands(intraq, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    made = intraq("zoo", "list")
+    assert (made.code, made.out, made.err.strip()) == (130, "", "interrupted")
 
 
 def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):

@@ -11,7 +11,7 @@ from intraq_cli.errors import ModelError
 from intraq_cli.events import silent
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import replace_tensors, tensors
-from intraq_cli.jobs.teachers import examined
+from intraq_cli.jobs.teachers import capture_on_device
 from intraq_cli.models import teacher as teachers
 from intraq_cli.models.source import InputOverride, Source
 from intraq_cli.runtime.resume import ResumeStore
@@ -154,8 +154,8 @@ def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_
     captured, capture = [], teachers.capture
     monkeypatch.setattr(teachers, "capture", lambda net, x: captured.append(x.device.type) or capture(net, x))
     here, there = (teacher_of(factory, "") for _ in range(2))
-    expected = fingerprint(examined(here, torch.device("cpu"), silent).graph)
-    graph = examined(there, GPU, silent).graph
+    expected = fingerprint(capture_on_device(here, torch.device("cpu"), silent).graph)
+    graph = capture_on_device(there, GPU, silent).graph
     assert (captured, fingerprint(graph)) == (["cpu", "cpu"], expected)
     held = {**dict(there.network.named_parameters()), **dict(there.network.named_buffers())}
     assert all(tensor is held[key] and tensor in gpu for key, tensor in tensors(graph).items())
@@ -170,4 +170,4 @@ def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_
 )
 def test_a_network_that_does_not_do_the_same_on_a_gpu_is_refused_at_once(changed, message, factory, gpu):
     with pytest.raises(ModelError, match=message):
-        examined(teacher_of(factory, changed), GPU, silent)
+        capture_on_device(teacher_of(factory, changed), GPU, silent)
