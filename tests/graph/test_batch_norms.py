@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from intraq_cli.graph.batch_norms import (
     add_statistics,
     batch_norms,
+    norm_parameters,
     normalize_with_moments,
     normalized_outputs,
-    parameters,
     sample_output,
     statistics,
 )
@@ -39,7 +39,7 @@ def test_statistics_outputs_and_gradients_equal_the_plain_way(network, graph, ra
     x = torch.randn(8, 3, 8, 8, generator=random, requires_grad=True)
     plain_out, plain = plain_statistics(network, x)
     out, moments = add_statistics(graph)(x)
-    recorded = statistics(parameters(graph), moments)
+    recorded = statistics(norm_parameters(graph), moments)
     assert torch.allclose(out, plain_out, atol=1e-5)
     assert len(recorded) == len(plain) == 3
     for layer, (module, mean, var) in zip(recorded, plain, strict=True):
@@ -194,7 +194,7 @@ def test_statistics_may_be_a_part_of_a_tensor(network, random):
     for norm in (ghost.bn1, ghost.bn2, ghost.bn3):
         norm.__class__ = Ghost
         norm.double()
-    found, plain = parameters(graph_of(ghost)), parameters(graph_of(network))
+    found, plain = norm_parameters(graph_of(ghost)), norm_parameters(graph_of(network))
     assert all(torch.equal(a.running_mean, b.running_mean) for a, b in zip(found, plain, strict=True))
     x = torch.randn(8, 3, 8, 8, generator=random)
     for placement in ("inputs", "integer"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from intraq_cli.graph.batch_norms import add_statistics, parameters, statistics
+from intraq_cli.graph.batch_norms import add_statistics, norm_parameters, statistics
 from intraq_cli.synthesis.bns import scale_free_bns_loss
 from intraq_cli.synthesis.given_pictures import (
     add_moments_of_each,
@@ -20,7 +20,7 @@ from tests.conftest import graph_of
 def bns_of(graph, images):
     """The loss of all images together, by the graph that stage 1 uses."""
     _, moments = add_statistics(graph)(images)
-    return scale_free_bns_loss(statistics(parameters(graph), moments))
+    return scale_free_bns_loss(statistics(norm_parameters(graph), moments))
 
 
 def test_the_distance_of_a_picture_is_the_bns_loss_of_it_alone(graph, random):
@@ -28,7 +28,7 @@ def test_the_distance_of_a_picture_is_the_bns_loss_of_it_alone(graph, random):
     logits, moments = add_moments_of_each(graph)(images)
     assert torch.equal(logits, graph(images))
     alone = torch.stack([bns_of(graph, image[None]) for image in images])
-    assert torch.allclose(distances(parameters(graph), moments), alone, rtol=1e-4)
+    assert torch.allclose(distances(norm_parameters(graph), moments), alone, rtol=1e-4)
 
 
 def test_moments_of_several_batches_are_those_of_all_images_at_once(random):
