@@ -15,6 +15,14 @@ MODEL_HELP = (
     "or a bundled model."
 )
 
+PANELS = {
+    "Bits by layer": ("--target-size", "--avg-bits", "--bops", "--sensitivity", "--first-last-bits", "--bits"),
+    "Model": ("--model", "--weights", "--revision", "--input-size", "--mean", "--std", "--crop-pct", "--interpolation"),
+    "Run": ("--device", "--seed", "--seeds", "--batch-size", "--deterministic", "--resume", "--dry-run", "--cache"),
+    "Output": ("--force", "--export", "--tensorboard", "--save", "--json", "--csv", "--quiet"),
+}
+"""Of ``--help``, with their options."""
+
 
 def _models(incomplete: str) -> list[str]:
     from intraq_cli.zoo import model_names
@@ -32,13 +40,20 @@ def _argument(name: str, text: str, **settings: Any) -> Any:
     return typer.Argument(metavar=name, help=text, show_default=False, **settings)
 
 
+def _option(*names: str, **settings: Any) -> Any:
+    """An option, in the panel of ``--help`` where it belongs; those of no panel come first."""
+    name = names[0].partition("/")[0]
+    panel = next((panel for panel, members in PANELS.items() if name in members), None)
+    return typer.Option(*names, rich_help_panel=panel, **settings)
+
+
 def _unset(*names: str, **settings: Any) -> Any:
     """An option whose default, None, is not worth showing."""
-    return typer.Option(*names, show_default=False, **settings)
+    return _option(*names, show_default=False, **settings)
 
 
 def _set(example: str) -> Any:
-    return typer.Option("--set", metavar="KEY=VALUE", help=f"Override a value of the recipe, e.g. {example}.")
+    return _option("--set", metavar="KEY=VALUE", help=f"Override a value of the recipe, e.g. {example}.")
 
 
 def _several(example: str, kind: type, metavar: str, text: str, count: int | None = None) -> Any:
@@ -151,6 +166,7 @@ FirstLastBits = Annotated[
     int | None,
     _unset(
         "--first-last-bits",
+        metavar="N",
         help="Bits of the first and last layer's weights, and of the last layer's input unless the placement is "
         "activations; default: as --w and --a. The image has 8 bits.",
         min=2,
@@ -161,9 +177,7 @@ Bits = Annotated[
     Path | None,
     _unset("--bits", metavar="FILE", help="Other bits for single layers: TOML, see `inspect --bits-template`."),
 ]
-BitsTemplate = Annotated[
-    bool, typer.Option("--bits-template", help="Print the bits of all layers as a file for --bits.")
-]
+BitsTemplate = Annotated[bool, _option("--bits-template", help="Print the bits of all layers as a file for --bits.")]
 OfModel = Annotated[str | None, _unset("--model", help="Only rows of networks with this in their name.")]
 OfRecipe = Annotated[str | None, _unset("--recipe", help="Only rows of this recipe.")]
 OfWBits = Annotated[int | None, _unset("--w", help="Only rows with so many bits a weight.")]
@@ -173,13 +187,13 @@ SortLayers = Annotated[
     Literal["name", "kind", "w", "a", "parameters", "multiply-adds", "bytes"] | None,
     _unset("--sort", help="Order of the table; default: that of the calls."),
 ]
-Recipe = Annotated[str, typer.Option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
+Recipe = Annotated[str, _option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
 Set = Annotated[list[str] | None, _set("tuning.steps=200")]
 SynthesisSet = Annotated[list[str] | None, _set("synthesis.steps=200")]
-NumImages = Annotated[int | None, typer.Option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
+NumImages = Annotated[int | None, _option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]
 Images = Annotated[
     list[Path] | None,
-    typer.Option(
+    _option(
         "--images",
         metavar="PATH",
         help="In place of making images: a file that `synthesize` wrote, or a folder of pictures; twice: both.",
@@ -204,38 +218,40 @@ OutFile = Annotated[Path | None, _unset("--out", help="File; default NAME-images
 PageFile = Annotated[
     Path | None, _unset("--out", help="File; default FOLDER/report.html, of several report.html in the working folder.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[bool, _option("--force", help="Replace what is there.")]
 ForceFolder = Annotated[
     bool,
-    typer.Option("--force", help="Replace an earlier checkpoint of that name (the whole folder is deleted)."),
+    _option("--force", help="Replace an earlier checkpoint of that name (the whole folder is deleted)."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
+    bool, _option("--resume/--no-resume", help="Go on from what an interrupted run of this job has kept.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check all, say what would be done in what time, write nothing."),
+    _option("--dry-run", help="Check all, say what would be done in what time, write nothing."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", min=0, max=LARGEST_SEED)]
+Device = Annotated[str, _option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, _option("--seed", metavar="N", help="Seed of every random draw.", min=0, max=LARGEST_SEED)]
 SampleSeed = Annotated[
-    int, typer.Option("--seed", help="Seed of the sample that --limit draws.", min=0, max=LARGEST_SEED)
+    int, _option("--seed", metavar="N", help="Seed of the sample that --limit draws.", min=0, max=LARGEST_SEED)
 ]
-OneSeed = Annotated[int | None, _unset("--seed", help="Seed of every random draw; default 0.", min=0, max=LARGEST_SEED)]
+OneSeed = Annotated[
+    int | None, _unset("--seed", metavar="N", help="Seed of every random draw; default 0.", min=0, max=LARGEST_SEED)
+]
 SEEDS_HELP = "One checkpoint for each: OUT-seed0, OUT-seed1, ...; mean and range at the end."
 Seeds = Annotated[Any, _several("--seeds 0,1,2", int, "N,...", SEEDS_HELP)]
 MICRO_BATCH_HELP = "Images per pass (micro-batch); default: what fits. Gradients add up, so the result is the same."
-MicroBatch = Annotated[int | None, _unset("--batch-size", min=1, help=MICRO_BATCH_HELP)]
+MicroBatch = Annotated[int | None, _unset("--batch-size", metavar="N", min=1, help=MICRO_BATCH_HELP)]
 
 Tensorboard = Annotated[
     Path | None, _unset("--tensorboard", metavar="DIR", help="Write losses for TensorBoard, which must be installed.")
 ]
 
-Format = Annotated[Literal["onnx"], typer.Option("--to", help="Format of the file.")]
+Format = Annotated[Literal["onnx"], _option("--to", help="Format of the file.")]
 Export = Annotated[Literal["onnx"] | None, _unset("--export", help="Write model.onnx as well, see `intraq export`.")]
 OnnxFile = Annotated[Path | None, _unset("--out", help="File; default FOLDER/model.onnx.")]
 StorageOption = Annotated[
-    Literal["int8", "int4"], typer.Option("--storage", help="int4: weights of up to 4 bits take 4 bits in the file.")
+    Literal["int8", "int4"], _option("--storage", help="int4: weights of up to 4 bits take 4 bits in the file.")
 ]
 Pictures = Annotated[
     Path | None,
@@ -244,9 +260,9 @@ Pictures = Annotated[
         help="Folder of pictures to compare on; default: the synthetic ones, else random ones.",
     ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at a time, while time is measured.")]
+Batch = Annotated[int, _option("--batch", min=1, help="Images at a time, while time is measured.")]
 AllowFloat = Annotated[
-    bool, typer.Option("--allow-float", help="Of placement integer: write the file even if layers stay float.")
+    bool, _option("--allow-float", help="Of placement integer: write the file even if layers stay float.")
 ]
 
 Data = Annotated[str, _unset("--data", help="Folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME.")]
@@ -255,26 +271,26 @@ Split = Annotated[str | None, _unset("--split", help="Split of a data set on the
 Limit = Annotated[int | None, _unset("--limit", min=1, help="Measure on a random sample of so many images.")]
 Deterministic = Annotated[
     bool,
-    typer.Option("--deterministic", help="The same bits at every run on a GPU too; slower. A CPU always gives them."),
+    _option("--deterministic", help="The same bits at every run on a GPU too; slower. A CPU always gives them."),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+BatchSize = Annotated[int, _option("--batch-size", metavar="N", min=1, help="Images at a time.")]
 Cache = Annotated[
-    bool, typer.Option("--cache/--no-cache", help="Use what an earlier run kept of the float model's answers.")
+    bool, _option("--cache/--no-cache", help="Use what an earlier run kept of the float model's answers.")
 ]
-Save = Annotated[bool, typer.Option("--save", help="Write the results into the folder and its card.")]
+Save = Annotated[bool, _option("--save", help="Write the results into the folder and its card.")]
 
 Revision = Annotated[str | None, _unset("--revision", help="Branch, tag or commit on the Hub; default: main.")]
 Branch = Annotated[str | None, _unset("--revision", help="Branch to push to; default: main.")]
-Private = Annotated[bool, typer.Option("--private", help="Make the repository private.")]
-CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")]
+Private = Annotated[bool, _option("--private", help="Make the repository private.")]
+CreatePr = Annotated[bool, _option("--create-pr", help="Open a pull request instead.")]
 Message = Annotated[str | None, _unset("--message", "-m", help="Commit message; default: Upload NAME with intraq.")]
 Token = Annotated[str | None, _unset("--token", help="With write access; default: HF_TOKEN, or `hf auth login`'s.")]
-Timm = Annotated[bool, typer.Option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
+Timm = Annotated[bool, _option("--timm", help="A plain timm repository: dequantized weights, float activations.")]
 
-Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-Csv = Annotated[bool, typer.Option("--csv", help="Print a table of results as CSV, every column.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path that was made; no progress.")]
-QuietName = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the repository's name; no progress.")]
-QuietNames = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names.")]
-QuietTable = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the table; no hints.")]
-QuietShare = Annotated[bool, typer.Option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]
+Json = Annotated[bool, _option("--json", help="Print exactly one JSON object on stdout.")]
+Csv = Annotated[bool, _option("--csv", help="Print a table of results as CSV, every column.")]
+Quiet = Annotated[bool, _option("--quiet", "-q", help="Print only the path that was made; no progress.")]
+QuietName = Annotated[bool, _option("--quiet", "-q", help="Print only the repository's name; no progress.")]
+QuietNames = Annotated[bool, _option("--quiet", "-q", help="Print only the names.")]
+QuietTable = Annotated[bool, _option("--quiet", "-q", help="Print only the table; no hints.")]
+QuietShare = Annotated[bool, _option("--quiet", "-q", help="Print only top-1, in percent; no progress.")]

@@ -10,7 +10,10 @@ import sys
 
 import pytest
 import timm
+import typer
 
+from intraq_cli.app import app
+from intraq_cli.commands import options
 from tests.conftest import INPUT, TINY
 from tests.fakes import process
 
@@ -282,6 +285,17 @@ def python(*args, **env):
 def warm(*args, **env):
     """The command line in a process of its own, which has torch already."""
     return process.run("-m", "intraq_cli", *args, env={**os.environ, **env}, timeout=120)
+
+
+def test_options_are_grouped_in_help(intraq):
+    """A panel for each group that has options in a command; and no group names an option that nobody has."""
+    out = intraq("quantize", "--help").out
+    assert all(f"─ {panel} ─" in out for panel in ("Options", *options.PANELS))
+    assert "Bits by layer" not in intraq("evaluate", "--help").out
+    commands = [typer.main.get_command(app), *typer.main.get_command(app).commands.values()]
+    commands += typer.main.get_command(app).commands["zoo"].commands.values()
+    known = {name for command in commands for option in command.params for name in option.opts}
+    assert {name for members in options.PANELS.values() for name in members} <= known
 
 
 def test_help_and_version_need_no_torch():
