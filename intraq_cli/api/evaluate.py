@@ -139,7 +139,7 @@ def _measure(
     pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: KeptAnswers, report: Report
 ) -> Accuracy:
     """Measure both networks on all images; reuse stored predictions of a teacher with the same weights."""
-    digest = images.digest() if images.digest and kept.folder else None  # hashing all files takes time
+    digest = images.digest() if images.digest and kept.folder else None  # looking at all files takes time
     origin = pair.origin
     teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
     key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)

@@ -46,7 +46,7 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
 
 @verb
 def compare(targets: Folders) -> ComparisonResult:
-    """Compare checkpoints: bits, sizes, agreement, divergence, recorded accuracies, and noise of each layer.
+    """Compare checkpoints: bits, sizes, agreement, divergence, recorded accuracies, and noise at batch norms.
 
     Args:
         targets: at least two checkpoint folders, or Hub ids of checkpoints.

@@ -52,7 +52,7 @@ class ComparedCheckpoint:
 
     path: str
     name: str
-    """Name of the folder, numbered if others have the same name."""
+    """Name of the folder, with a number if earlier ones have the same name."""
     model: str | None
     w_bits: int | None
     a_bits: int | None
