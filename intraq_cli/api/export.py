@@ -59,7 +59,7 @@ def export(
         to: the file format.
         out: the file; default ``model.onnx`` in the folder.
         storage: with ``int4``, weights of up to 4 bits also take 4 bits in the file.
-        images: a folder of pictures to compare on; default: those of the checkpoint's ``samples.png``, else random ones.
+        images: a folder of pictures to compare on; default: those of its ``samples.png``, else random images.
         model: for a checkpoint made from code, which it does not contain: the ``file.py:factory`` or module again.
         batch: number of images in a batch when time is measured.
         allow_float: write the file even if layers of placement ``integer`` did not become integer operations.

@@ -1,4 +1,4 @@
-"""Type and help of every option and argument, each written once; a command lists those that it has."""
+"""Type and help of every option and argument, each defined once; a command lists those that it uses."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +33,7 @@ def _argument(name: str, text: str, **settings: Any) -> Any:
 
 
 def _unset(*names: str, **settings: Any) -> Any:
-    """An option whose default, None, is not worth showing."""
+    """Return an option whose default None is not shown in the help."""
     return typer.Option(*names, show_default=False, **settings)
 
 
@@ -42,7 +42,7 @@ def _set(example: str) -> Any:
 
 
 def _several(example: str, kind: type, metavar: str, text: str, count: int | None = None) -> Any:
-    """An option that takes numbers with commas between."""
+    """Return an option that takes comma-separated numbers."""
     return _unset(example.split()[0], metavar=metavar, help=text, parser=numbers(example, kind, count))
 
 
