@@ -57,7 +57,7 @@ def _batch_size(value: Any) -> Any:
     return value
 
 
-# the last item of an annotation is the text by which error messages name the expected values
+# error messages describe expected values by the string in the annotation
 Model = Annotated[str | Path | nn.Module, SkipValidation]
 """Any input of :meth:`Source.parse`, which reports wrong ones itself."""
 Models = Annotated[list[Model] | tuple[Model, ...], "a list of models"]

@@ -64,7 +64,7 @@ def synthesize(
         seed: seed of every random draw.
         force: replace an existing file.
         resume: continue an interrupted run of the same job from its saved state.
-        batch_size: micro-batch size; accumulated gradients equal the full batch's; default: what fits in memory.
+        batch_size: micro-batch size; gradients are accumulated, so results are the same; default: what fits in memory.
         deterministic: make runs on a GPU reproducible to the bit, which takes longer; runs on a CPU always are.
         dry_run: check everything, estimate time and memory, and write nothing.
         input_size: (C, H, W), if the model does not state it.

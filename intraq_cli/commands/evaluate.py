@@ -48,7 +48,7 @@ def evaluate(
     as_json: options.Json = False,
     quiet: options.QuietShare = False,
 ) -> None:
-    """Measure accuracy of a checkpoint and its float teacher on the same labelled images; a table for several.
+    """Measure the accuracy of checkpoints, and of their float teachers, on the same labelled images.
 
     intraq evaluate resnet18-w4a4 --data imagenet/val
     """

@@ -12,7 +12,7 @@ from intraq_cli.words import duration, one_line
 RECENT = 6
 """Number of last reported steps from which the time left is estimated."""
 CURVE = 20
-"""Values in a loss curve; half as many if a line is narrower than ``WIDE``. ``WITH_BAR`` or wider always has a bar."""
+"""Values in a loss curve; half as many on lines below ``WIDE``. Lines of ``WITH_BAR`` or more always have a bar."""
 WIDE, WITH_BAR = 72, 56
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 FULL, EMPTY, ASCII_FULL, ASCII_EMPTY = "━", "╌", "#", "."

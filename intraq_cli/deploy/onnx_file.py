@@ -24,7 +24,8 @@ PRODUCER = "intraq"
 NEUTRAL: dict[Any, int] = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
 """For each operation, the second operand that leaves the first unchanged."""
 NEARLY = 1e-4
-"""Numbers this near to a neutral one are kept from ``torch.onnx``, which drops them up to 1e-8 and 1e-5 from it."""
+"""Distance from a neutral number within which a number is written as a tensor: ``torch.onnx`` treats numbers as neutral
+within 1e-8 and 1e-5."""
 CODES_SUFFIX = "_codes"
 """Suffix of the name of a weight whose codes take four bits."""
 
@@ -118,7 +119,7 @@ def _tidy(model: Any) -> None:
 
 
 def _store_four_bits(model: Any) -> None:
-    """Store weights with at most 16 consecutive codes in each channel in four bits, and restore them in the graph.
+    """Store weights whose codes span at most 16 values in each channel in four bits, and restore them in the graph.
 
     The smallest code of each channel is subtracted from its codes; ``Cast``, ``Add`` and ``Cast`` restore the int8
     codes. These operations do not depend on the input, so that a runtime computes them once.

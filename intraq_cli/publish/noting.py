@@ -98,7 +98,7 @@ def _note(
         ours = card is None or is_own_card(card, run)
         noted = plain(change(run))
         made = folder_card(folder, config, noted) if ours else None
-        if made is not None:  # an interruption leaves one of the two in the folder
+        if made is not None:  # even after an interruption, the folder has one of the two cards
             noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]
         page = page_of_one(record_of(folder, config, noted))
         with atomic_file(folder / "run.json", force=True) as scratch:

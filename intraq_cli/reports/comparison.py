@@ -53,7 +53,7 @@ def _checkpoint(record: Record, path: str, name: str) -> ComparedCheckpoint:
 
 
 def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
-    """Return one row for each batch norm in several records; none if fewer than half of all names are."""
+    """Return a row for each batch norm in several records; none if most names differ (other architectures)."""
     names = list(dict.fromkeys(name for record in records for name in record.run.measured.sqnr))
     rows = []
     for name in names:
