@@ -1,1 +1,1 @@
-"""The verbs as functions, one file each; the commands of the same names call these and print what they return."""
+"""The public functions, one file for each verb; the commands of the same names call them and print their results."""

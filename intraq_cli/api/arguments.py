@@ -1,4 +1,4 @@
-"""What callers from Python may pass to a verb: converted to the types that it works with, or a usage error."""
+"""Convert the arguments of a Python call to the types that a verb works with, or raise a usage error."""
 
 import json
 import os
@@ -27,18 +27,18 @@ def _text(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value  # of numpy and torch
+    return value.tolist() if hasattr(value, "tolist") else value  # numpy and torch values
 
 
 def _assignments(value: Any) -> Any:
-    """``{"tuning.steps": 3}`` as the command line spells it; a TOML value is nearly a JSON one."""
+    """Write ``{"tuning.steps": 3}`` as on the command line; JSON values are nearly always valid TOML values."""
     if isinstance(value, Mapping):
         return [f"{key}={json.dumps(one, default=_plain)}" for key, one in value.items()]
     return [value] if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON does not know, as one that it does."""
+    """Convert a value that JSON cannot hold to one that it can."""
     found = _text(_listed(value))
     return found if isinstance(found, (str, int, float, list)) else str(value)
 
@@ -57,12 +57,12 @@ def _batch_size(value: Any) -> Any:
     return value
 
 
-# the last word of an annotation is what errors call its values
+# error messages describe expected values by the string in the annotation
 Model = Annotated[str | Path | nn.Module, SkipValidation]
-"""What :meth:`Source.parse` takes, which says itself what is wrong."""
+"""Any input of :meth:`Source.parse`, which reports wrong ones itself."""
 Models = Annotated[list[Model] | tuple[Model, ...], "a list of models"]
 Text = Annotated[str, BeforeValidator(_text), "a string"]
-"""A name; a path or a ``torch.device`` too."""
+"""A string; a path or a ``torch.device`` is converted to one."""
 Texts = Annotated[
     list[str] | tuple[str, ...],
     BeforeValidator(_assignments),
@@ -81,21 +81,21 @@ Widths = Annotated[
 ]
 """One number of bits, or several to choose from."""
 BatchSize = Annotated[int | None, BeforeValidator(_batch_size), "a whole number"]
-"""Images at a time; None: what fits."""
+"""Number of images at a time; None: what fits in memory."""
 Seed = Annotated[int, BeforeValidator(_seed), "a whole number"]
-"""Of random draws."""
+"""Seed of random draws."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), "a tuple of numbers, one for each channel"]
-"""One per channel."""
+"""One number for each channel."""
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of ``function`` against its annotations, and run it under torch's usual settings.
 
-    Whole numbers of any type (numpy's, ``8.0``) are taken; a caller may be under ``torch.no_grad`` or
-    ``torch.inference_mode``, in which nothing could be learned, or have set another default type or device.
+    Whole numbers of any type (numpy's, ``8.0``) are accepted. The caller may be inside ``torch.no_grad`` or
+    ``torch.inference_mode``, which would prevent learning, or may have set another default dtype or device.
 
     Raises:
-        UsageError: an argument of a wrong type, one that is missing, or one that does not exist.
+        UsageError: an argument has a wrong type, is missing, or does not exist.
     """
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
 

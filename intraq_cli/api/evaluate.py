@@ -1,4 +1,4 @@
-"""``evaluate``: top-1 and top-5 of a network and of its float teacher."""
+"""``evaluate``: top-1 and top-5 accuracy of a network and of its float teacher."""
 
 import time
 from dataclasses import asdict, dataclass, replace
@@ -57,31 +57,31 @@ def evaluate(
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
 
     Args:
-        target: a checkpoint folder, the Hub id of one, an exported ``.onnx`` file, or a float model (an ``nn.Module``
-            too).
+        target: a checkpoint folder, the Hub id of one, an exported ``.onnx`` file, or a float model (also as an
+            ``nn.Module``).
         data: a folder of class folders, ``cifar10``, ``cifar100``, ``digits`` or ``hfds:ORG/NAME``.
-        model: the teacher again, for a checkpoint that cannot name it: ``file.py:factory``, or the ``nn.Module``.
-        data_dir: where ``cifar10`` and ``cifar100`` lie.
-        split: of a data set on the Hub.
-        limit: measure on a seeded random sample of so many images.
-        batch_size: images at a time.
+        model: the teacher again, if the checkpoint cannot name it: ``file.py:factory``, or the ``nn.Module``.
+        data_dir: the folder that contains ``cifar10`` or ``cifar100``.
+        split: split of a data set on the Hub.
+        limit: measure on a seeded random sample of this many images.
+        batch_size: number of images at a time.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: of the sample.
-        revision: of a checkpoint on the Hub.
-        input_size: (C, H, W), where a float model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, of a float model.
-        interpolation: ``bicubic``, ``bilinear``, ..., of a float model.
-        weights: of the teacher: a safetensors or ``.pth`` file, in place of timm's weights.
-        save: note the figures in the checkpoint folder that ``target`` is, and in its card.
-        cache: use what an earlier run kept of this float teacher's answers on these images (folders of class folders
-            only), and keep them for the next.
-        kept: answers of float teachers, for several calls with the same options (:func:`intraq_cli.evaluate_many`).
-        report: told of every batch.
+        seed: seed of the sample.
+        revision: branch, tag or commit of a checkpoint on the Hub.
+        input_size: (C, H, W), if a float model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: of a float model: side of the centre crop divided by the shorter side of the resized image.
+        interpolation: of a float model: ``bicubic``, ``bilinear``, ...
+        weights: a safetensors or ``.pth`` file for the teacher, in place of timm's weights.
+        save: record the results in the checkpoint folder ``target`` and in its model card.
+        cache: reuse the float teacher's predictions that an earlier run on these images stored, and store them for
+            the next run (only for folders of class folders).
+        kept: float teachers' predictions, shared by calls with the same options (:func:`intraq_cli.evaluate_many`).
+        report: function that receives an event for every batch.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     started = time.perf_counter()
     if isinstance(target, (list, tuple)):
@@ -98,7 +98,7 @@ def evaluate(
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
         name, pair = name or source.spelled, _float_pair(source, where)
-        check_unused(f"{name} is a float model", model=model)  # not before: it may be a checkpoint's name, mistyped
+        check_unused(f"{name} is a float model", model=model)  # after loading: may be a mistyped checkpoint
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
@@ -125,7 +125,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Pair:
-    """The network that is measured, and its float teacher."""
+    """The network to measure, and its float teacher."""
 
     network: nn.Module
     teacher: nn.Module
@@ -138,8 +138,8 @@ class _Pair:
 def _measure(
     pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: KeptAnswers, report: Report
 ) -> Accuracy:
-    """Both on all images; the teacher is not asked again what it, of the same weights, has answered already."""
-    digest = images.digest() if images.digest and kept.folder else None  # to look at all files takes a while
+    """Measure both networks on all images; reuse stored predictions of a teacher with the same weights."""
+    digest = images.digest() if images.digest and kept.folder else None  # looking at all files takes time
     origin = pair.origin
     teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
     key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)

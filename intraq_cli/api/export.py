@@ -1,4 +1,4 @@
-"""``export``: from a checkpoint to a file that another runtime runs, with the proof that it computes the same."""
+"""``export``: write a checkpoint as a file for another runtime, and prove that it computes the same."""
 
 import math
 import os
@@ -31,7 +31,7 @@ from intraq_cli.words import some_of, spelled_path
 
 FILE = "model.onnx"
 IMAGES = 64
-"""On which the file is compared with the checkpoint."""
+"""Number of images on which the file is compared with the checkpoint."""
 
 
 @verb
@@ -48,26 +48,26 @@ def export(
     force: bool = False,
     report: Report = silent,
 ) -> ExportResult:
-    """Write a checkpoint as a file that runs in integer arithmetic, and prove it.
+    """Write a checkpoint as a file that runs in integer arithmetic, and prove that it does.
 
-    The file is checked, loaded by onnxruntime, and its optimized graph read back: every layer is either an integer
-    operation there or listed with the reason. Logits are compared with those of ``load()``, and the time of a batch is
-    measured beside that of the same network in float32.
+    The file is checked and loaded by onnxruntime, and the graph that onnxruntime optimized is read back: every layer
+    is either an integer operation in it, or is listed with the reason. Logits are compared with those of ``load()``.
+    The time for a batch is measured, and that of the same network in float32.
 
     Args:
-        folder: a checkpoint.
-        to: the format.
+        folder: a checkpoint folder.
+        to: the file format.
         out: the file; default ``model.onnx`` in the folder.
-        storage: ``int4``: weights of up to 4 bits take 4 bits in the file, too.
-        images: pictures to compare on: a folder; default: the synthetic ones that the checkpoint shows.
-        model: for a checkpoint made from code, which it does not hold: the ``file.py:factory`` or the module again.
-        batch: images at a time, while time is measured.
-        allow_float: write the file even where layers of placement ``integer`` did not become integer operations.
+        storage: with ``int4``, weights of up to 4 bits also take 4 bits in the file.
+        images: a folder of pictures to compare on; default: those of its ``samples.png``, else random images.
+        model: for a checkpoint made from code, which it does not contain: the ``file.py:factory`` or module again.
+        batch: number of images in a batch when time is measured.
+        allow_float: write the file even if layers of placement ``integer`` did not become integer operations.
         force: replace an existing file.
-        report: told of every step.
+        report: function that receives an event for every step.
 
     Raises:
-        IntraqError: no such checkpoint, a package is missing, or the file is not what was asked for.
+        IntraqError: there is no such checkpoint, a package is missing, or the file is not what was requested.
     """
     started = time.perf_counter()
     check_positive("--batch", batch)
@@ -107,7 +107,7 @@ def export(
 
 
 def _about(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the file says of itself: classes, preprocessing, and where it comes from."""
+    """Return the metadata of the file: classes, preprocessing, and origin."""
     return {
         "version": __version__,
         "num_classes": checkpoint.num_classes,
@@ -119,7 +119,7 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, report: Report) -> None:
-    """Refuse float layers where none were promised, and name them elsewhere; products of activations never are.
+    """Refuse float layers with placement ``integer``, else report them; products of activations may stay float.
 
     Raises:
         ExportError: a layer of placement ``integer`` did not become an integer operation.
@@ -136,7 +136,7 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
 
 
 def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: int, report: Report) -> dict[str, Any]:
-    """What is measured of a file: how near it is to the checkpoint, and its time beside that of the float network."""
+    """Measure how close the file is to the checkpoint, and its time and that of the float network."""
     threads = torch.get_num_threads()
     session = open_session(content, threads)
     same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
@@ -163,14 +163,14 @@ def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: in
 
 @torch.no_grad()
 def _compare(checkpoint: Checkpoint, network: OnnxNetwork, images: Tensor) -> tuple[float, float]:
-    """Share of top-1 predictions that are the same, and the largest difference of logits in units of their spread."""
+    """Return the share of equal top-1 predictions, and the largest logit difference in standard deviations."""
     wanted, got = (torch.cat([one(part) for part in images.split(16)]) for one in (checkpoint.network, network))
     same = float((wanted.argmax(1) == got.argmax(1)).float().mean())
     return same, float((wanted - got).abs().max() / wanted.std().clamp(min=1e-12))
 
 
 def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: Report) -> Tensor:
-    """Images ``(B, C, H, W)`` to compare on, normalised."""
+    """Return the normalised images ``(B, C, H, W)`` to compare on."""
     spec = checkpoint.spec
     if given is not None:
         ((_, images),) = picture_batches(named_pictures(given), IMAGES, spec, report, batches=1)

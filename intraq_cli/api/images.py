@@ -1,4 +1,4 @@
-"""``images``: what a file of synthetic images holds, and the images as pictures to look at."""
+"""``images``: describe a file of synthetic images, and write them as PNG or JPEG files."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,18 +26,18 @@ def images(
     classes: Sequence[int] | None = None,
     force: bool = False,
 ) -> ImagesResult:
-    """Say what a file of synthetic images holds, and write its images as pictures.
+    """Describe the contents of a file of synthetic images, and write them as PNG or JPEG files.
 
     Args:
-        file: what ``synthesize`` wrote.
-        png: a folder to make, with a folder for each class: every image, full size, as a PNG file. Its name has the
-            image's number and the confidence with which the float model sees the class in it.
-        sheet: a PNG or JPEG file to make, with some of the images side by side, and the names of their classes.
-        classes: only these, by their indices.
-        force: replace a folder or file that is there.
+        file: a file that ``synthesize`` wrote.
+        png: a folder to create, with a subfolder for each class: every image at full size as a PNG file. The file name
+            has the image's number and the float model's confidence in the class.
+        sheet: a PNG or JPEG file to create, with some of the images side by side and the names of their classes.
+        classes: indices of the classes to include; default: all.
+        force: replace an existing folder or file.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     if png is not None:
         check_output(Path(png), force, is_class_folders)

@@ -1,4 +1,4 @@
-"""``inspect``: what of a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
+"""``inspect``: what in a model would be quantized, what stays float and why; and how a checkpoint is quantized."""
 
 from pathlib import Path
 
@@ -35,27 +35,27 @@ def inspect(
     crop_pct: float | None = None,
     interpolation: str | None = None,
 ) -> InspectionResult:
-    """Say what of a model would be quantized, what stays float and why; its weights are not downloaded.
+    """Show what in a model would be quantized, and what stays float and why; its weights are not downloaded.
 
-    Of a checkpoint: how it is quantized, its size, and the accuracies noted in it.
+    For a checkpoint: show how it is quantized, its size, and the accuracies recorded in it.
 
     Args:
-        model: the teacher, as the README spells it, or the ``nn.Module`` itself; or a checkpoint, whose bits and input
-            are its own.
-        w: bits of the weights, 2 to 8; default 4.
-        a: bits of the activations, 2 to 8; default 4.
-        act_placement: ``inputs`` (of every layer, the default), ``activations`` (after every ReLU, the paper's), or
+        model: the teacher, written as in the README, or the ``nn.Module`` itself; or a checkpoint, which has its own
+            bits and input.
+        w: bits of weights, 2 to 8; default 4.
+        a: bits of activations, 2 to 8; default 4.
+        act_placement: ``inputs`` (of every layer, the default), ``activations`` (after every ReLU, as in the paper), or
             ``integer`` (all that an integer runtime needs).
         first_last_bits: other bits for the first and the last layer.
-        bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
-        input_size: (C, H, W), where the model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
-        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
+        bits: a TOML file with other bits for layers given by name, see :mod:`intraq_cli.quantization.bit_rules`.
+        input_size: (C, H, W), if the model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: side of the centre crop divided by the resized image's shorter side, if the model does not state it.
+        interpolation: ``bicubic``, ``bilinear``, ..., if the model does not state it.
 
     Raises:
-        IntraqError: anything that the caller can mend, a model that cannot be quantized among it.
+        IntraqError: on any error that the caller can fix, or if the model cannot be quantized.
     """
     for option, width in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
         check_width(option, width)
@@ -76,16 +76,16 @@ def inspect(
 
 
 def bits_template(found: InspectionResult) -> str:
-    """A file for ``--bits`` that gives every layer the bits that it has: to be edited."""
+    """Return the text of a file for ``--bits`` with the current bits of every layer, ready to edit."""
     weights = {layer.name: layer.w_bits for layer in found.layers if layer.w_bits is not None}
     return template(weights, {layer.name: layer.a_bits for layer in found.layers if layer.a_bits is not None})
 
 
 def _checkpoint(model: Model) -> InspectionResult | None:
-    """What a checkpoint says of itself; None if ``model`` names none.
+    """Return what a checkpoint records about itself; None if ``model`` is no checkpoint.
 
     Raises:
-        CheckpointError: it says nothing, or something that makes no sense.
+        CheckpointError: the record is missing or invalid.
     """
     folder = None if isinstance(model, nn.Module) else find_folder(str(model), None)
     if folder is None:

@@ -1,4 +1,4 @@
-"""``load``: the network of a checkpoint; and the float teacher that it was made from."""
+"""``load``: the quantized network of a checkpoint."""
 
 from functools import partial
 
@@ -15,21 +15,21 @@ from intraq_cli.runtime.device import choose_device
 def load(
     target: Text, *, model: Model | None = None, device: Text = "cpu", revision: str | None = None
 ) -> QuantizedNetwork:
-    """The network of a checkpoint folder, or of one on the Hub: the very logits that it had when ``quantize`` ended.
+    """Load the network of a checkpoint; its logits are exactly those that it had when ``quantize`` ended.
 
-    One of placement ``integer`` computes on integers, code for code what its exported file does in onnxruntime.
+    A network of placement ``integer`` computes on integers, with the same codes as its exported file in onnxruntime.
 
-    Its ``transform`` turns a PIL image of any mode into what it takes, ``(C, H, W)``, as ``evaluate`` does: upright by
-    its EXIF orientation, in the network's channels. ``label_names`` are its classes, if known.
+    The network's ``transform`` turns a PIL image of any mode into its input ``(C, H, W)``, as ``evaluate`` does: turned
+    upright by its EXIF orientation, and in the network's channels. ``label_names`` are the classes, if known.
 
     Args:
-        target: a folder, or ``ORG/NAME``.
-        model: for a checkpoint made from code, which it does not hold: the ``file.py:factory`` or the module again.
+        target: a checkpoint folder, or ``ORG/NAME`` on the Hub.
+        model: for a checkpoint made from code, which it does not contain: the ``file.py:factory`` or module again.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        revision: of a repository on the Hub.
+        revision: branch, tag or commit of a repository on the Hub.
 
     Raises:
-        IntraqError: no such checkpoint, or a damaged one.
+        IntraqError: there is no such checkpoint, or it is damaged.
     """
     code = None if model is None else Source.parse(model)
     checkpoint = find_checkpoint(target, code, choose_device(device), revision)

@@ -1,4 +1,4 @@
-"""``predict``: the five most probable classes of pictures."""
+"""``predict``: the five most probable classes of each picture."""
 
 import math
 from collections.abc import Sequence
@@ -40,24 +40,24 @@ def predict(
     weights: str | Path | None = None,
     report: Report = silent,
 ) -> list[PredictionResult]:
-    """Say what is in pictures.
+    """Predict the five most probable classes of each picture.
 
     Args:
         target: a checkpoint folder, the Hub id of one, an exported ``.onnx`` file, or a float model.
-        images: files, or folders of them.
-        model: for a checkpoint made from code, which it does not hold: the ``file.py:factory`` or the module again.
-        revision: of a checkpoint on the Hub.
+        images: image files, or folders of them.
+        model: for a checkpoint made from code, which it does not contain: the ``file.py:factory`` or module again.
+        revision: branch, tag or commit of a checkpoint on the Hub.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        input_size: (C, H, W), where a float model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, of a float model.
-        interpolation: ``bicubic``, ``bilinear``, ..., of a float model.
-        weights: of a float model: a safetensors or ``.pth`` file, in place of timm's weights.
-        report: told of pictures in folders that cannot be read, which are left out.
+        input_size: (C, H, W), if a float model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: of a float model: side of the centre crop divided by the shorter side of the resized image.
+        interpolation: of a float model: ``bicubic``, ``bilinear``, ...
+        weights: a safetensors or ``.pth`` file for a float model, in place of timm's weights.
+        report: function that receives a warning for every unreadable picture in a folder, which is skipped.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     given = [images] if isinstance(images, (str, Path)) else list(images)
     if not given:
@@ -69,7 +69,7 @@ def predict(
     found = find_quantized(name, code, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
-        teacher = source.load()  # first: it may be a checkpoint's name, mistyped
+        teacher = source.load()  # before the check below: the name may be a mistyped checkpoint
         check_unused(f"{source.spelled} is a float model", model=model)
         place_teacher(teacher, where)
         check_classifier(teacher)
@@ -85,7 +85,7 @@ def predict(
 
 
 def probabilities(out: Tensor) -> Tensor:
-    """Of logits ``(B, K)``; what is probabilities already, of a network that ends in a softmax, as it is."""
+    """Return the softmax of ``(B, K)`` logits; the output of a network that ends in a softmax is unchanged."""
     are_some = bool((out >= 0).all()) and torch.allclose(out.sum(1), torch.ones_like(out[:, 0]), atol=1e-3)
     return out if are_some else out.softmax(1)
 
@@ -99,10 +99,10 @@ def _predictions(
     pictures: Sequence[Picture],
     report: Report,
 ) -> list[PredictionResult]:
-    """The first classes of all pictures that can be read; the others are reported.
+    """Return the most probable classes of all readable pictures, and report the others.
 
     Raises:
-        DataError: none can be read, or one that was named itself cannot.
+        DataError: no picture can be read, or one that was given as a file cannot.
     """
     results: list[PredictionResult] = []
     for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):

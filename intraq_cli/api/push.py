@@ -1,4 +1,4 @@
-"""``push``: a checkpoint folder to the Hugging Face Hub."""
+"""``push``: upload a checkpoint folder to the Hugging Face Hub."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,19 +32,19 @@ def push(
     """Upload a checkpoint folder with its model card to the Hugging Face Hub, in one commit.
 
     Args:
-        folder: what ``quantize`` wrote.
-        repo_id: ``ORG/NAME``; made if it is not there.
-        private: of a repository that is made.
+        folder: a folder that ``quantize`` wrote.
+        repo_id: ``ORG/NAME``; created if it does not exist.
+        private: make a newly created repository private.
         revision: the branch; default ``main``.
         create_pr: open a pull request instead.
-        message: of the commit.
-        token: with write access; default: HF_TOKEN, or that of ``hf auth login``.
-        timm: send a plain timm repository instead: dequantized weights, float activations.
-        dry_run: check everything, send nothing.
-        report: told of every step.
+        message: commit message.
+        token: a token with write access; default: HF_TOKEN, or the one of ``hf auth login``.
+        timm: upload a plain timm repository instead, with dequantized weights and float activations.
+        dry_run: check everything, and upload nothing.
+        report: function that receives an event for every step.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     check_repository_name(repo_id)
     check_revision(revision)

@@ -1,4 +1,4 @@
-"""Errors as a caller from Python reads them; the command line prints their ``message`` and ``hint`` as they are."""
+"""Errors reworded for Python callers; the command line prints their ``message`` and ``hint`` unchanged."""
 
 import re
 import types
@@ -11,7 +11,7 @@ from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.words import counted, did_you_mean
 
 OPTIONS = {"num_images": "n"}
-"""Options that go by another name in Python."""
+"""Options that have another name in Python."""
 FLAGS = ("force", "allow-float", "deterministic", "dry-run", "save", "timm", "private", "create-pr")
 KINDS: dict[Any, str] = {
     int: "a whole number",
@@ -26,7 +26,7 @@ LISTS = (list, tuple, Sequence)
 
 
 def reworded(error: IntraqError) -> IntraqError:
-    """The same error; its text names arguments in place of options, and has the hint where tracebacks show it."""
+    """Return the same error; its text names arguments instead of options, and tracebacks show its hint."""
     error.args = (_arguments(error.message),)
     if error.hint and not hasattr(error, "__notes__"):
         error.add_note(f"hint: {_arguments(error.hint)}")
@@ -34,7 +34,7 @@ def reworded(error: IntraqError) -> IntraqError:
 
 
 def _arguments(text: str) -> str:
-    """``--w 33`` as ``w=33``; commands in backticks stay."""
+    """Write ``--w 33`` as ``w=33``, except in commands in backticks."""
     parts = re.split("(`[^`]*`)", text)
     return "".join(part if k % 2 else _spelled(part) for k, part in enumerate(parts))
 
@@ -44,7 +44,7 @@ def _spelled(text: str) -> str:
     text = re.sub(r"--no-(cache|resume)\b", r"\1=False", text)
     text = re.sub(rf"--({'|'.join(FLAGS)})\b", lambda found: f"{_name(found[1])}=True", text)
     text = re.sub(r"--(device|recipe|act-placement) ([a-z]\w*)", lambda found: f"{_name(found[1])}={found[2]!r}", text)
-    # a value: numbers, words of capitals, or what a colon follows
+    # a value: numbers, words in capitals, or text followed by a colon
     value = r"--([a-z]+(?:-[a-z]+)*) ([\dA-Z][\d.,A-Z]*(?![\w.,])|\S+(?=:(?: |$)))"
     text = re.sub(value, lambda found: f"{_name(found[1])}={_value(found[2])}", text)
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)(:?)", lambda found: _name(found[1]) + (found[2] or "="), text)
@@ -61,13 +61,13 @@ def _value(text: str) -> str:
 def wrong_call(
     function: Callable[..., Any], first: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> UsageError:
-    """What is wrong with a call.
+    """Return the error that says what is wrong with a call.
 
     Args:
-        function: that was called.
-        first: of pydantic's errors.
-        args: that it was called with.
-        kwargs: that it was called with.
+        function: the function that was called.
+        first: the first of pydantic's errors.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
     """
     name, kind, where = function.__name__, first["type"], first["loc"][0]
     parameters = signature(function).parameters
@@ -79,7 +79,7 @@ def wrong_call(
         return UsageError(f"{name}() got multiple values for argument {where!r}")
     if kind.startswith("missing_"):
         return UsageError(f"{name}() is missing the argument {where!r}", f"`help(intraq_cli.{name})` lists them all")
-    if isinstance(where, int):  # by position
+    if isinstance(where, int):  # passed by position
         where = list(parameters)[where]
     given = kwargs[where] if where in kwargs else args[list(parameters).index(where)]
     expected = _expected(get_type_hints(function, include_extras=True)[where])
@@ -97,7 +97,7 @@ def _too_many(name: str, parameters: Mapping[str, Parameter], args: tuple[Any, .
 
 
 def _instead(name: str, unknown: str, parameters: Mapping[str, Parameter]) -> str:
-    """A hint at what was meant."""
+    """Return a hint that suggests the intended argument."""
     if (name, unknown) == ("quantize", "seeds"):
         return "quantize_seeds() takes several seeds"
     if OPTIONS.get(unknown) in parameters:
@@ -106,7 +106,7 @@ def _instead(name: str, unknown: str, parameters: Mapping[str, Parameter]) -> st
 
 
 def _expected(annotation: Any) -> str:
-    """What values of a type are called."""
+    """Return how error messages name values of a type."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         said = [one for one in annotation.__metadata__ if isinstance(one, str)]
@@ -121,7 +121,7 @@ def _expected(annotation: Any) -> str:
 
 
 def readable_signature(function: Callable[..., Any]) -> Signature:
-    """Of a function, without what its annotations say to pydantic alone."""
+    """Return a function's signature without the annotations that only pydantic reads."""
     hints, own = get_type_hints(function), signature(function)
     parameters = [one.replace(annotation=hints[one.name]) for one in own.parameters.values()]
     return own.replace(parameters=parameters, return_annotation=hints["return"])

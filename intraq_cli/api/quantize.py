@@ -1,4 +1,4 @@
-"""``quantize``: from a pretrained classifier to a checkpoint folder, without data."""
+"""``quantize``: turn a pretrained classifier into a quantized checkpoint folder, without data."""
 
 import time
 from dataclasses import replace
@@ -72,46 +72,46 @@ def quantize(
     """Quantize a pretrained classifier without data, and write a checkpoint folder.
 
     Args:
-        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
-        w: bits of the weights, 2 to 8; default 4. Under a budget those to choose from for each layer; default all.
-        a: bits of the activations, 2 to 8; default 4, under a budget of the weights 8. Under one of bit operations
-            those to choose from; default all.
+        model: the teacher, written as in the README, or the ``nn.Module`` itself.
+        w: bits of weights, 2 to 8; default 4. With a budget: the bits to choose from for each layer; default all.
+        a: bits of activations, 2 to 8; default 4, or 8 with a budget for the weights. With a budget of bit operations:
+            the bits to choose from; default all.
         target_size: a budget: the size of ``model.safetensors``, in bytes or as ``2MB``.
         avg_bits: a budget: mean bits of a quantized weight.
         bops: a budget: bit operations for one image, as a number or as ``5G``.
-        sensitivity: what ``sensitivity`` wrote, so that under a budget nothing is measured.
-        out: the folder; default ``NAME-wWaA``, or with the budget in its name.
+        sensitivity: a file that ``sensitivity`` wrote; with a budget, its values are used and nothing is measured.
+        out: the folder; default ``NAME-wWaA``, or a name with the budget.
         recipe: a name from the zoo, or the path of a TOML file.
-        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
-        images: in place of stage 1 a file that ``synthesize`` wrote, a folder of pictures without labels, or one of
-            each; of the pictures those nearest to the stored batch-norm statistics, as many as the recipe makes images.
-        act_placement: ``inputs`` (of every layer), ``activations`` (outputs of ReLU-like functions, the paper's), or
-            ``integer`` (all that an integer runtime needs); default: the recipe's, else ``inputs``.
-        first_last_bits: bits of the first and the last layer's weights and, but for placement ``activations``, of the
-            last layer's input; the image has 8.
-        bits: a TOML file with other bits for layers by their names, see :mod:`intraq_cli.quantization.bit_rules`.
+        set: overrides of the recipe: a list of ``section.key=value``, or a dict ``{"section.key": value}``.
+        images: replaces stage 1: a file that ``synthesize`` wrote, a folder of pictures without labels, or one of each.
+            The pictures nearest to the stored batch norm statistics are used, as many as the recipe makes images.
+        act_placement: ``inputs`` (of every layer), ``activations`` (outputs of ReLU-like functions, as in the paper),
+            or ``integer`` (all that an integer runtime needs); default: the recipe's, else ``inputs``.
+        first_last_bits: bits of the first and the last layer's weights and, except with placement ``activations``, of
+            the last layer's input; the image has 8 bits.
+        bits: a TOML file with other bits for layers given by name, see :mod:`intraq_cli.quantization.bit_rules`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: of every random draw.
+        seed: seed of every random draw.
         force: replace an existing folder.
-        resume: go on from what an interrupted run of the same job has kept.
-        batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
-        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
-        dry_run: check everything, try how long it will take, write nothing.
-        input_size: (C, H, W), where the model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
-        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
+        resume: continue an interrupted run of the same job from its saved state.
+        batch_size: micro-batch size; gradients are accumulated, so results are the same; default: what fits in memory.
+        deterministic: make runs on a GPU reproducible to the bit, which takes longer; runs on a CPU always are.
+        dry_run: check everything, estimate time and memory, and write nothing.
+        input_size: (C, H, W), if the model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: side of the centre crop divided by the resized image's shorter side, if the model does not state it.
+        interpolation: ``bicubic``, ``bilinear``, ..., if the model does not state it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
-        export: write ``model.onnx`` into the folder as well, with its proof; see :func:`intraq_cli.export`.
+        export: also write ``model.onnx`` into the folder, and check it; see :func:`intraq_cli.export`.
         tensorboard: a folder to write the losses of both stages into, for TensorBoard.
-        suffix: of one of several runs, put behind the folder's name; a folder that an earlier call of the very same
-            run has made is then taken as it is.
-        command: what to record as the command; default: how this was called.
-        report: told of every step.
+        suffix: appended to the folder's name when this is one of several runs; a folder that an earlier call of the
+            same run wrote is then reused.
+        command: text to record as the command; default: this call.
+        report: function that receives an event for every step.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     command = command or call(quantize, locals())
     started = time.perf_counter()
@@ -156,16 +156,16 @@ def quantize(
 
 
 def _exported(result: QuantizationResult, to: Literal["onnx"], model: Model, report: Report) -> QuantizationResult:
-    """The result with the export of its checkpoint, which was just written.
+    """Export the checkpoint that was just written, and return the result with its export.
 
     Raises:
-        IntraqError: it cannot be; the checkpoint is there all the same.
+        IntraqError: the export failed; the checkpoint is complete nevertheless.
     """
     path, started = result.path, time.perf_counter()
     code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
     try:
         exported = exporting.export(path, to=to, model=code, report=report)
-    except BaseException:  # an interruption too
+    except BaseException:  # including an interruption
         report(Warned(f"the checkpoint {path} is complete, only its export is not: intraq export {path}"))
         raise
     return replace(result, export=exported, seconds=result.seconds + time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""``report`` and ``compare``: what checkpoint folders say of their making, as a page and as figures."""
+"""``report`` and ``compare``: the records of checkpoint folders as an HTML page, and as values side by side."""
 
 import os
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ Folders = str | Path | Sequence[str | Path]
 
 @verb
 def report(folders: Folders, *, out: str | Path | None = None, force: bool = False) -> ReportResult:
-    """Write what one checkpoint, or several side by side, say of their making as one HTML file.
+    """Write an HTML report of how one checkpoint was made, or of several side by side.
 
     Args:
-        folders: what ``quantize`` wrote, one or several; all that is shown is read from there.
-        out: the file; default: ``report.html`` in the folder, whose place it takes; of several in the working folder.
+        folders: one or several folders that ``quantize`` wrote; everything in the report is read from them.
+        out: the file; default: ``report.html`` in the folder, which is replaced; for several, in the working folder.
         force: replace an existing file.
 
     Raises:
-        IntraqError: a folder is no checkpoint, or the file cannot be written.
+        IntraqError: a folder is not a checkpoint, or the file cannot be written.
     """
     given = _listed(folders)
     own = len(given) == 1 and out is None
@@ -46,13 +46,13 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
 
 @verb
 def compare(targets: Folders) -> ComparisonResult:
-    """Put checkpoints side by side: bits, sizes, agreement, divergence, accuracies noted, and noise by layer.
+    """Compare checkpoints: bits, sizes, agreement, divergence, recorded accuracies, and noise at batch norms.
 
     Args:
         targets: at least two checkpoint folders, or Hub ids of checkpoints.
 
     Raises:
-        IntraqError: one is no checkpoint.
+        IntraqError: one of them is not a checkpoint.
     """
     given = _listed(targets)
     if len(given) < 2:
@@ -72,4 +72,4 @@ def _record(target: str) -> Record:
     if folder is None:
         raise CheckpointError(f"{target} is no checkpoint", NO_CHECKPOINT)
     record = read_record(folder)
-    return record if os.path.isdir(target) else replace(record, name=target)  # else the name of a snapshot of the Hub's
+    return record if os.path.isdir(target) else replace(record, name=target)  # else it has the name of a Hub snapshot

@@ -57,36 +57,36 @@ def sensitivity(
     weights: str | Path | None = None,
     report: Report = silent,
 ) -> SensitivityResult:
-    """Say how far the network's answers move when one layer alone goes to few bits, on synthetic images.
+    """Measure how far the network's predictions move when one layer alone is quantized, on synthetic images.
 
-    And the other way round: how far they are when everything is at few bits, and one layer alone stays float. Answers
-    are compared at a temperature of 4 (Hinton et al. 2015): the network is too sure of its synthetic images.
+    The reverse is measured too: how far they move when all layers but one are quantized. Predictions are compared at a
+    temperature of 4 (Hinton et al. 2015), because the network is overconfident on its synthetic images.
 
     Args:
-        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
+        model: the teacher, written as in the README, or the ``nn.Module`` itself.
         widths: bits to try, 2 to 8 each.
-        n: images; they are made unless ``images`` names some. Default: 64 to 256, the more the smaller they are.
-        images: what ``synthesize`` wrote, of which the first ``n`` are used, or a folder of pictures, or both.
-        out: a file that ``quantize`` takes as ``sensitivity``; an interrupted run then goes on.
+        n: number of images, synthesized unless ``images`` is given; default: 64 to 256, more if they are small.
+        images: a file that ``synthesize`` wrote (its first ``n`` images are used), a folder of pictures, or both.
+        out: the file to write, for the argument ``sensitivity`` of ``quantize``; allows an interrupted run to continue.
         act_placement: as for ``quantize``.
-        recipe: of the images.
-        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
+        recipe: recipe for the images.
+        set: overrides of the recipe: a list of ``section.key=value``, or a dict ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: of every random draw.
+        seed: seed of every random draw.
         force: replace an existing file.
-        resume: go on from what an interrupted run of the same job has kept.
-        batch_size: micro-batch size while images are made; default: what fits.
-        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
-        input_size: (C, H, W), where the model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
-        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
+        resume: continue an interrupted run of the same job from its saved state.
+        batch_size: micro-batch size while images are made; default: what fits in memory.
+        deterministic: make runs on a GPU reproducible to the bit, which takes longer; runs on a CPU always are.
+        input_size: (C, H, W), if the model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: side of the centre crop divided by the resized image's shorter side, if the model does not state it.
+        interpolation: ``bicubic``, ``bilinear``, ..., if the model does not state it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
-        report: told of every step.
+        report: function that receives an event for every step.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     started = time.perf_counter()
     chosen = asked_widths("--widths", widths)
@@ -131,7 +131,7 @@ def sensitivity(
 
 
 def _about(job: Job, source: Source, placement: Placement, path: Path | None) -> dict[str, Any]:
-    """The network and the way that it was measured, as the result has them."""
+    """Return the result's fields about the network and how it was measured."""
     return {
         "path": spelled_path(path) if path else None,
         "model": source.spelled,

@@ -1,4 +1,4 @@
-"""Several of the same: ``evaluate_many`` targets on the same images, ``quantize_seeds`` of one job."""
+"""Repeated runs: ``evaluate_many`` for several targets on the same images, ``quantize_seeds`` for several seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
 
 COMPARED = ("agreement", "kl", "logits_error")
-"""What of several seeds is averaged, where it is known: the last one is of recipes without images."""
+"""Values to average over seeds, where they are known; only recipes without images have the last one."""
 Made = TypeVar("Made")
 
 
@@ -28,20 +28,20 @@ Made = TypeVar("Made")
 def evaluate_many(
     targets: Models, data: Text, *, cache: bool = True, report: Report = silent, **options: Any
 ) -> EvaluationsResult:
-    """Measure several targets, each beside its float teacher, on the same images.
+    """Measure several targets and their float teachers on the same images.
 
-    Targets that were made from the same weights, and take the same input, share the answers of their teacher: they are
-    computed once. A target that fails does not lose the others.
+    For targets that were made from the same weights and take the same input, the teacher's predictions are computed
+    only once. If a target fails, the results of the others are kept.
 
     Args:
-        targets: each as :func:`intraq_cli.evaluate` takes it.
+        targets: list of targets, see :func:`intraq_cli.evaluate`.
         data: as for ``evaluate``.
         cache: as for ``evaluate``.
-        report: told of every batch, and of what fails.
-        options: all others of ``evaluate``.
+        report: function that receives an event for every batch and every failure.
+        options: all other arguments of ``evaluate``.
 
     Raises:
-        IntraqError: all of them fail; it is the first one's error.
+        IntraqError: the first error, if all of them fail.
     """
     if not targets:
         raise UsageError("no target", "give at least one checkpoint, file or model")
@@ -57,20 +57,20 @@ def evaluate_many(
 def quantize_seeds(
     model: Model, *, seeds: Sequence[int] = (0, 1, 2), dry_run: bool = False, report: Report = silent, **options: Any
 ) -> SeedsResult:
-    """Quantize once for each seed, each into a folder of its own: ``OUT-seed0``, ``OUT-seed1``, ...
+    """Quantize once for each seed, each into its own folder: ``OUT-seed0``, ``OUT-seed1``, ...
 
-    A seed that fails does not lose the others. One whose folder an earlier call of the same job has made counts as
-    made: after an interruption the same call goes on.
+    If a seed fails, the results of the others are kept. A folder that an earlier call of the same job wrote is reused,
+    so that repeating the call continues after an interruption.
 
     Args:
-        model: as :func:`intraq_cli.quantize` takes it.
-        seeds: at least one, no two alike.
-        dry_run: check everything, try how long one of them will take, write nothing.
-        report: told of every step, and of what fails.
-        options: all others of ``quantize`` but ``seed``.
+        model: see :func:`intraq_cli.quantize`.
+        seeds: at least one, all different.
+        dry_run: check everything, estimate time and memory of one run, and write nothing.
+        report: function that receives an event for every step and every failure.
+        options: all other arguments of ``quantize`` except ``seed``.
 
     Raises:
-        IntraqError: all of them fail; it is the first one's error.
+        IntraqError: the first error, if all of them fail.
     """
     if not seeds or len({*seeds}) < len(seeds) or not 0 <= min(seeds) <= max(seeds) <= LARGEST_SEED:
         which = ", ".join(map(str, seeds)) or "none"
@@ -81,16 +81,16 @@ def quantize_seeds(
     board = options.pop("tensorboard", None)
 
     def one(seed: int) -> QuantizationResult:
-        own = None if board is None else Path(board, f"seed{seed}")  # or each would hide the one before
+        own = None if board is None else Path(board, f"seed{seed}")  # otherwise each would hide the one before it
         given = options | {"seed": seed, "suffix": f"-seed{seed}", "tensorboard": own, "dry_run": dry_run}
         return quantize(model, report=report, **given)
 
-    if dry_run:  # the same time for all
+    if dry_run:  # all seeds take the same time
         first = one(seeds[0])
         stem = first.path.removesuffix(f"-seed{seeds[0]}")
         runs = [replace(first, seed=seed, path=f"{stem}-seed{seed}") for seed in seeds]
         for run in runs:
-            if not is_own_checkpoint(Path(run.path)):  # else it may be of this very job
+            if not is_own_checkpoint(Path(run.path)):  # otherwise it may be from this same job
                 check_free(run.path, bool(options.get("force")), is_own_checkpoint)
         return SeedsResult(runs, [], {}, {})
     runs, failed = _each(seeds, lambda seed: f"seed {seed}", one, report)
@@ -103,10 +103,10 @@ def quantize_seeds(
 def _each(
     items: Iterable[Any], name: Callable[[Any], str], work: Callable[[Any], Made], report: Report
 ) -> tuple[list[Made], list[Failure]]:
-    """``work`` of every item, and what has failed; what fails is reported at once.
+    """Return the results of ``work`` on all items, and the failures; each failure is reported at once.
 
     Raises:
-        IntraqError: the first one's, where all fail.
+        IntraqError: the first item's error, if all fail.
     """
     made: list[Made] = []
     errors: list[tuple[str, IntraqError]] = []

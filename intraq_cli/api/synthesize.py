@@ -1,4 +1,4 @@
-"""``synthesize``: learn synthetic images from a network alone."""
+"""``synthesize``: learn synthetic images from nothing but a network."""
 
 import math
 import time
@@ -51,33 +51,33 @@ def synthesize(
     tensorboard: str | Path | None = None,
     report: Report = silent,
 ) -> SynthesisResult:
-    """Learn synthetic images from a network alone, and write them to a safetensors file.
+    """Learn synthetic images from nothing but a network, and write them to a safetensors file.
 
     Args:
-        model: the teacher, as the README spells it, or the ``nn.Module`` itself.
+        model: the teacher, written as in the README, or the ``nn.Module`` itself.
         n: number of images; default: the recipe's.
         out: the file; default ``NAME-images.safetensors``.
-        png: a folder to make as well, with the images as pictures; see :func:`intraq_cli.images`.
+        png: a folder to write the images into as PNG files as well; see :func:`intraq_cli.images`.
         recipe: a name from the zoo, or the path of a TOML file.
-        set: overrides, ``section.key=value`` each, or a dict: ``{"section.key": value}``.
+        set: overrides of the recipe: a list of ``section.key=value``, or a dict ``{"section.key": value}``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        seed: of every random draw.
+        seed: seed of every random draw.
         force: replace an existing file.
-        resume: go on from what an interrupted run of the same job has kept.
-        batch_size: micro-batch size: gradients are accumulated, results equal the full batch's; default: what fits.
-        deterministic: the same bits at every run on a GPU too, which takes longer; a CPU always gives them.
-        dry_run: check everything, try how long it will take, write nothing.
-        input_size: (C, H, W), where the model does not say it.
-        mean: per channel, for pixels in [0, 1].
-        std: per channel.
-        crop_pct: side of the centre crop by the shorter side of the resized image, where the model does not say it.
-        interpolation: ``bicubic``, ``bilinear``, ..., where the model does not say it.
+        resume: continue an interrupted run of the same job from its saved state.
+        batch_size: micro-batch size; gradients are accumulated, so results are the same; default: what fits in memory.
+        deterministic: make runs on a GPU reproducible to the bit, which takes longer; runs on a CPU always are.
+        dry_run: check everything, estimate time and memory, and write nothing.
+        input_size: (C, H, W), if the model does not state it.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
+        crop_pct: side of the centre crop divided by the resized image's shorter side, if the model does not state it.
+        interpolation: ``bicubic``, ``bilinear``, ..., if the model does not state it.
         weights: a safetensors or ``.pth`` file, in place of timm's weights.
         tensorboard: a folder to write the losses into, for TensorBoard.
-        report: told of every step.
+        report: function that receives an event for every step.
 
     Raises:
-        IntraqError: anything that the caller can mend.
+        IntraqError: on any error that the caller can fix.
     """
     started = time.perf_counter()
     report = to_tensorboard(report, tensorboard)
@@ -107,7 +107,7 @@ def synthesize(
             names = class_names(teacher, captured.num_classes)
             with atomic_file(path, force) as scratch:
                 save_images(scratch, ImageSet(made, origin, teacher.spec, names))
-                if shown is not None:  # both or none, so that the same command can go on
+                if shown is not None:  # write both or neither, so that the same command can continue
                     with atomic_folder(shown, force, is_class_folders) as folder:
                         write_class_folders(folder, made, teacher.spec, names)
     return replace(
@@ -120,7 +120,7 @@ def synthesize(
 
 
 def _result(job: Job, path: Path, source: Source, png: Path | None) -> SynthesisResult:
-    """What is known before the images are made."""
+    """Return the result with the fields that are known before the images are made."""
     return SynthesisResult(
         path=spelled_path(path),
         model=source.spelled,

@@ -1,1 +1,1 @@
-"""The commands: they parse, call one function of the API, and print its result."""
+"""The commands: each parses its options, calls one function of the API, and prints the result."""

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from intraq_cli.results import ComparisonResult
 
 SHOWN = 8
-"""Batch norms, of those that differ most."""
+"""Number of batch norms to show, those that differ most."""
 
 
 def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: options.QuietTable = False) -> None:
-    """Put checkpoints side by side: bits, sizes, agreement, divergence, accuracies noted, noise by layer.
+    """Compare checkpoints: bits, sizes, agreement, divergence, recorded accuracies, and noise at batch norms.
 
     intraq compare resnet18-w4a4 resnet18-w8a8
     """

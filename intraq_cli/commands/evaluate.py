@@ -48,7 +48,7 @@ def evaluate(
     as_json: options.Json = False,
     quiet: options.QuietShare = False,
 ) -> None:
-    """Measure a checkpoint and its float teacher on the same labelled images; of several, a table.
+    """Measure the accuracy of checkpoints, and of their float teachers, on the same labelled images.
 
     intraq evaluate resnet18-w4a4 --data imagenet/val
     """
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _several(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """Of several targets; those that failed are told by the exit code as well."""
+    """Measure several targets; exit with code 1 if any of them failed."""
     from intraq_cli.api import several as api
 
     with progress(quiet) as report:
@@ -96,7 +96,7 @@ def _several(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
 
 
 def _top1_of_each(targets: Sequence[str], found: "EvaluationsResult") -> Iterator[str]:
-    """A word for each target, in the order in which they were named."""
+    """Yield top-1 accuracy or ``failed`` for each target, in the given order."""
     results, failed = iter(found.results), [failure.name for failure in found.failed]
     for target in targets:
         if failed[:1] == [target]:

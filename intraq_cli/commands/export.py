@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from intraq_cli.results import ExportResult
 
 SHOWN = 5
-"""Float layers."""
+"""Maximum number of float layers to list."""
 
 
 def export(
@@ -27,9 +27,9 @@ def export(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a checkpoint as ONNX and compare it with load().
+    """Write a checkpoint as an ONNX file, and compare the file with load().
 
-    Convolutions and linear layers run on integers if it was made with --act-placement integer.
+    Convolutions and linear layers run on integers if the checkpoint was made with --act-placement integer.
 
     intraq export resnet18-w8a8
     """
@@ -49,7 +49,7 @@ def export(
 
 
 def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
-    """What the proof found, for people."""
+    """Return what the check of the file found, as rows of text."""
     integer, left = result.layers_integer, result.layers_float
     same = "equal" if result.first_choices_equal else "NOT all equal"
     ratio = result.ms_float / result.ms_quantized

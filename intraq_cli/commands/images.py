@@ -19,7 +19,7 @@ def images(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say what a file of synthetic images holds, and write them as pictures.
+    """Describe a file of synthetic images, and write them as PNG or JPEG files.
 
     intraq images images.safetensors --png pictures
     """
@@ -65,13 +65,13 @@ def _classes(result: "ImagesResult") -> str:
 
 
 def _recipe(recipe: dict[str, Any]) -> str:
-    """The bundled recipe that is nearest to the settings that a file tells, and what they say otherwise."""
+    """Return the bundled recipe nearest to the file's settings, and the settings that differ from it."""
     from intraq_cli.zoo import load_recipe, recipe_names
 
     if not recipe:
         return ""
     other = {}
-    for name in sorted(recipe_names(), key=lambda name: name != "default"):  # which comes first of several as near
+    for name in sorted(recipe_names(), key=lambda name: name != "default"):  # default wins ties
         bundled = load_recipe(name).to_dict()["synthesis"]
         other[name] = [f"{key}={value}" for key, value in recipe.items() if bundled.get(key) != value]
     nearest = min(other, key=lambda name: len(other[name]))

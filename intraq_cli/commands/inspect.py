@@ -33,7 +33,7 @@ SORTED_BY: dict[str, Callable[["InspectedLayer"], Any]] = {
     "multiply-adds": lambda layer: -layer.multiply_adds,
     "bytes": lambda layer: -layer.bytes,
 }
-"""What a column is sorted by: numbers the largest first, but bits the fewest first, float at the end."""
+"""Sort keys of columns: numbers largest first, but bits fewest first, with float last."""
 
 
 def inspect(
@@ -53,9 +53,9 @@ def inspect(
     as_json: options.Json = False,
     quiet: options.QuietTable = False,
 ) -> None:
-    """Say what of a model would be quantized, what stays float and why; of a checkpoint, how it is quantized.
+    """Show what in a model would be quantized, what stays float and why, or how a checkpoint is quantized.
 
-    A model's weights are not downloaded.
+    The weights of a model are not downloaded.
 
     intraq inspect mobilenetv2_100
     """
@@ -102,13 +102,13 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 
 def _others(found: "InspectionResult") -> str:
-    """Weights that have other bits than most."""
+    """Return how many layers have weights with other bits than most."""
     count = sum(layer.w_bits not in (None, found.w_bits) for layer in found.layers)
     return f", other weights in {count} layer{'s' * (count > 1)}" if count else ""
 
 
 def _print_layers(layers: list["InspectedLayer"]) -> None:
-    """All that multiplies, with each one's share of the work and of the file."""
+    """Print all operations with multiply-adds, with their shares of the multiply-adds and of the file."""
     adds, size = sum(layer.multiply_adds for layer in layers), sum(layer.bytes for layer in layers)
     print_rows(COLUMNS, [_row(layer, adds, size) for layer in layers])
 

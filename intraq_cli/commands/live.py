@@ -1,4 +1,4 @@
-"""The line of a stage that is at work: as much of it as the terminal has room for."""
+"""The live line of the current stage, with as many parts as the terminal has room for."""
 
 import time
 from collections import deque
@@ -10,9 +10,9 @@ from intraq_cli.events import StageStarted, StepDone
 from intraq_cli.words import duration, one_line
 
 RECENT = 6
-"""Reported steps by which the time left is told, the last ones."""
+"""Number of last reported steps from which the time left is estimated."""
 CURVE = 20
-"""Values in a curve of losses; half as many on a line that is not ``WIDE``; a bar is always on one of ``WITH_BAR``."""
+"""Values in a loss curve; half as many on lines below ``WIDE``. Lines of ``WITH_BAR`` or more always have a bar."""
 WIDE, WITH_BAR = 72, 56
 BLOCKS, ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 FULL, EMPTY, ASCII_FULL, ASCII_EMPTY = "━", "╌", "#", "."
@@ -20,7 +20,7 @@ WIDEST_BAR, NARROWEST_BAR = 24, 6
 
 
 def sparkline(values: Sequence[float], marks: str = BLOCKS) -> str:
-    """A curve one line high, from the smallest of the values to the largest; what is not finite is a question mark."""
+    """Draw a curve one line high, scaled to the smallest and largest value; non-finite values are question marks."""
     finite = [value for value in values if abs(value) < float("inf")]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     scale = (len(marks) - 1) / (high - low) if high > low else 0.0
@@ -28,7 +28,7 @@ def sparkline(values: Sequence[float], marks: str = BLOCKS) -> str:
 
 
 class Pace:
-    """How fast a stage goes on, by its last steps; those before the first that is told of may be an earlier run's."""
+    """The speed of a stage over its last reported steps; steps before the first may be from an interrupted run."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -37,7 +37,7 @@ class Pace:
         self.left: float | None = None
 
     def note(self, event: StepDone) -> None:
-        """Set images per second and the seconds left, neither until there is something to tell them by."""
+        """Update images per second and seconds left, both of which need at least two reported steps."""
         now = time.perf_counter()
         self.recent.append((now, event))
         started, first = self.recent[0]
@@ -48,14 +48,14 @@ class Pace:
         self.left = seconds * (self.steps - event.step) / (event.step - first.step)
 
     def left_now(self) -> float | None:
-        """Seconds left, counted on since the last step."""
+        """Return the seconds left, minus the time since the last step."""
         if self.left is None:
             return None
         return max(0.0, self.left - (time.perf_counter() - self.recent[-1][0]))
 
 
 class Stage:
-    """A stage as a terminal shows it."""
+    """A stage, as shown on a terminal."""
 
     def __init__(self, started: StageStarted, pace: Pace) -> None:
         self.name, self.steps, self.detail, self.pace = started.stage, started.steps, started.detail, pace
@@ -63,13 +63,13 @@ class Stage:
         self.losses: deque[float] = deque(maxlen=CURVE)
 
     def note(self, event: StepDone) -> None:
-        """Take down what a step tells."""
+        """Store the data of a step."""
         self.step, self.detail = event.step, event.detail or self.detail
         if "total" in event.values:
             self.losses.append(event.values["total"])
 
     def line(self, width: int, unicode: bool = True) -> str:
-        """What is going on, in at most ``width`` cells; the least important parts go first."""
+        """Return the live line in at most ``width`` cells; the least important parts are dropped first."""
         parts = self._parts(unicode, CURVE if width >= WIDE else CURVE // 2)
         most = width - NARROWEST_BAR - 2 if width >= WITH_BAR else width
         while len(parts) > 1 and sum(cell_len(text) for _, text in parts) + 2 * (len(parts) - 1) > most:
@@ -85,11 +85,11 @@ class Stage:
         return text[:width]
 
     def end(self, seconds: float, width: int, unicode: bool = True) -> str:
-        """What remains on the screen when it is over."""
+        """Return the line that remains on the screen when the stage is finished."""
         return "  ".join([f"{self.name}: done in {duration(seconds)}", *self._losses(unicode, CURVE)])[:width]
 
     def _parts(self, unicode: bool, curve: int) -> list[tuple[int, str]]:
-        """Texts from left to right, each with its place among those that go first (the highest)."""
+        """Return texts from left to right, each with its rank; the highest rank is dropped first."""
         left = self.pace.left_now()
         loss = [*self._losses(unicode, curve), "", ""]
         found = [

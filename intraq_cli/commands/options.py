@@ -1,4 +1,4 @@
-"""Type and help of every option and argument, each written once; a command lists those that it has."""
+"""Type and help of every option and argument, each defined once; a command lists those that it uses."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ PANELS = {
     "Run": ("--device", "--seed", "--seeds", "--batch-size", "--deterministic", "--resume", "--dry-run", "--cache"),
     "Output": ("--force", "--export", "--tensorboard", "--save", "--json", "--csv", "--quiet"),
 }
-"""Of ``--help``, with their options."""
+"""Panels of ``--help`` and the options in them; all other options are in the first one."""
 
 
 def _models(incomplete: str) -> list[str]:
@@ -41,14 +41,14 @@ def _argument(name: str, text: str, **settings: Any) -> Any:
 
 
 def _option(*names: str, **settings: Any) -> Any:
-    """An option, in the panel of ``--help`` where it belongs; those of no panel come first."""
+    """Return an option in its panel of ``--help``; options of no panel come first."""
     name = names[0].partition("/")[0]
     panel = next((panel for panel, members in PANELS.items() if name in members), None)
     return typer.Option(*names, rich_help_panel=panel, **settings)
 
 
 def _unset(*names: str, **settings: Any) -> Any:
-    """An option whose default, None, is not worth showing."""
+    """Return an option whose default None is not shown in the help."""
     return _option(*names, show_default=False, **settings)
 
 
@@ -57,7 +57,7 @@ def _set(example: str) -> Any:
 
 
 def _several(example: str, kind: type, metavar: str, text: str, count: int | None = None) -> Any:
-    """An option that takes numbers with commas between."""
+    """Return an option that takes comma-separated numbers."""
     return _unset(example.split()[0], metavar=metavar, help=text, parser=numbers(example, kind, count))
 
 

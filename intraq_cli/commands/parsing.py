@@ -1,4 +1,4 @@
-"""Values of options that are more than one word or number."""
+"""Parse option values that are more than one word or number."""
 
 import re
 from collections.abc import Callable
@@ -17,12 +17,12 @@ PYDANTIC = (
 
 
 def numbers(example: str, kind: type, count: int | None = None) -> Callable[[str], tuple[Any, ...]]:
-    """A parser of ``1,2,3``.
+    """Return a parser of ``1,2,3``.
 
     Args:
-        example: the option as one would type it.
-        kind: of number.
-        count: how many; None: one or more.
+        example: the option with a value, as a user would type it.
+        kind: type of the numbers.
+        count: number of values; None: one or more.
     """
     option = example.split()[0]
     what = "whole numbers" if kind is int else "numbers"
@@ -41,7 +41,7 @@ def numbers(example: str, kind: type, count: int | None = None) -> Callable[[str
 
 
 def bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
-    """A parser of ``4``, ``2-8`` and ``2,4,8``."""
+    """Return a parser of ``4``, ``2-8`` and ``2,4,8``."""
 
     def parse(text: str) -> int | tuple[int, ...]:
         first, dash, last = text.partition("-")
@@ -59,7 +59,7 @@ def bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
 
 
 def plain(message: str) -> str:
-    """What pydantic, through typer, says of an option's value, in our words."""
+    """Reword an error message about an option's value from pydantic, which typer passes on."""
     for pattern, words in PYDANTIC:
         message = re.sub(pattern, words, message)
     return message

@@ -1,4 +1,4 @@
-"""Results on stdout, everything else on stderr."""
+"""Print results on stdout, and everything else on stderr."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_json(data: Any) -> None:
-    """One JSON object on stdout; what is not a number (NaN, infinity) becomes null."""
+    """Print one JSON object on stdout; NaN and infinity become null."""
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         data = dataclasses.asdict(data)
     letters = (sys.stdout.encoding or "").lower().startswith("utf")
@@ -31,7 +31,7 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    """A title, and names and values in two columns, on stdout."""
+    """Print a title, and names and values in two columns, on stdout."""
     width = max((len(name) for name, _ in rows), default=0)
     print(title)
     for name, value in rows:
@@ -39,7 +39,7 @@ def print_table(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def print_error(error: IntraqError, as_json: bool) -> None:
-    """One line and a hint on stderr; with ``--json`` an error object on stdout as well."""
+    """Print one line and a hint on stderr; with ``--json``, also an error object on stdout."""
     if as_json:
         print_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
     stderr.print(f"[bold red]error:[/] {escape(error.message)}")
@@ -48,17 +48,17 @@ def print_error(error: IntraqError, as_json: bool) -> None:
 
 
 def print_hint(text: str) -> None:
-    """A suggestion on stderr."""
+    """Print a suggestion on stderr."""
     stderr.print(f"[dim]{escape(text)}[/]")
 
 
 def heterogeneity(value: float) -> str:
-    """The figure, or why there is none."""
+    """Return the value as text, or why there is none."""
     return "not defined: no class has two images" if math.isnan(value) else f"{value:.3f}"
 
 
 def expected(foretold: "Foretold | None", device: str) -> str:
-    """What a dry run has found out of time and memory, for people."""
+    """Return the time and memory that a dry run expects, as text."""
     if foretold is None:
         return "time and memory: not told beforehand, there are no steps to time"
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in foretold.stages.items())
@@ -67,21 +67,21 @@ def expected(foretold: "Foretold | None", device: str) -> str:
 
 
 class StdoutFailed(BaseException):
-    """Standard output takes no more. Neither typer nor a command may handle it as an error of some file.
+    """Standard output failed. Neither typer nor a command may handle this as an error of another file.
 
     Args:
-        error: why.
+        error: the cause.
     """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
         self.closed = isinstance(error, BrokenPipeError)
-        """Whoever read it has gone."""
+        """Whether the reader of a pipe has gone."""
         self.reason = error.strerror or str(error)
 
 
 class _Checked:
-    """A stream whose failures are told from those of other files."""
+    """A stream whose failures can be distinguished from those of other files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -108,17 +108,17 @@ def _failing() -> Iterator[None]:
 
 @contextmanager
 def checked_stdout() -> Iterator[None]:
-    """Raise :class:`StdoutFailed` where standard output fails; what is buffered is dropped then."""
+    """Raise :class:`StdoutFailed` if standard output fails, and drop what is buffered."""
     stream = sys.stdout
-    if stream is None:  # closed before the start: nobody wants it
+    if stream is None:  # closed before the start: discard the output
         stream = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    if hasattr(stream, "reconfigure"):  # a letter that the terminal has no code for is no reason to lose a result
+    if hasattr(stream, "reconfigure"):  # a character that the terminal cannot encode must not lose a result
         stream.reconfigure(errors="backslashreplace")
     sys.stdout = _Checked(stream)
     try:
         yield
     except StdoutFailed:
-        # else the interpreter tries again at its exit, and complains
+        # otherwise the interpreter flushes again at exit, and prints an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Events as a moving line on a terminal, or as a plain line now and then."""
+"""Show events as a live line on a terminal, or as a plain line now and then elsewhere."""
 
 import sys
 import time
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PLAIN_EVERY = 15.0
-"""Seconds between two plain lines."""
+"""Minimum seconds between two plain lines."""
 REFRESH = 4
-"""Times a second that a terminal shows what is new."""
+"""Updates per second on a terminal."""
 LONG = 3600.0
-"""Seconds of a stage from which on a faster recipe is named."""
+"""Seconds left of a stage above which a faster recipe is suggested."""
 
 
 @contextmanager
 def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
-    """Yields what to report events to; messages are shown even when ``quiet``.
+    """Yield a function to report events to; warnings and notes are shown even if ``quiet``.
 
-    If a stage of the default ``recipe`` will take over an hour, the faster one is named, once.
+    If a stage of the default ``recipe`` will take over an hour, the faster recipe is suggested once.
     """
     paces = _Paces(recipe)
     if quiet:
@@ -49,7 +49,7 @@ def _messages_only(event: Event) -> None:
 
 
 class _Paces:
-    """That of every stage; if one of the default recipe will take long, a faster recipe is named, once."""
+    """The pace of every stage; suggests a faster recipe once if a stage of the default one will take long."""
 
     def __init__(self, recipe: str) -> None:
         self.stages: dict[str, Pace] = {}
@@ -76,7 +76,7 @@ def _describe(event: StepDone, rate: str) -> str:
 
 
 class _Bars:
-    """A moving line of the stage that is at work, and above it what is over."""
+    """A live line for the current stage, below the lines of finished stages."""
 
     def __init__(self, paces: "_Paces") -> None:
         from rich.live import Live
@@ -109,14 +109,14 @@ class _Bars:
             case StageDone():
                 if self.stage:
                     ended, self.stage = self.stage.end(event.seconds, stderr.width - 1, self.unicode), None
-                    self.live.refresh()  # or the line as it was would be drawn below once more
+                    self.live.refresh()  # otherwise the old line would be drawn again below
                     stderr.print(ended, markup=False)
             case Warned() | Noted():
                 _messages_only(event)
 
 
 def _print_line(text: str) -> None:
-    """As it is: names of files and losses are no markup."""
+    """Print a line without markup, because names of files and losses may look like markup."""
     stderr.print(text, markup=False)
 
 

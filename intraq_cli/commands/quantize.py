@@ -118,7 +118,7 @@ def _sizes(result: "QuantizationResult") -> str:
 
 
 def _print_frontier(result: "QuantizationResult") -> None:
-    """What other budgets would buy; divergences are sums over layers, before tuning."""
+    """Print the choices for other budgets; divergences are sums over layers, before tuning."""
     rows = [
         [
             *("*" if point.chosen else "", file_size(point.bytes), f"{point.avg_bits:.2f}"),
@@ -131,7 +131,7 @@ def _print_frontier(result: "QuantizationResult") -> None:
 
 
 def _off(result: "QuantizationResult") -> str:
-    """How far logits are off on random images, and what that is worth."""
+    """Return the logits' error on random images, and how far to trust it."""
     if math.isnan(result.logits_error):
         return "not known: random images are nothing like what this network has seen"
     worth = "as its ranges are: no guide to real ones" if result.random_images else "a rough guide to real ones"
@@ -139,7 +139,7 @@ def _off(result: "QuantizationResult") -> str:
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
-    """Figures that need no labels, where there are images."""
+    """Return metrics that need no labels, or the logits' error if there are no images."""
     if result.losses and not result.held_out:
         return [("agreement", "not measured: no image was held out")]
     if not result.held_out:

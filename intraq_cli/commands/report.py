@@ -12,7 +12,7 @@ def report(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write what a checkpoint says of its making as one HTML file; several are put side by side.
+    """Write an HTML report of how a checkpoint was made, or of several side by side.
 
     intraq report resnet18-w4a4
     """

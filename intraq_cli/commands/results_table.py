@@ -1,4 +1,4 @@
-"""The zoo's tables of results: for people, as JSON and as CSV."""
+"""Print the zoo's tables of results: as text, JSON or CSV."""
 
 import csv
 import re
@@ -10,19 +10,19 @@ from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import UsageError
 
 MODEL_COLUMNS = ("network", "architecture")
-"""What tables of results call the network."""
+"""Names of the column with the network in tables of results."""
 LAST = (
     *("commit", "date", "device", "synthesis_seconds", "bytes_float", "image_steps", "kl_synthetic", "heterogeneity"),
     *("agreement_synthetic", "quantize_seconds", "bytes_quantized", "agreement_real", "images", "note", "seed"),
 )
-"""Columns that go first where a terminal is narrow, in this order; the others go after them, from the right."""
+"""Columns that a narrow terminal drops first, in this order; then it drops the others, from the right."""
 ESSENTIAL = {*MODEL_COLUMNS, "bits", "float_top1", "top1", "drop", "method"}
 SHRINK = {*MODEL_COLUMNS, "overrides", "setting", "source", "note", "device"}
 
 
 @dataclass(frozen=True)
 class RowFilter:
-    """Which rows of a table of results are wanted; None: whichever."""
+    """A filter for rows of a table of results; None: any value."""
 
     model: str | None = None
     """Part of a network's name."""
@@ -32,10 +32,10 @@ class RowFilter:
     placement: str | None = None
 
     def apply(self, rows: list[dict[str, str]], table: str) -> list[dict[str, str]]:
-        """The rows that are wanted.
+        """Return the rows that match.
 
         Raises:
-            UsageError: the table does not say what is asked for.
+            UsageError: the table lacks a column of the filter.
         """
         bits = "bits" if (self.w, self.a) != (None, None) else None
         asked = [name for name in ("recipe", "placement") if getattr(self, name) is not None] + ([bits] if bits else [])
@@ -57,16 +57,16 @@ class RowFilter:
 
 
 def _bits(text: str) -> tuple[int | None, int | None]:
-    """Of ``W4A4``."""
+    """Return the bits in a text such as ``W4A4``."""
     found = re.match(r"W(\d+)A(\d+)", text)
     return (int(found[1]), int(found[2])) if found else (None, None)
 
 
 def print_results(name: str, rows: list[dict[str, str]], chosen: RowFilter, as_json: bool, as_csv: bool) -> None:
-    """Print the rows of a table that a filter lets through.
+    """Print the rows of a table that match a filter.
 
     Raises:
-        UsageError: the table has no such column.
+        UsageError: the table lacks a column of the filter.
     """
     header = list(rows[0])
     found = chosen.apply(rows, name)
@@ -77,7 +77,7 @@ def print_results(name: str, rows: list[dict[str, str]], chosen: RowFilter, as_j
         writer.writeheader()
         writer.writerows(found)
     else:
-        if sys.stdout.isatty():  # elsewhere columns do not come and go with the rows
+        if sys.stdout.isatty():  # elsewhere the columns do not depend on the rows
             header = [key for key in header if any(row[key] for row in found)] or header
         columns = [_column(key, place, [row[key] for row in rows]) for place, key in enumerate(header)]
         print_rows(columns, [[row[key] or "-" for key in header] for row in found])

@@ -17,11 +17,11 @@ FIGURES = {
     "kl": ("divergence", "{:.3f} nats"),
     "logits_error": ("logits off by", "{:.3f}"),
 }
-"""Of those that are known: what they are called, and how they are written."""
+"""Title and number format of each value, which is shown if it is known."""
 
 
 def quantize_seeds(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """Quantize once for each seed and print all; those that failed are told by the exit code as well."""
+    """Quantize once for each seed and print all results; exit with code 1 if any seed failed."""
     from intraq_cli.api import several as api
 
     with progress(quiet, given["recipe"]) as report:

@@ -36,7 +36,7 @@ def sensitivity(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure each layer's sensitivity: the divergence of the network when that layer alone is quantized, without data.
+    """Measure, without data, each layer's sensitivity: the network's divergence when that layer alone is quantized.
 
     intraq sensitivity mobilenetv2_100 --widths 2,4,8
     """
@@ -58,7 +58,7 @@ def sensitivity(
 
 
 def _print(result: "SensitivityResult") -> None:
-    """A table for each question, with the layers in the same order."""
+    """Print a table for each kind of measurement, with the layers in the same order."""
     coarsest = result.widths[0]
     layers = sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0)))
     print(f"{result.model}, placement {result.act_placement}, {result.n} images, {duration(result.seconds)}")
@@ -75,11 +75,11 @@ def _print(result: "SensitivityResult") -> None:
 
 
 def _print_figures(widths: list[int], rows: list[tuple[str, dict[int, float]]]) -> None:
-    """Divergences by bits; where there is no room, the finest widths go first."""
+    """Print divergences by bits; if there is no room, the largest widths are left out first."""
     columns = [Column("layer", shrinks=True), *(Column(f"{bits} bits", True, k) for k, bits in enumerate(widths))]
     print_rows(columns, [[name, *(_figure(by_bits.get(bits)) for bits in widths)] for name, by_bits in rows])
 
 
 def _figure(divergence: float | None) -> str:
-    """Two digits; where a layer reads nothing that is quantized there is no divergence."""
+    """Format with two digits; a layer whose input is not quantized has no divergence."""
     return "float" if divergence is None else f"{divergence:.2g}"

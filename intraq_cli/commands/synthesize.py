@@ -35,7 +35,7 @@ def synthesize(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn synthetic images from a network alone (stage 1).
+    """Learn synthetic images from nothing but a network (stage 1).
 
     intraq synthesize resnet18 -n 1024 --out images.safetensors
     """

@@ -1,4 +1,4 @@
-"""Tables with one row a thing: on a terminal as wide as it is, elsewhere plain, whole and unwrapped."""
+"""Print tables: fitted to the width of a terminal; elsewhere plain, complete and unwrapped."""
 
 import shutil
 import sys
@@ -12,25 +12,25 @@ from intraq_cli.words import one_line
 
 GAP = "  "
 SHORTEST = 16
-"""Characters that a shortened cell keeps, as far as it has them."""
+"""Minimum width of a shortened cell."""
 ELLIPSIS, ASCII_ELLIPSIS = "…", "~"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column, and what becomes of it where the terminal is narrow."""
+    """A column, and how it adapts to a narrow terminal."""
 
     name: str
     right: bool = False
-    """Numbers stand at the right."""
+    """Whether to align cells to the right, as for numbers."""
     rank: int = 0
-    """The columns of the highest rank go first where not all fit; those of rank 0 stay."""
+    """If not all columns fit, those of the highest rank are dropped first; those of rank 0 stay."""
     shrinks: bool = False
-    """Long cells are shortened in their middle before any column goes."""
+    """Whether to shorten long cells in the middle before any column is dropped."""
 
 
 def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout, its header in bold on a terminal; says on its last line what did not fit."""
+    """Print a table on stdout; on a terminal with a bold header, and a last line naming columns that do not fit."""
     cells = [[one_line(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in [[column.name for column in columns], *cells]:
@@ -49,9 +49,9 @@ def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
 
 
 def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> tuple[list[int], list[int]]:
-    """Which columns a line of ``width`` has room for, and how wide they are: cells shrink first, then columns go.
+    """Return which columns fit into a line of ``width``, and their widths; cells shrink before columns are dropped.
 
-    What is left may be wider still where columns of rank 0 alone are too many.
+    The result may be wider than ``width`` if the columns of rank 0 alone do not fit.
     """
     kept, full = list(range(len(columns))), _widths(columns, rows)
     while True:
@@ -69,7 +69,7 @@ def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int)
 
 
 def shortened_cell(text: str, width: int, mark: str = ELLIPSIS) -> str:
-    """``text``, its middle left out where it takes more than ``width`` cells: both ends tell names apart."""
+    """Shorten ``text`` to ``width`` cells in the middle, because both ends help to distinguish names."""
     if cell_len(text) <= width:
         return text
     head = (width - 1) // 2

@@ -12,14 +12,14 @@ from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.words import did_you_mean
 
 MEASURED = "measured"
-"""The table that ``results`` means."""
+"""The table that ``results`` stands for."""
 
 app = typer.Typer(help="Recipes, bundled models and results.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_(as_json: options.Json = False, quiet: options.QuietNames = False) -> None:
-    """What ships with the tool."""
+    """List the recipes, models and tables of results that come with the tool."""
     recipes = {name: zoo.load_recipe(name).description for name in zoo.recipe_names()}
     tables = {name: len(zoo.read_table(path)) for name, path in zoo.result_tables().items()}
     if as_json:
@@ -43,7 +43,7 @@ def show(
     as_json: options.Json = False,
     as_csv: options.Csv = False,
 ) -> None:
-    """One of them in full; of a table of results, the rows asked for. `results` are those measured with this tool.
+    """Print a recipe, a model's README, or rows of a table of results; `results` is the table measured with this tool.
 
     intraq zoo show results --model resnet20 --w 4
     """

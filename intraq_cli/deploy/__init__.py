@@ -1,1 +1,1 @@
-"""Files that other runtimes run, with the proof that they compute what the checkpoint does."""
+"""Files for other runtimes, and the check that they compute the same as the checkpoint."""

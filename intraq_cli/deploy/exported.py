@@ -1,4 +1,4 @@
-"""An exported file, ready to run."""
+"""Open an exported ONNX file, ready to run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,18 @@ from intraq_cli.models.input_spec import InputSpec
 
 @dataclass(frozen=True)
 class Exported:
-    """What ``intraq export`` wrote, in onnxruntime."""
+    """A file that ``intraq export`` wrote, loaded in onnxruntime."""
 
     network: OnnxNetwork
     spec: InputSpec
     num_classes: int
     label_names: list[str] | None
     run: dict[str, Any]
-    """What its checkpoint's manifest says of the teacher."""
+    """The part of its checkpoint's manifest about the teacher."""
 
 
 class _Metadata(BaseModel):
-    """What a file says of itself, possibly a stranger's; other fields are not read."""
+    """Metadata of a file that may come from a stranger; other fields are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -46,11 +46,12 @@ class _Metadata(BaseModel):
 
 
 def open_exported(path: Path) -> Exported:
-    """Open an ONNX file of ours.
+    """Open an ONNX file that ``intraq export`` wrote.
 
     Raises:
-        ExportError: no such file, none of ours, one that onnxruntime does not take, or metadata that make no sense.
-        ModelError: the input that it speaks of makes no sense.
+        ExportError: the file is missing, was not written by ``intraq export``, is rejected by onnxruntime, or has
+            invalid metadata.
+        ModelError: its metadata specify an invalid input.
     """
     if not path.is_file():
         raise ExportError(f"no file {path}", "make one with `intraq export FOLDER`")
@@ -64,10 +65,10 @@ def open_exported(path: Path) -> Exported:
 
 
 def _metadata(session: Any, path: Path) -> _Metadata:
-    """What a file says of itself.
+    """Return the metadata of a file.
 
     Raises:
-        ExportError: it was not made by ``intraq export``, or its metadata make no sense.
+        ExportError: the file was not made by ``intraq export``, or its metadata are invalid.
     """
     said = session.get_modelmeta().custom_metadata_map.get(PRODUCER)
     if said is None:
@@ -79,14 +80,14 @@ def _metadata(session: Any, path: Path) -> _Metadata:
 
 
 def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: Path) -> None:
-    """Run a file once on the input that it speaks of.
+    """Run a file once on an input of the size in its metadata.
 
     Raises:
-        ExportError: it takes another one, or gives other logits than it says.
+        ExportError: the file does not accept this input, or returns another number of logits than its metadata state.
     """
     try:
         logits = network(torch.zeros(1, *spec.input_size))
-    except Exception as error:  # the runtime's errors have no common class
+    except Exception as error:  # the runtime's errors have no common base class
         if interruption(error):
             raise
         raise ExportError(

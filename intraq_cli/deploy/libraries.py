@@ -1,4 +1,4 @@
-"""Packages that only exports need: an optional extra."""
+"""Optional packages that only exports need."""
 
 from importlib import import_module
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 from intraq_cli.errors import ExportError
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
-"""By an export; the second one by ``torch.onnx``."""
+"""Packages that an export needs; the second one is needed by ``torch.onnx``."""
 
 
 def check_packages() -> None:
-    """See that what an export needs is installed, before hours of work.
+    """Check that the packages for an export are installed, before hours of work.
 
     Raises:
-        ExportError: it is not.
+        ExportError: one of them is not installed.
     """
     for name in NEEDED:
         library(name)
 
 
 def library(name: str) -> Any:
-    """The module of one of :data:`NEEDED`.
+    """Import and return one of :data:`NEEDED`.
 
     Raises:
         ExportError: it is not installed.

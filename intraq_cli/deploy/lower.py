@@ -1,8 +1,8 @@
-"""Pass: a quantized graph as integer runtimes take it: codes, scales and zero-points, float operations between them.
+"""Pass: lower a quantized graph to QDQ form for integer runtimes: float operations between quantizers.
 
-Each activation quantizer becomes ``QuantizeLinear``, ``Clip`` of the codes and ``DequantizeLinear``; a clamp before it
-(ReLU, ReLU6) becomes a part of that Clip, which is exact as rounding keeps order. Weights and biases are integers
-behind ``DequantizeLinear``. Runtimes then put integer kernels in place of what lies between two quantizers.
+Each activation quantizer becomes ``QuantizeLinear``, ``Clip`` of the codes and ``DequantizeLinear``. A clamp before it
+(ReLU, ReLU6) is merged into that ``Clip``; this is exact because rounding is monotonic. Weights and biases are integer
+codes followed by ``DequantizeLinear``. Runtimes then replace the operations between two quantizers by integer kernels.
 """
 
 import math
@@ -46,13 +46,13 @@ from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 aten = torch.ops.aten
 
 ONNX = "onnx."
-"""Prefix of the tensors that the lowered graph has of its own."""
+"""Prefix of the names of tensors that lowering adds to the graph."""
 LARGEST_CODE = 255
-"""The largest that ``QuantizeLinear`` puts out by itself, which is uint8."""
+"""The largest code that ``QuantizeLinear`` outputs without a ``Clip`` (uint8)."""
 
 
 def lower(network: QuantizedNetwork) -> fx.GraphModule:
-    """The graph of a frozen network in ONNX operators, for images ``(B, C, H, W)``; not to be run by torch."""
+    """Return the graph of a frozen network in ONNX operators, for images ``(B, C, H, W)``; torch cannot run it."""
     graph = copy_graph(network.graph)
     _float_bounds(graph)
     lowering = _Lowering(graph, network)
@@ -63,7 +63,7 @@ def lower(network: QuantizedNetwork) -> fx.GraphModule:
 
 @torch.no_grad()
 def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
-    """The same network without quantizers, in float32: what a quantized one has to be faster than."""
+    """Return the same network in float32 without quantizers: the baseline for the quantized network's time."""
     graph = copy_graph(network.graph)
     for node in list(graph.graph.nodes):
         if node.op == "call_module" and isinstance(module := graph.get_submodule(str(node.target)), FixedWeight):
@@ -79,7 +79,7 @@ def float_twin(network: QuantizedNetwork) -> fx.GraphModule:
 
 
 def _float_bounds(graph: fx.GraphModule) -> None:
-    """Write whole numbers that clamps have as bounds as floats: ``torch.onnx`` knows no clamp between 0.1 and 2."""
+    """Convert integer bounds of clamps to floats: ``torch.onnx`` cannot export a clamp between 0.1 and 2."""
     for node in filter(is_float, calls(graph, *CLAMPS)):
         node.args = tuple(float(x) if type(x) is int else x for x in node.args)
         node.kwargs = {name: float(x) if type(x) is int else x for name, x in node.kwargs.items()}
@@ -90,13 +90,13 @@ class _Lowering:
         self.graph = graph
         self.layers = {f"{WEIGHT_QUANTIZERS}.{k}": name for k, name in enumerate(network.plan.weights)}
         self.shared: dict[str, fx.Node] = {}
-        """Weights that are there already, by the target of their holder."""
+        """Nodes of dequantized weights and biases that are already in the graph, by key."""
         self.grids: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
-        """By what is on a grid: nodes of scale and zero-point."""
+        """For each node whose output is on a grid: the nodes of scale and zero-point."""
         self.constants = constant_nodes(graph)
         self.growing = _growing_dimensions(graph)
         self.reshaped: dict[fx.Node, tuple[fx.Node, list[int]]] = {}
-        """What is another node's output in another shape: quantizers go before the reshape."""
+        """For each inserted reshape: its input and shape; quantizers are put before the reshape."""
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "call_module" and isinstance(module := self._module(node), ActivationQuantizer):
@@ -131,7 +131,7 @@ class _Lowering:
             self._tensor(node, f"{key}.zero_point", torch.tensor(zero_point, dtype=torch.uint8)),
         )
         made = insert_call(self.graph, node, quantize_linear, source, *grid)
-        # of two quantizers in a row onnxruntime makes one of another grid
+        # without a Clip, onnxruntime merges two consecutive quantizers into one with another grid
         if ends != (0, LARGEST_CODE) or source in self.grids:
             names = zip(("lowest", "highest"), ends, strict=True)
             clipped = [self._tensor(node, f"{key}.{name}", torch.tensor(end, dtype=torch.uint8)) for name, end in names]
@@ -143,16 +143,16 @@ class _Lowering:
         self._replace(node, made)
 
     def _stay_on_grid(self, node: fx.Node) -> None:
-        """Quantize once more what was carried: by itself nothing changes, and runtimes see an integer operation."""
+        """Quantize values that are already on a grid again: they do not change, but runtimes use integer kernels."""
         grid = self.grids[argument_node(node)]
-        if not isinstance(node.meta.get("shape"), tuple):  # several tensors at once
+        if not isinstance(node.meta.get("shape"), tuple):  # the node returns several tensors
             self.grids[node] = grid
             return
         codes, made = self._once_more(node.next, node, grid)
         node.replace_all_uses_with(made, lambda user: user is not codes)
 
     def _once_more(self, before: fx.Node, x: fx.Node, grid: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, fx.Node]:
-        """Codes and values of what is on a grid already."""
+        """Insert a quantizer after a value that is already on a grid; return the nodes of codes and values."""
         codes = insert_call(self.graph, before, quantize_linear, x, *grid)
         made = insert_call(self.graph, before, dequantize_linear, codes, *grid)
         codes.meta, made.meta = dict(x.meta), dict(x.meta)
@@ -180,9 +180,9 @@ class _Lowering:
         self._replace(call, made)
 
     def _is_linear_head(self, call: fx.Node, holder: fx.Node) -> bool:
-        """Whether a convolution reads all positions at once, and makes the logits.
+        """Return whether a convolution reads all positions at once and outputs the logits.
 
-        Runtimes round what a convolution puts out, and leave float what a linear layer does.
+        Runtimes round the output of a convolution, but leave the output of a linear layer float.
         """
         given = arguments(call)
         if LAYERS[call.target] != "conv2d" or given["groups"] != 1 or len(holder.users) > 1:
@@ -194,9 +194,9 @@ class _Lowering:
     def _dequantized(
         self, before: fx.Node, key: str, codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.int8
     ) -> fx.Node:
-        """A weight or bias of whole numbers, first dimension ``out``, times its scale."""
+        """Insert a weight or bias: integer codes, whose first dimension is ``out``, and ``DequantizeLinear``."""
         zero_point = torch.zeros(len(scale))
-        if dtype == torch.int8 and codes.abs().max() > 127:  # asymmetric, eight bits: no integer kernel has such grids
+        if dtype == torch.int8 and codes.abs().max() > 127:  # asymmetric 8-bit codes; no integer kernel supports them
             zero_point, dtype = -codes.flatten(1).amin(1).clamp(max=0), torch.uint8
             codes = codes + per_row(zero_point, codes.dim())
         held = [
@@ -212,10 +212,10 @@ class _Lowering:
         own, bias = bias_of(call), cast("fx.Node | None", call.args[2])
         if bias is None or own is None or bias.target is not bias_on_grid or own not in self.constants:
             return bias
-        held: Tensor = constant_value(self.graph, own)  # it may be computed from parameters
+        held: Tensor = constant_value(self.graph, own)  # the bias may be computed from parameters
         input_scale = self._module(argument_node(bias, 1))().detach()
         codes = bias_codes(held.detach(), input_scale, scale)
-        number = sum(other.startswith(key) for other in self.shared)  # each call has a bias of its own
+        number = sum(other.startswith(key) for other in self.shared)  # each call of a layer has its own bias
         unique = f"{key}_{number}" if number else key
         self.shared[unique] = self._dequantized(call, unique, codes, input_scale * scale, torch.int32)
         return self.shared[unique]
@@ -248,7 +248,7 @@ class _Lowering:
         return made
 
     def _average(self, node: fx.Node) -> None:
-        """Means over all positions as the one operation that runtimes have for them."""
+        """Replace a mean over all positions by ``GlobalAveragePool``, the operator that runtimes have for it."""
         keep = keeps_places(node)
         if keep is None:
             return
@@ -258,14 +258,14 @@ class _Lowering:
 
 
 class _OfTwo(fx.Interpreter):
-    """Runs a graph on two images and notes where what layers put out has another shape than that of one."""
+    """Run a graph on two images, and record which dimension of each layer's output is larger than for one image."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.grown: dict[fx.Node, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does."""
+        """Run one node, and compare the shape of a layer's output with the one for one image."""
         made = super().run_node(n)
         if n.target in LAYERS:
             grown = [k for k, (two, one) in enumerate(zip(made.shape, n.meta["shape"], strict=True)) if two != one]
@@ -276,14 +276,14 @@ class _OfTwo(fx.Interpreter):
 
 @torch.no_grad()
 def _growing_dimensions(graph: fx.GraphModule) -> dict[fx.Node, int]:
-    """By layer, which dimension of its output grows with the number of images: the first, unless tokens come first."""
+    """For each layer: the output dimension that grows with the batch: the first, unless tokens come first."""
     running, image = _OfTwo(graph), input_node(graph).meta["shape"][1:]
     running.run(torch.zeros(2, *image))
     return running.grown
 
 
 def _is_padding_of_layers(node: fx.Node) -> bool:
-    """Whether a node pads what convolutions read, which then do that themselves, or by what no grid holds."""
+    """Return whether a node pads with -inf, which is on no grid, or whether convolutions do its padding."""
     if node.target not in PADS:
         return False
     return arguments(node).get("value") == -math.inf or (
@@ -292,6 +292,6 @@ def _is_padding_of_layers(node: fx.Node) -> bool:
 
 
 def _padding_of_conv(x: fx.Node) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom and right, if a node pads images as a convolution can: with zeros, and cuts nothing off."""
+    """Return (top, left, bottom, right) of padding that a convolution can do (zeros, no cropping), else None."""
     around = zeros_around(x)
     return None if around is None or min(around) < 0 else around

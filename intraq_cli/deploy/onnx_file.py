@@ -1,4 +1,4 @@
-"""From a quantized network to an ONNX model."""
+"""Convert a lowered graph to an ONNX model."""
 
 import json
 import re
@@ -19,32 +19,33 @@ aten = torch.ops.aten
 
 Storage = Literal["int8", "int4"]
 OPSET = {"int8": 20, "int4": 21}
-"""Of the ONNX operators: 21 has types of 4 bits, and runtimes of 2024 do not know later ones."""
+"""Version of the ONNX operators: 21 adds 4-bit types; runtimes from 2024 do not support later versions."""
 PRODUCER = "intraq"
 NEUTRAL: dict[Any, int] = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
-"""Numbers with which a call returns what it takes."""
+"""For each operation, the second operand that leaves the first unchanged."""
 NEARLY = 1e-4
-"""Distance from them within which ``torch.onnx`` may take a number for one of them: it does up to 1e-8 and 1e-5."""
+"""Distance from a neutral number within which a number is written as a tensor: ``torch.onnx`` treats numbers as neutral
+within 1e-8 and 1e-5."""
 CODES_SUFFIX = "_codes"
-"""What is behind the name of a weight whose codes take four bits."""
+"""Suffix of the name of a weight whose codes take four bits."""
 
 
 def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage: Storage, about: dict[str, Any]) -> Any:
-    """The ``onnx.ModelProto`` of a graph: images ``(B, C, H, W)``, normalised, to logits ``(B, K)``; any B.
+    """Return a graph as ``onnx.ModelProto``, from normalised images ``(B, C, H, W)`` to logits ``(B, K)``, for any B.
 
     Args:
-        graph: in operators that ``torch.onnx`` knows, see :func:`intraq_cli.deploy.lower.lower`.
+        graph: graph of operators that ``torch.onnx`` supports, see :func:`intraq_cli.deploy.lower.lower`.
         input_size: (C, H, W).
-        storage: ``int4``: weights that fit take four bits in the file; runtimes widen them as they load it.
+        storage: with ``int4``, weights that fit take four bits in the file; runtimes widen them when they load it.
         about: metadata, as JSON values.
 
     Raises:
-        ExportError: ``torch.onnx`` has no operators for it, or a package is missing.
+        ExportError: ``torch.onnx`` has no operators for the graph, or a package is missing.
     """
     onnx = library("onnx")
     try:
         program = _export(_with_nearly_neutral_numbers(graph).eval(), input_size)
-    except Exception as error:  # those of torch.onnx have no common class
+    except Exception as error:  # errors of torch.onnx have no common base class
         if interruption(error):
             raise
         raise _refusal(error) from error
@@ -56,13 +57,13 @@ def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage:
     onnx.helper.set_model_props(model, {PRODUCER: json.dumps(about)})
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # those of its three checks have no common class
+    except Exception as error:  # errors of its three checks have no common base class
         raise _refusal(error) from error
     return model
 
 
 def _refusal(error: BaseException) -> ExportError:
-    """What an error of ``torch.onnx`` means, which lies at the root of several that it raises."""
+    """Explain an error of ``torch.onnx`` by the root cause of its chain of exceptions."""
     root: BaseException | None = error
     while root is not None:
         error, root = root, root.__cause__
@@ -73,9 +74,9 @@ def _refusal(error: BaseException) -> ExportError:
 
 
 def _with_nearly_neutral_numbers(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph with these numbers as tensors of one dimension, which ``torch.onnx`` keeps.
+    """Replace nearly neutral numbers by one-dimensional tensors, which ``torch.onnx`` keeps.
 
-    It leaves out ``x + 1e-8`` as ``x + 0``: what was safe from dividing by zero would not be any more.
+    ``torch.onnx`` removes ``x + 1e-8`` like ``x + 0``, so a division that this made safe could divide by zero.
     """
     for k, node in enumerate(filter(is_float, calls(graph, *NEUTRAL))):
         x, number, neutral = node.args[0], node.args[1], NEUTRAL[node.target]
@@ -101,10 +102,10 @@ def _export(graph: fx.GraphModule, input_size: tuple[int, int, int]) -> Any:
 
 
 def _tidy(model: Any) -> None:
-    """Names as the network has them; no traces of Python in every node."""
+    """Restore the network's names of tensors, and remove Python stack traces from all nodes."""
     del model.graph.value_info[:], model.metadata_props[:]
     named: dict[str, str] = {}
-    values = {value.name for value in (*model.graph.input, *model.graph.output)}  # a buffer may be called as one
+    values = {value.name for value in (*model.graph.input, *model.graph.output)}  # a buffer may have the same name
     values.update(name for node in model.graph.node for name in node.output)
     for tensor in model.graph.initializer:
         plain = tensor.name.removeprefix(ONNX).removeprefix(NETWORK)
@@ -118,10 +119,10 @@ def _tidy(model: Any) -> None:
 
 
 def _store_four_bits(model: Any) -> None:
-    """Let weights that have at most 16 values in a channel take four bits, behind operations that give them back.
+    """Store weights whose codes span at most 16 values in each channel in four bits, and restore them in the graph.
 
-    Codes are counted from each channel's least; ``Cast``, ``Add`` and ``Cast`` make the same int8 numbers of them,
-    which depends on no image: a runtime does it once.
+    The smallest code of each channel is subtracted from its codes; ``Cast``, ``Add`` and ``Cast`` restore the int8
+    codes. These operations do not depend on the input, so that a runtime computes them once.
     """
     onnx = library("onnx")
     types, helper, arrays = onnx.TensorProto, onnx.helper, onnx.numpy_helper

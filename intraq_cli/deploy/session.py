@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime: what it makes of their layers, what they compute, and how fast."""
+"""Run ONNX files in onnxruntime: their logits, their time, and which of their layers run on integers."""
 
 import statistics
 import tempfile
@@ -19,22 +19,22 @@ INTEGER_WEIGHTS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul"), 3),
     **dict.fromkeys(("MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"), 1),
 }
-"""Operations on integers, and which of their inputs is the weight."""
+"""Integer operators, and the index of the input that is the weight."""
 RUNS = 20
 SECONDS = 2.0
-"""Timing stops after so many runs, or so many seconds, whichever is first."""
+"""Timing stops after ``RUNS`` runs or ``SECONDS`` seconds, whichever comes first."""
 
 
 def open_session(file: Path | bytes, threads: int | None = None, optimized: Path | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
+    """Open an ``onnxruntime.InferenceSession`` on the CPU.
 
     Args:
-        file: path, or the model itself.
-        threads: of its operations; None: as many as cores.
-        optimized: where to write the graph that it really runs.
+        file: path of the file, or the serialized model.
+        threads: number of threads for each operation; None: as many as cores.
+        optimized: where to write the optimized graph, which is what actually runs.
 
     Raises:
-        ExportError: the runtime does not take the file.
+        ExportError: the runtime rejects the file.
     """
     ort = library("onnxruntime")
     options = ort.SessionOptions()
@@ -44,13 +44,13 @@ def open_session(file: Path | bytes, threads: int | None = None, optimized: Path
         options.optimized_model_filepath = str(optimized)
     try:
         return ort.InferenceSession(file if isinstance(file, bytes) else str(file), options, ["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's errors have no common class
+    except Exception as error:  # the runtime's errors have no common base class
         where = "the model" if isinstance(file, bytes) else file
         raise ExportError(f"onnxruntime does not take {where}: {first_line(error)}", "make it again") from error
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network: images ``(B, C, H, W)`` to logits ``(B, K)``, on the CPU."""
+    """An ONNX file as a module from images ``(B, C, H, W)`` to logits ``(B, K)``, run on the CPU."""
 
     def __init__(self, session: Any) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class OnnxNetwork(nn.Module):
         self.input = session.get_inputs()[0].name
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Compute logits."""
         (logits,) = self.session.run(None, {self.input: np.ascontiguousarray(x.detach().cpu().numpy())})
         return torch.from_numpy(logits).to(x.device)
 
@@ -69,16 +69,16 @@ MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """A layer that does not run on integers."""
+    """A layer that the runtime computes in float."""
 
     name: str
     reason: str
 
 
 def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
-    """Which layers of an ``onnx.ModelProto`` the runtime runs on integers, and why not the others.
+    """Return which layers of an ``onnx.ModelProto`` the runtime runs on integers, and why the others stay float.
 
-    The session's own optimized graph is read back: what counts is what runs.
+    The answer is read from the graph that the session optimized, which is what actually runs.
     """
     onnx = library("onnx")
     with tempfile.TemporaryDirectory() as folder:
@@ -120,7 +120,7 @@ def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:
 
 
 def milliseconds(sessions: list[Any], images: Tensor) -> list[float]:
-    """Median time of each session for one batch, taken in turns."""
+    """Measure the median time of each session for one batch; the sessions take turns."""
     networks = [OnnxNetwork(session) for session in sessions]
     times: list[list[float]] = [[] for _ in networks]
     began = time.perf_counter()

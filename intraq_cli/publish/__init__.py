@@ -1,1 +1,1 @@
-"""What others see of a checkpoint: its card, and its repository on the Hub."""
+"""The public side of a checkpoint: its model card, and its repository on the Hub."""

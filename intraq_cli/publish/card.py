@@ -16,7 +16,7 @@ from intraq_cli.words import counted, data_of, images_of, logits_differ
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
 FOLDER = "PATH OF THIS FOLDER"
-"""What the card loads until it is known where it will be published."""
+"""Placeholder in the card's example, until it is known where the checkpoint will be published."""
 
 LICENCES = """
 apache-2.0 mit bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear isc mpl-2.0 unlicense wtfpl zlib afl-3.0 openrail gemma
@@ -24,10 +24,10 @@ gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 cc cc0-1.0 cc-by-2.0 cc-by-2
 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
 """.split()  # noqa: SIM905 - forty lines as a list
-"""Identifiers that the Hub takes as ``license``; every other one has to be ``other``, with a name."""
+"""Identifiers that the Hub accepts as ``license``; every other licence must be ``other``, with a name."""
 
 DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-"""Their names on the Hub, for the metadata."""
+"""Names of data sets on the Hub, for the metadata."""
 
 PLACEMENTS = {
     "inputs": "what enters every convolution and linear layer; the image itself at {image} bits",
@@ -37,21 +37,21 @@ PLACEMENTS = {
 
 
 def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "") -> str:
-    """Markdown with the Hub's metadata, and no paths of this machine.
+    """Return the model card: Markdown with the Hub's metadata, and without paths of this machine.
 
     Args:
         config: the checkpoint's config.
         run: its manifest.
-        timm_repo: the card is of the dequantized weights as a plain timm repository of that name.
+        timm_repo: name of a plain timm repository with the dequantized weights, if the card is for one.
 
     Raises:
-        KeyError, ValueError: they lack what the card tells.
+        KeyError, ValueError: the config or the manifest lacks what the card shows.
     """
     from huggingface_hub import ModelCard
 
     Run.model_validate(run)
     quantization, public = config["quantization_config"], local_names(run)
-    # a timm repository has no results: they are of quantized activations too
+    # a timm repository has no results: they were measured with quantized activations too
     evaluations = [] if timm_repo else without_paths(run.get("evaluations", []))
     pictures, modules = run["measured"].get("pictures", 0), quantization["modules"]
     w_bits, a_bits = _usual_bits(quantization)
@@ -84,10 +84,10 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
 
 
 def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_repo: str = "") -> str:
-    """The card of a checkpoint folder, or of the timm repository that is made from it.
+    """Return the card of a checkpoint folder, or of the timm repository that is made from it.
 
     Raises:
-        CheckpointError: its manifest lacks what the card tells.
+        CheckpointError: the manifest lacks what the card shows.
     """
     try:
         return model_card(config, run, timm_repo)
@@ -96,33 +96,33 @@ def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_
 
 
 def card_digest(card: str) -> str:
-    """SHA-256 of a card; a manifest has those of the cards that intraq wrote beside it, as ``cards``."""
+    """Return the SHA-256 of a card; ``cards`` in a manifest lists those of the cards that intraq wrote with it."""
     return hashlib.sha256(card.encode()).hexdigest()
 
 
 def is_own_card(card: str, run: dict[str, Any]) -> bool:
-    """Whether nobody has edited a card since intraq wrote it beside the manifest ``run``."""
+    """Return whether a card is unchanged since intraq wrote it with the manifest ``run``."""
     return card_digest(card) in run.get("cards", [])
 
 
 def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
-    """Of most weights, and of what most layers read."""
+    """Return the bits of most weights, and of most layers' inputs."""
     return quantization["weights"]["bits"], quantization["activations"]["bits"]
 
 
 def _other_bits(quantization: dict[str, Any]) -> list[int]:
-    """Of the activations that have others than most, in order; without those that a placement gives 8 bits."""
+    """Return activation bits that differ from most, in order; without those that a placement sets to 8 bits."""
     placement, usual = quantization["activations"]["placement"], _usual_bits(quantization)[1]
     bits = [*quantization["sites"].values()]
     if placement == "integer":
         bits = [b for b in bits if b != VALUE_BITS]
     elif placement == "inputs":
-        bits = bits[1:] or bits  # the first one is the image
+        bits = bits[1:] or bits  # the first site is the image
     return [b for b in bits if b != usual]
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:
-    """Which layers have other bits than most."""
+    """Say which layers have other bits than most."""
     bits = [*modules.values()]
     counts = Counter(b for b in bits if b != w_bits)
     if not counts:
@@ -133,7 +133,7 @@ def _exceptions(modules: dict[str, int], w_bits: int) -> str:
 
 
 def benchmark_results(run: dict[str, Any]) -> str | None:
-    """``.eval_results`` of the Hub: what was measured on whole benchmarks; None if nothing was."""
+    """Return accuracies on whole benchmarks for ``.eval_results`` of the Hub; None if there are none."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
     from huggingface_hub.utils import yaml_dump
 
@@ -153,7 +153,7 @@ def benchmark_results(run: dict[str, Any]) -> str | None:
 
 
 def card_loading_from(card: str, repo_id: str, revision: str | None = None) -> str:
-    """A card whose example loads it from the Hub."""
+    """Return the card with an example that loads the checkpoint from the Hub."""
     where = f'load("{repo_id}"' + (f', revision="{revision}"' if revision not in (None, "main") else "")
     return card.replace(f'load("{FOLDER}"', where)
 
@@ -190,7 +190,7 @@ def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluat
 
 
 def _results(evaluations: list[dict[str, Any]]) -> list[Any]:
-    """The Hub's ``model-index``, in percent: of this model, the float one has its own page."""
+    """Return the Hub's ``model-index``: accuracies in percent of this model, not of the float model."""
     from huggingface_hub import EvalResult
 
     return [
@@ -216,17 +216,17 @@ def _data_set(data: str) -> str:
 
 
 def base_model(config: dict[str, Any], run: dict[str, Any]) -> str | None:
-    """Name on the Hub of the float model; None if its weights are not from there."""
+    """Return the float model's name on the Hub; None if its weights are not from there."""
     source, cfg = run["teacher"]["source"], config["pretrained_cfg"]
     if source.startswith("hf-hub:"):
         return split_revision(source.removeprefix("hf-hub:"))[0]
-    # weights of a file or a folder may say whose architecture they have, not where they are from
+    # for weights from a file or a folder, timm's config tells the architecture, not their origin
     from_timm = source.partition(".")[0] == config["architecture"] and not run["teacher"].get("weights")
     return cfg.get("hf_hub_id") if from_timm else None
 
 
 def _licence(config: dict[str, Any], run: dict[str, Any]) -> str:
     licence = config["pretrained_cfg"].get("license")
-    # beside weights of a file it is that of timm's own weights
+    # with weights from a file, the config still has the licence of timm's own weights
     stated = isinstance(licence, str) and licence.strip() and not run["teacher"].get("weights")
     return licence if stated else "unknown"

@@ -1,4 +1,4 @@
-"""What is noted in a checkpoint folder after it was made: accuracies and exports, in its manifest, card and report."""
+"""Record accuracies and exports in the manifest, card and report of an existing checkpoint folder."""
 
 import datetime
 import os
@@ -23,17 +23,17 @@ from intraq_cli.reports.folder import REPORT, read_record, record_of
 from intraq_cli.reports.page import page_of_one
 
 LOCK_SECONDS = 60.0
-"""To wait for another process that notes something, which takes it less than a second."""
+"""Time to wait for another process that records something, which takes less than a second."""
 MAKING = ("seed", "seconds", "measured")
-"""What tells a run from any other of the same network."""
+"""Fields of the manifest that distinguish runs of the same network."""
 
 
 def check_record(folder: Path) -> None:
-    """Refuse, before any work, a folder in which :func:`record` could not write.
+    """Check, before any work, that :func:`record` can write in a folder.
 
     Raises:
-        OutputError: there is no manifest, or no right to replace it.
-        CheckpointError: what the folder says cannot be told in its report.
+        OutputError: there is no manifest, or no permission to replace it.
+        CheckpointError: no report can be made of the folder's contents.
     """
     if not (folder / "run.json").is_file() or not os.access(folder, os.W_OK):
         raise OutputError(f"cannot record in {folder}/run.json", "--save needs a checkpoint folder of your own")
@@ -41,16 +41,16 @@ def check_record(folder: Path) -> None:
 
 
 def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], report: Report) -> None:
-    """Note a measurement in ``run.json``, in place of an earlier one on the same data; render card and report anew.
+    """Record a measurement in ``run.json``, replacing an earlier one on the same data, and update card and report.
 
     Args:
-        folder: of the checkpoint.
-        checkpoint: as it was read from there.
-        measured: ``data``, ``split``, ``limit``, ``seed``, and the figures.
-        report: told if the card was edited by hand, which leaves it as it is.
+        folder: folder of the checkpoint.
+        checkpoint: the checkpoint that was read from it.
+        measured: ``data``, ``split``, ``limit``, ``seed``, and the results.
+        report: function that receives a warning if the card was edited by hand and is therefore not updated.
 
     Raises:
-        OutputError: a file cannot be written, or another checkpoint has taken the folder's place.
+        OutputError: a file cannot be written, or the folder now contains another checkpoint.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     entry = {**plain(measured), "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
@@ -63,23 +63,23 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
 
 
 def _measured_on(entry: dict[str, Any]) -> tuple[Any, ...]:
-    """What tells a measurement from those on other data; a folder is the same however it is spelled."""
+    """Return the key of a measurement's data; different spellings of a folder give the same key."""
     data = str(entry["data"])
     where = os.path.realpath(data) if os.path.isdir(data) else data
     return where, entry.get("split"), entry.get("limit"), entry.get("seed")
 
 
 def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], report: Report) -> None:
-    """Note in ``run.json`` what the proof of the folder's ``model.onnx`` found; render card and report anew.
+    """Record the check of the folder's ``model.onnx`` in ``run.json``, and update card and report.
 
     Args:
-        folder: of the checkpoint.
-        checkpoint: as it was read from there.
-        proof: the fields of :class:`intraq_cli.results.ExportResult`, but for the path.
-        report: told if the card was edited by hand, which leaves it as it is.
+        folder: folder of the checkpoint.
+        checkpoint: the checkpoint that was read from it.
+        proof: the fields of :class:`intraq_cli.results.ExportResult` except the path.
+        report: function that receives a warning if the card was edited by hand and is therefore not updated.
 
     Raises:
-        OutputError: a file cannot be written, or another checkpoint has taken the folder's place.
+        OutputError: a file cannot be written, or the folder now contains another checkpoint.
     """
     entry = {**proof, "sha256": file_digest(folder / "model.onnx"), "intraq": __version__}
     _note(folder, checkpoint, lambda run: {**run, "export": entry}, report)
@@ -88,17 +88,17 @@ def record_export(folder: Path, checkpoint: Checkpoint, proof: dict[str, Any], r
 def _note(
     folder: Path, checkpoint: Checkpoint, change: Callable[[dict[str, Any]], dict[str, Any]], report: Report
 ) -> None:
-    """Write another ``run.json`` and its report, and its card where that is ours."""
+    """Rewrite ``run.json`` and the report, and the card unless it was edited by hand."""
     path, config = folder / "README.md", checkpoint.config
     with _locked(folder):
-        run = read_run(folder)  # again: others may have noted something meanwhile
+        run = read_run(folder)  # read again: other processes may have changed it
         if any(run.get(key) != checkpoint.run.get(key) for key in MAKING):
             raise OutputError(f"{folder} holds another checkpoint than before", "do the same with this one")
         card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
         ours = card is None or is_own_card(card, run)
         noted = plain(change(run))
         made = folder_card(folder, config, noted) if ours else None
-        if made is not None:  # one of both lies there, wherever this is broken off
+        if made is not None:  # even after an interruption, the folder has one of the two cards
             noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]
         page = page_of_one(record_of(folder, config, noted))
         with atomic_file(folder / "run.json", force=True) as scratch:
@@ -114,10 +114,10 @@ def _note(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within the block no other process notes anything in ``folder``.
+    """Lock ``folder``: inside the block, no other process records anything in it.
 
     Raises:
-        OutputError: another one does for a minute, or nothing can be written there.
+        OutputError: another process holds the lock for a minute, or the folder is not writable.
     """
     file = folder / "run.json.lock"
     try:
@@ -125,7 +125,7 @@ def _locked(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                if os.name != "nt":  # which does not remove a lock that is held, and has it removed by its release
+                if os.name != "nt":  # Windows cannot remove a held lock; its release removes it
                     file.unlink(missing_ok=True)
     except Timeout as error:
         raise OutputError(f"another process is at work on {folder}/run.json", "try again when it is done") from error
@@ -139,9 +139,9 @@ def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:
 
 
 def benchmark(data_set: str, split: str) -> dict[str, str] | None:
-    """The one task of a benchmark on the Hub that is measured on ``split``; None if the data set is no such benchmark.
+    """Return the only task of a Hub benchmark that uses ``split``; None if the data set is not such a benchmark.
 
-    Benchmarks say so in an ``eval.yaml``; only of these does the Hub take results in ``.eval_results``.
+    A benchmark has an ``eval.yaml``; only for these does the Hub accept results in ``.eval_results``.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""What is published carries names of files and folders, not where they lie on its maker's disk."""
+"""Replace absolute paths by names of files and folders in everything that is published."""
 
 import re
 import shlex
@@ -12,14 +12,14 @@ ABSOLUTE = re.compile(
     r"(?P<path>(?:(?:(?<=file:)//)?/(?!/)|~[\w.-]*/|(?:[^\\/:=]+[\\/])*?\.\.[\\/]|[A-Za-z]:[\\/]|\\\\).*)",
     re.DOTALL,
 )
-"""A whole word that is an absolute path of any system, or leads out of the working folder, perhaps behind
-``local-dir:``, ``--out=`` or a recipe's key; no URL."""
+"""Matches a whole word that is an absolute path on any system, or a path out of the working folder, possibly after
+``local-dir:``, ``--out=`` or a recipe's key; does not match a URL."""
 QUOTED = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)", re.DOTALL)
-"""Text between quotation marks of one kind, in Python or TOML."""
+"""Matches a quoted string, in Python or TOML."""
 
 
 def without_paths(value: Any) -> Any:
-    """JSON with the names of files and folders in place of absolute paths, in commands too."""
+    """Return JSON with absolute paths replaced by names of files and folders, also inside commands."""
     if isinstance(value, dict):
         return {_in_text(key) if isinstance(key, str) else key: without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -28,7 +28,7 @@ def without_paths(value: Any) -> Any:
 
 
 def local_names(run: dict[str, Any]) -> dict[str, Any]:
-    """The manifest without paths; a teacher from a folder stays one, and is not taken for a model of that name."""
+    """Return the manifest without paths; ``local-dir:`` marks a teacher from a folder, which is no model name."""
     made = without_paths(run)
     teacher = run.get("teacher")
     source = teacher.get("source") if isinstance(teacher, dict) else None
@@ -38,10 +38,10 @@ def local_names(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def card_without_paths(card: str, data: Any) -> str:
-    """A card without the absolute paths that are in ``data``, the config or the manifest that it was written from."""
+    """Remove from a card the absolute paths that occur in ``data``, the config and manifest that it was made from."""
     for text in sorted(_texts(data), key=len, reverse=True):
         name = _in_text(text)
-        if name != text:  # not where it is a part of a longer path, or of an address
+        if name != text:  # not inside a longer path or a URL
             card = re.sub(rf"(?<![\w/:.~-]){re.escape(text)}(?![\w/-])", name.replace("\\", r"\\"), card)
     return card
 
@@ -56,7 +56,7 @@ def _in_text(text: str) -> str:
     if text.startswith("intraq "):
         try:
             return shlex.join(map(_name, shlex.split(text)))
-        except ValueError:  # a quotation mark too many
+        except ValueError:  # unbalanced quotation marks
             return " ".join(map(_name, text.split()))
     if re.match(r"\w+\(", text):  # a call in Python
         return _in_quotes(text)
@@ -68,12 +68,12 @@ def _in_quotes(text: str) -> str:
 
 
 def _name(word: str) -> str:
-    """The end of an absolute path; every other word as it is."""
+    """Return the last part of an absolute path, and every other word unchanged."""
     found = ABSOLUTE.fullmatch(word)
-    path = PureWindowsPath(found["path"] if found else "")  # which takes both kinds of slashes
+    path = PureWindowsPath(found["path"] if found else "")  # it accepts both kinds of slashes
     if not found or path.name in ("", ".."):
-        return _in_quotes(word)  # a table of a recipe has paths there
+        return _in_quotes(word)  # tables of a recipe have paths in quotes
     of_user = path.parent.parent.name in ("home", "Users") or path.parent.name in ("~", "root")
-    # that of a part of a data set says nothing without the name of the folder it is in
+    # the name of a split means nothing without the name of its parent folder
     parent = f"{path.parent.name}/" if path.name in SPLITS and path.parent.name and not of_user else ""
     return f"{found['option']}{parent}{path.name}"

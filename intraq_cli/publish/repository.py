@@ -1,4 +1,4 @@
-"""The files of a checkpoint that ``push`` sends."""
+"""Collect the files of a checkpoint that ``push`` uploads."""
 
 import hashlib
 import json
@@ -28,9 +28,9 @@ FILES = (
     *("README.md", "config.json", METRICS, "model.onnx", "model.safetensors"),
     *(REPORT, "run.json", "samples.png"),
 )
-"""All that belongs to a checkpoint; nothing else is read, whatever the folder holds."""
+"""All files of a checkpoint; any other file in the folder is ignored."""
 RESULTS = ".eval_results/intraq.yaml"
-"""Sent beside them: figures in the form in which the Hub's benchmarks collect them."""
+"""Uploaded in addition: accuracies in the format that the Hub's benchmarks collect."""
 OPTIONAL = ("README.md", METRICS, "model.onnx", REPORT, "samples.png")
 PNG = b"\x89PNG\r\n\x1a\n"
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -39,17 +39,17 @@ TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 def checkpoint_files(
     folder: Path, repo_id: str, revision: str | None = None, report: Report = silent
 ) -> dict[str, bytes]:
-    """The files of a checkpoint, read and checked, by name; the card tells how to load it from ``repo_id``.
+    """Read and check the files of a checkpoint, by name; the card says how to load it from ``repo_id``.
 
     Args:
-        folder: of the checkpoint.
-        repo_id: where they go.
-        revision: the branch that the card names.
-        report: told where the card is made anew, or does not say what the manifest does.
+        folder: folder of the checkpoint.
+        repo_id: repository to upload to.
+        revision: branch to name in the card.
+        report: function that receives a message if the card is updated, or lacks results of the manifest.
 
     Raises:
-        CheckpointError: it is none, is damaged, or holds what must not be published.
-        ModelError: its network cannot be built.
+        CheckpointError: the folder is not a checkpoint, is damaged, or contains what must not be published.
+        ModelError: the network cannot be built.
     """
     files, config, run = _read(folder, repo_id)
     if needs_code(str(config.get("architecture"))):
@@ -58,9 +58,9 @@ def checkpoint_files(
         read_checkpoint(folder)
     _check_export(folder, files, run, report)
     files["README.md"] = card_loading_from(_sent_card(folder, files, config, run, report), repo_id, revision).encode()
-    public = {key: value for key, value in local_names(run).items() if key != "cards"}  # of that which lies there
+    public = {key: value for key, value in local_names(run).items() if key != "cards"}  # digests of the local card
     files["config.json"], files["run.json"] = json_text(without_paths(config)).encode(), json_text(public).encode()
-    if REPORT in files:  # never as it lies there: of the manifest that is published
+    if REPORT in files:  # made from the published manifest, never copied
         files[REPORT] = page_of_one(record_of(folder, config, public)).encode()
     read_steps(folder)
     if results := benchmark_results(run):
@@ -71,7 +71,7 @@ def checkpoint_files(
 def _sent_card(
     folder: Path, files: dict[str, bytes], config: dict[str, Any], run: dict[str, Any], report: Report
 ) -> str:
-    """The card of the manifest; one that was edited by hand is sent as it is."""
+    """Return the card made from the manifest, or the existing one without paths if it was edited by hand."""
     card = files["README.md"].decode() if "README.md" in files else None
     if card is None or is_own_card(card, run):
         made = folder_card(folder, config, run)
@@ -87,11 +87,11 @@ def _sent_card(
 
 
 def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
-    """A plain timm repository of the same network: dequantized weights under timm's names, and float activations.
+    """Return a plain timm repository of the network: dequantized weights under timm's names, and float activations.
 
     Raises:
-        CheckpointError: it is no checkpoint, or a damaged one.
-        ModelError: its architecture is not one of timm's.
+        CheckpointError: the folder is not a checkpoint, or is damaged.
+        ModelError: timm does not have the architecture, or would run other weights than the quantized ones.
     """
     from safetensors.torch import save
 
@@ -101,7 +101,7 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     network = build_architecture(config["architecture"], config["num_classes"], config.get("model_args") or {})
     absent, _ = network.load_state_dict(quantized.state, strict=False)
     tensors = {key: tensor.detach().contiguous().clone() for key, tensor in network.state_dict().items()}
-    # how many batches a batch norm has seen does not matter to anybody who runs it
+    # num_batches_tracked of a batch norm does not matter for inference
     if quantized.computed or [key for key in absent if not key.endswith(".num_batches_tracked")]:
         raise ModelError(
             f"timm would run other weights of {config['architecture']} than the quantized ones",
@@ -118,12 +118,12 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
 
 
 def left_out(folder: Path) -> list[str]:
-    """Names in the folder that are not part of a checkpoint."""
+    """Return the names in the folder that are not part of a checkpoint."""
     return sorted(path.name for path in folder.iterdir() if path.name not in FILES)
 
 
 def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
-    """Content by name, the config and the manifest; the weights are for :func:`read_checkpoint` to check."""
+    """Read the files by name, config and manifest; :func:`read_checkpoint` checks the weights later."""
     if not folder.is_dir():
         raise CheckpointError(f"there is no folder {folder}", NO_CHECKPOINT)
     files = {}
@@ -157,7 +157,7 @@ def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any],
 
 
 def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
-    """Of a checkpoint whose architecture is a Python file: its weights are whole and packed."""
+    """Check that the weights are complete and packed, if the architecture is a Python file."""
     header = tensor_header(folder / "model.safetensors", CheckpointError)
     packed = [key for key in header if key.endswith(PACKED)]
     quantization = config.get("quantization_config")
@@ -167,10 +167,10 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], report: Report) -> None:
-    """See that ``model.onnx`` is the file that the manifest, and so the card, speaks of.
+    """Check that ``model.onnx`` is the file that the manifest, and therefore the card, describes.
 
     Raises:
-        CheckpointError: it is another one, or is missing.
+        CheckpointError: it is another file, or is missing.
     """
     file, proof = files.get("model.onnx"), run.get("export")
     hint = f"write it again: intraq export {folder} --force"
@@ -192,7 +192,7 @@ def _check_timm_has(config: dict[str, Any]) -> None:
 
 
 def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> bytes:
-    """``config.json`` as timm itself writes it, with what the checkpoint knows of the weights' origin."""
+    """Return ``config.json`` as timm writes it, with the origin of the weights that the checkpoint records."""
     from timm.models._hub import save_config_for_hf
 
     cfg = dict(config["pretrained_cfg"])
@@ -204,7 +204,7 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
         )
         made = json.loads(path.read_text(encoding="utf-8"))
     for key in ("license", "origin_url", "paper_ids", "tag", "hf_hub_id"):
-        # of timm's own weights for this architecture, which these need not be
+        # timm fills these in for its own weights, which may not be the checkpoint's
         if key not in cfg or run["teacher"].get("weights"):
             made["pretrained_cfg"].pop(key, None)
     return json_text(made).encode()

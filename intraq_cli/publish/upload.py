@@ -1,4 +1,4 @@
-"""The upload: files into a repository on the Hugging Face Hub, in one commit, through the Hub's own client."""
+"""Upload files to a repository on the Hugging Face Hub, in one commit, with the Hub's own client."""
 
 import hashlib
 import logging
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TRIES = 3
-"""The client itself repeats requests for files, but none of those that look at a repository or change it."""
+"""The client itself only retries requests for files, not those that look up or change a repository."""
 
 
 def repository_url(repo_id: str) -> str:
-    """Of the page that people see."""
+    """Return the URL of the repository's web page."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{repo_id}"
 
 
 def check_revision(revision: str | None) -> None:
-    """Refuse what git cannot take as the name of a branch.
+    """Check that git accepts ``revision`` as the name of a branch.
 
     Raises:
-        UsageError: it is no such name.
+        UsageError: it is not a valid name.
     """
     fits = revision is None or re.fullmatch(r"[\w][\w./-]*(?<![./])", revision, re.ASCII)
     if not fits or ".." in str(revision):
@@ -43,7 +43,7 @@ def check_revision(revision: str | None) -> None:
 
 
 def check_repository_name(repo_id: str) -> None:
-    """Refuse what the Hub would.
+    """Check that the Hub accepts ``repo_id``.
 
     Raises:
         UsageError: it is not ``ORG/NAME``.
@@ -72,21 +72,21 @@ def upload(
     token: str | None = None,
     report: Report,
 ) -> "CommitInfo":
-    """Send files in one commit, and compare what arrived with what was sent.
+    """Upload files in one commit, and verify what arrived.
 
     Args:
-        repo_id: created if it is not there.
+        repo_id: repository, created if it does not exist.
         files: content by path in the repository.
-        obsolete: paths that the same commit removes, where they are there.
-        private: of a repository that is created; one that is public already is refused.
-        revision: the branch; it must be there.
+        obsolete: paths that the same commit removes if they exist.
+        private: make a newly created repository private; an existing public one is refused.
+        revision: the branch, which must exist.
         create_pr: open a pull request instead.
-        message: of the commit.
-        token: default: what the client finds in HF_TOKEN or its login cache.
-        report: told of every step.
+        message: commit message.
+        token: default: the token that the client finds in HF_TOKEN or its login cache.
+        report: function that receives an event for every step.
 
     Raises:
-        HubError: it was not done; the message says so where a new repository was left.
+        HubError: the upload failed; the message says if a new repository was created and remains.
     """
     started = time.perf_counter()
     hub = _Repository(repo_id, _token(token), report)
@@ -95,7 +95,7 @@ def upload(
         head = hub.find_or_create(revision, private)
         with hub.told_when_left(created=head is None):
             there = {file.rfilename for file in (head.siblings if head else None) or ()}
-            # of the parent commit, so that nothing that somebody else commits meanwhile is lost
+            # with a parent commit, so that nothing is lost that somebody else commits in the meantime
             commit = hub.commit(
                 files, sorted(obsolete & there), message, revision, create_pr, head.sha if head else None
             )
@@ -107,7 +107,7 @@ def upload(
 
 
 class _Repository:
-    """A repository, as a user with a token may see and change it; every refusal is a :class:`HubError`."""
+    """A repository accessed with a token; every failed request raises a :class:`HubError`."""
 
     def __init__(self, repo_id: str, token: str, report: Report) -> None:
         from huggingface_hub import HfApi
@@ -116,12 +116,12 @@ class _Repository:
         self.api = HfApi(token=token, library_name="intraq", library_version=__version__)
 
     def find_or_create(self, revision: str | None, private: bool) -> "ModelInfo | None":
-        """The repository as it is; None if it was made."""
+        """Return the information about an existing repository, or create it and return None."""
         head = self.ask(lambda: self._look(revision))
         if head is None and revision not in (None, "main"):
             missing = f"{self.repo_id} is not there, so it has no branch {revision}"
             raise HubError(missing, "push without --revision first", "hub-missing")
-        if head is None:  # private None: an organisation may have private as its default
+        if head is None:  # None, not False: private may be the default of an organisation
             self.ask(lambda: self.api.create_repo(self.repo_id, private=private or None))
         elif private and head.private is False:
             hint = "make it private in its settings on the Hub, or push without --private"
@@ -136,12 +136,12 @@ class _Repository:
             return self.api.model_info(self.repo_id, revision=revision, timeout=request_timeout())
         except GatedRepoError:
             raise
-        except RepositoryNotFoundError:  # or the token may not see it
+        except RepositoryNotFoundError:  # or the token has no access to it
             return None
 
     @contextmanager
     def told_when_left(self, created: bool) -> Iterator[None]:
-        """Within the block, what stops the work says what is left of it on the Hub."""
+        """Inside the block, make failures and interruptions report what remains on the Hub."""
         try:
             yield
         except HubError as error:
@@ -163,7 +163,7 @@ class _Repository:
         create_pr: bool,
         parent: str | None,
     ) -> "CommitInfo":
-        """One commit; ``upload_folder`` would make several of many files."""
+        """Make a single commit; ``upload_folder`` may split many files into several."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         def send() -> "CommitInfo":
@@ -177,7 +177,7 @@ class _Repository:
                 parent_commit=parent,
             )
 
-        with warnings.catch_warnings(record=True) as said:  # of the Hub, on the card
+        with warnings.catch_warnings(record=True) as said:  # the Hub's warnings about the card
             warnings.simplefilter("always")
             made = self.ask(send)
         for warning in said:
@@ -196,9 +196,9 @@ class _Repository:
             )
 
     def ask(self, call: Callable[[], T]) -> T:
-        """What ``call`` returns; the Hub is asked again, a few times, when it says how long to wait.
+        """Return the result of ``call``; retry a few times if the Hub says how long to wait.
 
-        Nothing but calls of the client belongs in ``call``: what they raise is explained.
+        ``call`` must only contain calls of the client, because their exceptions are explained as failures of the Hub.
         """
         for left in reversed(range(TRIES)):
             try:
@@ -219,7 +219,7 @@ class _Repository:
         raise AssertionError("the last try returns or raises")
 
     def scrub(self, text: str) -> str:
-        """``text`` without the token."""
+        """Return ``text`` with the token masked."""
         return text.replace(self.token, "***")
 
 
@@ -244,7 +244,7 @@ def _token(given: str | None) -> str:
 
 
 def _wait(answer: BaseException) -> int | None:
-    """Seconds after which the Hub wants to be asked again; None if it did not say so."""
+    """Return the seconds after which the Hub allows a retry; None if it did not say."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if not isinstance(answer, HfHubHTTPError) or answer.response.status_code != 429:
@@ -255,7 +255,7 @@ def _wait(answer: BaseException) -> int | None:
 
 @contextmanager
 def _client(report: Report) -> Iterator[None]:
-    """Within the block the client draws no bars, and tells of its waiting as we do; behind it, it is as it was."""
+    """Inside the block, hide the client's progress bars, and report its waits as our own warnings."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     bars = not are_progress_bars_disabled()
@@ -273,7 +273,7 @@ def _client(report: Report) -> Iterator[None]:
 
 
 class _Told(logging.Handler):
-    """Of what the client logs, that it waits; what failed is told by the error, if it stays so."""
+    """Report only that the client waits or retries; a lasting failure raises an error anyway."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(logging.WARNING)

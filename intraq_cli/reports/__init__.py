@@ -1,1 +1,1 @@
-"""A run as a page to look at: charts, tables, and the figures that they show."""
+"""HTML reports of one run or several: charts, and tables of the values that they show."""

@@ -1,7 +1,7 @@
-"""Charts as SVG, drawn by hand: lines and points, rows of points, bars, histograms.
+"""Draw charts as SVG, without a library: lines and points, rows of points, bars, histograms.
 
-All take the width in pixels that they are drawn for, so that their text has its size on a telephone and on a screen.
-Texts are anybody's, and escaped. Colours are classes that the page defines, for light and for dark.
+Every chart is drawn for a given width in pixels, so that its text has the right size on a phone and on a screen. Texts
+are untrusted and are escaped. Colours are CSS classes that the page defines for its light and its dark theme.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,79 +13,79 @@ from markupsafe import Markup
 from intraq_cli.reports.scale import Scale, number, round_step, spanning
 
 LETTER = 6.6
-"""About the width of a letter, in pixels."""
+"""Approximate width of a letter, in pixels."""
 TOP, BOTTOM, RIGHT = 26, 40, 14
-"""Margins: for the label of the y axis, for ticks and label of the x axis, and for half of the last tick."""
+"""Margins: for the label of the y axis, for ticks and label of the x axis, and for half of the last tick label."""
 ROW, NAME = 22, 24
-"""Heights of a row, and of a name below a point."""
+"""Height of a row, and of a name below a point."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis shows, with its unit."""
+    """An axis; its label contains the unit."""
 
     label: str
     log: bool = False
     zero: bool = False
     tight: bool = False
-    """It begins at the smallest value and ends at the largest, round or not."""
+    """Whether the axis begins at the smallest and ends at the largest value, even if they are not round."""
     room: bool = False
-    """There is room for a name below the smallest value."""
+    """Whether to leave room for a name below the smallest value."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points ``(x, y)`` of one kind, in order; each may have a name beside it."""
+    """A series of points ``(x, y)``, in order; each may have a name beside it."""
 
     points: Sequence[tuple[float, float]]
     style: str = "s0"
-    """``s0`` is what matters, ``s1`` to ``s3`` are others."""
+    """CSS class: ``s0`` for the main series, ``s1`` to ``s3`` for others."""
     line: bool = True
     dots: bool = False
     names: Sequence[str] = ()
 
 
 class Canvas:
-    """An SVG in the making; y counts downwards."""
+    """An SVG under construction; y points downwards."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
         self.parts: list[Markup] = []
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         text = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>'
         self.parts.append(Markup(text).format(x1, y1, x2, y2, kind))
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> None:
-        """A text whose base line is at y."""
+        """Draw a text whose baseline is at ``y``."""
         made = Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>')
         self.parts.append(made.format(x, y, anchor, kind, text))
 
     def dot(self, x: float, y: float, style: str, title: str, radius: float = 3.5) -> None:
-        """A point; ``title`` shows under the mouse."""
+        """Draw a point; ``title`` is its tooltip."""
         made = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="dot {}"><title>{}</title></circle>')
         self.parts.append(made.format(x, y, radius, style, title))
 
     def bar(self, x: float, y: float, width: float, height: float, style: str, title: str = "") -> None:
-        """A rectangle."""
+        """Draw a rectangle; ``title`` is its tooltip."""
         made = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="bar {}">')
         self.parts.append(made.format(x, y, max(width, 0.0), max(height, 0.0), style))
         self.parts.append(Markup("<title>{}</title></rect>").format(title))
 
     def path(self, points: Iterable[tuple[float, float]], style: str) -> None:
-        """A line through points."""
+        """Draw a line through points."""
         made = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self.parts.append(Markup('<polyline points="{}" class="path {}"/>').format(made, style))
 
     def svg(self, label: str) -> Markup:
-        """The picture; ``label`` is what it shows, for whoever cannot see it."""
+        """Return the SVG; ``label`` describes it for screen readers."""
         made = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>')
         return made.format(self.width, self.height, label, Markup("").join(self.parts))
 
 
 def xy_chart(series: Sequence[Series], x: Axis, y: Axis, width: float, height: float = 260) -> Markup:
-    """Lines and points over two axes."""
+    """Draw lines and points over two axes."""
     canvas = Canvas(width, height)
     heights = [p[1] for one in series for p in one.points]
     ys = spanning(heights, height - BOTTOM, TOP, log=y.log, zero=y.zero)
@@ -122,7 +122,7 @@ def _grid(canvas: Canvas, xs: Scale, ys: Scale, x: Axis, y: Axis) -> None:
 
 
 def _beside(canvas: Canvas, x: float, y: float, name: str) -> None:
-    """A name right of a point, or left of it where there is no room."""
+    """Write a name to the right of a point, or to the left if there is no room."""
     if not name:
         return
     room = x + 8 + LETTER * len(name) <= canvas.width
@@ -132,13 +132,13 @@ def _beside(canvas: Canvas, x: float, y: float, name: str) -> None:
 def row_chart(
     rows: Sequence[tuple[str, Sequence[float | None]]], x: Axis, width: float, *, bars: bool = False
 ) -> Markup:
-    """A row for each name, with a point (or a bar from zero) for each of its values; None: there is none.
+    """Draw a row for each name, with a point (or a bar from zero) for each of its values that is not None.
 
     Args:
-        rows: name and values; the first value is what matters.
+        rows: name and values of each row; the first value is the main one.
         x: axis of the values.
         width: in pixels.
-        bars: draw bars, of the first value alone.
+        bars: draw a bar for the first value instead of points.
     """
     height = TOP + ROW * len(rows) + BOTTOM - TOP + 6
     canvas = Canvas(width, height)
@@ -170,13 +170,13 @@ def row_chart(
 def histogram(
     counts: Sequence[int], ends: tuple[float, float], grid: tuple[float, float], label: str, width: float
 ) -> Markup:
-    """Counts of bins of equal width between ``ends``, on a logarithmic scale, and where a grid of values ends.
+    """Draw the share of each bin on a logarithmic scale, and the two ends of a quantization grid.
 
     Args:
-        counts: of each bin.
-        ends: lowest value of the first bin, highest of the last.
+        counts: number of values in each bin; all bins have the same width.
+        ends: lowest value of the first bin, highest value of the last.
         grid: lowest and highest value of the grid.
-        label: what it shows, for whoever cannot see it.
+        label: description for screen readers.
         width: in pixels.
     """
     height, left = 150.0, 44.0
@@ -204,7 +204,7 @@ def histogram(
 
 
 def shortened(text: str, most: int) -> str:
-    """``text``, or its two ends where it is longer."""
+    """Return ``text``, or only its beginning and end if it has more than ``most`` characters."""
     if len(text) <= most:
         return text
     head = max(1, (most - 1) // 3)

@@ -1,4 +1,4 @@
-"""Checkpoints side by side: the figures of each, and where they differ."""
+"""Compare checkpoints: the values of each, and where they differ."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from intraq_cli.words import NONE, decimals, duration, file_size, widths
 
 
 def comparison(records: Sequence[Record], paths: Sequence[str]) -> ComparisonResult:
-    """What the records say, figure by figure; ``paths`` are where they were read."""
+    """Compare records, which were read from ``paths``."""
     weights = {record.run.teacher.sha256 for record in records}
     names = names_of(records)
     checkpoints = [_checkpoint(*each) for each in zip(records, paths, names, strict=True)]
@@ -18,7 +18,7 @@ def comparison(records: Sequence[Record], paths: Sequence[str]) -> ComparisonRes
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
-    """Names of the folders; of those that have one name the later ones are numbered."""
+    """Return the names of the folders; repeated names are numbered from the second on."""
     seen: Counter[str] = Counter()
     names = []
     for record in records:
@@ -53,7 +53,7 @@ def _checkpoint(record: Record, path: str, name: str) -> ComparedCheckpoint:
 
 
 def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
-    """Of the batch norms by name; none if hardly any are of all: other architectures have but a name in common."""
+    """Return a row for each batch norm in several records; none if most names differ (other architectures)."""
     names = list(dict.fromkeys(name for record in records for name in record.run.measured.sqnr))
     rows = []
     for name in names:
@@ -65,7 +65,7 @@ def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
 
 
 def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
-    """Names of the checkpoints, and a row for each figure that any of them has."""
+    """Return the names of the checkpoints, and a row for each value that any of them has."""
     all_of = found.checkpoints
     rows = [
         ["float network", *(one.model or NONE for one in all_of)],
@@ -91,7 +91,7 @@ def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
 
 
 def _accuracies(all_of: Sequence[ComparedCheckpoint]) -> list[list[str]]:
-    """Of every data set that any was measured on, with the float network's and the number of images."""
+    """Return rows of top-1, float top-1 and top-5 for every data set that any checkpoint was measured on."""
     rows = []
     for key in dict.fromkeys(data_key(row) for one in all_of for row in one.evaluations):
         measured = [next((row for row in one.evaluations if data_key(row) == key), None) for one in all_of]
@@ -102,7 +102,7 @@ def _accuracies(all_of: Sequence[ComparedCheckpoint]) -> list[list[str]]:
 
 
 def data_key(row: dict[str, object]) -> str:
-    """What two measurements must have in common to be compared."""
+    """Return what must be equal in two measurements for them to be comparable."""
     part = f", {row['split']}" if row.get("split") else ""
     drawn = f", seed {row['seed']}" if row.get("limit") else ""
     return f"{row['data']}{part} ({row['n']} images{drawn})"

@@ -1,4 +1,4 @@
-"""Sections of plain facts: layers, accuracies, the exported file, circumstances."""
+"""Build sections of plain facts: layers, accuracies, the exported file, circumstances."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from intraq_cli.words import NONE, counted, decimals, logits_differ, told_bits
 
 
 def layers_section(run: Run) -> Section | None:
-    """What is quantized and what stays float."""
+    """Return the section about what is quantized and what stays float."""
     found = run.inspection
     if found is None:
         return None
@@ -41,7 +41,7 @@ def layers_section(run: Run) -> Section | None:
 
 
 def accuracies_section(run: Run) -> Section | None:
-    """All that was measured on labelled images."""
+    """Return the section with all accuracies on labelled images."""
     if not run.evaluations:
         return None
     rows = [
@@ -57,7 +57,7 @@ def accuracies_section(run: Run) -> Section | None:
 
 
 def export_section(run: Run) -> Section | None:
-    """What the proof of ``model.onnx`` found."""
+    """Return the section about the check of ``model.onnx``."""
     made = run.export
     if made is None:
         return None
@@ -80,7 +80,7 @@ def export_section(run: Run) -> Section | None:
 
 
 def circumstances_section(run: Run) -> Section:
-    """Where the run comes from: network, recipe, seed, device, versions."""
+    """Return the section about the origin of the run: network, recipe, seed, device, versions."""
     rows = list(_rows_of_circumstances(run))
     table = Table(["", ""], [list(row) for row in rows], texts=(0, 1))
     return Section("Circumstances", "What a second run must have in common with this one.", table=table)

@@ -1,4 +1,4 @@
-"""The report of a checkpoint folder: all that the page needs is read from the folder alone, and none of it trusted."""
+"""Read what a report needs from a checkpoint folder, and from nowhere else; its contents are untrusted."""
 
 import io
 from dataclasses import dataclass
@@ -18,31 +18,31 @@ from intraq_cli.runtime.metrics import METRICS
 REPORT = "report.html"
 THUMBNAILS = 24
 SMALL, LARGE = 64, 112
-"""Pixels: images up to so wide are shown as they are, larger ones no wider than that."""
+"""Images up to ``SMALL`` pixels wide are shown unchanged, larger ones at no more than ``LARGE`` pixels a side."""
 QUALITY = 82
-"""Of JPEG."""
+"""JPEG quality."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a page is made from."""
+    """The data that a page is made from."""
 
     name: str
-    """Of the folder."""
+    """Name of the folder."""
     run: Run
     steps: tuple[Step, ...] = ()
-    """Of both stages, in their order."""
+    """Steps of both stages, in order."""
     labels: tuple[str, ...] = ()
-    """A name for every class, where they are known."""
+    """A name for every class, if known."""
     pictures: tuple[bytes, ...] = ()
-    """PNG or JPEG of the first synthetic images."""
+    """The first synthetic images as PNG or JPEG files."""
 
 
 def read_record(folder: Path) -> Record:
-    """What a checkpoint folder holds for its report.
+    """Read the data for the report of a checkpoint folder.
 
     Raises:
-        CheckpointError: it is no checkpoint, or what it says makes no sense.
+        CheckpointError: the folder is not a checkpoint, or its contents are invalid.
     """
     if not (folder / "config.json").is_file() or not (folder / "run.json").is_file():
         raise CheckpointError(f"{folder} is no checkpoint", NO_CHECKPOINT)
@@ -51,10 +51,10 @@ def read_record(folder: Path) -> Record:
 
 
 def record_of(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> Record:
-    """The same, with another manifest than the one that lies there.
+    """Read the data for the report, but with the given manifest instead of the one in the folder.
 
     Raises:
-        CheckpointError: what it says makes no sense.
+        CheckpointError: the contents of the folder or the manifest are invalid.
     """
     checked = checked_run(run, str(folder))
     names = config.get("label_names")
@@ -65,10 +65,10 @@ def record_of(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> Reco
 
 
 def read_steps(folder: Path) -> list[Step]:
-    """The lines of ``metrics.jsonl``; none where there is no such file.
+    """Read the lines of ``metrics.jsonl``; an empty list if there is no such file.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the file is damaged.
     """
     path = safe_path(folder, METRICS, CheckpointError)
     if not path.exists():
@@ -81,7 +81,7 @@ def read_steps(folder: Path) -> list[Step]:
 
 
 def _pictures(folder: Path, config: dict[str, Any]) -> list[bytes]:
-    """The first images of the contact sheet, as files; none where there is no sheet of this model."""
+    """Return the first images of the contact sheet as files; an empty list if there is no sheet of this model."""
     from intraq_cli.synthesis.pictures import images_of_sheet, pictures_of
 
     path = safe_path(folder, "samples.png", CheckpointError)

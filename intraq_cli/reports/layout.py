@@ -1,4 +1,4 @@
-"""What a page is made of: sections of pictures, each with the table of its figures."""
+"""The parts of a page: sections with charts, each with a table of its values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 WIDE, NARROW = 800.0, 350.0
-"""Widths in pixels that a chart is drawn for: of a screen or a sheet of paper, and of a telephone."""
+"""Widths in pixels that a chart is drawn for: for a screen or paper, and for a phone."""
 LONGEST_TABLE = 400
 LONGEST_TEXT = 160
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text; columns in ``texts`` begin at the left, the others hold numbers and end at the right."""
+    """A table of text cells; columns in ``texts`` are left-aligned, the others are right-aligned numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -21,25 +21,25 @@ class Table:
 
     @property
     def shown(self) -> list[list[str]]:
-        """The first rows, with cells of bearable length."""
+        """Return the first rows, with long cells cut."""
         return [[cell[:LONGEST_TEXT] for cell in row] for row in self.rows[:LONGEST_TABLE]]
 
     @property
     def more(self) -> int:
-        """Rows that are left out."""
+        """Return the number of rows that are left out."""
         return max(0, len(self.rows) - LONGEST_TABLE)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart, drawn for two widths, and the line above it."""
+    """A chart, drawn for two widths, and the heading above it."""
 
     wide: Markup
     narrow: Markup
     title: str = ""
     note: str = ""
     legend: Sequence[tuple[int, str]] = ()
-    """Number of the style, and name, of each series."""
+    """Style number and name of each series."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Figure:
     panels: Sequence[Panel]
     table: Table
     summary: str
-    """What the table is called while it is closed."""
+    """Label of the table while it is collapsed."""
     title: str = ""
     columns: int = 1
-    """Charts side by side where there is room."""
+    """Number of charts side by side, if there is room."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class Section:
     figures: Sequence[Figure] = ()
     tiles: Sequence[Tile] = ()
     table: Table | None = None
-    """Shown open; of a section without a picture."""
+    """A table that is not collapsed."""
     details: Sequence[tuple[str, Table]] = field(default=())
-    """Further tables, closed."""
+    """Labels and further tables, collapsed."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One of the large figures at the top."""
+    """One of the large numbers at the top of the page."""
 
     label: str
     value: str
@@ -90,7 +90,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """All of it."""
+    """A complete page."""
 
     title: str
     subtitle: str
@@ -107,6 +107,6 @@ def panel(
     columns: int = 1,
     legend: Sequence[tuple[int, str]] = (),
 ) -> Panel:
-    """A chart for both widths; ``draw`` takes one; of several side by side it is a part of the whole."""
+    """Draw a chart for both widths with ``draw(width)``; ``columns`` charts share the wide one."""
     room = (WIDE - 28 * (columns - 1)) / columns
     return Panel(draw(room), draw(NARROW), title, note, legend)

@@ -1,4 +1,4 @@
-"""Losses of both stages over their steps."""
+"""Build the section with the losses of both stages over their steps."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,9 +12,9 @@ from intraq_cli.reports.scale import number
 from intraq_cli.words import NONE
 
 MOST_POINTS = 300
-"""Of a line."""
+"""Maximum number of points of a line."""
 MOST_ROWS = 40
-"""Of a table."""
+"""Maximum number of rows of a table."""
 WORDS = {
     "bns": "batch-norm statistics",
     "sil": "class, soft inception loss",
@@ -28,7 +28,7 @@ STAGES = {"synthesis": "Images (stage 1), one batch after another", "tuning": "T
 
 
 def losses_section(run: Run, steps: Sequence[Step]) -> Section | None:
-    """Each loss term of each stage; where no steps were kept, where they ended."""
+    """Return charts of each loss term of each stage, or only the final losses if no steps were kept."""
     figures = [figure for stage in STAGES if (figure := _figure(stage, [s for s in steps if s.stage == stage]))]
     ends = [
         [stage, term, NONE if value is None else f"{value:.4g}"]
@@ -74,7 +74,7 @@ def _chart(series: Sequence[Series], y: Axis, width: float) -> Markup:
 
 
 def _some(steps: Sequence[Step], most: int) -> Sequence[Step]:
-    """At most so many, evenly spread, the last one among them."""
+    """Return at most ``most`` steps, evenly spaced and including the last."""
     if len(steps) <= most:
         return steps
     return [steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)]

@@ -1,4 +1,4 @@
-"""The page of one run, from its verdict to its versions."""
+"""Build the report page of one run, from its verdict to its versions."""
 
 import base64
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from intraq_cli.words import (
 )
 
 MOST_ROWS = 20
-"""Layers in a chart of the most sensitive."""
+"""Maximum number of layers in the chart of the most sensitive layers."""
 MOST_RANGES = 12
 MOST_DOTS = 100
-"""Of a line; one of more points is a line alone."""
+"""Maximum number of points of a line with dots; a longer line is drawn without them."""
 
 
 def page(record: Record) -> Page:
-    """All that is known of a run; a section of which nothing is known is left out."""
+    """Return the page with all that is recorded about a run; sections without data are left out."""
     run = record.run
     sections = [
         _frontier(run.frontier),
@@ -57,7 +57,7 @@ def page(record: Record) -> Page:
 
 
 def bits_of(run: Run) -> str:
-    """``W4A4``, or of most layers; empty where it is not known."""
+    """Return bits such as ``W4A4``, those of most layers if they differ; empty if unknown."""
     found = run.inspection
     if found is None:
         return ""
@@ -65,14 +65,14 @@ def bits_of(run: Run) -> str:
 
 
 def has_mixed_bits(found: Inspection) -> bool:
-    """Whether weights, or what layers read but for the first one (the image), have other bits here than there."""
+    """Return whether bits differ between weights, or between layers' inputs other than the image."""
     read = found.layers[found.act_placement != "activations" :]
     held = [layer.w_bits for layer in found.layers], [layer.a_bits for layer in read]
     return any(len({*bits} - {None}) > 1 for bits in held)
 
 
 def verdict(run: Run) -> str:
-    """What came out, in a sentence: accuracy if one was noted, else how closely the float network is followed."""
+    """Return the result as text: accuracy if one is recorded, else agreement and divergence, else the logits' error."""
     made = run.measured
     smaller = ratio(made.bytes_float, made.bytes_quantized)
     if run.evaluations:
@@ -94,7 +94,7 @@ def verdict(run: Run) -> str:
 
 
 def undone(run: Run) -> str:
-    """A sentence where the result is not what tuning made; else nothing."""
+    """Return a sentence if tuning was undone, else an empty string."""
     return "Tuning made it follow less closely and was undone: it is calibrated alone. " * run.measured.tuning_undone
 
 
@@ -141,12 +141,12 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
 
 
 def _widths(moves: Sequence[dict[str, float | None]]) -> list[int]:
-    """All widths that were tried."""
+    """Return all widths that were tried, in ascending order."""
     return sorted({int(key) for one in moves for key in one if key.isdecimal()})
 
 
 def _nearest(widths: list[int], bits: int) -> int:
-    """The width of those tried that comes next to so many bits; that many where none was."""
+    """Return the tried width that is nearest to ``bits``, or ``bits`` if none was tried."""
     return min(widths, key=lambda width: abs(width - bits), default=bits)
 
 

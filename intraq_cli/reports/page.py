@@ -1,4 +1,4 @@
-"""From a page's parts to one HTML file that asks nothing of anybody: no script, no request."""
+"""Render a page to one self-contained HTML file, without scripts or requests."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +16,11 @@ MOST_BYTES = 1_000_000
 
 
 def write_report(folder: Path) -> None:
-    """Write ``report.html`` of a checkpoint folder, anew where there is one.
+    """Write ``report.html`` into a checkpoint folder, in place of an existing one.
 
     Raises:
-        CheckpointError: it is no checkpoint, or what it says makes no sense.
-        OutputError: it cannot be written.
+        CheckpointError: the folder is not a checkpoint, or its contents are invalid.
+        OutputError: the file cannot be written.
     """
     content = page_of_one(read_record(folder))
     with atomic_file(folder / REPORT, force=True) as scratch:
@@ -28,25 +28,25 @@ def write_report(folder: Path) -> None:
 
 
 def page_of_one(record: Record) -> str:
-    """The HTML of a run, of less than a megabyte.
+    """Return the HTML of a run, which is smaller than a megabyte.
 
     Raises:
-        CheckpointError: what the run says is too much for a page.
+        CheckpointError: the run has too much data for a page.
     """
     return _small(one.page(record))
 
 
 def page_of_several(records: Sequence[Record]) -> str:
-    """The HTML of runs side by side.
+    """Return the HTML of several runs side by side, which is smaller than a megabyte.
 
     Raises:
-        CheckpointError: what they say is too much for a page.
+        CheckpointError: the runs have too much data for a page.
     """
     return _small(several.page(records))
 
 
 def _small(page: Page) -> str:
-    """Without the images, should they be too large."""
+    """Render a page, without its images if it would otherwise be too large."""
     bare = replace(page, sections=[replace(section, tiles=()) for section in page.sections])
     for choice in (page, bare):
         made = render(choice)
@@ -56,7 +56,7 @@ def _small(page: Page) -> str:
 
 
 def render(page: Page) -> str:
-    """HTML; every text in it is escaped."""
+    """Render a page as HTML; all text is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     shown = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

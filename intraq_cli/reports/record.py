@@ -1,4 +1,4 @@
-"""What a checkpoint folder says of its making, as far as a report tells it; every field has its type."""
+"""The schema of what a report reads from a checkpoint folder's ``run.json`` and ``metrics.jsonl``."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,17 +9,17 @@ from intraq_cli.errors import CheckpointError
 from intraq_cli.io.untrusted import first_fault
 
 Number = Figure | None
-"""None: it was no finite number."""
+"""A number; None: it was not finite."""
 
 
 class _Table(BaseModel):
-    """Fields that are read have their types; all others are left out."""
+    """A table with typed fields; all other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Measured(_Table):
-    """Figures of the whole network; shares in percent."""
+    """Measurements of the whole network; shares in percent."""
 
     bytes_float: Count
     bytes_quantized: Count
@@ -28,19 +28,19 @@ class Measured(_Table):
     held_out: Count | None = None
     images: Count | None = None
     pictures: Count = 0
-    """Of the images, those that the maker gave."""
+    """Number of images that were the user's own pictures."""
     heterogeneity: Number = None
     logits_error: Number = None
     random_images: bool = False
-    """Without images: whether ranges come from random ones."""
+    """Without images: whether ranges were set on random images."""
     tuning_undone: bool = False
-    """Whether the checkpoint is the calibrated network, in place of the tuned one."""
+    """Whether the checkpoint is the calibrated network instead of the tuned one."""
     teacher_accuracy_synthetic: Number = None
     sqnr: dict[Text, Number] = {}
 
 
 class LayerRow(_Table):
-    """An operation that multiplies."""
+    """An operation with multiply-adds."""
 
     name: Text
     kind: Text
@@ -55,7 +55,7 @@ class LayerRow(_Table):
 
 
 class Inspection(_Table):
-    """Of the network, what is quantized."""
+    """What in the network is quantized."""
 
     w_bits: Count
     a_bits: Count
@@ -79,7 +79,7 @@ class RangeRow(_Table):
 
 
 class Sample(_Table):
-    """A synthetic image: its class, and what the float network makes of it."""
+    """A synthetic image: its class, the float network's confidence in it, and the float network's top-1 class."""
 
     label: Whole
     confidence: Figure
@@ -87,7 +87,7 @@ class Sample(_Table):
 
 
 class FrontierPoint(_Table):
-    """A choice of bits that was weighed."""
+    """A choice of bits that was considered."""
 
     bytes: Figure
     divergence: Figure
@@ -95,7 +95,7 @@ class FrontierPoint(_Table):
 
 
 class LayerMoves(_Table):
-    """How far the network moves when a layer alone is quantized: divergence by bits."""
+    """Sensitivity of a layer: divergence, by bits, when only its weight or only its input is quantized."""
 
     name: Text
     weights: dict[Text, Number] = {}
@@ -103,20 +103,20 @@ class LayerMoves(_Table):
 
 
 class Tuning(_Table):
-    """How it was tuned."""
+    """The tuning settings of a recipe."""
 
     steps: Count
 
 
 class RecipeUsed(_Table):
-    """Which recipe it was."""
+    """The recipe of the run."""
 
     name: Text
     tuning: Tuning
 
 
 class Run(RunManifest):
-    """``run.json`` with all that a report, or a model card, tells of it."""
+    """``run.json``, with all fields that a report or a model card shows."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -125,16 +125,16 @@ class Run(RunManifest):
     seed: Whole
     recipe: RecipeUsed
     images: list[Text] = Field(default_factory=list)
-    """What ``--images`` named."""
+    """Values of ``--images``."""
     images_from: Text | None = None
-    """The float network that synthetic images were learned from, where it has other weights."""
+    """The float network that synthetic images were learned from, if its weights differ from the teacher's."""
     device: Text = ""
     seconds: Number = None
     stages: dict[Text, Number] = Field(default_factory=dict)
     versions: dict[Text, Text]
     commit: Text | None = None
     needs_factory: StrictBool = False
-    """Whether the network is built by code that the checkpoint does not hold."""
+    """Whether the network is built by code that the checkpoint does not contain."""
     measured: Measured
     inspection: Inspection | None = None
     losses: dict[Text, dict[Text, Number]] = Field(default_factory=dict)
@@ -157,15 +157,15 @@ class Step(_Table):
 
     @property
     def losses(self) -> dict[str, float]:
-        """By term."""
+        """Return the losses by term."""
         return dict(self.__pydantic_extra__ or {})
 
 
 def checked_run(run: dict[str, Any], where: str) -> Run:
-    """The manifest of a report.
+    """Validate the manifest for a report.
 
     Raises:
-        CheckpointError: a field is missing, or not of its type.
+        CheckpointError: a field is missing or has a wrong type.
     """
     try:
         return Run.model_validate(run)

@@ -1,16 +1,16 @@
-"""Scales of charts: from values to pixels, and the round values that an axis names."""
+"""Scales of charts: from values to pixels, and the round values at an axis's ticks."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 STEPS = (1.0, 2.0, 5.0, 10.0)
-"""Times a power of ten: what is round."""
+"""Round numbers are these times a power of ten."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from ``low`` to ``high`` as pixels from ``start`` to ``end``; what lies outside ends at the border."""
+    """A map from values ``low`` to ``high`` to pixels ``start`` to ``end``; values outside are clipped."""
 
     low: float
     high: float
@@ -19,7 +19,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         low, high, value = (math.log10(x) if self.log else x for x in (self.low, self.high, self._within(value)))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
@@ -27,7 +27,7 @@ class Scale:
         return min(max(value, self.low), self.high)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values from ``low`` to ``high``, ``about`` so many."""
+        """Return approximately ``about`` round values from ``low`` to ``high``."""
         if self.log:
             return _powers(self.low, self.high, about)
         step = round_step((self.high - self.low) / about)
@@ -36,20 +36,20 @@ class Scale:
 
 
 def round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... (and their tenths) that is no smaller than ``least``."""
+    """Return the smallest of 1, 2, 5 times a power of ten that is at least ``least``."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(step * power for step in STEPS if step * power >= least * (1 - 1e-9))
 
 
 def spanning(values: Iterable[float], start: float, end: float, *, log: bool = False, zero: bool = False) -> Scale:
-    """A scale that holds all values, from round ends.
+    """Return a scale that contains all values and has round ends.
 
     Args:
-        values: finite; on a logarithmic scale those that are not positive end at the border.
+        values: finite values; a logarithmic scale clips those that are not positive.
         start: pixel of the low end.
         end: pixel of the high end.
-        log: logarithmic, if any value is positive.
-        zero: the scale holds zero, too; of a linear one.
+        log: make the scale logarithmic if any value is positive.
+        zero: include zero in a linear scale.
     """
     held = list(values)
     positive = [value for value in held if value > 0]
@@ -58,7 +58,7 @@ def spanning(values: Iterable[float], start: float, end: float, *, log: bool = F
         return Scale(10.0**first, 10.0 ** max(last, first + 1), start, end, log=True)
     held = [*held, *([0.0] if zero or not held else [])]
     low, high = min(held), max(held)
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-12):  # one value: as much room on both sides
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-12):  # only one value: equal room on both sides
         room = abs(high) / 2 or 0.5
         low, high = (low if zero and low == 0 else low - room), high + room
     step = round_step((high - low) / 5)
@@ -72,7 +72,7 @@ def _powers(low: float, high: float, about: int) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A value for people, in few figures: 0.001, 12.5, 1,200."""
+    """Format a value with few digits: 0.001, 12.5, 1,200."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "-"
     if abs(value) >= 1000:

@@ -1,4 +1,4 @@
-"""The page of several runs, side by side."""
+"""Build the report page of several runs, side by side."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,13 +11,13 @@ from intraq_cli.results import ComparisonResult
 from intraq_cli.words import byte_unit, decimals, file_size
 
 MOST_ROWS = 16
-"""Batch norms in the chart of differences."""
+"""Maximum number of batch norms in the chart of differences."""
 STYLES = 4
-"""Series that can be told apart; the rest looks like the last of them."""
+"""Number of styles of series; all further series have the last style."""
 
 
 def page(records: Sequence[Record]) -> Page:
-    """What is known of all; a section of which nothing is known is left out."""
+    """Return the page that compares the runs; sections without data are left out."""
     found = comparison(records, [record.name for record in records])
     names, rows = table_of(found)
     every = Section("Side by side", table=Table(["", *names], rows))
@@ -35,7 +35,7 @@ def page(records: Sequence[Record]) -> Page:
 
 
 def _verdict(found: ComparisonResult) -> str:
-    """Superlatives of what is known of two at least; figures that read the same are ties."""
+    """Name the smallest and the best checkpoints, as far as known; values that print the same are ties."""
     sizes = [(one.bytes_quantized, one.name) for one in found.checkpoints]
     smallest, size, alone = _best(sizes, min, file_size)
     text = f"The smallest {alone} {smallest} with {size}" if alone else f"All are of the same size, {size}"
@@ -59,7 +59,7 @@ def _verdict(found: ComparisonResult) -> str:
 def _best(
     figures: Sequence[tuple[float, str]], best: Callable[..., float], told: Callable[[float], str]
 ) -> tuple[str, str, str]:
-    """The names of the best; their figure as it is told; ``is`` or ``are``, empty where all are as good."""
+    """Return the names of the best, their value as text, and ``is`` or ``are`` (empty if all are equal)."""
     figure = told(best(value for value, _ in figures))
     names = [name for value, name in figures if told(value) == figure]
     alone = "" if len(names) == len(figures) else "is" if len(names) == 1 else "are"
@@ -67,7 +67,7 @@ def _best(
 
 
 def _quality(found: ComparisonResult) -> tuple[str, list[float | None]]:
-    """What they are judged by: accuracy on data that all were measured on, else divergence; empty without either."""
+    """Return name and values to compare by: accuracy on common data, else divergence; name empty without either."""
     shared = None
     for one in found.checkpoints:
         keys = [data_key(row) for row in one.evaluations]
@@ -134,6 +134,6 @@ def _differences(found: ComparisonResult) -> Section | None:
 
 
 def _legend(found: ComparisonResult) -> list[tuple[int, str]]:
-    """Of the checkpoints whose noise was measured."""
+    """Return style and name of the checkpoints whose noise was measured."""
     known = [k for k in range(len(found.checkpoints)) if any(row.values[k] is not None for row in found.noise)]
     return [(min(k, STYLES - 1), found.checkpoints[k].name) for k in known]

@@ -1,4 +1,4 @@
-"""What the functions of this package return, and ``--json`` prints."""
+"""The results that the public functions return and that ``--json`` prints."""
 
 from intraq_cli.results.checkpoints import ExportResult as ExportResult
 from intraq_cli.results.checkpoints import Failure as Failure

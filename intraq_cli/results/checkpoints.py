@@ -1,4 +1,4 @@
-"""Results about checkpoints: what ``quantize``, ``export``, ``report`` and ``push`` made."""
+"""Results about checkpoints: those of ``quantize``, ``export``, ``report`` and ``push``."""
 
 import math
 from dataclasses import dataclass, field
@@ -17,38 +17,38 @@ class FrontierPoint:
     bit_operations: int
     """Bit operations for one image: multiply-adds times the bits of both factors."""
     divergence: float
-    """Expected before tuning: the sum of what each layer does alone, as ``sensitivity`` measures it."""
+    """Expected divergence before tuning: the sum of the layers' divergences that ``sensitivity`` measures."""
     chosen: bool
     """Whether the checkpoint has these bits."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What ``export`` wrote, and what comparing it with the checkpoint found."""
+    """What ``export`` wrote, and how it compares with the checkpoint."""
 
     path: str
     format: str
     opset: int
     bytes: int
     layers_integer: list[str]
-    """Layers that the runtime computes on integers."""
+    """Names of the layers that the runtime computes on integers."""
     layers_float: list[dict[str, str]]
     """``name`` and ``reason`` of the layers that it computes in float32."""
     images: int
     """Number of images on which logits were compared."""
     first_choices_equal: bool
-    """Whether top-1 predictions are those of ``load()`` for all of them."""
+    """Whether the top-1 predictions on all of them equal those of ``load()``."""
     logits_difference: float
-    """Largest difference of a logit from that of ``load()``, divided by the standard deviation of the logits."""
+    """Largest difference between a logit and that of ``load()``, divided by the standard deviation of the logits."""
     ms_float: float
-    """Milliseconds a batch of the same network in float32, in the same runtime."""
+    """Milliseconds for a batch of the same network in float32, in the same runtime."""
     ms_quantized: float
-    """Milliseconds a batch of the exported network."""
+    """Milliseconds for a batch of the exported network."""
     batch: int
-    """Images in a batch."""
+    """Number of images in a batch."""
     threads: int
     processor: str
-    """Model of the CPU on which time was measured."""
+    """Model of the CPU on which times were measured."""
     seconds: float
 
 
@@ -64,7 +64,7 @@ class QuantizationResult:
     bytes_float: int
     bytes_quantized: int
     agreement: float
-    """Share of images held out from tuning with the teacher's top-1 prediction; NaN (in JSON: null) without images."""
+    """Share of held-out images with the teacher's top-1 prediction; NaN (in JSON: null) without images."""
     kl: float
     """Divergence KL(teacher || student) on the same images, in nats."""
     heterogeneity: float
@@ -78,35 +78,35 @@ class QuantizationResult:
     held_out: int
     """Number of images held out from tuning."""
     pictures: int = 0
-    """How many of the images were the user's own pictures."""
+    """Number of images that were the user's own pictures."""
     logits_error: float = math.nan
-    """Without images: root mean square error of the logits on random images, divided by the root mean square of how
-    the float network's logits differ between images."""
+    """Without images: root mean square error of the logits on random images, divided by the root mean square
+    difference of the float network's logits between images."""
     random_images: bool = False
-    """Without images: whether ranges come from random ones, as batch-norm statistics do not fit the network."""
+    """Without images: whether ranges were set on random images because batch norm statistics do not fit the network."""
     tuning_undone: bool = False
-    """Whether the checkpoint is the calibrated network, as tuning made it follow its teacher less closely."""
+    """Whether the checkpoint is the calibrated network because tuning made it match its teacher less closely."""
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Last losses of each stage, by name."""
+    """For each stage, the last value of each loss, by name."""
     sqnr: dict[str, float] = field(default_factory=dict)
     """Signal-to-quantization-noise ratio of every batch norm's output, in dB, on the held-out images."""
     avg_bits: float = math.nan
     """Mean bits of a quantized weight."""
     frontier: list[FrontierPoint] = field(default_factory=list)
-    """Where bits were chosen under a budget: what this and other budgets buy."""
+    """If bits were chosen under a budget: the choices for this and other budgets."""
     dry_run: bool = False
     foretold: Foretold | None = None
-    """What a dry run expects of time and memory; None where there is nothing to tell it by."""
+    """Time and memory that a dry run expects; None if they cannot be estimated."""
     export: ExportResult | None = None
-    """What ``export`` found, where ``model.onnx`` was asked for."""
+    """Result of ``export``, if ``model.onnx`` was requested."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One of several that failed."""
+    """A run that failed, of several."""
 
     name: str
-    """The target, or the seed."""
+    """Name of the target, or the seed."""
     code: str
     message: str
     hint: str
@@ -114,14 +114,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """What ``quantize_seeds`` made."""
+    """Result of ``quantize_seeds``."""
 
     runs: list[QuantizationResult]
     failed: list[Failure]
     mean: dict[str, float]
-    """Mean over the runs of ``agreement`` and ``kl``; without images of ``logits_error``."""
+    """Mean of ``agreement`` and ``kl`` over the runs; without images, of ``logits_error``."""
     range: dict[str, tuple[float, float]]
-    """Smallest and largest of the same figures."""
+    """Smallest and largest value of the same fields."""
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,18 @@ class PushedFile:
 
 @dataclass(frozen=True)
 class PushResult:
-    """What ``push`` sent, or would send."""
+    """What ``push`` uploaded, or would upload."""
 
     repo_id: str
     url: str
     commit: str | None
-    """None where nothing was sent."""
+    """Hash of the commit; None if nothing was uploaded."""
     files: tuple[PushedFile, ...]
     card: str
-    """Text of the model card, README.md among the files."""
+    """Text of the model card, which is README.md among the files."""
     pull_request: str | None = None
     left_out: tuple[str, ...] = ()
-    """Files in the folder that are not sent."""
+    """Files in the folder that are not uploaded."""
     dry_run: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Results about synthetic images, and what a dry run expects."""
+"""Results about synthetic images, and the estimate of a dry run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Foretold:
-    """What a job is expected to take, by a dry run."""
+    """Time and memory that a dry run expects a job to take."""
 
     seconds: float
-    """Seconds of the whole job: more than its stages together."""
+    """Seconds for the whole job, which is more than the sum of its stages."""
     stages: dict[str, float]
-    """Seconds of each stage."""
+    """Seconds for each stage."""
     memory_bytes: int | None
-    """Largest memory at any time, of the GPU if the job runs on one; None: not known."""
+    """Peak memory, of the GPU if the job runs on one; None: unknown."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class SynthesisResult:
     seconds: float
     losses: dict[str, float]
     teacher_accuracy: float
-    """Share of the images that the float network puts into the class they were made for."""
+    """Share of the images that the float network assigns to the class they were made for."""
     heterogeneity: float
     seed: int
     device: str
     dry_run: bool = False
     foretold: Foretold | None = None
-    """What a dry run expects of time and memory; None where there is nothing to tell it by."""
+    """Time and memory that a dry run expects; None if they cannot be estimated."""
     png: str | None = None
-    """The folder with the images as pictures, where that was asked for."""
+    """The folder with the images as PNG files, if requested."""
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How many images there are of a class."""
+    """Number of images of a class."""
 
     index: int
     name: str
@@ -55,30 +55,30 @@ class ImagesResult:
 
     path: str
     n: int
-    """Number of images of the classes that were asked for."""
+    """Number of images of the requested classes."""
     image_shape: tuple[int, int, int]
     bytes: int
     """Size of the file."""
     classes: list[ClassCount]
-    """Classes that occur, or that were asked for."""
+    """All classes in the file, or the requested ones."""
     model: str
     """The float network that the images were made from."""
     sha256: str | None
     """SHA-256 of the float network's weights."""
     seed: int | None
     recipe: dict[str, Any]
-    """The recipe's section about synthesis, in full."""
+    """The complete ``synthesis`` section of the recipe."""
     code: list[dict[str, str]]
-    """The user's own losses that the images were made with: name, and SHA-256 of the file."""
+    """The user's own losses that were used to make the images: name, and SHA-256 of the file."""
     losses: dict[str, float]
-    """Losses of all images in the file, as are the accuracy and the heterogeneity below."""
+    """Losses over all images in the file; so are the accuracy and the heterogeneity below."""
     teacher_accuracy: float
     confidence: float | None
-    """Mean probability that the float network gives the classes that the images were made for."""
+    """Mean probability that the float network assigns to the classes that the images were made for."""
     heterogeneity: float
     n_file: int
     """Number of images in the file."""
     png: str | None = None
-    """Folder of class folders with the images as PNG files, where that was asked for."""
+    """Folder of class folders with the images as PNG files, if requested."""
     sheet: str | None = None
-    """Contact sheet, where that was asked for."""
+    """Path of the contact sheet, if requested."""

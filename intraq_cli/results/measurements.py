@@ -8,7 +8,7 @@ from intraq_cli.results.checkpoints import Failure
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What ``evaluate`` measured of a target, beside its float teacher; accuracies and agreement in percent."""
+    """Result of ``evaluate`` for a target and its float teacher; accuracies and agreement in percent."""
 
     target: str
     data: str
@@ -23,12 +23,12 @@ class EvaluationResult:
     seconds: float
     device: str
     saved: str | None = None
-    """Path of the run.json that the figures were noted in, where that was asked for."""
+    """Path of the run.json in which the result was recorded, if requested."""
 
 
 @dataclass(frozen=True)
 class EvaluationsResult:
-    """What ``evaluate_many`` found."""
+    """Result of ``evaluate_many``."""
 
     results: list[EvaluationResult]
     failed: list[Failure]
@@ -36,11 +36,11 @@ class EvaluationsResult:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What ``predict`` found in one picture."""
+    """Prediction of ``predict`` for one picture."""
 
     image: str
     classes: list[int]
-    """Indices of the five most probable classes, the most probable one first."""
+    """Indices of the five most probable classes, most probable first."""
     names: list[str]
     probabilities: list[float]
     """Probabilities of these classes, in percent."""
@@ -48,28 +48,28 @@ class PredictionResult:
 
 @dataclass(frozen=True)
 class ComparedCheckpoint:
-    """One of those that ``compare`` looked at; shares are in percent, and None is what is not known."""
+    """One of the checkpoints that ``compare`` compared; shares are in percent, and None means unknown."""
 
     path: str
     name: str
-    """Name of the folder, made to differ from the others'."""
+    """Name of the folder, with a number if earlier ones have the same name."""
     model: str | None
     w_bits: int | None
     a_bits: int | None
     mixed_bits: bool
-    """Whether bits differ between layers; ``w_bits`` and ``a_bits`` are then those of most."""
+    """Whether bits differ between layers; ``w_bits`` and ``a_bits`` are then those of most layers."""
     act_placement: str | None
     recipe: str
     seed: int
     bytes_float: int
     bytes_quantized: int
     low_bit_share: float | None
-    """Share of the multiply-adds of which both factors are quantized."""
+    """Share of the multiply-adds whose two factors are both quantized."""
     agreement: float | None
     kl: float | None
     held_out: int | None
     ms_float: float | None
-    """Milliseconds a batch of the float network, as the export noted it."""
+    """Milliseconds for a batch of the float network, as recorded by the export."""
     ms_quantized: float | None
     seconds: float | None
     evaluations: list[dict[str, Any]]
@@ -88,7 +88,7 @@ class ComparedNoise:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What ``compare`` found."""
+    """Result of ``compare``."""
 
     checkpoints: list[ComparedCheckpoint]
     same_model: bool

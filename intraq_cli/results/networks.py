@@ -1,4 +1,4 @@
-"""Results about networks: what ``inspect`` and ``sensitivity`` found."""
+"""Results about networks: those of ``inspect`` and ``sensitivity``."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class InspectedLayer:
-    """An operation that multiplies: a layer, or a product that stays float."""
+    """An operation with multiply-adds: a layer, or a product that stays float."""
 
     name: str
     kind: str
@@ -19,37 +19,37 @@ class InspectedLayer:
     w_bits: int | None
     """Bits of the weight; None: float."""
     a_bits: int | None
-    """Bits of its input, the most of all its calls; None: float, in one of them at least."""
+    """Bits of its input, the largest over all its calls; None: float in at least one call."""
     bytes: int
     """Size of its weight in ``model.safetensors``, with scales and zero-points."""
     float_reason: str | None
     """Why it stays float; None if it is quantized."""
     call_bits: list[int | None] = field(default_factory=list)
-    """Bits of what each call reads; None: float."""
+    """Bits of the input of each call; None: float."""
     call_multiply_adds: list[int] = field(default_factory=list)
     """Multiply-adds of each call, for one image."""
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """How far the network moves when a layer alone is quantized: divergence at the result's temperature, by bits."""
+    """Sensitivity of a layer: divergence, by bits, at the temperature of the result."""
 
     name: str
     kind: str
     weights: dict[int, float]
-    """Divergence when its weight alone has so many bits."""
+    """Divergence when only its weight is quantized, to this many bits."""
     inputs: dict[int, float]
-    """Divergence when its input alone has so many bits; empty where the placement leaves that float."""
+    """Divergence when only its input is quantized, to this many bits; empty if the placement leaves it float."""
     spared: dict[int, float] = field(default_factory=dict)
-    """Divergence when everything but this layer has so many bits, and the layer stays float."""
+    """Divergence when everything except this layer is quantized, to this many bits."""
 
 
 @dataclass(frozen=True)
 class SensitivityResult:
-    """What ``sensitivity`` found."""
+    """Result of ``sensitivity``."""
 
     path: str | None
-    """Path of the file that it was written to, if any."""
+    """Path of the file that the result was written to, if any."""
     model: str
     act_placement: str
     n: int
@@ -57,7 +57,7 @@ class SensitivityResult:
     widths: list[int]
     layers: list[LayerSensitivity]
     everything: dict[int, float]
-    """Divergence of the network with everything at so many bits."""
+    """Divergence when everything is quantized, to this many bits."""
     sha256: str | None
     """SHA-256 of the float weights."""
     seed: int
@@ -68,17 +68,17 @@ class SensitivityResult:
     input_size: tuple[int, int, int]
     """(C, H, W)."""
     temperature: float
-    """Temperature of the softmax; divergences are times its square (Hinton et al. 2015)."""
+    """Temperature of the softmax; divergences are multiplied by its square (Hinton et al. 2015)."""
 
 
 @dataclass(frozen=True)
 class InspectionResult:
-    """What ``inspect`` found."""
+    """Result of ``inspect``."""
 
     model: str
     architecture: str
     weights: str
-    """``read`` or ``not read`` (nothing here depends on them); of a checkpoint ``quantized``."""
+    """``read`` or ``not read`` (nothing here depends on the weights); for a checkpoint, ``quantized``."""
     input_size: tuple[int, int, int]
     num_classes: int
     w_bits: int
@@ -92,13 +92,13 @@ class InspectionResult:
     parameters_quantized: int
     multiply_adds: int
     low_bit_share: float
-    """Percent of the multiply-adds of which both factors are quantized."""
+    """Percentage of the multiply-adds whose two factors are both quantized."""
     bytes_float: int
     bytes_quantized: int
-    """Size of ``model.safetensors``, to the byte."""
+    """Exact size of ``model.safetensors``."""
     bit_operations: int
-    """For one image: multiply-adds times the bits of both factors, 32 of a float."""
+    """Bit operations for one image: multiply-adds times the bits of both factors; a float has 32."""
     agreement: float | None = None
     """Agreement of a checkpoint with its float model on held-out synthetic images, in percent."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """Accuracies noted in a checkpoint."""
+    """Accuracies recorded in a checkpoint."""
