@@ -24,7 +24,7 @@ SAMPLE = 2**18
 
 
 def per_row(values: Tensor, dims: int) -> Tensor:
-    """Reshape values ``(out,)`` so that they broadcast over the rows of a tensor ``(out, ...)`` with ``dims`` dimensions."""
+    """Reshape values ``(out,)`` so that they broadcast over a tensor ``(out, ...)`` with ``dims`` dimensions."""
     return values.view(-1, *[1] * (dims - 1))
 
 
@@ -109,7 +109,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def round_to_step(x: Tensor, step: Tensor) -> Tensor:
-    """Round to the nearest integer multiple of ``step``, in ``x``'s shape; the gradient passes straight through to ``x``."""
+    """Round to the nearest integer multiple of ``step``; the gradient passes straight through to ``x``."""
     step = step.detach()
     return round_straight_through(x / step) * step
 
@@ -167,7 +167,7 @@ def mse_grid(
 
 
 def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Choose from ``K`` candidate ranges ``(K, R)`` the one with the least squared error for each row: ``(R,)`` each."""
+    """Choose each row's candidate range, of ``(K, R)``, with the least squared error; returns ``(R,)`` twice."""
     scale, zero_point = grid_of_range(low, high, top)
     at_once = max(1, SEARCH_SIZE // rows.numel())
     errors = []
@@ -179,7 +179,7 @@ def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: T
 
 
 def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Compute scale and zero-point, ``()`` each, that minimise the squared error on a sample of ``x``; codes 0 to ``top``."""
+    """Compute scale and zero-point, ``()`` each, with the least squared error on a sample of ``x``; codes 0 to ``top``."""
     flat = x.flatten()
     step = max(1, len(flat) // SAMPLE)
     while math.gcd(step, len(flat)) > 1:  # otherwise the sample might miss whole columns or channels

@@ -154,7 +154,7 @@ def bits_within(
 
 
 def expected_divergence(bits: dict[str, Bits], sensitivities: dict[str, LayerSensitivity]) -> float:
-    """Sum the divergences that each weight and each input causes alone; those without a known sensitivity count zero."""
+    """Sum the divergences that each weight and each input causes alone; unknown sensitivities count zero."""
     return sum(_cost(sensitivities[name], one) for name, one in bits.items())
 
 

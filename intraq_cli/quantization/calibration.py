@@ -43,7 +43,7 @@ WIDER = 1.1
 """Factor that widens the range of sampled values, for each bit above 4: real values reach further than samples from a
 normal distribution, and a finer grid loses little from a wider range."""
 POOLED = 1.25
-"""The same for activations with one value per channel: means of independent samples vary less than those of real maps."""
+"""The same for activations with one value per channel: means of independent samples vary less than of real maps."""
 COMPENSATED = 6
 """Weights compensate for errors of the layers before if all activations have at least this many bits. Measured: with 8
 bits the divergence falls by a sixth to a third; with 3 and 4 most of a layer's input error comes from the rounding of
@@ -210,7 +210,7 @@ class _Calibrator(fx.Interpreter):
         return quantizer(x)
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
-        """Return the first layer that reads an activation; in ``integer``, None unless only layers (or pads) read it."""
+        """Return the first layer that reads an activation; in ``integer``, None unless only layers or pads read it."""
         integer = self.student.plan.placement == "integer"
         found = [self._reader(user) if integer and user.target in PADS else user for user in node.users]
         layers = [n for n in found if n is not None and n.target in LAYERS and n.args[1] in self.weights]
