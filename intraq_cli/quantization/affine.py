@@ -179,7 +179,7 @@ def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: T
 
 
 def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Compute scale and zero-point, ``()`` each, with the least squared error on a sample of ``x``; codes 0 to ``top``."""
+    """Compute scale and zero-point, ``()`` each, that err least on a sample of ``x``; codes are 0 to ``top``."""
     flat = x.flatten()
     step = max(1, len(flat) // SAMPLE)
     while math.gcd(step, len(flat)) > 1:  # otherwise the sample might miss whole columns or channels

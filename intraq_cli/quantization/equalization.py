@@ -41,7 +41,7 @@ LARGEST_FACTOR = 16.0
 """Largest factor by which a channel is scaled up."""
 DENSE_POWER = 0.5
 """Exponent of the factor if weights of several channels share a grid and have as many bits as the activations: equal
-activation ranges make weight ranges unequal. A depthwise convolution, with a grid per channel, takes the full factor."""
+ranges of activations make those of weights unequal. A depthwise convolution has a grid per channel: full factor."""
 CAPS = "equalization."
 """Prefix of the keys of the bounds that replace those of a ReLU6."""
 

@@ -71,7 +71,7 @@ def second_moments(rows: Tensor) -> Tensor:
 def damped(moments: Tensor, count: int, damping: float = DAMPING) -> Tensor:
     """Make second moments ``(G, d, d)`` of ``count`` rows positive definite: add ``damping`` times the diagonal's mean.
 
-    Few rows estimate the moments poorly: the multiple is then ``d / count``, at most 1, if that is more than ``damping``.
+    Few rows estimate the moments poorly: ``d / count``, at most 1, replaces ``damping`` if it is larger.
     """
     relative = max(damping, min(1.0, len(moments[0]) / count))
     return raise_diagonal(moments, relative, 1e-12)
@@ -105,8 +105,8 @@ def compensated(weight: Tensor, moments: Tensor, rows: Tensor, float_rows: Tenso
     """Adjust a layer's weight so that on quantized inputs its output is close to the float layer's on float inputs.
 
     Minimises ``E |w' x - w x_float|^2 + d |w' - w|^2``, so that a layer compensates for errors of the layers before it.
-    ``w'`` is then rounded in place of ``w`` (asymmetric calibration, GPTAQ, Li et al. 2025; here by least squares before
-    the rounding, and damped, as a few images give only a rough estimate of the errors).
+    ``w'`` is then rounded in place of ``w`` (asymmetric calibration, GPTAQ, Li et al. 2025; here by least squares
+    before the rounding, and damped, as a few images give only a rough estimate of the errors).
 
     Args:
         weight: ``(out, ...)``.

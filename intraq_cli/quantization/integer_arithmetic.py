@@ -179,7 +179,7 @@ class _Rewriting:
     def _codes(
         self, before: fx.Node, source: fx.Node, scale: fx.Node, zero_point: int, ends: tuple[int, int]
     ) -> fx.Node:
-        """Insert the computation of a quantizer's output codes: from codes where possible, else from its float input."""
+        """Insert the computation of a quantizer's output codes: from codes if possible, else from its float input."""
         call = partial(insert_call, self.graph, before)
         if (sums := self.sums.get(source)) is not None:
             return call(sums_on_grid, sums.codes, call(scale_of_product, *sums.scales, scale), *ends)

@@ -85,8 +85,8 @@ def round_by_squant(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
     A layer's inputs mostly have one sign, so the error of an output depends mainly on the sum of its weights' errors.
     Starting from rounding to nearest, the elements that were closest to being rounded the other way are flipped until
-    a kernel's errors sum to at most half a step; then at most one more element per kernel, until a channel's do (SQuant,
-    Guo et al. 2022, sections 3.2 and 3.3: diagonal, kernel-wise and channel-wise parts of the Hessian).
+    a kernel's errors sum to at most half a step; then at most one more element per kernel, until a channel's do
+    (SQuant, Guo et al. 2022, sections 3.2 and 3.3: diagonal, kernel-wise and channel-wise parts of the Hessian).
 
     Args:
         weight: in units of each channel's scale, without the zero-point; ``(out, in, ...)``.
@@ -164,7 +164,7 @@ def round_by_gptq(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) ->
 
 
 def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:
-    """Refine integers ``(G, O, d)`` in place by coordinate descent, until none changes or after :data:`SWEEPS` passes."""
+    """Refine integers ``(G, O, d)`` in place by coordinate descent, until none changes; at most :data:`SWEEPS` times."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
     if not (diagonal > 0).all():  # zeros, or NaN
         return

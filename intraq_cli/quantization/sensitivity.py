@@ -119,7 +119,7 @@ def layer_sensitivities(
 
 
 class _Switched(fx.Interpreter):
-    """Runs a quantized network node by node with some quantizers on; the others pass float values through."""
+    """Runs a quantized network node by node with some quantizers on; the others pass floats through."""
 
     def __init__(self, graph: fx.GraphModule, plan: Plan, images: Tensor) -> None:
         self.student = QuantizedNetwork(own_tensors(graph), plan).eval()
