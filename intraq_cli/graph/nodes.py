@@ -150,7 +150,7 @@ def path_of(node: fx.Node) -> str:
 
 
 def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = path_of) -> dict[fx.Node, str]:
-    """Name each call, by default after the module that made it; the k-th repetition of a name gets the suffix ``#k``."""
+    """Name each call, by default after the module that made it; the k-th repetition of a name ends in ``#k``."""
     names: dict[fx.Node, str] = {}
     counts: dict[str, Iterator[int]] = {}
     for node in nodes:

@@ -164,7 +164,7 @@ def round_by_gptq(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) ->
 
 
 def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:
-    """Refine integers ``(G, O, d)`` in place by coordinate descent, until none changes; at most :data:`SWEEPS` times."""
+    """Refine integers ``(G, O, d)`` in place by at most :data:`SWEEPS` sweeps of coordinate descent."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
     if not (diagonal > 0).all():  # zeros, or NaN
         return
