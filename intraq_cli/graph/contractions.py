@@ -53,7 +53,7 @@ def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx
         return
     sizes = dict(zip(own, weight.meta["val"].shape, strict=True))
     read = dict(zip(ours, x.meta["val"].shape, strict=True))
-    if any(not isinstance(read[one], int) or read[one] != sizes[one] for one in summed):  # einsum broadcasts a size of 1
+    if any(not isinstance(read[one], int) or read[one] != sizes[one] for one in summed):  # einsum broadcasts size 1
         return
     if found.bias is not None and (
         found.out[-1] != outputs[0] or tuple(found.bias.meta["val"].shape) != (sizes[outputs[0]],)

@@ -59,8 +59,8 @@ def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
     """Pass: prepare a graph for ``torch.autocast`` in bfloat16: keep some operations in float32, replace a slow kernel.
 
     Operations of :data:`IN_FLOAT32` stay in float32, and so do convolutions whose stride exceeds their input map: torch
-    2.15 corrupts the gradient of their weight on CPUs. The gradient of strided depthwise convolutions' input is computed
-    in another way on CPUs.
+    2.15 corrupts the gradient of their weight on CPUs. For strided depthwise convolutions, the gradient of the input is
+    computed in another way on CPUs.
     """
     graph = copy_graph(graph)
     for node in calls(graph, *IN_FLOAT32):

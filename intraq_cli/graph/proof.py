@@ -22,5 +22,5 @@ def same_answers(
 
 
 def relative_error(wanted: Tensor, got: Tensor) -> float:
-    """Compute the RMS error of logits ``(B, K)``, relative to the wanted ones' RMS deviation from their mean image."""
+    """Compute the RMS error of logits ``(B, K)``, relative to the RMS deviation of ``wanted`` from its mean over B."""
     return float((got - wanted).square().sum().div((wanted - wanted.mean(0)).square().sum()).sqrt())
