@@ -96,7 +96,7 @@ def distances(norms: list[Parameters], moments: Moments) -> Tensor:
 
 
 def least_distance(layers: list[LayerStatistics]) -> float:
-    """Compute the distance of images, taken together, from the training data, in the batch norm with the least distance.
+    """Compute the distance of images, taken together, from the training data, in the batch norm where it is least.
 
     It is the median over that layer's channels, in squared standard deviations. One layer or some channels may be far
     off because a stored statistic is wrong or almost zero; if all are, the images differ from the training data.

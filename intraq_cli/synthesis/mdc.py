@@ -23,7 +23,7 @@ class ClassCentres:
         self.counts += one_hot.sum(0)
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the labels' class centres ``(B, D)`` and whether each exists ``(B,)``; None before the first update."""
+        """Return class centres ``(B, D)`` and whether each exists ``(B,)``; None before the first update."""
         if self.sums is None:
             return None
         counts = self.counts[labels]

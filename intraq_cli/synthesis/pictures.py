@@ -21,7 +21,7 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.words import one_line
 
 LARGEST_SHEET = 1_000_000
-"""Largest size of a PNG sheet, in bytes."""
+"""Largest size of a sheet's file, in bytes."""
 SMALL, LARGE = 96, 160
 """Least and largest width of an image on a sheet, in pixels: smaller ones are enlarged, larger ones reduced."""
 ROWS = 4

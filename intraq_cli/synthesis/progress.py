@@ -35,14 +35,14 @@ class Progress:
         self.report(StepDone("synthesis", done, shown, f"batch {self.batch + 1}/{self.batches}", values))
 
     def _blame(self, values: dict[str, float]) -> None:
-        """Refuse a user's loss that is NaN or infinite while ours are finite: it would spread to the images and ours."""
+        """Refuse a user's loss that is NaN or infinite while ours are finite: it would spread to the images."""
         if all(math.isfinite(value) for name, value in values.items() if name in OWN_LOSSES and name != "total"):
             for loss in map(IMAGE_LOSSES.__getitem__, self.config.losses):
                 if not math.isfinite(values[loss.title]):
                     raise loss.refuse(f"returned {values[loss.title]}")
 
     def warn_of_idle_parts(self) -> None:
-        """Warn of losses that stayed at zero for the whole batch, except MDC in the first, which has no class centres."""
+        """Warn of losses at zero for the whole batch; except MDC in the first batch, which has no class centres."""
         for part, largest in self.seen.items():
             if self.terms[part].weight > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
                 name = part.upper() if part in OWN_LOSSES else part

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def draw_targets(n: int, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Draw target probabilities ``(n,)``, once per batch: per image, ``t ~ U(epsilon, 1)`` or ``t = 1``, equally likely."""
+    """Draw target probabilities ``(n,)``, once per batch: ``t ~ U(epsilon, 1)`` or ``t = 1``, with probability 1/2."""
     soft = torch.empty(n).uniform_(epsilon, 1, generator=generator)
     return torch.where(torch.rand(n, generator=generator) < 0.5, soft, 1.0)
 
