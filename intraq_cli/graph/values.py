@@ -141,7 +141,7 @@ def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def is_divisor(node: fx.Node) -> bool:
-    """Whether something is divided by a value or by a simple function of it, which a grid might round to zero."""
+    """Whether a value, or a simple function of it, is a divisor: a grid might round the value to zero."""
     for user, read in final_readers(node):
         if user.target in DIVISIONS and user.args[DIVISIONS[user.target]] is read:
             return True

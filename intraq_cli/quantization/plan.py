@@ -61,7 +61,7 @@ def plan_quantization(
             the layers that read it ask for. The image has 8 bits if no rule matches the first layer's input.
 
     Raises:
-        ModelError: a rule matches no layer; the placement is ``activations``, and no ReLU-like one precedes a layer.
+        ModelError: a rule matches no layer; in placement ``activations``, no ReLU-like activation precedes a layer.
     """
     found = quantizable(graph)
     ends = {found[0].name, found[-1].name} if first_last_bits else set()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 POWER = 1.5
 """``p``: the best of 1, 1.25, 1.5 and 2 for all losses together; natural images have about 1."""
 START = 0.3
-"""Standard deviation of the noise that images start from; stronger noise leaves black and white blobs."""
+"""Standard deviation of the noise that spectra start from; stronger noise leaves black and white blobs."""
 
 CHROMA = 0.25
 """Amplitude of colour relative to brightness: 0.15 to 0.4 are similar, 1 (independent channels) is far worse."""

@@ -15,7 +15,7 @@ class TuningImages:
     labels: Tensor
     """``(N,)``, the class that an image was made for; for a picture, the float network's top-1 prediction."""
     losses: dict[str, float]
-    """For synthetic images: stage 1's losses of the finished images (no crops), mean over batches. For pictures: BNS."""
+    """Synthetic images: stage 1's losses of the finished images (no crops), mean over batches. Pictures: BNS."""
     teacher_accuracy: float
     """Share of the synthetic images that the teacher assigns to their class."""
     heterogeneity: float

@@ -41,7 +41,7 @@ def feature_distance(student: Tensor, teacher: Output) -> Tensor:
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compute ``F.mse_loss`` with its gradient in the memory layout of ``student``: others slow down the backward pass."""
+    """Compute ``F.mse_loss`` with its gradient in ``student``'s memory layout: another would slow down what follows."""
     return _SquaredError.apply(student, teacher)
 
 

@@ -37,10 +37,10 @@ def biases_and_norms(graph: fx.GraphModule) -> list[Tensor]:
 
 
 def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
-    """Make the optimizer: SGD as published, or Adam with steps in units of quantization steps (:class:`WeightQuantizer`).
+    """Make the optimizer: SGD as published, or Adam with steps in quantization steps, see :class:`WeightQuantizer`.
 
-    The learning rate of a scale's logarithm is ``lr`` over the largest code, which moves the ends of its grid by ``lr``
-    steps. That of unquantized parameters (biases, batch norms, gains) is ``AFFINE`` times that of the coarsest weights.
+    The learning rate of a scale's logarithm is ``lr`` over its largest code, which moves the ends of its grid by ``lr``
+    steps. That of biases, batch norms and gains is ``AFFINE * lr`` over the largest code of the coarsest weights.
     """
     others = biases_and_norms(student.graph)
     others += [q.scale.log_gain for q in student.latent.values() if q.scale.log_gain is not None]

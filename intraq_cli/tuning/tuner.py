@@ -135,7 +135,7 @@ class _Run:
         return dict(zip(TuningLosses._fields, means, strict=True))
 
     def _step(self) -> Tensor:
-        """Do one step; returns the losses in the order of :class:`TuningLosses`, and :func:`ignorance`, detached."""
+        """Do one step; returns the losses, as :class:`TuningLosses`, and :func:`ignorance`, detached."""
         x, y = next(self.batches)
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
         ranks = self.context.ranks
@@ -156,7 +156,7 @@ class _Run:
     def _accumulate(
         self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
     ) -> Tensor:
-        """Accumulate gradients of this rank's part of a batch, ``size`` images at once; returns losses and ignorance."""
+        """Accumulate gradients of this rank's share of a batch, ``size`` images at once; returns losses, ignorance."""
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields) + 1, device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
@@ -204,7 +204,7 @@ class _Collapse:
         """Check a batch's divergence from the teacher against ``of_nothing``, that of :func:`ignorance`.
 
         Raises:
-            CollapsedError: a sound network was above the threshold for :data:`PATIENCE` reports.
+            CollapsedError: a sound network was above the threshold for :data:`PATIENCE` consecutive reports.
         """
         if self.sound is None:
             self.sound = kl < SOUND * of_nothing
