@@ -1,4 +1,4 @@
-"""Batch norms of a graph, and the passes about them: statistics of their inputs, samples in place of their outputs."""
+"""Batch norms of a graph, and passes that return their inputs' statistics or replace their outputs by samples."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -28,12 +28,12 @@ from intraq_cli.graph.nodes import (
 aten = torch.ops.aten
 
 PARTS = (aten.slice.Tensor, aten.select.int)
-"""Calls whose values lie in the memory of what they take."""
+"""Calls whose output shares memory with their input."""
 
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """A call that normalises ``(B, C, H, W)`` by running statistics."""
+    """A call that normalises ``(B, C, H, W)`` with running statistics."""
 
     name: str
     node: fx.Node
@@ -46,18 +46,18 @@ class BatchNorm:
 
     @property
     def nodes(self) -> tuple[fx.Node, fx.Node, fx.Node | None, fx.Node | None, float]:
-        """Those of its :class:`Parameters`, in their order."""
+        """The nodes of its :class:`Parameters`, in the same order."""
         return self.running_mean, self.running_var, self.weight, self.bias, self.eps
 
     def tensors(self, graph: fx.GraphModule) -> "Parameters":
-        """Its tensors, as ``graph`` holds them."""
+        """Return its parameters in ``graph``."""
         mean, var = (constant_value(graph, node) for node in (self.running_mean, self.running_var))
         weight, bias = (None if node is None else constant_value(graph, node) for node in (self.weight, self.bias))
         return Parameters(mean, var, weight, bias, self.eps)
 
 
 class Parameters(NamedTuple):
-    """What a batch norm normalises by, ``(C,)`` each, and what it adds to variances."""
+    """The tensors of a batch norm, ``(C,)`` each, and the ``eps`` that it adds to variances."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -67,7 +67,7 @@ class Parameters(NamedTuple):
 
 
 class LayerStatistics(NamedTuple):
-    """Statistics of one batch norm's input, and what the layer expects; all ``(C,)`` but ``eps``."""
+    """Statistics of one batch norm's input, and its running statistics; all ``(C,)`` except ``eps``."""
 
     mean: Tensor
     var: Tensor
@@ -77,7 +77,7 @@ class LayerStatistics(NamedTuple):
 
 
 def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
-    """Those on images, in the order of calls; not those on vectors, or by the batch's own statistics."""
+    """Return the batch norms on images, in the order of calls; not those on vectors, or that use batch statistics."""
     found = []
     constant = constant_nodes(graph)
     nodes = [node for node in calls(graph, aten.batch_norm.default) if _on_images(node, constant)]
@@ -89,18 +89,18 @@ def batch_norms(graph: fx.GraphModule) -> list[BatchNorm]:
 
 
 def _module_of(node: fx.Node) -> str:
-    """The module that made the call; where the network's own forward did, the one that holds the statistics."""
+    """Return the module that made the call; if the network itself did, the module that holds the statistics."""
     (held,) = sources(arguments(node)["running_mean"])
     return path_of(node) or key_of(held).rpartition(".")[0] or "network"
 
 
 def norm_parameters(graph: fx.GraphModule) -> list[Parameters]:
-    """What the batch norms of :func:`batch_norms` normalise by, as ``graph`` holds it."""
+    """Return the parameters of :func:`batch_norms` in ``graph``."""
     return [norm.tensors(graph) for norm in batch_norms(graph)]
 
 
 def _on_images(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether it normalises images by statistics that the network holds; weight and bias may be computed."""
+    """Whether it normalises images with stored statistics; weight and bias may be computed."""
     given = arguments(node)
     held = [given[key] for key in ("running_mean", "running_var")]
     computed = [given[key] for key in ("weight", "bias") if given[key] is not None]
@@ -109,14 +109,14 @@ def _on_images(node: fx.Node, constant: set[fx.Node]) -> bool:
 
 
 def _is_held(node: fx.Node) -> bool:
-    """Whether a value is a tensor of the network or a part of one (ghost batch norm's): what is written there stays."""
+    """Whether a value is a stored tensor or a view of one (ghost batch norm), so that writes to it persist."""
     return node.op == "get_attr" or (node.target in PARTS and _is_held(argument_node(node)))
 
 
 def slope_and_offset(
     running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """What a batch norm does to each channel of its input; ``(C,)`` each, with gradients."""
+    """Compute slope and offset of a batch norm as an affine function per channel; ``(C,)`` each, differentiable."""
     slope = (running_var + eps).rsqrt()
     if weight is not None:
         slope = slope * weight
@@ -125,20 +125,20 @@ def slope_and_offset(
 
 
 def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModule:
-    """Pass: the graph returns ``(what it returned, moments)``: mean and variance of every batch norm's input.
+    """Pass: return ``(previous output, moments)``: also mean and variance of every batch norm's input.
 
-    ``moments`` is a list of pairs, in the order of :func:`batch_norms`, biased variance over (B, H, W). Normalisation
-    and statistics share one pass forward and one backward.
+    ``moments`` is a list of pairs, in the order of :func:`batch_norms`; the variance is biased, over (B, H, W).
+    Normalisation and statistics share one forward and one backward pass over the input.
 
     Args:
         graph: see :mod:`intraq_cli.graph`.
-        sampled: let every batch norm put out samples from its own statistics, see :func:`sample_output`: that is what
-            they state for real images, so that nothing depends on the images any more.
+        sampled: make every batch norm output samples from its own statistics, see :func:`sample_output`: they stand for
+            its output on real images, so that nothing depends on the given images any more.
     """
     graph = copy_graph(graph)
     moments = []
     for k, norm in enumerate(batch_norms(graph)):
-        x = norm.node.args[0]  # as it is now: what another batch norm put out may have been replaced
+        x = norm.node.args[0]  # not norm.x: the output of another batch norm may have been replaced since
         made = insert_call(graph, norm.node, normalize_with_moments, x, *norm.nodes)
         out, mean, var = insert_items(graph, norm.node, made, 3)
         if sampled:
@@ -151,7 +151,7 @@ def add_statistics(graph: fx.GraphModule, sampled: bool = False) -> fx.GraphModu
 
 
 def statistics(norms: list[Parameters], moments: list[tuple[Tensor, Tensor]]) -> list[LayerStatistics]:
-    """What the batch norms expect beside ``moments``, as the graph of :func:`add_statistics` returns them."""
+    """Combine ``moments``, as returned by the graph of :func:`add_statistics`, with the running statistics."""
     return [
         LayerStatistics(mean, var, norm.running_mean, norm.running_var, norm.eps)
         for (mean, var), norm in zip(moments, norms, strict=True)
@@ -161,15 +161,15 @@ def statistics(norms: list[Parameters], moments: list[tuple[Tensor, Tensor]]) ->
 def normalize_with_moments(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch norm's output ``(B, C, H, W)``, and its input's mean and biased variance, ``(C,)`` each."""
+    """Compute a batch norm's output ``(B, C, H, W)``, and its input's mean and biased variance, ``(C,)`` each."""
     slope, offset = slope_and_offset(running_mean, running_var, weight, bias, eps)
     return _AffineWithMoments.apply(x, slope.detach(), offset.detach())
 
 
 def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: int) -> Tensor:
-    """``N(beta, gamma^2)`` per channel in the shape of ``x`` ``(B, C, H, W)``, whatever its values; always the same.
+    """Sample ``N(beta, gamma^2)`` per channel, in the shape of ``x`` ``(B, C, H, W)``; the seed alone fixes the values.
 
-    Half of the variance is common to all positions of a channel, as neighbours agree in what real images excite.
+    Half of the variance is shared by all positions of a channel, as neighbouring positions of real images correlate.
     """
     generator = torch.Generator().manual_seed(seed)
     each = torch.randn(x.shape, generator=generator)
@@ -181,57 +181,57 @@ def sample_output(x: Tensor, weight: Tensor | None, bias: Tensor | None, seed: i
 
 @dataclass(frozen=True)
 class NormalizedOutput:
-    """What a batch norm puts out: its own call's output, or that of a layer that it is folded into."""
+    """The output of a batch norm: of its own call, or of the layer that it is folded into."""
 
     name: str
-    """Of the batch norm."""
+    """Name of the batch norm."""
     node: fx.Node
     mean: Tensor
-    """As its parameters state it per channel, ``(C,)``."""
+    """Mean per channel by its parameters, ``(C,)``; likewise the standard deviation."""
     deviation: Tensor
 
     @property
     def variance(self) -> Tensor:
-        """Promised over all values of all channels, ``()``."""
+        """Variance over all values of all channels by its parameters, ``()``."""
         return (self.deviation.square().mean() + self.mean.var(correction=0)).detach()
 
     def sample(self, x: Tensor, seed: int) -> Tensor:
-        """See :func:`sample_output`."""
+        """Sample the output, see :func:`sample_output`."""
         return sample_output(x, self.deviation, self.mean, seed)
 
 
 def normalized_output(name: str, node: fx.Node, held: Parameters) -> NormalizedOutput:
-    """What leaves a batch norm with these parameters: mean beta and deviation gamma."""
+    """Describe the output of a batch norm with these parameters: mean beta and standard deviation gamma."""
     none = torch.zeros_like(held.running_mean)
     gamma = torch.ones_like(none) if held.weight is None else held.weight
     return NormalizedOutput(name, node, none if held.bias is None else held.bias, gamma)
 
 
 EPS = 2.0**-20
-"""Of a batch norm that divides by 1: a power of two, so that float32 adds up to exactly that."""
+"""``eps`` of a batch norm that divides by 1: a power of two, so that ``(1 - EPS) + EPS`` is exactly 1 in float32."""
 
 FOLDED = "folded"
-"""In the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that is folded into it."""
+"""Key in the ``meta`` of a layer's call: the :class:`NormalizedOutput` of the batch norm that is folded into it."""
 
 
 def folded_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
-    """Of the layers with a folded batch norm, in the order of calls."""
+    """Return the outputs of layers with a folded batch norm, in the order of calls."""
     return [replace(node.meta[FOLDED], node=node) for node in calls(graph, *LAYERS) if FOLDED in node.meta]
 
 
 def normalized_outputs(graph: fx.GraphModule) -> list[NormalizedOutput]:
-    """What all batch norms put out, folded or not, in the order of calls."""
+    """Return the outputs of all batch norms, folded or not, in the order of calls."""
     own = [normalized_output(norm.name, norm.node, norm.tensors(graph)) for norm in batch_norms(graph)]
     return sorted([*own, *folded_outputs(graph)], key=lambda output: output.node)
 
 
 def normalized_layers(graph: fx.GraphModule) -> set[fx.Node]:
-    """Calls whose output a batch norm normalises, its own or a folded one."""
+    """Return the calls whose output is normalised by a batch norm after it or folded into it."""
     return {norm.x for norm in batch_norms(graph)} | {output.node for output in folded_outputs(graph)}
 
 
 def sample_folded(graph: fx.GraphModule) -> fx.GraphModule:
-    """Pass: what reads a layer with a folded batch norm reads samples instead, as of :func:`sample_output`."""
+    """Pass: replace the outputs of layers with a folded batch norm by samples, see :func:`sample_output`."""
     graph = copy_graph(graph)
     for k, output in enumerate(folded_outputs(graph)):
         made = insert_call(graph, output.node.next, output.sample, output.node, k)
@@ -240,7 +240,7 @@ def sample_folded(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 class _AffineWithMoments(torch.autograd.Function):
-    """``y = slope * x + offset`` per channel, and the mean and biased variance of ``x`` over (B, H, W)."""
+    """Computes ``y = slope * x + offset`` per channel, and the mean and biased variance of ``x`` over (B, H, W)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, slope: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -262,18 +262,18 @@ class _AffineWithMoments(torch.autograd.Function):
 
 
 def moments_of(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over (B, H, W), ``(C,)`` each; of bfloat16 too they come out in ``dtype``."""
+    """Compute mean and biased variance over (B, H, W), ``(C,)`` each, in ``dtype`` even if ``x`` is bfloat16."""
     like = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
     mean, var = torch.batch_norm_update_stats(x, like, torch.ones_like(like), 0.0)
     return mean, var
 
 
 def _affine(x: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
-    """``slope * x + offset`` per channel, in ``x``'s type; of bfloat16 computed in ``slope``'s and rounded once."""
+    """Compute ``slope * x + offset`` per channel in ``x``'s type; bfloat16 in ``slope``'s type, rounded once."""
     if x.dtype == slope.dtype:
         return torch.addcmul(_channels(offset), x, _channels(slope))
     none = torch.zeros_like(slope)
-    return F.batch_norm(x, none, none + (1 - EPS), slope, offset, eps=EPS)  # CUDA takes no 0
+    return F.batch_norm(x, none, none + (1 - EPS), slope, offset, eps=EPS)  # CUDA does not accept eps=0
 
 
 def _channels(values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One form for each thing that passes look for: a call that is written in several ways is given one of them."""
+"""Canonical calls: an operation that can be written in several ways is rewritten to the one form that passes expect."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def canonical_calls(graph: fx.GraphModule) -> None:
-    """Give each thing that passes look for one form."""
+    """Rewrite calls in place to their canonical form."""
     for node in calls(graph):
         form = FORMS.get(node.target)
         if (source := handed_on(node)) is not None:
@@ -49,7 +49,7 @@ def _convolution(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _batch_norm(graph: fx.GraphModule, node: fx.Node) -> None:
-    """``aten.batch_norm`` in place of one of its backends, whose first output it is."""
+    """Replace a backend of batch norm by ``aten.batch_norm``, which is the backend's first output."""
     given = arguments(node)
     statistics = (given["running_mean"], given["running_var"], given.get("training", False))
     args = (given["input"], given["weight"], given["bias"], *statistics, given["momentum"], given["eps"], True)
@@ -63,21 +63,21 @@ def _renamed(target: Any) -> Callable[[fx.GraphModule, fx.Node], fx.Node]:
 
 
 def _squeeze(graph: fx.GraphModule, node: fx.Node) -> None:
-    # of a batch of one image it would take that dimension away as well
+    # a plain squeeze would also remove the batch dimension of a single image
     shape = argument_node(node).meta["val"].shape
     ones = [k for k, size in enumerate(shape) if isinstance(size, int) and size == 1]
     replace_call(graph, node, aten.squeeze.dims, node.args[0], ones)
 
 
 def _contiguous_input(graph: fx.GraphModule, node: fx.Node) -> None:
-    # looks at memory as it lies, which was contiguous where it was captured
+    # the operation depends on the memory layout, which was contiguous during capture
     made = insert_call(graph, node, aten.clone.default, node.args[0])
     made.kwargs = {"memory_format": torch.contiguous_format}
     node.update_arg(0, made)
 
 
 def _copied(graph: fx.GraphModule, node: fx.Node) -> None:
-    # what was written into a part of a tensor; torch has no derivative of aten.copy
+    # aten.copy stands for a write into part of a tensor; torch has no derivative of it
     into, source = (argument_node(node, k).meta["val"] for k in (0, 1))
     made: Any = node.args[1]
     if source.dtype != into.dtype:
@@ -102,7 +102,7 @@ FORMS: Mapping[Any, Callable[[fx.GraphModule, fx.Node], Any]] = {
     aten.copy.default: _copied,
     aten.rrelu.default: _leaky_relu,
     aten.linalg_matmul.default: _renamed(aten.matmul.default),
-    # captured where memory was contiguous; a reshape does the same in any layout
+    # a view was captured on contiguous memory; a reshape does the same in any layout
     **dict.fromkeys((aten.view.default, aten._unsafe_view.default), _renamed(aten.reshape.default)),
     aten.squeeze.default: _squeeze,
     aten.view_as_complex.default: _contiguous_input,

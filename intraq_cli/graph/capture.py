@@ -1,4 +1,4 @@
-"""From a network to its graph: captured once, with ``torch.export``, and proven on the network's own answers."""
+"""Capture of a network as a graph: once, with ``torch.export``, and checked against the network's own logits."""
 
 import io
 import logging
@@ -23,8 +23,8 @@ from intraq_cli.graph.normalize import normalize
 from intraq_cli.graph.proof import same_answers
 
 MOST_READS = 64
-"""Values that a network may read from its tensors into Python in one run; each is a node of its
-graph, at a tenth of a second."""
+"""Largest number of values that a network may read from its tensors into Python in one run; each adds a node to its
+graph, which takes a tenth of a second."""
 ONE_SIZE = "the network takes batches of one size only"
 FIXED = "only a network whose path is the same for all images can be quantized"
 OWN_NUMBERS = "let it go by numbers of Python in place of tensors of its own (int(...) once, as it is built)"
@@ -32,24 +32,24 @@ OWN_NUMBERS = "let it go by numbers of Python in place of tensors of its own (in
 
 @torch.no_grad()
 def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    """The graph of ``network``, which computes the same for batches of any size.
+    """Capture ``network`` as a graph that computes the same for batches of any size.
 
     Args:
-        network: in evaluation mode, frozen; on the meta device too, where nothing can be proven.
+        network: in evaluation mode, frozen; may be on the meta device, where its output cannot be checked.
         example: ``(2, C, H, W)``, on the same device.
 
     Raises:
-        ModelError: its path depends on its input, it takes batches of one size only, it changes its own tensors, or its
-            graph does not compute the same: one line, which names that of the network's code where it is known.
+        ModelError: its control flow depends on its input, it takes batches of one size only, it changes its own
+            tensors, or its graph does not compute the same. The message names the line of its code if known.
     """
-    network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
         raise ModelError("the network has layers without a shape (lazy modules)", "show it a batch of images first")
     _check_reads(network, example)
     exported = _exported(network, example)
     try:
         graph = normalize(exported, network)
-    except (KeyError, SyntaxError) as error:  # by a name that torch's own graphs, or Python, have a use for
+    except (KeyError, SyntaxError) as error:  # a name in the network is reserved by torch.fx or Python
         way_out = "rename the tensor or module, whose name torch.fx or Python uses itself"
         raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
     except RuntimeError as error:
@@ -69,7 +69,7 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
 def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
     try:
         one = network(example[:1].clone())
-    except (RuntimeError, TypeError, ValueError, IndexError):  # squeeze() drops the batch of one image as well
+    except (RuntimeError, TypeError, ValueError, IndexError):  # e.g. squeeze() removes the batch dimension of one image
         one = network(example.clone())[:1]
     if not (
         same_answers(lambda _: one, graph, example[:1])
@@ -86,7 +86,7 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
     first = next(iter(signature(network.forward).parameters.values()), None)
     shapes = ((batch,),) if first is not None and first.kind is first.VAR_POSITIONAL else (batch,)
     fast = mha.get_fastpath_enabled()
-    mha.set_fastpath_enabled(False)  # one operation that hides its linear layers
+    mha.set_fastpath_enabled(False)  # the fast path is a single operation, which hides its linear layers
     try:
         for strict in (False, True):
             try:
@@ -96,7 +96,8 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
                 if interruption(error):
                     raise
                 refusal = _frozen_code(network) or _refusal(error)
-                # len(x) makes the batch a number; the slower way, by Python's bytecode, follows it
+                # len(x) turns the batch size into a constant; strict mode, which traces Python's bytecode, is slower
+                # but keeps it dynamic
                 if strict or refusal.message != ONE_SIZE:
                     raise refusal from error
         raise AssertionError("unreachable")
@@ -105,7 +106,7 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
 
 
 def _frozen_code(network: nn.Module) -> ModelError | None:
-    """What is to be said where part of a network that cannot be captured is no Python code any more."""
+    """Return the error for a network with traced or scripted modules, which are no longer Python code; else None."""
     names = [name or "it" for name, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if not names:
         return None
@@ -116,12 +117,12 @@ def _frozen_code(network: nn.Module) -> ModelError | None:
 
 
 def _refusal(error: Exception) -> ModelError:
-    """What an error of ``torch.export`` means to somebody who wrote the network."""
+    """Translate an error of ``torch.export`` for the author of the network."""
     text = str(error)
     where = re.findall(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)', text)
     here = "{}, line {}: {}".format(*where[-1]) if where else ""
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        # what the network read into Python, if anything, it computed from its own tensors alone
+        # without counted reads, any values that it read into Python were computed from its own tensors only
         what, way_out = ("its input", FIXED) if _Counted.reads else ("its input or of its own tensors", OWN_NUMBERS)
         return ModelError(f"the network's path depends on the values of {what} ({here or first_line(error)})", way_out)
     if "specialized it to be a constant" in text or "Constraints violated" in text:
@@ -133,7 +134,7 @@ def _refusal(error: Exception) -> ModelError:
 
 
 class _TooManyReadsError(Exception):
-    """Raised where a network reads values one by one."""
+    """Raised if a network reads its activations value by value."""
 
 
 def _counting(name: str) -> Callable[..., Any]:
@@ -149,7 +150,7 @@ def _counting(name: str) -> Callable[..., Any]:
 
 
 class _Counted(Tensor):
-    """A tensor, and all that is computed from it, that counts the values read from it into Python."""
+    """A tensor that counts the values read into Python from it, and from anything computed from it."""
 
     reads = 0
     tolist, item = _counting("tolist"), _counting("item")
@@ -157,7 +158,7 @@ class _Counted(Tensor):
 
 
 def _check_reads(network: nn.Module, example: Tensor) -> None:
-    """Refuse a network that takes its activations apart into numbers: its graph would have a node for each."""
+    """Refuse a network that reads its activations value by value: its graph would have a node for each value."""
     _Counted.reads = 0
     try:
         network(example.clone().as_subclass(_Counted))
@@ -166,14 +167,14 @@ def _check_reads(network: nn.Module, example: Tensor) -> None:
         torchs = str(Path(torch.__file__).parent)
         file, line = next(at for at in reversed(frames) if not at[0].startswith(torchs))
         raise ModelError(f"the network reads its activations value by value ({file}, line {line})", FIXED) from error
-    except Exception as error:  # what it means is for the capture to say
+    except Exception as error:  # the capture itself will report it
         if interruption(error):
             raise
 
 
 @contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Within the block, torch does not print the graphs that it could not finish; ``name`` is its logger's."""
+    """Silence torch within the block, e.g. its dumps of incomplete graphs; ``name`` is the name of its logger."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -186,10 +187,10 @@ def quiet(name: str) -> Iterator[None]:
 
 
 class _Shapes(fx.Interpreter):
-    """Runs a graph node by node and notes shapes and types."""
+    """Runs a graph node by node and records shapes and types."""
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does; ``meta["shape"]`` and ``meta["dtype"]`` are those of a tensor."""
+        """Run a node as the interpreter does, and store a tensor's ``meta["shape"]`` and ``meta["dtype"]``."""
         made = super().run_node(n)
         if isinstance(made, Tensor):
             n.meta["shape"], n.meta["dtype"] = tuple(made.shape), made.dtype

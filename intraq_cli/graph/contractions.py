@@ -1,4 +1,4 @@
-"""Sums of products with a constant, written as the linear layers that they are."""
+"""Sums of products with a constant (matrix products, ``einsum``), rewritten as linear layers."""
 
 import math
 import string
@@ -14,12 +14,12 @@ from intraq_cli.graph.nodes import argument_node, arguments, insert_call
 aten = torch.ops.aten
 
 LETTERS = string.ascii_letters
-"""Of dimensions."""
+"""Names of dimensions."""
 
 
 @dataclass(frozen=True)
 class Contraction:
-    """A sum of products of two tensors, in the letters of ``einsum``: one for each dimension."""
+    """A sum of products of two tensors in ``einsum`` notation, with one letter per dimension."""
 
     operands: tuple[fx.Node, fx.Node]
     letters: tuple[str, str]
@@ -29,13 +29,13 @@ class Contraction:
 
 
 def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx.Node]) -> None:
-    """Write a product of an activation and a constant (``x @ W``, ``W @ x``, ``einsum``) as a linear layer.
+    """Rewrite a product of an activation and a constant (``x @ W``, ``W @ x``, ``einsum``) as a linear layer.
 
-    It is left as it is where it is none: where the two share a dimension that is not summed over, or where no dimension
-    of the result is the constant's own.
+    Products that are not linear layers are left unchanged: if both operands share a dimension that is not summed over,
+    or if no dimension of the result comes from the constant alone.
 
     Args:
-        graph: is changed in place.
+        graph: changed in place.
         node: a call of one of :data:`CONTRACTIONS`.
         constant: nodes whose value does not depend on the image.
     """
@@ -53,7 +53,7 @@ def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx
         return
     sizes = dict(zip(own, weight.meta["val"].shape, strict=True))
     read = dict(zip(ours, x.meta["val"].shape, strict=True))
-    if any(not isinstance(read[one], int) or read[one] != sizes[one] for one in summed):  # einsum repeats a size of one
+    if any(not isinstance(read[one], int) or read[one] != sizes[one] for one in summed):  # einsum broadcasts size 1
         return
     if found.bias is not None and (
         found.out[-1] != outputs[0] or tuple(found.bias.meta["val"].shape) != (sizes[outputs[0]],)
@@ -77,13 +77,13 @@ def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx
 def _reordered(
     graph: fx.GraphModule, before: fx.Node, node: fx.Node, held: Sequence[str], wanted: Sequence[str]
 ) -> fx.Node:
-    """The value of ``node`` with its dimensions, lettered ``held``, in the ``wanted`` order."""
+    """Permute the dimensions of ``node`` from the letters ``held`` to the order ``wanted``."""
     order = [list(held).index(one) for one in wanted]
     return node if order == sorted(order) else insert_call(graph, before, aten.permute.default, node, order)
 
 
 def _matrix_product(node: fx.Node) -> Contraction | None:
-    """``x @ y``, and ``bias + x @ y``; a vector has one dimension less."""
+    """Describe ``x @ y`` or ``bias + x @ y``; a vector has one dimension less."""
     given = arguments(node)
     if any(given.get(name, 1) != 1 for name in ("alpha", "beta")):
         return None
@@ -102,7 +102,7 @@ def _rank(node: fx.Node) -> int:
 
 
 def _einsum(node: fx.Node) -> Contraction | None:
-    """Of two operands; ``...`` stands for as many letters as the operand has dimensions beside those that are named."""
+    """Describe an ``einsum`` of two operands; ``...`` stands for the dimensions of an operand that are not named."""
     given = arguments(node)
     operands = given["tensors"]
     if len(operands) != 2:
@@ -119,7 +119,7 @@ def _einsum(node: fx.Node) -> Contraction | None:
 
 
 def _inner(node: fx.Node) -> Contraction:
-    """Sums over the last dimension of both."""
+    """Describe ``inner``, which sums over the last dimension of both operands."""
     first, second = argument_node(node), argument_node(node, 1)
     letters = (LETTERS[: _rank(first) - 1], LETTERS[_rank(first) - 1 :][: _rank(second) - 1])
     return Contraction((first, second), (letters[0] + "Z", letters[1] + "Z"), "".join(letters))

@@ -1,4 +1,4 @@
-"""Passes around kernels of torch for CPUs that are wrong or slow, for steps that learn."""
+"""Passes that avoid incorrect or slow CPU kernels of torch in training steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +14,9 @@ Pair = tuple[int, int]
 
 
 def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
-    """Convolutions of one pixel, stride 2 and fewer than 8 input channels read every second pixel with stride 1.
+    """Pass: run 1x1 convolutions with stride 2 and fewer than 8 input channels on every second pixel with stride 1.
 
-    torch 2.15 corrupts memory in the weight gradient of such a convolution in channels-last.
+    torch 2.15 corrupts memory in the weight gradient of such a convolution in channels-last layout.
     """
     graph = copy_graph(graph)
     for node in calls(graph, aten.conv2d.default):
@@ -29,12 +29,12 @@ def slice_strided_pointwise(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def every_second_pixel(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    """A convolution of one pixel and stride 2 on ``x`` ``(B, C, H, W)``."""
+    """Compute a 1x1 convolution with stride 2 on ``x`` ``(B, C, H, W)``."""
     return F.conv2d(x[..., ::2, ::2], weight, bias, groups=groups)
 
 
 def _in_float32(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
-    """``function`` of an input and a weight, in the type of the weight, whatever autocast would do."""
+    """Wrap ``function`` of an input and a weight to run in the weight's type, without autocast."""
 
     def run(x: Tensor, weight: Tensor, *settings: Any) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -52,15 +52,15 @@ IN_FLOAT32: dict[Any, Callable[..., Tensor]] = {
     aten.conv_transpose2d.input: _in_float32(F.conv_transpose2d, "conv_transpose2d"),
     aten.conv_transpose3d.input: _in_float32(F.conv_transpose3d, "conv_transpose3d"),
 }
-"""Linear layers, and so the logits; and convolutions of which torch 2.15 corrupts the gradients on CPUs."""
+"""Linear layers, and so the logits; and convolutions whose gradients torch 2.15 corrupts on CPUs."""
 
 
 def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
-    """For graphs that run under ``torch.autocast`` in bfloat16: what is to stay in float32 does.
+    """Pass: prepare a graph for ``torch.autocast`` in bfloat16: keep some operations in float32, replace a slow kernel.
 
-    Those of :data:`IN_FLOAT32`, and convolutions whose stride is larger than the map that they read: on CPUs torch 2.15
-    corrupts the gradient of their weight. There, depthwise convolutions with a stride get another way to the gradient
-    of their input.
+    Operations of :data:`IN_FLOAT32` stay in float32, and so do convolutions whose stride exceeds their input map: torch
+    2.15 corrupts the gradient of their weight on CPUs. For strided depthwise convolutions, the gradient of the input is
+    computed in another way on CPUs.
     """
     graph = copy_graph(graph)
     for node in calls(graph, *IN_FLOAT32):
@@ -76,7 +76,7 @@ def bfloat16_kernels(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def _exceeds_map(given: dict[str, Any]) -> bool:
-    """Whether a convolution steps over the whole of what it reads, along a side."""
+    """Whether a convolution's stride exceeds the size of its input map in a dimension."""
     sides = given["input"].meta["shape"][-2:]
     return any(stride > side for stride, side in zip(pair(given["stride"]), sides, strict=True))
 
@@ -90,19 +90,19 @@ def _is_strided_depthwise(node: fx.Node, given: dict[str, Any]) -> bool:
 
 
 def strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
-    """A depthwise convolution in bfloat16, with another way to the gradient of ``x`` on CPUs.
+    """Compute a depthwise convolution in bfloat16, with another method for the gradient of ``x`` on CPUs.
 
-    In bfloat16 the library has no kernel for it but a plain loop, up to a hundred times slower than the way forward. A
-    convolution of stride 1 with the flipped weight does the same, on the gradient with zeros between its values.
+    For that gradient in bfloat16, torch's library has only a plain loop, up to a hundred times slower than the forward
+    pass. A stride-1 convolution of the gradient, with zeros between its values, with the flipped weight is equivalent.
 
     Args:
         x: ``(B, C, H, W)``.
         weight: ``(C, 1, h, w)``.
-        bias: ``(C,)``, or none.
-        stride: down and across.
-        padding: down and across, less than the kernel.
+        bias: ``(C,)``, or None.
+        stride: vertical and horizontal.
+        padding: vertical and horizontal, less than the kernel size.
     """
-    if weight.dtype != torch.float32:  # as torch.autocast leaves it
+    if weight.dtype != torch.float32:  # torch.autocast would not convert it to bfloat16
         return F.conv2d(x, weight, bias, stride, padding, groups=len(weight))
     bias = None if bias is None else bias.bfloat16()
     if x.device.type != "cpu" or not torch.is_grad_enabled():
@@ -124,7 +124,7 @@ class _StridedDepthwise(torch.autograd.Function):
         groups, kernel = len(weight), weight.shape[2:]
         grad_x = None
         if ctx.needs_input_grad[0]:
-            full = [x.shape[2 + k] + 2 * padding[k] - kernel[k] + 1 for k in (0, 1)]  # of the output of stride 1
+            full = [x.shape[2 + k] + 2 * padding[k] - kernel[k] + 1 for k in (0, 1)]  # output size with stride 1
             spread = torch.empty(len(x), groups, *full, dtype=grad.dtype, memory_format=torch.channels_last).zero_()
             spread[..., :: stride[0], :: stride[1]] = grad
             rest = [kernel[k] - 1 - padding[k] for k in (0, 1)]

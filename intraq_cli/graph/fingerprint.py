@@ -1,4 +1,4 @@
-"""What a network computes beside its tensors: a digest of its operations and of the numbers in its code."""
+"""A digest of what a network computes, apart from its tensors: of its operations and of the constants in its code."""
 
 import hashlib
 from typing import Any
@@ -7,13 +7,13 @@ import torch
 from torch import fx
 
 TORCH = torch.__version__.partition("+")[0]
-"""The version, without the kind of its build; each captures code in its own way."""
+"""The version without its build tag; different versions may capture the same code differently."""
 ELSEWHERE = (torch.device, torch.memory_format, torch.layout)
-"""Arguments that say where values lie, not what they are."""
+"""Types of arguments that say where and how values are stored, not what they are."""
 
 
 def fingerprint(graph: fx.GraphModule) -> dict[str, str]:
-    """``sha256`` of a captured graph, in hexadecimal, the same whatever its tensors hold, and the ``torch`` version."""
+    """Return the hexadecimal ``sha256`` of a captured graph, independent of its tensors, and the ``torch`` version."""
     numbers = {node: f"%{k}" for k, node in enumerate(graph.graph.nodes)}
     digest = hashlib.sha256()
     for node in graph.graph.nodes:
@@ -31,9 +31,8 @@ def _said(one: Any, numbers: dict[fx.Node, str]) -> Any:
 
 
 def is_other_code(stated: Any, graph: fx.GraphModule) -> bool:
-    """Whether a graph does other things than one of which a file states the :func:`fingerprint`.
+    """Whether a graph's :func:`fingerprint` differs from the one stated in a file.
 
-    Another version of torch may capture the same code in another way: then nothing is compared, nor where a file states
-    nothing.
+    False if the file states none, or one of another torch version, which may capture the same code differently.
     """
     return isinstance(stated, dict) and stated.get("torch") == TORCH and stated != fingerprint(graph)

@@ -1,4 +1,4 @@
-"""Calls that hand on the very values that they take: a sum with nothing, a conversion to the type that is there."""
+"""Calls that return their input unchanged: an addition of zero, a conversion to the same type."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +16,11 @@ UNTOUCHED = (
     *(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default),
     *(aten.alias.default, aten.lift_fresh_copy.default),
 )
-"""Calls that return, in evaluation mode, the very tensor that they take."""
+"""Calls that return their input tensor itself in evaluation mode."""
 
 
 def handed_on(node: fx.Node) -> fx.Node | None:
-    """The node whose value, in the same shape and type, a call of the exported graph returns; None of other calls."""
+    """Return the input node whose value a call of the exported graph returns unchanged; None for other calls."""
     holds = IDENTITIES.get(node.target)
     if holds is None or not holds(given := arguments(node)):
         return None
@@ -58,4 +58,4 @@ IDENTITIES: Mapping[Any, Callable[[Given], bool]] = {
         (aten.upsample_linear1d.vec, aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec),
         lambda given: all(factor == 1 for factor in given["scale_factors"] or ())),
 }  # fmt: skip
-"""What has to hold of a call's arguments, where shape and type stay as they are."""
+"""Operation to the condition on its arguments under which it is an identity, if shape and type stay the same."""

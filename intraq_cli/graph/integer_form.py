@@ -1,4 +1,4 @@
-"""Pass: the form in which integer runtimes run a network: batch norms folded into their layers, SiLU is a product."""
+"""Pass: the form that integer runtimes run: batch norms folded into layers, SiLU as a sigmoid and a product."""
 
 import torch
 from torch import fx, nn
@@ -30,11 +30,11 @@ aten = torch.ops.aten
 
 @torch.no_grad()
 def integer_form(graph: fx.GraphModule) -> fx.GraphModule:
-    """The same function, up to rounding, with weights and biases of its own.
+    """Pass: fold batch norms permanently and split SiLU; the function stays the same up to rounding.
 
-    A batch norm is folded into a convolution whose output it alone reads, where all calls of that convolution go into
-    the same batch norm; its call then carries what the batch norm states of its output, see
-    :func:`intraq_cli.graph.batch_norms.folded_outputs`. Other batch norms stay.
+    A batch norm is folded into the convolution before it if nothing else reads the convolution's output, and if all
+    calls of the convolution go into the same batch norm. The convolution's call then records the statistics of the
+    output, see :func:`intraq_cli.graph.batch_norms.folded_outputs`. Other batch norms stay.
     """
     graph = copy_graph(graph)
     for node in calls(graph, aten.silu.default):
@@ -74,7 +74,7 @@ def _fold(graph: fx.GraphModule, layer: Layer, norms: list[BatchNorm]) -> None:
 
 
 def _free_key(graph: fx.GraphModule, layer: Layer, name: str, bias: fx.Node | None) -> str:
-    """Key of a layer's new tensor: what it was called before, unless others go by that name."""
+    """Return the key of a layer's new tensor: the layer's name plus ``name``, unless another tensor has that key."""
     own = {*layer.calls, layer.weight, *sources(layer.weight), *([] if bias is None else [bias])}
     others = {key_of(n) for n in graph.graph.nodes if n.op == "get_attr" and any(user not in own for user in n.users)}
     key = f"{layer.name}.{name}"

@@ -1,4 +1,4 @@
-"""A network's convolutions and linear layers, with their multiply-adds, and what lies before and behind them."""
+"""A network's convolutions and linear layers with their multiply-adds, activation calls, and the classifier's input."""
 
 import math
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ LAYERS: dict[Any, str] = {
     aten.conv3d.padding: "conv3d",
     aten.linear.default: "linear",
 }
-"""Operations whose weights are quantized, output channels first."""
+"""Operations whose weights are quantized; output channels are a weight's first dimension."""
 
 RELU_LIKE = (
     aten.relu.default,
@@ -49,7 +49,7 @@ RELU_LIKE = (
     aten.hardswish.default,
     aten.gelu.default,
 )
-"""Operations whose output counts as "what leaves a ReLU-like activation". Gates (sigmoid and kin) do not."""
+"""Operations that count as ReLU-like activations. Gates (sigmoid and the like) do not."""
 
 
 @dataclass
@@ -57,47 +57,47 @@ class Layer:
     """A convolution or linear layer, with all of its calls."""
 
     name: str
-    """Key of its weight in the state dict without ``.weight``; of a computed one, the module's name."""
+    """Key of its weight in the state dict without ``.weight``; if the weight is computed, the module's name."""
     kind: str
     weight: fx.Node
     shape: tuple[int, ...]
-    """Of its weight."""
+    """Shape of its weight."""
     computed: bool
-    """Whether the network computes its weight as it runs, from its parameters alone (weight normalisation, pruning)."""
+    """Whether the forward pass computes its weight, from parameters alone (weight normalisation, pruning)."""
     float_reason: str | None
     """Why it cannot be quantized; None if it can."""
     calls: list[fx.Node] = field(default_factory=list)
 
     @property
     def key(self) -> str:
-        """Of its weight in a checkpoint."""
+        """Key of its weight in a checkpoint."""
         return f"{self.name}.weight" if self.computed else key_of(self.weight)
 
     @property
     def input_names(self) -> dict[fx.Node, str]:
-        """A name for the input of each call: the layer's, and ``#k`` behind that of its k-th further call."""
+        """Call to the name of its input: the layer's name, with the suffix ``#k`` at its k-th further call."""
         return {call: f"{self.name}#{k}" if k else self.name for k, call in enumerate(self.calls)}
 
     @property
     def outputs(self) -> int:
-        """Values that it puts out for one image, all calls together."""
+        """Number of values that it outputs for one image, over all calls."""
         return sum(map(numel, self.calls))
 
     @property
     def call_multiply_adds(self) -> list[int]:
-        """Of each call, for one image."""
+        """Multiply-adds of each call, for one image."""
         return [numel(call) * math.prod(self.shape[1:]) for call in self.calls]
 
     @property
     def multiply_adds(self) -> int:
-        """For one image, all calls together."""
+        """Multiply-adds for one image, over all calls."""
         return sum(self.call_multiply_adds)
 
 
 def layers(graph: fx.GraphModule) -> list[Layer]:
-    """The convolutions and linear layers, in the order of their first calls; calls that share a weight are one.
+    """Return the convolutions and linear layers in the order of first calls; calls that share a weight are one layer.
 
-    What they make of the network's tensors alone is no layer's work: it never changes.
+    Calls that depend on the network's tensors alone are not layers: their result is constant.
     """
     constant = constant_nodes(graph)
     called: dict[fx.Node, list[fx.Node]] = {}
@@ -105,8 +105,8 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
         if call not in constant:
             called.setdefault(arguments(call)["weight"], []).append(call)
     names: dict[fx.Node, str] = {}
-    # a layer that reads a parameter as it is has its name, and so its key in a checkpoint, before one that computes its
-    # weight from that parameter
+    # a layer that reads a parameter directly gets the parameter's name, and so its key in a checkpoint, before a layer
+    # that computes its weight from that parameter
     for weight in sorted(called, key=lambda weight: weight.op != "get_attr"):
         name = _name(called[weight][0], weight, weight in constant)
         while name in names.values():
@@ -122,7 +122,7 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
 
 
 def quantizable(graph: fx.GraphModule) -> list[Layer]:
-    """Those of :func:`layers` whose weights can be quantized."""
+    """Return those of :func:`layers` whose weights can be quantized."""
     return [layer for layer in layers(graph) if layer.float_reason is None]
 
 
@@ -147,22 +147,22 @@ def _float_reason(graph: fx.GraphModule, weight: fx.Node, constant: bool) -> str
 
 
 def is_linear(call: fx.Node) -> bool:
-    """Whether a call of one of :data:`LAYERS` is of a linear layer, whose channels come last."""
+    """Whether a call of one of :data:`LAYERS` is a linear layer, whose channels are the last dimension."""
     return LAYERS[call.target] == "linear"
 
 
 def run_layer(call: fx.Node, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The output of a call of one of :data:`LAYERS`, with what is given in place of its input, weight and bias."""
+    """Run a call of one of :data:`LAYERS` with this input, weight and bias instead of its own."""
     return call.target(x, weight, bias, *call.args[3:])  # type: ignore[operator]
 
 
 def activation_calls(graph: fx.GraphModule) -> dict[fx.Node, str]:
-    """Calls of :data:`RELU_LIKE`, in order, with their names."""
+    """Return the calls of :data:`RELU_LIKE`, in order, with their names."""
     return names_of_calls(calls(graph, *RELU_LIKE))
 
 
 def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
-    """Whether its first input is the image itself, padded perhaps."""
+    """Whether the input of a layer's first call is the image itself, possibly padded."""
     node = argument_node(layer.calls[0])
     while node.target in PADS:
         node = argument_node(node)
@@ -171,22 +171,22 @@ def reads_image(graph: fx.GraphModule, layer: Layer) -> bool:
 
 @dataclass(frozen=True)
 class Features:
-    """What enters the classifier, as ``(B, D)``: the mean over positions."""
+    """The classifier's input, as ``(B, D)``: the mean over positions."""
 
     node: fx.Node
     linear: bool
 
     def of(self, x: Tensor) -> Tensor:
-        """From the node's value: ``(B, ..., D)`` before a linear layer, ``(B, D, ...)`` before a convolution."""
+        """Average the node's value: ``(B, ..., D)`` before a linear layer, ``(B, D, ...)`` before a convolution."""
         if self.linear:
             return x.flatten(1, -2).mean(1) if x.dim() > 2 else x
         return x.flatten(2).mean(2)
 
 
 def features(graph: fx.GraphModule) -> Features | None:
-    """What enters the last layer; None where there is none."""
+    """Return the input of the last layer; None if there are no layers."""
     found = [call for layer in quantizable(graph) for call in layer.calls]
     if not found:
         return None
-    last = max(found)  # nodes are ordered as they run
+    last = max(found)  # nodes compare by execution order
     return Features(argument_node(last), is_linear(last))

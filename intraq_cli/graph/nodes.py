@@ -1,4 +1,4 @@
-"""Questions about nodes of a graph, and the few changes that every pass makes."""
+"""Queries on the nodes of a graph, and the basic edits that passes are made of."""
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -14,50 +14,50 @@ NETWORK = "network."
 
 
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose nodes can be changed; its tensors and modules are those of ``graph``."""
+    """Copy the nodes of a graph, so that they can be changed; the copy shares tensors and modules with ``graph``."""
     nodes = fx.Graph()
     nodes.output(nodes.graph_copy(graph.graph, {})).meta = dict(output_node(graph).meta)
     return fx.GraphModule(graph, nodes)
 
 
 def twins(graph: fx.GraphModule, copy: fx.GraphModule) -> dict[fx.Node, fx.Node]:
-    """The nodes of a :func:`copy_graph` that nobody has changed yet, by those of ``graph``."""
+    """Map the nodes of ``graph`` to those of its :func:`copy_graph`, which must be unchanged so far."""
     return dict(zip(graph.graph.nodes, copy.graph.nodes, strict=True))
 
 
 def input_node(graph: fx.GraphModule) -> fx.Node:
-    """The images."""
+    """Return the node of the input images."""
     return graph.graph.find_nodes(op="placeholder")[0]
 
 
 def output_node(graph: fx.GraphModule) -> fx.Node:
-    """What is returned; its first argument is the logits, or a tuple of them and more."""
+    """Return the output node; its first argument is the logits, or a tuple of the logits and further outputs."""
     return graph.graph.output_node()
 
 
 def calls(graph: fx.GraphModule, *targets: Any) -> list[fx.Node]:
-    """Nodes that call one of ``targets``, in the order in which they run; all function calls where none are given."""
+    """Return the nodes that call one of ``targets``, in execution order; without ``targets``, all function calls."""
     made = [node for node in graph.graph.nodes if node.op == "call_function"]
     return [node for node in made if node.target in targets] if targets else made
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """Arguments of a call of an aten operation by name, in the operation's order, defaults included."""
+    """Return the arguments of a call of an aten operation by name, in the operation's order, with defaults."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
-    named = {argument.name: argument.default_value for argument in schema}  # None without one
+    named = {argument.name: argument.default_value for argument in schema}  # None if there is no default
     named |= zip((argument.name for argument in schema), node.args, strict=False)
     return named | dict(node.kwargs)
 
 
 def argument_node(call: fx.Node, k: int = 0) -> fx.Node:
-    """The ``k``-th argument of a call, which is a node."""
+    """Return the ``k``-th argument of a call, which must be a node."""
     found = call.args[k]
     assert isinstance(found, fx.Node)
     return found
 
 
 def tensor_of(graph: fx.GraphModule, node: Any) -> Tensor | None:
-    """The tensor that a ``get_attr`` node reads; None of any other."""
+    """Return the tensor that a ``get_attr`` node reads; None for anything else."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     found = operator.attrgetter(str(node.target))(graph)
@@ -65,12 +65,12 @@ def tensor_of(graph: fx.GraphModule, node: Any) -> Tensor | None:
 
 
 def key_of(node: fx.Node) -> str:
-    """State-dict key of the tensor of the network that a ``get_attr`` node reads."""
+    """Return the state-dict key of the network's tensor that a ``get_attr`` node reads."""
     return str(node.target).removeprefix(NETWORK)
 
 
 def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
-    """The tensors of the network that the graph reads, by state-dict key: what it needs to run."""
+    """Return the network's tensors that the graph reads, by state-dict key."""
     found = {}
     for node in graph.graph.find_nodes(op="get_attr"):
         if str(node.target).startswith(NETWORK):
@@ -81,35 +81,35 @@ def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
 
 
 def replace_tensors(graph: fx.GraphModule, made: Callable[[str, Tensor], Tensor]) -> fx.GraphModule:
-    """A copy of the graph with ``made(key, tensor)`` in place of every tensor of the network."""
+    """Copy the graph, with ``made(key, tensor)`` in place of every tensor of the network."""
     graph = copy_graph(graph)
     for key, tensor in tensors(graph).items():
         path, _, name = f"{NETWORK}{key}".rpartition(".")
         new = made(key, tensor)
         if isinstance(tensor, nn.Parameter):
             new = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
-        setattr(graph.get_submodule(path), name, new)  # a container of the copy's own
+        setattr(graph.get_submodule(path), name, new)  # the copy has containers of its own
     return graph
 
 
 def own_tensors(graph: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the graph whose tensors are copies too: what is learned there leaves the network alone."""
+    """Copy the graph and its tensors, so that training the copy leaves the network unchanged."""
     return replace_tensors(graph, lambda key, tensor: tensor.detach().clone())
 
 
 def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes whose value is the same whatever the images are: they depend on the network's tensors alone."""
+    """Return the nodes whose value does not depend on the images, only on the network's tensors."""
     constant: set[fx.Node] = set()
     for node in graph.graph.nodes:
         fixed = node.op == "get_attr" or (node.op == "call_function" and not is_random(node))
-        # where the images are is no value of theirs
+        # getattr reads the images' device, which does not depend on their values
         if fixed and (node.target is getattr or all(source in constant for source in node.all_input_nodes)):
             constant.add(node)
     return constant
 
 
 def constant_value(graph: fx.GraphModule, node: fx.Node) -> Any:
-    """The value of one of :func:`constant_nodes`."""
+    """Compute the value of one of :func:`constant_nodes`."""
     if node.op == "get_attr":
         return tensor_of(graph, node)
     if node.target is getattr:  # the device of the images, which is the network's
@@ -128,12 +128,12 @@ def is_random(node: fx.Node) -> bool:
 
 
 def draws_numbers(graph: fx.GraphModule) -> bool:
-    """Whether any call draws random numbers, so that no two answers are equal."""
+    """Whether any call draws random numbers, so that outputs differ from run to run."""
     return any(map(is_random, calls(graph)))
 
 
 def sources(node: fx.Node) -> list[fx.Node]:
-    """The ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
+    """Return the ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
     seen: dict[fx.Node, None] = {}
     todo = [node]
     while todo:
@@ -145,12 +145,12 @@ def sources(node: fx.Node) -> list[fx.Node]:
 
 
 def path_of(node: fx.Node) -> str:
-    """The module whose forward made a call; empty for the network itself."""
+    """Return the path of the module whose forward made a call; empty for the network itself."""
     return str(node.meta["path"])
 
 
 def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = path_of) -> dict[fx.Node, str]:
-    """A name for each call, by default the module that made it, and ``#k`` behind that of the k-th further one."""
+    """Name each call, by default after the module that made it; the k-th repetition of a name ends in ``#k``."""
     names: dict[fx.Node, str] = {}
     counts: dict[str, Iterator[int]] = {}
     for node in nodes:
@@ -161,7 +161,7 @@ def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = pa
 
 
 def insert_call(graph: fx.GraphModule, before: fx.Node, function: Target, *args: Any) -> fx.Node:
-    """A new node that calls ``function(*args)``; it takes over where ``before`` comes from."""
+    """Insert a node that calls ``function(*args)`` before a node, whose ``meta`` it copies."""
     with graph.graph.inserting_before(before):
         node = graph.graph.create_node("call_function", function, args)
     node.meta = dict(before.meta)
@@ -169,12 +169,12 @@ def insert_call(graph: fx.GraphModule, before: fx.Node, function: Target, *args:
 
 
 def insert_items(graph: fx.GraphModule, before: fx.Node, made: fx.Node, n: int) -> list[fx.Node]:
-    """Nodes for the first ``n`` items of the tuple that ``made`` returns."""
+    """Insert nodes for the first ``n`` items of the tuple that ``made`` returns."""
     return [insert_call(graph, before, operator.getitem, made, k) for k in range(n)]
 
 
 def insert_tensor(graph: fx.GraphModule, before: fx.Node, key: str, tensor: Tensor, prefix: str = NETWORK) -> fx.Node:
-    """A new node that reads a new tensor of the network, which replaces another one of this ``key``."""
+    """Insert a node that reads a new tensor, stored under ``key`` in place of any previous tensor of that key."""
     held: nn.Module = graph
     *path, name = f"{prefix}{key}".split(".")
     for part in path:
@@ -202,13 +202,13 @@ def replace_call(graph: fx.GraphModule, node: fx.Node, function: Target, *args: 
 
 
 def also_return(graph: fx.GraphModule, value: Any) -> None:
-    """Let a graph return ``(what it returned, value)``; ``value`` is a node, or nodes in lists or tuples, or None."""
+    """Make a graph return ``(previous output, value)``; ``value`` is a node, nodes in lists or tuples, or None."""
     end = output_node(graph)
     end.args = ((end.args[0], value),)
 
 
 def finish(graph: fx.GraphModule) -> fx.GraphModule:
-    """Drop what is not read any more, and make the graph run as it is now."""
+    """Remove nodes that are not read any more, and recompile the graph."""
     graph.graph.eliminate_dead_code()
     return fx.GraphModule(graph, graph.graph)
 
@@ -216,15 +216,15 @@ def finish(graph: fx.GraphModule) -> fx.GraphModule:
 def run_each(
     run: fx.Interpreter, nodes: Iterable[fx.Node], images: Tensor, values: dict[fx.Node, Any] | None = None
 ) -> Iterator[fx.Node]:
-    """Run nodes one after the other: each is given while ``run.env`` holds its value and what it has read.
+    """Run nodes in order, and yield each while ``run.env`` holds its value and those that it has read.
 
-    Then what no later node reads is forgotten.
+    Afterwards, values that no later node reads are deleted.
 
     Args:
         run: an interpreter of the graph.
         nodes: in the order of the graph.
-        images: ``(B, C, H, W)``, what the graph is given.
-        values: of earlier nodes, which become ``run.env``; None: there are none.
+        images: ``(B, C, H, W)``, the graph's input.
+        values: values of earlier nodes, which become ``run.env``; None: there are none.
     """
     run.env, run.args_iter = {} if values is None else values, iter((images,))
     for node in nodes:
@@ -235,18 +235,18 @@ def run_each(
 
 
 def per_dimension(value: list[int], n: int) -> tuple[int, ...]:
-    """A convolution's setting for each of its ``n`` dimensions: torch takes one number for all, too."""
+    """Expand a convolution's setting to its ``n`` dimensions: torch also accepts one number for all."""
     return tuple(value) * n if len(value) == 1 else tuple(value)
 
 
 def pair(value: list[int]) -> tuple[int, int]:
-    """The same down and across."""
+    """Expand a setting to two dimensions, see :func:`per_dimension`."""
     down, across = per_dimension(value, 2)
     return down, across
 
 
 def padding_around(padding: str | list[int], dilation: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """What a convolution's padding means, as numbers: before each dimension, then behind each."""
+    """Return a convolution's padding as numbers: at the start of each dimension, then at the end of each."""
     if isinstance(padding, str):
         both = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         return (*(one // 2 for one in both), *(one - one // 2 for one in both))
@@ -254,6 +254,6 @@ def padding_around(padding: str | list[int], dilation: tuple[int, ...], kernel: 
 
 
 def numel(node: fx.Node) -> int:
-    """Values that a node puts out for one image."""
+    """Return the number of values that a node outputs for one image."""
     shape: tuple[int, ...] = node.meta["shape"]
     return torch.Size(shape).numel()

@@ -1,7 +1,7 @@
-"""One spelling for each thing: what ``torch.export`` captures, as the passes expect it.
+"""Normalisation of the graph that ``torch.export`` captures to the form that passes expect.
 
-Nothing is written over in place, equal weights are computed once, every tensor goes by its first key in the network's
-state dict, and convolutions, linear layers and batch norms have one form each.
+Operations are out-of-place, equal calls are merged, every tensor is named by its first key in the network's state
+dict, and convolutions, linear layers and batch norms have one form each.
 """
 
 import operator
@@ -35,23 +35,23 @@ CHECKS = (
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 )
-"""Of types and sizes; other precisions would fail them."""
+"""Assertions about types and sizes; they would fail in other precisions."""
 SETTINGS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
-"""How many settings a call has, before the graph that it runs by them and that graph's inputs; autocast's are device,
+"""Number of settings among a call's arguments, before the inner graph and that graph's inputs; autocast's are device,
 type, whether it is enabled, and whether it caches."""
 
 
 def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.GraphModule:
-    """The graph of an exported ``network``, in the form that :mod:`intraq_cli.graph` describes.
+    """Return the graph of an exported ``network`` in the form that :mod:`intraq_cli.graph` describes.
 
     Raises:
-        ModelError: it holds what has no such form.
+        ModelError: part of it has no such form.
     """
     graph = exported.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     _inline_modes(graph)
     if not _out_of_place(graph):
-        graph = exported.run_decompositions({}).module(check_guards=False)  # knows writing through views, and is slow
+        graph = exported.run_decompositions({}).module(check_guards=False)  # slow, but handles writes through views
         assert isinstance(graph, fx.GraphModule)
         _inline_modes(graph)
         if not _out_of_place(graph):
@@ -72,7 +72,7 @@ def _path(node: fx.Node) -> str:
 
 
 def _inline_modes(graph: fx.GraphModule) -> None:
-    """Put what runs under ``torch.no_grad()`` or without autocast among the other nodes; refuse branches and loops."""
+    """Inline what runs under ``torch.no_grad()`` or with autocast disabled; refuse branches and loops."""
     for node in calls(graph):
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
             raise ModelError("the network cannot be captured as a graph: it uses torch.vmap", "give it without it")
@@ -98,7 +98,7 @@ def _inline_modes(graph: fx.GraphModule) -> None:
 
 
 def _is_view(node: fx.Node) -> bool:
-    """Whether what a call returns may share its memory with what it takes."""
+    """Whether a call's output may share memory with its input."""
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
     if node.target in UNTOUCHED:
@@ -108,7 +108,7 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def _views(node: fx.Node) -> Iterator[fx.Node]:
-    """Nodes that may share their memory with ``node``'s, by views of views."""
+    """Yield the nodes that may share memory with ``node``: its views, and views of these."""
     for user in node.users:
         if _is_view(user):
             yield user
@@ -116,8 +116,8 @@ def _views(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _out_of_place(graph: fx.GraphModule) -> bool:
-    """Let calls that write over a tensor make a new one; False if one writes over what may be seen through a view."""
-    for node in calls(graph):  # nodes are ordered as they run
+    """Make in-place calls out-of-place; return False if one writes to memory that is read through a view."""
+    for node in calls(graph):  # in execution order
         if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
             continue
         written = node.args[0] if node.args else None
@@ -142,7 +142,7 @@ def _drop_checks(graph: fx.GraphModule) -> None:
 
 
 def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModule:
-    """The same nodes, reading the very tensors of ``network``, each by its first key."""
+    """Return the same nodes, reading the tensors of ``network`` itself, each by its first key."""
     named: dict[str, Tensor] = {
         **dict(network.named_parameters(remove_duplicate=False)),
         **dict(network.named_buffers(remove_duplicate=False)),
@@ -160,13 +160,13 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
         node.target = f"{NETWORK}{key}"
         held[node.target] = tensor
     end = output_node(graph)
-    end.args = end.args[0]  # type: ignore[assignment]  # logits alone, not in the structure of what forward returned
+    end.args = end.args[0]  # type: ignore[assignment]  # the logits alone, not wrapped as forward returned them
     graph.graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(held, graph.graph)
 
 
 def _compute_once(graph: fx.GraphModule) -> None:
-    """Let equal calls be one: of a weight that two calls read, of an activation that several branches begin with."""
+    """Merge equal calls: e.g. reads of the same weight, or the same activation at the start of several branches."""
     first: dict[Any, fx.Node] = {}
     for node in list(graph.graph.nodes):
         if node.op not in ("get_attr", "call_function") or is_random(node):
@@ -180,7 +180,7 @@ def _compute_once(graph: fx.GraphModule) -> None:
 
 
 def _follow_input_device(graph: fx.GraphModule) -> None:
-    """Let tensors that the network makes as it runs be made where its input is."""
+    """Create tensors that the network makes in its forward pass on the device of its input."""
     making = [node for node in calls(graph) if isinstance(node.kwargs.get("device"), torch.device)]
     if not making:
         return

@@ -1,4 +1,4 @@
-"""Passes that let a graph return more than its logits."""
+"""Passes that make a graph return more than its logits."""
 
 import operator
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from intraq_cli.graph.nodes import also_return, copy_graph, finish, input_node, 
 
 
 def add_outputs(graph: fx.GraphModule, nodes: Any) -> fx.GraphModule:
-    """The graph returns ``(what it returned, values of nodes)``; ``nodes`` are of ``graph``, in lists or tuples."""
+    """Pass: return ``(previous output, values of nodes)``; ``nodes`` are of ``graph``, in lists or tuples."""
     made = copy_graph(graph)
     also_return(made, fx.node.map_arg(nodes, twins(graph, made).__getitem__))
     return finish(made)
 
 
 def add_features(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph returns ``(what it returned, features)``: what enters the classifier, ``(B, D)``, or None."""
+    """Pass: return ``(previous output, features)``: also the classifier's input ``(B, D)``, or None."""
     graph = copy_graph(graph)
     found = features(graph)
     also_return(graph, None if found is None else insert_call(graph, output_node(graph), found.of, found.node))
@@ -27,15 +27,15 @@ def add_features(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def add_batch_norm_outputs(graph: fx.GraphModule) -> fx.GraphModule:
-    """The graph returns ``(what it returned, outputs)``: those of :func:`normalized_outputs`, in a list."""
+    """Pass: return ``(previous output, outputs)``: also a list of the :func:`normalized_outputs`."""
     return add_outputs(graph, [output.node for output in normalized_outputs(graph)])
 
 
 def compare_batch_norm_outputs(graph: fx.GraphModule, compare: Callable[[Tensor, Any], Tensor]) -> fx.GraphModule:
-    """The graph takes ``(images, expected)`` and returns ``(what it returned, results)``.
+    """Pass: take ``(images, expected)`` and return ``(previous output, results)``.
 
-    ``results`` is a list of ``compare(output, expected[k])`` for what the k-th batch norm puts out, done at once: no
-    output is kept for it.
+    ``results`` is a list of ``compare(output, expected[k])`` for the k-th batch norm's output. Each is computed right
+    after the output, so that no output has to be kept for it.
     """
     graph = copy_graph(graph)
     outputs = [output.node for output in normalized_outputs(graph)]

@@ -1,7 +1,7 @@
-"""Pooling in the form that all runtimes understand alike.
+"""Pooling, rewritten to a form that all runtimes compute in the same way.
 
-ONNX has no divisor of one's own and no adaptive maximum, and onnxruntime's integer kernel takes values that a window
-covers beyond the padding for zeros, where torch leaves them out.
+ONNX has neither ``divisor_override`` nor adaptive max pooling. Where a window reaches beyond the padding, onnxruntime's
+integer kernel counts zeros, and torch counts nothing.
 """
 
 import operator
@@ -18,10 +18,10 @@ AVERAGE_POOLS = (aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool
 
 
 def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write average pooling so that neither padding that counts nor another divisor meets a runtime.
+    """Rewrite average pooling whose windows reach beyond padding that counts, or that has a ``divisor_override``.
 
-    Where windows jut out beyond the padding (``ceil_mode``), it becomes values, and what is left does not count. A
-    mean and a product do what ``divisor_override`` does.
+    In the first case (``ceil_mode``), the padding becomes a separate call, and what lies beyond it does not count.
+    ``divisor_override`` becomes a mean and a product.
     """
     given = arguments(node)
     dims = 1 + AVERAGE_POOLS.index(node.target)
@@ -43,14 +43,14 @@ def average_pool(graph: fx.GraphModule, node: fx.Node) -> None:
         return
     made = insert_call(graph, node, node.target, x, *settings, True, False)
     for dim, (size, o, s, p) in enumerate(zip(sizes, out, stride, padding, strict=True)):
-        if o * s < size + 2 * p:  # torch left out a window that would begin in the padding
+        if o * s < size + 2 * p:  # torch omits a window that would start in the padding at the end
             made = insert_call(graph, node, aten.slice.Tensor, made, dim - dims, 0, o)
     node.replace_all_uses_with(made)
     graph.graph.erase_node(node)
 
 
 def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Write ``adaptive_max_pool2d`` whose windows have one size, and whose indices nobody reads, as plain one."""
+    """Rewrite ``adaptive_max_pool2d`` as ``max_pool2d`` if all windows have one size and its indices are not read."""
     given = arguments(node)
     sizes, out = given["self"].meta["val"].shape[-2:], pair(given["output_size"])
     items = [user for user in node.users if user.users]
@@ -64,4 +64,4 @@ def adaptive_max_pool(graph: fx.GraphModule, node: fx.Node) -> None:
 
 
 POOLING = {**dict.fromkeys(AVERAGE_POOLS, average_pool), aten.adaptive_max_pool2d.default: adaptive_max_pool}
-"""What writes each of them."""
+"""Operation to the function that rewrites it."""

@@ -1,4 +1,4 @@
-"""What multiplies in a network beside its convolutions and linear layers, with its multiply-adds."""
+"""Operations that multiply, other than convolutions and linear layers, with their multiply-adds."""
 
 import math
 from collections.abc import Callable
@@ -16,17 +16,17 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Product:
-    """An operation beside :data:`LAYERS` that multiplies: it stays float."""
+    """An operation that multiplies and is not one of :data:`LAYERS`: it stays float."""
 
     name: str
     kind: str
     node: fx.Node
     reason: str
     shape: tuple[int, ...]
-    """Of its weights; empty if it multiplies activations alone."""
+    """Shape of its weights; empty if it multiplies only activations."""
     parameters: int
     multiply_adds: int
-    """For one image."""
+    """Multiply-adds for one image."""
 
 
 def _shape(node: Any) -> tuple[int, ...]:
@@ -127,7 +127,7 @@ REASONS = {
 
 
 def products(graph: fx.GraphModule) -> list[Product]:
-    """What multiplies beside the layers, in the order of calls; operations of other libraries that have weights too."""
+    """Return the operations that multiply, and other libraries' operations with weights, in the order of calls."""
     constant = constant_nodes(graph)
     found = [
         node for node in calls(graph) if node not in constant and (_multiplies(node, constant) or _is_foreign(node))
@@ -140,10 +140,10 @@ def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
 
 
 def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether a call multiplies two tensors value by value, and all that is done with that is to add it up.
+    """Whether a call multiplies two tensors elementwise, and the result is only summed or averaged.
 
-    A gate or a scale of each channel that is averaged over positions is no such product: what multiplies must differ
-    along what is averaged.
+    A gate or a scale per channel, averaged over positions, is not such a product: before a mean, the weights must
+    differ along the averaged dimensions.
     """
     if node.target is not aten.mul.Tensor or len(node.users) != 1 or len(node.all_input_nodes) != 2:
         return False
@@ -154,9 +154,9 @@ def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
 
 
 def _is_distance(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether a call subtracts weights and activations, and all that is done with that is to add up how large it is.
+    """Whether a call subtracts weights and activations, and only absolute values or powers of the result are summed.
 
-    What multiplies nowhere is a layer all the same where its weights differ along what is added up (AdderNet).
+    Although it does not multiply, this is a layer if its weights differ along the summed dimensions (AdderNet).
     """
     if node.target is not aten.sub.Tensor or len(node.all_input_nodes) != 2:
         return False
@@ -168,7 +168,7 @@ def _is_distance(node: fx.Node, constant: set[fx.Node]) -> bool:
 
 
 def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether one of what a call reads is weights with more than one value along what ``reader`` adds up."""
+    """Whether a call reads weights with more than one value along the dimensions that ``reader`` sums over."""
     weights = [source for source in node.all_input_nodes if source in constant]
     size, along = len(_shape(node)), arguments(reader).get("dim")
     dims = range(size) if along is None else along
@@ -177,7 +177,7 @@ def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bo
 
 
 def _is_foreign(node: fx.Node) -> bool:
-    """Whether a call is of an operation that torch itself does not have, with weights."""
+    """Whether a call is an operation with weights that is not torch's own."""
     namespace = getattr(node.target, "namespace", "aten")
     return namespace not in ("aten", "prims", "prim") and any(
         source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
@@ -191,7 +191,7 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
-    if not name.partition("#")[0]:  # a call in the network's own forward; layers are called like that too
+    if not name.partition("#")[0]:  # a call in the network's own forward; layers are named in the same way
         name = f"network{name}"
     if not _multiplies(node, constant):
         kind = str(node.target)
@@ -204,7 +204,7 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
 
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
-    """Nodes that a layer or another product depends on; what is computed from no such node is the answer."""
+    """Return the nodes that a layer or another product depends on; all others only lead to the logits."""
     constant = constant_nodes(graph)
     multiplying = {node for node in calls(graph) if node.target in LAYERS or _multiplies(node, constant)}
     found = set[fx.Node]()

@@ -1,4 +1,4 @@
-"""Whether a change left what a network computes as it was."""
+"""Checks that a change does not alter what a network computes."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 SAME = 1e-3
-"""By how much logits may differ, relative to the spread of the network's own: float32 rounds, and there is TF32."""
+"""Tolerance of logits, relative to the standard deviation of the network's own: for float32 rounding, and for TF32."""
 
 
 @torch.no_grad()
 def same_answers(
     network: Callable[[Tensor], Tensor], changed: Callable[[Tensor], Tensor], images: Tensor, tolerance: float = SAME
 ) -> bool:
-    """Whether both give the same logits for ``images`` ``(B, C, H, W)``, up to rounding."""
+    """Whether both compute the same logits for ``images`` ``(B, C, H, W)``, up to rounding."""
     wanted, got = network(images.clone()), changed(images.clone())
     if torch.equal(wanted, got):
         return True
@@ -22,5 +22,5 @@ def same_answers(
 
 
 def relative_error(wanted: Tensor, got: Tensor) -> float:
-    """Root mean square of how far logits ``(B, K)`` are off, relative to how the wanted ones differ between images."""
+    """Compute the RMS error of logits ``(B, K)``, relative to the RMS deviation of ``wanted`` from its mean over B."""
     return float((got - wanted).square().sum().div((wanted - wanted.mean(0)).square().sum()).sqrt())

@@ -1,4 +1,4 @@
-"""What an integer runtime does with the values between layers: which calls compute, clamp, or only hand on."""
+"""What an integer runtime does with the values between layers: which calls compute, clamp, or only move values."""
 
 import math
 import operator
@@ -22,14 +22,14 @@ CARRIERS = (
     *(aten.max_pool2d.default, aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
     *(aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.index_select.default),
 )
-"""Calls whose values are some of those of their first argument: what was on a grid stays on it."""
+"""Calls that only move or select values of their first argument: values on a grid stay on it."""
 PADS = (aten.pad.default, aten.constant_pad_nd.default)
 AVERAGES = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
 CLAMPS = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default)
 
 
 def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
-    """Between which numbers a call clamps its first argument; None if it does another thing."""
+    """Return the bounds to which a call clamps its first argument; None if it is not a clamp with fixed bounds."""
     if node.op != "call_function" or node.target not in CLAMPS:
         return None
     if node.target is aten.relu.default:
@@ -44,16 +44,16 @@ def clamp_bounds(node: fx.Node) -> tuple[float, float] | None:
 
 
 def without_clamps(node: fx.Node) -> tuple[fx.Node, float, float]:
-    """What a chain of calls that ends in ``node``, read by nothing else, clamps, and between which numbers."""
+    """Return the node before a chain of clamps that ends in ``node``, each with a single reader, and their bounds."""
     low, high = -math.inf, math.inf
     while (bounds := clamp_bounds(node)) is not None and len(node.users) == 1:
-        low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp has the last word
+        low, high = (min(max(bound, low), high) for bound in bounds)  # the outer clamp takes precedence
         node = argument_node(node)
     return node, low, high
 
 
 def zeros_around(node: fx.Node) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom and right, if a call pads images with zeros; it cuts off where one is negative."""
+    """Return top, left, bottom and right padding if a call pads images with zeros; negative padding crops."""
     if node.target not in PADS:
         return None
     given: dict[str, Any] = arguments(node)
@@ -67,30 +67,30 @@ DIVISIONS: dict[Any, int] = {
     aten.div.Tensor: 1,
     **dict.fromkeys((aten.reciprocal.default, aten.rsqrt.default, aten.log.default, aten.log2.default), 0),
 }
-"""Calls that put out no number where this argument is zero."""
+"""Calls that output NaN or infinity where the argument of this index is zero."""
 TOWARDS_DIVISORS = (
     *(aten.add.Tensor, aten.clamp.default, aten.clamp_min.default, aten.sqrt.default),
     *(aten.sum.dim_IntList, *AVERAGES),
 )
-"""Calls that make a divisor of a value, such as ``x + 1e-6``."""
+"""Calls between a value and a division by it, such as ``x + 1e-6``."""
 
 
 def carries(node: fx.Node) -> bool:
-    """Whether a call hands on values of its first argument, and zeros perhaps."""
+    """Whether a call only moves or selects values of its first argument, possibly padded with zeros."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return False
     if node.target in PADS:
         given: dict[str, Any] = arguments(node)
-        # minus infinity is what max pooling never takes
+        # padding with minus infinity is allowed, as max pooling never selects it
         value = given.get("value")
         return given.get("mode", "constant") != "constant" or value is None or value in (0, -math.inf)
     if node.target is operator.getitem:
-        return carries(node.args[0]) and is_float(node)  # max pooling may put out indices beside its values
+        return carries(node.args[0]) and is_float(node)  # max pooling may also output indices
     return node.target in CARRIERS
 
 
 def is_integer_operation(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether integer runtimes compute a call, which is no layer, on the codes of its inputs."""
+    """Whether integer runtimes compute a call that is not a layer on the codes of its inputs."""
     if node.target in (aten.add.Tensor, aten.mul.Tensor):
         activations = [x for x in node.args[:2] if isinstance(x, fx.Node) and x not in constant and is_float(x)]
         return len(activations) == 2 and bool(node.kwargs.get("alpha", 1) == 1)
@@ -107,7 +107,7 @@ def averages_spatially(node: fx.Node) -> bool:
 
 
 def keeps_places(node: fx.Node) -> bool | None:
-    """Of a mean over all positions of ``(B, C, H, W)``, whether it keeps both dimensions; None of other calls."""
+    """Return whether a mean over all positions of ``(B, C, H, W)`` keeps both dimensions; None for other calls."""
     if node.target not in AVERAGES or len(shape := argument_node(node).meta["shape"]) != 4:
         return None
     given = arguments(node)
@@ -120,7 +120,7 @@ def keeps_places(node: fx.Node) -> bool | None:
 
 
 def activations(graph: fx.GraphModule) -> list[fx.Node]:
-    """Nodes whose values are floats that depend on the images, in the order of the graph."""
+    """Return the nodes whose values are floats that depend on the images, in the order of the graph."""
     constant = constant_nodes(graph)
     nodes = [node for node in graph.graph.nodes if node.op in ("placeholder", "call_function")]
     return [n for n in nodes if n not in constant and is_float(n)]
@@ -132,7 +132,7 @@ def is_float(node: fx.Node) -> bool:
 
 
 def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """Calls that compute with a value, wherever it was carried, each with the node that it reads."""
+    """Yield the calls that compute with a value, also through :func:`carries`, each with the node that it reads."""
     for user in node.users:
         if carries(user) and user.args[0] is node:
             yield from final_readers(user)
@@ -141,7 +141,7 @@ def final_readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def is_divisor(node: fx.Node) -> bool:
-    """Whether something is divided by a value, or by what a call or two make of it: a grid may round it to zero."""
+    """Whether a value, or a simple function of it, is a divisor: a grid might round the value to zero."""
     for user, read in final_readers(node):
         if user.target in DIVISIONS and user.args[DIVISIONS[user.target]] is read:
             return True
@@ -151,7 +151,7 @@ def is_divisor(node: fx.Node) -> bool:
 
 
 def is_answer(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a value is the logits, carried or clamped perhaps."""
+    """Whether a value is the logits, possibly after reshapes and clamps."""
     end = output_node(graph)
     return any(user is end for user, _ in final_readers(node)) or any(
         clamp_bounds(user) is not None and is_answer(graph, user) for user in node.users
@@ -159,9 +159,9 @@ def is_answer(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def values(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
-    """What calls compute, as opposed to carry: by the call, the node that holds it.
+    """Map each call that computes a value, rather than only moves values, to the node that holds the value.
 
-    That is the call itself, or clamps that alone read it: they cost nothing where the value is quantized.
+    That is the call itself, or the last of the clamps that alone read it: they cost nothing if the value is quantized.
     """
     found: dict[fx.Node, fx.Node] = {}
     absorbed: set[fx.Node] = set()

@@ -1,1 +1,1 @@
-"""Quantizers, and a network that runs with them."""
+"""Quantizers, and the network that runs with them."""

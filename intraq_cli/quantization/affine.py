@@ -1,4 +1,4 @@
-"""Affine quantization, ``q = clamp(round(x / s) + z, 0, top)`` and back, ``(q - z) s``; where s and z come from.
+"""Affine quantization ``q = clamp(round(x / s) + z, 0, top)``, dequantization ``(q - z) s``, and the choice of s and z.
 
 ``top`` is ``2^b - 1`` for all codes of b bits.
 """
@@ -13,36 +13,36 @@ SHRINK = 0.92
 """Ratio between neighbouring candidates of the search for the error-minimising range."""
 CANDIDATES = 48
 SEARCH_SIZE = 2**20
-"""Values looked at in one operation of that search: small enough for a cache, large enough to be worth a call."""
+"""Values per operation of that search: small enough for the cache, large enough to outweigh the call overhead."""
 DOT_PART, LEAST_PARTS = 4096, 64
-"""Values of bfloat16 that are multiplied and summed in one go, and the least number of such sums."""
+"""Number of bfloat16 values per partial sum of products, and the least number of such partial sums."""
 BFLOAT16_TOP = 31
-"""Grids of so many steps (5 bits) are coarse beside bfloat16 itself (8 bits); finer ones are computed in float32."""
+"""Grids of this many steps (5 bits) are coarse compared with bfloat16 (8 bits); finer ones are computed in float32."""
 
 SAMPLE = 2**18
-"""Values, evenly spread, from which an activation's range is taken."""
+"""Number of values, evenly spaced, from which an activation's range is computed."""
 
 
 def per_row(values: Tensor, dims: int) -> Tensor:
-    """Values ``(out,)``, one for each row of a tensor ``(out, ...)`` of so many dimensions, as they multiply it."""
+    """Reshape values ``(out,)`` so that they broadcast over a tensor ``(out, ...)`` with ``dims`` dimensions."""
     return values.view(-1, *[1] * (dims - 1))
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, top: int) -> Tensor:
     """Quantize and dequantize; the gradient passes straight through the rounding.
 
-    Inside the range ``x`` receives the gradient, outside of it none does; ``scale`` receives that of LSQ (Esser et al.
-    2020), the derivative of ``(clamp(round(x / s), -z, top - z)) s``.
+    The gradient of ``x`` is passed on inside the range, and zero outside. The gradient of ``scale`` is that of LSQ
+    (Esser et al. 2020), the derivative of ``(clamp(round(x / s), -z, top - z)) s``.
 
     Args:
         x: any shape; float32, float64, or bfloat16, with a ``scale`` of one element that may be float32.
         scale: positive, broadcastable to ``x``.
-        zero_point: whole numbers in [0, top] in ``x``'s type, of ``scale``'s shape.
+        zero_point: integers in [0, top] in ``x``'s type, of ``scale``'s shape.
         top: the largest code.
     """
-    # CUDA rounds a scale of one element to bfloat16 where it meets such values, and with it the grid
+    # CUDA rounds a one-element scale to bfloat16 in operations with bfloat16 tensors, which distorts the grid
     if x.dtype == torch.bfloat16 and (top > BFLOAT16_TOP or x.is_cuda):
-        if scale.dtype == torch.bfloat16:  # the whole network is
+        if scale.dtype == torch.bfloat16:  # the whole network is in bfloat16
             return fake_quantize(x.float(), scale.float(), zero_point.float(), top).bfloat16()
         x = x.float()
     return _FakeQuantize.apply(x, scale, zero_point, top)
@@ -74,7 +74,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> Tensor:
-    """``torch.clamp``, which on CPUs is seven times slower where the bounds are tensors."""
+    """Compute ``torch.clamp`` without its slow path for tensor bounds (seven times slower on CPUs)."""
     if _at_hand(low):
         return torch.clamp(x, low.item(), high.item(), out=out)
     out = torch.maximum(x, low, out=out)
@@ -82,20 +82,20 @@ def _clamp(x: Tensor, low: Tensor, high: Tensor, out: Tensor | None = None) -> T
 
 
 def _inside(grad: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """``grad``, of ``x``'s shape, where ``x`` lies between the bounds, and 0 elsewhere."""
-    if _at_hand(low):  # one pass in place of four
+    """Return ``grad``, of ``x``'s shape, where ``x`` lies between the bounds, and 0 elsewhere."""
+    if _at_hand(low):  # one pass instead of four
         return torch.ops.aten.hardtanh_backward(grad, x, low.item(), high.item())
     return _clamp(x, low, high).eq_(x).mul(grad)
 
 
 def _at_hand(bound: Tensor) -> bool:
-    """Whether a bound is a number that can be had without waiting: for a GPU, or for a compiler."""
+    """Whether a bound is a single number that can be read without a GPU synchronization or a graph break."""
     return bound.numel() == 1 and bound.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of products, ``()``; of bfloat16 in float32: two such sums may differ by less than bfloat16 can tell."""
-    if a.dim() == 4:  # both are dense in the same order; a view keeps the pass free of copies
+    """Sum of products, ``()``; bfloat16 is summed in float32, as callers subtract two nearly equal such sums."""
+    if a.dim() == 4:  # both are channels-last; this view flattens without a copy
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
     a, b = a.reshape(-1), b.reshape(-1)
     if a.dtype != torch.bfloat16:
@@ -103,19 +103,19 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     part = min(a.numel() & -a.numel(), DOT_PART)  # a power of two that divides it
     a, b = a.view(-1, part), b.view(-1, part)
     if torch.compiler.is_compiling() or len(a) < LEAST_PARTS or part < DOT_PART // 16:
-        return (a.float() * b.float()).sum(1).sum()  # a compiler makes this part of the passes around it
-    # each part comes out in bfloat16: of so many, the rounding averages out
+        return (a.float() * b.float()).sum(1).sum()  # a compiler fuses this with the operations around it
+    # each partial sum is rounded to bfloat16; over this many, the rounding errors average out
     return torch.bmm(a[:, None], b[:, :, None]).sum(dtype=torch.float32)
 
 
 def round_to_step(x: Tensor, step: Tensor) -> Tensor:
-    """The nearest whole multiple of ``step``, of ``x``'s shape; the gradient passes straight through to ``x``."""
+    """Round to the nearest integer multiple of ``step``; the gradient passes straight through to ``x``."""
     step = step.detach()
     return round_straight_through(x / step) * step
 
 
 def round_straight_through(x: Tensor) -> Tensor:
-    """The nearest whole numbers, of ``x``'s shape; the gradient passes straight through."""
+    """Round to the nearest integers; the gradient passes straight through."""
     return _Round.apply(x)
 
 
@@ -130,7 +130,7 @@ class _Round(torch.autograd.Function):
 
 
 def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero-point whose grid spans [low, high] widened to hold zero; zero is exactly on the grid."""
+    """Compute the scale and zero-point of the grid that spans [low, high], widened to include zero exactly."""
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low) / top
     scale = torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)  # a row of zeros: any scale will do
@@ -140,19 +140,19 @@ def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
 def mse_grid(
     rows: Tensor, top: int, symmetric: bool = False, importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The scale and zero-point of each row that make its squared quantization error (nearly) smallest.
+    """Compute the scale and zero-point of each row that (nearly) minimise its squared quantization error.
 
-    Shrinks the range from both ends together, then each end by itself. ``rows (R, n)``; returns ``(R,)`` twice.
+    Shrinks the range from both ends together, then each end by itself. Returns scale and zero-point, ``(R,)`` each.
 
     Args:
-        rows: values.
+        rows: values, ``(R, n)``.
         top: the largest code.
         symmetric: the zero-point is half of ``top``.
-        importance: ``(R, n)``, how much the squared error of each value counts; None: all the same.
+        importance: ``(R, n)``, weight of each value's squared error; None: all equal.
     """
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
     together = SHRINK ** torch.arange(CANDIDATES, device=rows.device, dtype=rows.dtype)[:, None]
-    # whole multiples of 2 %, 1 among them: a search never ends worse than it began
+    # steps of 2 %, with 1 among the factors: the search never ends worse than it began
     nearby = 1 + 0.02 * torch.arange(-8, 9, device=rows.device, dtype=rows.dtype)[:, None]
     if symmetric:
         high = torch.maximum(-low, high)
@@ -167,7 +167,7 @@ def mse_grid(
 
 
 def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of the candidates ``(K, R)``, each row's with the smallest squared error: ``(R,)`` twice."""
+    """Choose each row's candidate range, of ``(K, R)``, with the least squared error; returns ``(R,)`` twice."""
     scale, zero_point = grid_of_range(low, high, top)
     at_once = max(1, SEARCH_SIZE // rows.numel())
     errors = []
@@ -179,10 +179,10 @@ def _best_range(rows: Tensor, low: Tensor, high: Tensor, top: int, importance: T
 
 
 def grid_of_values(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero-point, ``()`` each, of the grid with codes 0 to ``top`` that errs least on a sample of ``x``."""
+    """Compute scale and zero-point, ``()`` each, that err least on a sample of ``x``; codes are 0 to ``top``."""
     flat = x.flatten()
     step = max(1, len(flat) // SAMPLE)
-    while math.gcd(step, len(flat)) > 1:  # else it might look at some columns or channels alone
+    while math.gcd(step, len(flat)) > 1:  # otherwise the sample might miss whole columns or channels
         step += 1
     sample = flat[::step]
     # the extremes stay in the sample: the search starts from the full range

@@ -1,13 +1,13 @@
-"""Bits of single layers, by patterns of their names: a TOML file that people write by hand.
+"""Bits of single layers, by patterns of layer names, from a TOML file written by hand.
 
     [weights]
     "*" = 4
     "blocks.0.*" = 8
 
-    [activations]        # of what a layer reads
+    [activations]        # a layer's input
     "classifier" = 8
 
-Patterns are those of shells (``*``, ``?``, ``[...]``); of several that match a layer the last one counts.
+Patterns are shell patterns (``*``, ``?``, ``[...]``); if several match a layer, the last one counts.
 """
 
 import tomllib
@@ -31,22 +31,22 @@ class BitRules:
     activations: dict[str, int] = field(default_factory=dict)
 
     def weight_bits(self, layer: str, otherwise: int) -> int:
-        """Of a layer's weight."""
+        """Return the bits of a layer's weight; ``otherwise`` if no pattern matches."""
         return _last(self.weights, layer, otherwise)
 
     def input_bits(self, layer: str, otherwise: int) -> int:
-        """Of what a layer reads."""
+        """Return the bits of a layer's input; ``otherwise`` if no pattern matches."""
         return _last(self.activations, layer, otherwise)
 
     def check(self, layers: Sequence[str], readers: Sequence[str]) -> None:
-        """See that every pattern means something.
+        """Check that every pattern matches a layer.
 
         Args:
-            layers: names of all.
-            readers: of those that read quantized values.
+            layers: names of all layers.
+            readers: names of the layers that read quantized values.
 
         Raises:
-            ModelError: one matches none of them.
+            ModelError: a pattern matches none.
         """
         for patterns, names, what in (
             (self.weights, layers, "no layer is named"),
@@ -63,10 +63,10 @@ NO_RULES = BitRules()
 
 
 def read_bit_rules(file: str | Path | None) -> BitRules:
-    """What a file says; no rules without one.
+    """Read the rules in a file; without a file there are none.
 
     Raises:
-        RecipeError: it cannot be read, or says something else than bits from 2 to 8.
+        RecipeError: the file cannot be read, or contains anything but bits from 2 to 8.
     """
     if file is None:
         return NO_RULES
@@ -88,7 +88,7 @@ def read_bit_rules(file: str | Path | None) -> BitRules:
 
 
 def template(weights: dict[str, int], inputs: dict[str, int]) -> str:
-    """A file that gives every layer the bits that it has; layer name to bits."""
+    """Return the text of a rules file that gives every layer its current bits; arguments map layer name to bits."""
     tables = zip(TABLES, (weights, inputs), strict=True)
     lines = (
         f"[{table}]\n" + "".join(f"{_quoted(name)} = {bits}\n" for name, bits in rules.items())
@@ -98,7 +98,7 @@ def template(weights: dict[str, int], inputs: dict[str, int]) -> str:
 
 
 def pattern_of(name: str) -> str:
-    """The pattern that matches a layer of this name alone."""
+    """Return the pattern that matches only a layer of this name."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 

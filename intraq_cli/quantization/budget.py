@@ -1,4 +1,4 @@
-"""A budget of bytes, of bits a weight or of bit operations, and the bits of every layer that make the best of it."""
+"""A budget of bytes, bits per weight or bit operations, and the bits of every layer with the least divergence in it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,19 +19,19 @@ COUNTS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 Kind = Literal["bytes", "bits", "bit operations"]
 BUDGET_OPTIONS: dict[Kind, str] = {"bytes": "--target-size", "bits": "--avg-bits", "bit operations": "--bops"}
 Bits = tuple[int, int | None]
-"""Of a layer's weight and of what it reads; None: float."""
+"""Bits of a layer's weight, and of its input; None: float."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may not be exceeded."""
+    """A limit that must not be exceeded."""
 
     kind: Kind
     """``bytes`` of ``model.safetensors``; mean ``bits`` of a quantized weight; ``bit operations`` for one image: the
     multiply-adds times the bits of both factors."""
     limit: float
     said: str
-    """As it was typed."""
+    """The limit as the user typed it."""
 
     def __str__(self) -> str:
         return f"{BUDGET_OPTIONS[self.kind]} {self.said}"
@@ -39,16 +39,16 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Bits that a layer may have."""
+    """The bits that a layer may have."""
 
     layer: InspectedLayer
     weights: tuple[int, ...]
     inputs: tuple[int | None, ...]
     free_calls: tuple[bool, ...]
-    """Whether each call reads what ``inputs`` are the choice for; the others read what the layer says."""
+    """For each call, whether the bits of its input are chosen from ``inputs``; else they are those in ``layer``."""
 
     def size(self, kind: Kind, bits: Bits) -> int:
-        """What counts against the budget."""
+        """Return how much these bits use of the budget."""
         w, a = bits
         if kind == "bytes":
             return weight_bytes(self.layer.weight_shape, w)
@@ -59,10 +59,10 @@ class Candidates:
 
 
 def chosen_budget(target_size: int | str | None, avg_bits: float | None, bops: float | str | None) -> Budget | None:
-    """The one that was given.
+    """Return the budget that was given; None if there is none.
 
     Raises:
-        UsageError: several were, or one makes no sense.
+        UsageError: several were given, or one is invalid.
     """
     given = {"--target-size": target_size, "--avg-bits": avg_bits, "--bops": bops}
     found = {option: value for option, value in given.items() if value is not None}
@@ -82,7 +82,7 @@ def chosen_budget(target_size: int | str | None, avg_bits: float | None, bops: f
 
 
 def _quantity(option: str, value: float | str, units: dict[str, float], hint: str) -> float:
-    """A number with a unit behind it."""
+    """Parse a number with an optional unit after it."""
     text = str(value).strip()
     unit = next((name for name in sorted(units, key=len, reverse=True) if text.endswith(name)), "")
     try:
@@ -97,14 +97,14 @@ def _quantity(option: str, value: float | str, units: dict[str, float], hint: st
 def candidates(
     graph: fx.GraphModule, narrow: Plan, wide: Plan, w: tuple[int, ...], a: tuple[int, ...]
 ) -> list[Candidates]:
-    """Of every planned layer; bits that are the same in both plans are fixed.
+    """Return the candidates of every layer of the plan; bits that are the same in both plans are fixed.
 
     Args:
-        graph: of the float network, in the form of the placement.
-        narrow: with the fewest bits that are asked for.
-        wide: with the most.
+        graph: graph of the float network, in the form of the placement.
+        narrow: the plan with the fewest bits to choose from.
+        wide: the plan with the most.
         w: bits that weights may have.
-        a: bits that what layers read may have.
+        a: bits that layers' inputs may have.
     """
     rows = zip(inspect_layers(graph, narrow), inspect_layers(graph, wide), strict=True)
     return [
@@ -120,7 +120,7 @@ def candidates(
 
 
 def tied(graph: fx.GraphModule, plan: Plan, layers: list[Candidates]) -> list[list[Candidates]]:
-    """Layers that read the same quantized value, together: they read it with the same bits."""
+    """Group layers that read the same quantized value: their inputs must have the same bits."""
     layer_of = {call: layer.name for layer in quantizable(graph) for call in layer.calls}
     sites, free = activation_sites(graph, plan.placement), {one.layer.name for one in layers if len(one.inputs) > 1}
     together = {one.layer.name: frozenset({one.layer.name}) for one in layers}
@@ -134,15 +134,15 @@ def tied(graph: fx.GraphModule, plan: Plan, layers: list[Candidates]) -> list[li
 def bits_within(
     groups: list[list[Candidates]], sensitivities: dict[str, LayerSensitivity], kind: Kind, limit: float
 ) -> dict[str, Bits] | None:
-    """Bits of every layer that cost least together; None if the narrowest are too much.
+    """Choose the bits of every layer with the least total cost within the limit; None if even the fewest exceed it.
 
-    The cost is the sum of what each weight and each input does to the network's answers alone.
+    The cost is the sum of the divergences that each quantized weight and each quantized input causes alone.
 
     Args:
-        groups: layers whose inputs have the same bits, together.
-        sensitivities: by layer.
+        groups: layers whose inputs have the same bits, grouped.
+        sensitivities: by layer name.
         kind: what is limited.
-        limit: of the sum over all layers.
+        limit: limit of the sum over all layers.
     """
     offers = [_offers(group, sensitivities, kind) for group in groups]
     taken = cheapest(
@@ -154,7 +154,7 @@ def bits_within(
 
 
 def expected_divergence(bits: dict[str, Bits], sensitivities: dict[str, LayerSensitivity]) -> float:
-    """Sum over all weights and inputs of what each does alone; what no sensitivity is known of counts zero."""
+    """Sum the divergences that each weight and each input causes alone; unknown sensitivities count zero."""
     return sum(_cost(sensitivities[name], one) for name, one in bits.items())
 
 
@@ -166,7 +166,7 @@ class _Offer:
 
 
 def _offers(group: list[Candidates], sensitivities: dict[str, LayerSensitivity], kind: Kind) -> list[_Offer]:
-    """Whatever bits the layers of a group may have together."""
+    """Return all combinations of bits for the layers of a group; dominated ones may be left out."""
     found: list[_Offer] = []
     for a in group[0].inputs:
         combined = [_Offer(0.0, 0, {})]
@@ -194,5 +194,5 @@ def _best(offers: list[_Offer]) -> list[_Offer]:
 
 def _cost(sensitivity: LayerSensitivity, bits: Bits) -> float:
     w, a = bits
-    # a width that was not tried is one that is fixed: it costs the same whatever the others are
+    # a width without a measurement is fixed: its cost is the same for every choice, so it can be left out
     return sensitivity.weights.get(w, 0.0) + (0.0 if a is None else sensitivity.inputs.get(a, 0.0))

@@ -1,7 +1,7 @@
-"""The first grids, before any tuning: ranges, rounding, and batch norms that make up for both.
+"""Calibration, before any tuning: activation ranges, weight rounding, and corrections of batch norms and biases.
 
-One run of the network does it for all layers: where a layer or an activation is called, its input carries the errors
-of everything before it, and what is set there is in place for everything behind it.
+One run of the network calibrates all layers. When a layer or an activation quantizer is called, its input carries the
+errors of everything before it, and everything after it runs with the grid that is set there.
 """
 
 from collections.abc import Mapping
@@ -30,47 +30,47 @@ from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight,
 from intraq_cli.recipe import Quantization
 
 CALIBRATION_IMAGES = 128
-"""That the stages calibrate on, where there are so many."""
+"""Number of images to calibrate on, if there are that many."""
 RATIO = 10.0
-"""Largest factor, up or down, by which a variance is corrected: beyond it a channel is dead rather than rescaled."""
+"""Largest factor, up or down, by which a variance is corrected: beyond it a channel is taken to be dead."""
 IMAGES_PER_RANGE = 16
-"""Images on which candidates of an activation's range are compared by what they do to the next layer's output."""
+"""Number of images on which candidates for an activation's range are compared by the next layer's output error."""
 FACTORS = tuple(2 ** (k / 8) for k in range(-8, 7))
-"""Those candidates, times the error-minimising range."""
+"""These candidates, as multiples of the error-minimising range."""
 LARGEST_BIAS = 2.0**24
-"""Of a bias in steps of its grid: float32 holds it exactly, and sums with it fit 32 bits."""
+"""Largest code of a bias: float32 represents it exactly, and sums that include it fit 32 bits."""
 WIDER = 1.1
-"""Factor of the range of sampled values for each bit above 4: real values reach further than samples from a normal
-distribution, and a fine grid can bear it."""
+"""Factor that widens the range of sampled values, for each bit above 4: real values reach further than samples from a
+normal distribution, and a finer grid loses little from a wider range."""
 POOLED = 1.25
-"""The same where there is one value a channel: means of independent samples vary less than those of a real map."""
+"""The same for activations with one value per channel: means of independent samples vary less than of real maps."""
 COMPENSATED = 6
-"""Bits of all activations from which on weights make up for errors of the layers before. Measured: with 8 bits the
-divergence falls by a sixth to a third; with 3 and 4 a layer reads little wrong but its own input's rounding, and
-nothing is gained."""
+"""Weights compensate for errors of the layers before if all activations have at least this many bits. Measured: with 8
+bits the divergence falls by a sixth to a third; with 3 and 4 most of a layer's input error comes from the rounding of
+that input itself, and nothing is gained."""
 LEAST_VARIANCE = 1e-5
-"""Of a channel, relative to its batch norm's running variance: as torch's batch norms have it by default."""
+"""Added to a channel's variance, relative to its batch norm's running variance; the default ``eps`` of torch."""
 
 
 @torch.no_grad()
 def calibrate(
     student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
 ) -> None:
-    """Give ``student`` all its grids and rounded weights, and correct its batch norms' statistics if ``config`` does.
+    """Set all grids and round all weights of ``student``; correct its batch norm statistics if ``config`` says so.
 
     Args:
-        student: of the graph ``teacher``, with tensors of its own, on the same device; its weights are still float.
+        student: made from a copy of ``teacher`` with its own tensors, on the same device; its weights are still float.
         teacher: the float network's graph.
-        images: ``(B, C, H, W)``, on the same device; all in one run.
+        images: ``(B, C, H, W)``, on the same device; all run in one batch.
         config: the recipe's quantization section.
-        sampled: let every batch norm put out samples from its own statistics, whatever ``images`` are.
+        sampled: make every batch norm output samples from its own statistics, independent of ``images``.
 
     Raises:
-        ModelError: an activation is no number.
+        ModelError: an activation is NaN or infinite.
     """
     float_ = float_statistics(teacher, images, sampled)
     bits = min(student.plan.activations.values(), default=COMPENSATED)
-    # samples are no answers of the float network
+    # sampled values are unrelated to the float network's, so there is nothing to compensate
     comparable = config.weight_rounding == "gptq" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
     calibrator = _Calibrator(student, config, float_, run, sampled)
@@ -88,7 +88,7 @@ def calibrate(
 
 
 def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | WeightQuantizer]) -> None:
-    """Put the holders of weights back that were there before calibration, by layer, and learn no scale any more."""
+    """Undo calibration: restore each layer's weight holder from before it, and make activation scales fixed again."""
     for name, weight in weights.items():
         student.set_weight(name, weight)
     for activation in student.activation_quantizers.values():
@@ -96,7 +96,7 @@ def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | 
 
 
 class _Calibrator(fx.Interpreter):
-    """Runs a student's graph node by node; what is called gets its grid, and the run goes on quantized by it."""
+    """Runs a student's graph node by node; sets each quantizer's grid when it is called, and continues with it."""
 
     def __init__(
         self,
@@ -120,10 +120,10 @@ class _Calibrator(fx.Interpreter):
         self.corrected: dict[fx.Node, list[tuple[Tensor, Tensor]]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does, but for quantizers, layers and batch norms."""
+        """Run a node as the interpreter does, except for quantizers, layers and batch norms."""
         if n in self.weights:
-            return None  # not before its layer's input is there
-        if n.target is bias_on_grid:  # not before the scale of the weight is there
+            return None  # the weight is rounded later, when its layer's input is known
+        if n.target is bias_on_grid:  # the bias is rounded later, when the weight's scale is known
             return tuple(self.env[argument_node(n, k)] for k in (0, 1))
         if n in self.activations:
             return self._activation(n, self.env[argument_node(n)])
@@ -134,14 +134,14 @@ class _Calibrator(fx.Interpreter):
         return super().run_node(n)
 
     def write_statistics(self) -> None:
-        """Put the corrected statistics into the student's batch norms; of several calls of one, their average."""
+        """Write the corrected statistics to the student's batch norms, averaged over all calls of the same one."""
         for node, found in self.corrected.items():
             held = self.norms[node][1].tensors(self.student.graph)
             held.running_mean.copy_(torch.stack([mean for mean, _ in found]).mean(0))
             held.running_var.copy_(torch.stack([var for _, var in found]).mean(0))
 
     def _layer(self, call: fx.Node, name: str) -> Tensor:
-        """Round the weight at the layer's first call."""
+        """Run a layer; at its first call, round its weight and correct its output."""
         x: Tensor = self.env[argument_node(call)]
         first = name not in self.quantizers
         if first:
@@ -160,14 +160,14 @@ class _Calibrator(fx.Interpreter):
         return bias_on_grid(bias[0], bias[1], quantizer.scale()) if isinstance(bias, tuple) else bias
 
     def _correct_output(self, call: fx.Node, quantizer: WeightQuantizer, out: Tensor) -> bool:
-        """Let a layer's output have the mean of the float one's and, with a folded batch norm, the variance.
+        """Correct the mean of a layer's output to the float network's and, with a folded batch norm, the variance too.
 
         Returns whether that changed anything.
         """
         wanted, bias = self.float.outputs.get(call.name), tensor_of(self.student.graph, bias_of(call))
         if wanted is None or bias is None or id(bias) in self.corrected_biases:
             return False
-        self.corrected_biases.add(id(bias))  # two layers may have one: it mends the first one's error, not both
+        self.corrected_biases.add(id(bias))  # two layers may share a bias: it corrects only the first one's error
         got = channel_moments(out, is_linear(call))
         if call not in self.folded or quantizer.scale.log_gain is None:
             bias.add_(wanted[0] - got[0])
@@ -210,14 +210,14 @@ class _Calibrator(fx.Interpreter):
         return quantizer(x)
 
     def _reader(self, node: fx.Node) -> fx.Node | None:
-        """The first layer that reads an activation; in placement ``integer``, where only layers do, padded perhaps."""
+        """Return the first layer that reads an activation; in ``integer``, None unless only layers or pads read it."""
         integer = self.student.plan.placement == "integer"
         found = [self._reader(user) if integer and user.target in PADS else user for user in node.users]
         layers = [n for n in found if n is not None and n.target in LAYERS and n.args[1] in self.weights]
         return layers[0] if layers and (not integer or len(layers) == len(found)) else None
 
     def _fit_to_output(self, quantizer: ActivationQuantizer, x: Tensor, node: fx.Node, reader: fx.Node) -> None:
-        """Widen or narrow an activation's range to what errs least in the output of the layer that reads it."""
+        """Scale an activation's range by the factor that minimises the output error of the layer that reads it."""
         weight = self.student.weights[self.weights[reader.args[1]]]()
         bias = tensor_of(self.student.graph, bias_of(reader))
         pad = argument_node(reader)
@@ -238,12 +238,12 @@ class _Calibrator(fx.Interpreter):
                 quantizer.set_grid(*grid)
 
     def _batch_norm(self, node: fx.Node) -> Tensor:
-        """Go by statistics corrected for what quantization does to the input.
+        """Normalise by statistics corrected for the effect of quantization on the input.
 
-        Each channel's mean and variance move as those of the student differ from the teacher's on the same images,
-        exactly so where the student's channel is an affine function of the teacher's; how real the images are hardly
-        matters then. Earlier layers count as corrected when a later one is called. In the spirit of bias correction
-        (Nagel et al. 2019), for mean and variance, and without data.
+        Each channel's running mean and variance are shifted by the difference between student and teacher on the same
+        images. This is exact where the student's channel is an affine function of the teacher's; then it hardly matters
+        how realistic the images are. When a layer is called, all layers before it are corrected already. In the spirit
+        of bias correction (Nagel et al. 2019), for mean and variance, and without data.
         """
         k, norm = self.norms[node]
         x: Tensor = self.env[norm.x]

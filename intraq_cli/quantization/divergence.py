@@ -1,4 +1,4 @@
-"""How far the answers of two networks are apart."""
+"""The divergence between the outputs of two networks."""
 
 from torch import Tensor
 from torch.nn import functional as F

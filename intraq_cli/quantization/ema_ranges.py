@@ -1,4 +1,4 @@
-"""Activation ranges as published: a moving average of the smallest and largest values of training batches."""
+"""Activation ranges as published: moving averages of the minimum and maximum of training batches."""
 
 from collections.abc import Iterable
 
@@ -12,9 +12,9 @@ from intraq_cli.recipe import Quantization
 
 @torch.no_grad()
 def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quantization) -> None:
-    """Set the activation ranges as published: a moving average over ``batches`` of images ``(B, C, H, W)``.
+    """Set the activation ranges as published: moving averages over ``batches`` of images ``(B, C, H, W)``.
 
-    The weights are quantized already, and the activations by the range so far.
+    Meanwhile the network runs with quantized weights, and with activations quantized by the ranges so far.
     """
     observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.activation_quantizers.values()]
     try:
@@ -31,9 +31,9 @@ def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quanti
 
 
 class EmaObserver:
-    """Moving average of batch minimum and maximum, free of the bias of its start (Adam's correction).
+    """Moving averages of batch minimum and maximum, with Adam's correction of the initial bias.
 
-    The published code divides by ``1 - beta^t`` inside the recursion, on a value already corrected; this does not.
+    The published code divides by ``1 - beta^t`` inside the recursion, so it corrects corrected values; this does not.
     """
 
     def __init__(self, top: int, beta: float) -> None:
@@ -43,13 +43,13 @@ class EmaObserver:
         self.high: Tensor | float = 0.0
 
     def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Note a batch; the network goes on with the range so far."""
+        """Update the averages with a batch, and return the grid of the range so far."""
         self.steps += 1
         self.low = self.beta * self.low + (1 - self.beta) * x.detach().amin()
         self.high = self.beta * self.high + (1 - self.beta) * x.detach().amax()
         return self.grid()
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero-point, ``()`` each."""
+        """Return scale and zero-point, ``()`` each."""
         weight = 1 - self.beta**self.steps
         return grid_of_range(torch.as_tensor(self.low) / weight, torch.as_tensor(self.high) / weight, self.top)

@@ -1,12 +1,12 @@
-"""Cross-layer equalization: the channels of an activation share its grid better when their ranges are alike.
+"""Cross-layer equalization: scale the channels of an activation, which share one grid, to similar ranges.
 
-Where a batch norm's output goes through a ReLU, and pooling perhaps, into one layer, a channel can be scaled up by the
-affine part and down by the layer's weight: that changes nothing in what the network computes, and much in how many
-steps of the activation's grid the channel can use (Nagel et al., ICCV 2019). Ranges come from the affine part alone: a
-channel leaves batch norm with mean beta and deviation gamma.
+If a batch norm's output goes through a ReLU, and possibly pooling, into a single layer, a channel can be scaled up in
+the batch norm's affine parameters and down in the layer's weight. The network computes the same, but the channel uses
+more steps of the activation's grid (Nagel et al., ICCV 2019). Ranges come from the affine parameters alone: a channel
+of a batch norm's output has mean beta and standard deviation gamma.
 
-What a ReLU6 cuts off would be another part of a scaled channel: it gets a bound for each channel here, and keeps its
-own in the quantized network, where the grid ends below it anyway, see :func:`uncapped`.
+A ReLU6 would clip another part of a scaled channel. So it gets a bound per channel here. In the quantized network it
+has its single bound again, as the grid ends below that anyway, see :func:`uncapped`.
 """
 
 import math
@@ -36,17 +36,17 @@ from intraq_cli.graph.values import averages_spatially, clamp_bounds, zeros_arou
 aten = torch.ops.aten
 
 DEVIATIONS = 1.25
-"""The top of a channel is its mean and so many deviations for each bit: a finer grid is worth reaching further."""
+"""A channel's top is its mean plus this many standard deviations per activation bit: finer grids can reach further."""
 LARGEST_FACTOR = 16.0
-"""By how much a channel is scaled up at the most."""
+"""Largest factor by which a channel is scaled up."""
 DENSE_POWER = 0.5
-"""Of the factor, where weights of several channels share a grid and have as many bits as the activations: what makes
-channels alike makes weights unlike. A depthwise convolution has a grid for each channel, and takes the whole factor."""
+"""Exponent of the factor if weights of several channels share a grid and have as many bits as the activations: equal
+ranges of activations make those of weights unequal. A depthwise convolution has a grid per channel: full factor."""
 CAPS = "equalization."
-"""Prefix of the bounds in place of those of a ReLU6."""
+"""Prefix of the keys of the bounds that replace those of a ReLU6."""
 
 CAPPED = "capped"
-"""In the ``meta`` of a call of :func:`clamp_channels`: the node of the ReLU6 that it stands for."""
+"""Key in the ``meta`` of a call of :func:`clamp_channels`: the node of the ReLU6 that the call replaces."""
 
 RELUS = (aten.relu.default, aten.leaky_relu.default)
 FLATTENS = (aten.flatten.using_ints, aten.reshape.default)
@@ -54,13 +54,13 @@ FLATTENS = (aten.flatten.using_ints, aten.reshape.default)
 
 @torch.no_grad()
 def equalize(graph: fx.GraphModule, bits: Mapping[str, tuple[int, int]]) -> fx.GraphModule:
-    """Pass: the same function, with channels more alike in range where that can be had.
+    """Pass: scale channels to similar ranges where this leaves the network's function unchanged.
 
-    What is changed is a copy; the tensors of ``graph`` stay as they are. ``graph`` itself, where nothing is to be had.
+    Returns a changed copy with new tensors; ``graph`` itself if nothing can be equalized.
 
     Args:
-        graph: of the float network.
-        bits: of weights and of what layers read, by their names; in front of others nothing is changed.
+        graph: graph of the float network.
+        bits: layer name to bits of its weight and of its input; inputs of other layers are not equalized.
     """
     changed: dict[str, Tensor] = {}
     bounds: dict[fx.Node, Tensor] = {}
@@ -92,10 +92,10 @@ def equalize(graph: fx.GraphModule, bits: Mapping[str, tuple[int, int]]) -> fx.G
 
 
 def uncapped(graph: fx.GraphModule) -> fx.GraphModule:
-    """Pass: the bounds of :func:`clamp_channels` are the network's own again, the same for all channels.
+    """Pass: replace :func:`clamp_channels` by the network's own clamp, with one bound for all channels.
 
-    That cuts off more of what was scaled up, and is for a network whose activations are quantized: no factor is so
-    large that the top of a channel leaves the bound, and what lies above the top is beyond the grid.
+    This clips more of the scaled-up channels. It is for networks with quantized activations: no factor moves the top of
+    a channel above the bound, and values above the top are beyond the grid.
     """
     graph = copy_graph(graph)
     for node in calls(graph, clamp_channels):
@@ -105,20 +105,20 @@ def uncapped(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def clamp_channels(x: Tensor, tops: Tensor) -> Tensor:
-    """``x`` ``(B, C, H, W)`` between 0 and ``tops`` ``(C, 1, 1)``."""
+    """Clamp ``x`` ``(B, C, H, W)`` to between 0 and ``tops`` ``(C, 1, 1)``."""
     return torch.minimum(x.clamp(min=0), tops)
 
 
 def _factors(gamma: Tensor, beta: Tensor, deviations: float, cap: float) -> Tensor:
-    """By what each channel is scaled up, ``(C,)``: to the largest of them."""
+    """Compute the factor of each channel, ``(C,)``, that scales its top up to the largest channel's top."""
     top = (beta + deviations * gamma.abs()).clamp(max=cap)
     return torch.where(top > 0, (top.max() / top).clamp(1, LARGEST_FACTOR), 1.0)
 
 
 def _scaled_down(weight: Tensor, up: Tensor) -> Tensor:
-    """A layer's weight ``(out, ...)``, each input channel divided by its factor of ``up (C,)``.
+    """Divide each input channel of a layer's weight ``(out, ...)`` by its factor in ``up (C,)``.
 
-    A linear layer reads one number of each channel, or as many as there are positions, one channel after the other.
+    A linear layer reads one value per channel, or those at all positions, one channel after the other.
     """
     apart = weight if weight.dim() == 4 else weight.unflatten(1, (len(up), -1, 1))
     groups = len(up) // apart.shape[1]
@@ -126,7 +126,7 @@ def _scaled_down(weight: Tensor, up: Tensor) -> Tensor:
 
 
 def _way(norm: BatchNorm) -> list[fx.Node]:
-    """From a batch norm's output on its only way through a ReLU to the layer it goes into; empty if to none."""
+    """Return the calls on the only path from a batch norm through a ReLU to a layer, the layer last; empty if none."""
     made, way, rectified = norm.node, [], False
     while len(made.users) == 1:
         reader = next(iter(made.users))
@@ -143,22 +143,22 @@ def _way(norm: BatchNorm) -> list[fx.Node]:
 
 
 def _keeps_channels(node: fx.Node, capped: bool) -> bool:
-    """Whether a call does the same with each channel of its input ``(B, C, H, W)``, scaled or not, in the same order.
+    """Whether a call keeps the channels of its input ``(B, C, H, W)`` in order, and commutes with scaling them.
 
-    Where channels are ``capped``, averages are left alone: their grid does not cut off what the bounds do.
+    Averages of ``capped`` channels are excluded: the averages' grid does not clip what the bounds clip.
     """
     read = node.args[0]
-    if not isinstance(read, fx.Node) or len(read.meta.get("shape", ())) != 4:  # a size is no image
+    if not isinstance(read, fx.Node) or len(read.meta.get("shape", ())) != 4:  # e.g. a size rather than an image
         return False
     if averages_spatially(node):
         return not capped
-    if node.target in FLATTENS:  # shapes are those of one image: a row for each channel is none for an image
+    if node.target in FLATTENS:  # recorded shapes are those of one image: the output must be a single row
         return node.meta["shape"] == (1, numel(read))
     return node.target is aten.max_pool2d.default or zeros_around(node) is not None
 
 
 def _caps(node: fx.Node) -> bool:
-    """Whether a call is a ReLU with an upper bound, and an activation: every placement quantizes what it puts out."""
+    """Whether a call is a ReLU with an upper bound that counts as an activation, so that its output is quantized."""
     bounds = clamp_bounds(node)
     return bounds is not None and node.target in RELU_LIKE and bounds[0] == 0 < bounds[1] < math.inf
 

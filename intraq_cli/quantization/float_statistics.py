@@ -1,4 +1,4 @@
-"""What the float network does with the images of the calibration."""
+"""Statistics and activations of the float network on the calibration images."""
 
 from dataclasses import dataclass
 
@@ -19,18 +19,18 @@ from intraq_cli.graph.outputs import add_outputs
 
 @dataclass(frozen=True)
 class FloatStatistics:
-    """What the float network does with the same images."""
+    """Statistics of the float network on the calibration images."""
 
     statistics: list[LayerStatistics]
-    """Of the inputs of its batch norms."""
+    """Statistics of its batch norms' inputs."""
     outputs: dict[str, tuple[Tensor, Tensor]]
-    """Mean and variance per channel of what layers with a bias put out; by the name of their first call's node."""
+    """Mean and variance per channel of the outputs of layers with a bias; by the name of their first call's node."""
 
 
 def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> FloatStatistics:
     """Run the float network once on ``images`` ``(B, C, H, W)``; ``sampled`` as in calibration."""
     graph = sample_folded(teacher) if sampled else copy_graph(teacher)
-    normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm would take a shift away again
+    normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm's own correction removes a shift of its input
     biased = [layer.calls[0] for layer in quantizable(graph) if arguments(layer.calls[0])["bias"] is not None]
     biased = [call for call in biased if call not in normalized]
     found = [insert_call(graph, call.next, channel_moments, call, is_linear(call)) for call in biased]
@@ -41,16 +41,16 @@ def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> 
 
 
 def channel_moments(out: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of a layer's output, ``(out,)`` each."""
+    """Compute mean and biased variance of each channel of a layer's output, ``(out,)`` each."""
     rows = out.flatten(0, -2).T if linear else out.transpose(0, 1).flatten(1)
     return rows.mean(1), rows.var(1, correction=0)
 
 
 class FloatRun(fx.Interpreter):
-    """The float network on some images, node by node, no further than it has been asked about.
+    """Runs the float network on some images, node by node, only as far as needed.
 
     Args:
-        graph: of the float network.
+        graph: graph of the float network.
         images: ``(B, C, H, W)``.
     """
 
@@ -59,6 +59,6 @@ class FloatRun(fx.Interpreter):
         self.steps = run_each(self, graph.graph.nodes, images)
 
     def read_by(self, name: str) -> Tensor:
-        """What the layer reads whose call has this name; asked in the order of calls."""
+        """Return the input of the layer's call with this name; names must be given in the order of calls."""
         call = next(node for node in self.steps if node.name == name)
         return self.env[argument_node(call)]

@@ -12,23 +12,23 @@ from intraq_cli.graph.nodes import arguments, padding_around, per_dimension
 ROWS_PER_COLUMN = 8
 LEAST_ROWS, MOST_ROWS = 4096, 16384
 WIDEST = 8192
-"""Inputs of a single output up to which weights are rounded by GPTQ: the work grows with their third power."""
+"""Largest number of weights per output that GPTQ rounds: the work grows with its third power."""
 DAMPING = 0.03
-"""Of the second moments that GPTQ rounding goes by, relative to their mean."""
+"""Added to the diagonal of the second moments for GPTQ rounding, relative to the diagonal's mean."""
 COMPENSATION = 0.3
-"""The same, of those by which a weight makes up for errors of what it reads: measured, see docs/results.md."""
+"""The same, for weights that compensate for errors of their layer's input: measured, see docs/results.md."""
 
 
 def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
-    """A random sample of what single outputs of a layer are computed from: ``(G, R, d)`` for G groups.
+    """Sample input rows of a layer (patches, for a convolution) at random positions: ``(G, R, d)`` for G groups.
 
-    ``y = rows @ w.T`` with a group's ``w (out / G, d)``; ``d`` runs as in the weight.
+    ``y = rows @ w.T`` with a group's ``w (out / G, d)``; ``d`` is in the order of the flattened weight.
 
     Args:
-        call: of the layer, a node of a graph.
+        call: a call node of the layer.
         x: its input.
         weight: ``(out, ...)``.
-        generator: of the sample.
+        generator: random generator for the sample.
     """
     d = weight[0].numel()
     count = min(max(ROWS_PER_COLUMN * d, LEAST_ROWS), MOST_ROWS)
@@ -64,55 +64,55 @@ def _sample(total: int, count: int, generator: torch.Generator, device: torch.de
 
 
 def second_moments(rows: Tensor) -> Tensor:
-    """``X^T X / R`` of rows ``(G, R, d)``: ``(G, d, d)``."""
+    """Compute ``X^T X / R`` of rows ``(G, R, d)``: ``(G, d, d)``."""
     return rows.transpose(1, 2) @ rows / rows.shape[1]
 
 
 def damped(moments: Tensor, count: int, damping: float = DAMPING) -> Tensor:
-    """Second moments ``(G, d, d)`` of ``count`` rows, made definite: the diagonal raised by ``damping`` of its mean.
+    """Make second moments ``(G, d, d)`` of ``count`` rows positive definite: add ``damping`` times the diagonal's mean.
 
-    Fewer rows than inputs say more of themselves than of others: then it is raised by inputs over rows, at most by 1.
+    Few rows estimate the moments poorly: ``d / count``, at most 1, replaces ``damping`` if it is larger.
     """
     relative = max(damping, min(1.0, len(moments[0]) / count))
     return raise_diagonal(moments, relative, 1e-12)
 
 
 def raise_diagonal(moments: Tensor, relative: float, least: float) -> Tensor:
-    """Second moments ``(G, d, d)`` with a multiple of the mean of the diagonal, or of ``least``, added to it."""
+    """Add ``relative`` times the diagonal's mean, or times ``least`` if that is larger, to the diagonal."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
     raised = relative * diagonal.mean(1, keepdim=True).clamp(min=least)
     return moments + torch.diag_embed(raised.expand_as(diagonal))
 
 
 def rows_read(call: fx.Node, x: Tensor, weight: Tensor, normalized: bool, seed: int = 0) -> Tensor | None:
-    """A sample ``(G, R, d)`` of what single outputs of a layer are computed from; None of one that is too wide.
+    """Sample input rows ``(G, R, d)`` of a layer, see :func:`input_rows`; None if ``d`` exceeds :data:`WIDEST`.
 
     Args:
-        call: of the layer.
+        call: a call node of the layer.
         x: its input.
         weight: ``(out, ...)``.
-        normalized: whether a batch norm reads what it puts out.
-        seed: of the sample.
+        normalized: whether a batch norm reads its output; the rows' mean is then subtracted.
+        seed: random seed of the sample.
     """
     if weight[0].numel() > WIDEST:
         return None
     rows = input_rows(call, x, weight, torch.Generator().manual_seed(seed))
-    # what is added to every place, the batch norm takes away
+    # the batch norm removes any constant shift of the output
     return rows - rows.mean(1, keepdim=True) if normalized else rows
 
 
 def compensated(weight: Tensor, moments: Tensor, rows: Tensor, float_rows: Tensor) -> Tensor:
-    """The weight that does with what a quantized layer reads what the float one does with what it reads.
+    """Adjust a layer's weight so that on quantized inputs its output is close to the float layer's on float inputs.
 
-    As far as one can: minimises ``E |w' x - w x_float|^2 + d |w' - w|^2``, so that a layer makes up for errors of those
-    before it. Rounding then goes by ``w'`` (asymmetric calibration, GPTAQ, Li et al. 2025; here by least squares before
-    the rounding, and damped, as a few images tell errors only roughly).
+    Minimises ``E |w' x - w x_float|^2 + d |w' - w|^2``, so that a layer compensates for errors of the layers before it.
+    ``w'`` is then rounded in place of ``w`` (asymmetric calibration, GPTAQ, Li et al. 2025; here by least squares
+    before the rounding, and damped, as a few images give only a rough estimate of the errors).
 
     Args:
         weight: ``(out, ...)``.
         moments: :func:`second_moments` of ``rows``.
-        rows: what the quantized layer reads, ``(G, R, d)``, of :func:`rows_read`.
-        float_rows: what the float one reads, at the same positions.
+        rows: inputs of the quantized layer, ``(G, R, d)``, from :func:`rows_read`.
+        float_rows: inputs of the float layer, at the same positions.
     """
     lower, failed = torch.linalg.cholesky_ex(damped(moments, rows.shape[1], COMPENSATION))
     if failed.any() or not lower.isfinite().all():

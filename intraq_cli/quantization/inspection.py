@@ -1,4 +1,4 @@
-"""What would be quantized, what stays float and why, and what it costs."""
+"""What a plan quantizes, what stays float and why, and how much memory and computation that takes."""
 
 import math
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ from intraq_cli.quantization.plan import Plan, bits_read
 from intraq_cli.results import InspectedLayer
 
 FLOAT_BITS = 32
-"""Of a factor that stays float, where bit operations are counted."""
+"""Bits that a float factor counts in bit operations."""
 
 
 def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
-    """All that multiplies, in the order of first calls: layers, and operations that stay float."""
+    """Return everything that multiplies, in the order of first calls: layers, and operations that stay float."""
     a_bits = bits_read(graph, plan)
     found = [
         (layer.calls[0], _layer(layer, plan, [a_bits.get(call) for call in layer.calls])) for layer in layers(graph)
@@ -68,37 +68,37 @@ def _product(product: Product) -> InspectedLayer:
 
 
 def low_bit_share(rows: list[InspectedLayer]) -> float:
-    """Percent of all multiply-adds whose factors are both quantized."""
+    """Compute the percentage of multiply-adds whose factors are both quantized."""
     low = sum(adds for row in rows if row.w_bits for adds, bits in _calls(row) if bits)
     return 100 * low / sum(row.multiply_adds for row in rows)
 
 
 def bit_operations(rows: list[InspectedLayer]) -> int:
-    """For one image: multiply-adds times the bits of both factors."""
+    """Compute the bit operations for one image: multiply-adds times the bits of both factors."""
     return sum(adds * (row.w_bits or FLOAT_BITS) * (bits or FLOAT_BITS) for row in rows for adds, bits in _calls(row))
 
 
 def _calls(row: InspectedLayer) -> Iterable[tuple[int, int | None]]:
-    """Multiply-adds, and bits of what is read, of each call: one may read floats where another does not."""
+    """Pair the multiply-adds and input bits of each call: some calls of a layer may read floats, others codes."""
     return zip(row.call_multiply_adds, row.call_bits, strict=True)
 
 
 def weight_bits(rows: list[InspectedLayer]) -> int:
-    """Of all quantized weights together."""
+    """Sum the bits of all quantized weights."""
     return sum(row.parameters * row.w_bits for row in rows if row.w_bits)
 
 
 def mean_bits(rows: list[InspectedLayer]) -> float:
-    """Of a quantized weight."""
+    """Compute the mean bits of a quantized weight."""
     return weight_bits(rows) / sum(row.parameters for row in rows if row.w_bits)
 
 
 def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
-    """What a quantized weight takes in a checkpoint: codes, scales, zero-points and shape."""
+    """Return the bytes of a quantized weight in a checkpoint: codes, scales, zero-points and shape."""
     out = shape[0]
     return 4 * (out * packed_words(math.prod(shape[1:]), bits) + out + packed_words(out, bits)) + 8 * len(shape)
 
 
 def float_bytes(values: Iterable[Tensor]) -> int:
-    """What tensors take as they are."""
+    """Return the bytes of unquantized tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in values)

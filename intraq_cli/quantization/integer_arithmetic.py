@@ -1,11 +1,11 @@
-"""Pass: a frozen network of placement ``integer`` in the arithmetic of integer runtimes, code for code.
+"""Pass: compute a frozen network of placement ``integer`` with the arithmetic of integer runtimes, code for code.
 
-Simulated in floats, a value that lies half way between two codes is rounded now to the one, now to the other: about one
-in a million, and a deep network carries that on to its logits. Here layers add up products of whole numbers, which
-float32 does exactly, and get from their sums to the next grid by one multiplication, as the kernels of onnxruntime do
-(Jacob et al. 2018, eq. 4, with a float multiplier). So logits are those of the exported file.
+Fake quantization in floats rounds a value halfway between two codes to either of them. That concerns about one value
+in a million, but in a deep network it changes the logits. Here layers sum products of integers, which float32 does
+exactly, and requantize the sums with one multiplication, as the kernels of onnxruntime do (Jacob et al. 2018, eq. 4,
+with a float multiplier). So the logits are those of the exported file.
 
-Codes are counted from the zero-point everywhere in this file: zero is 0.
+Everywhere in this file, "code" means code minus zero-point: the code of zero is 0.
 """
 
 from dataclasses import dataclass, replace
@@ -34,13 +34,13 @@ from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight
 aten = torch.ops.aten
 
 EXACT = 2**24
-"""Up to here float32 holds every whole number."""
+"""float32 represents every integer up to this one exactly."""
 COARSE = 16
-"""Codes of weights whose sums may get larger are split into multiples of this and the rest."""
+"""Weight codes whose sums may exceed :data:`EXACT` are split into multiples of this and the remainder."""
 
 
 def compute_on_integers(network: QuantizedNetwork) -> None:
-    """Let a frozen network run in integer arithmetic from now on, if its placement is ``integer``."""
+    """Make a frozen network run in integer arithmetic from now on, if its placement is ``integer``."""
     if network.plan.placement != "integer":
         return
     graph = copy_graph(network.graph)
@@ -50,24 +50,24 @@ def compute_on_integers(network: QuantizedNetwork) -> None:
     for node in list(graph.graph.nodes):
         rewriting.visit(node)
     made = finish(graph)
-    for kind in (WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS):  # the graph reads parts of them only
+    for kind in (WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS):  # the graph itself keeps only the parts that it reads
         for name, module in network.graph.get_submodule(kind).named_children():
             made.add_submodule(f"{kind}.{name}", module)
     network.run_instead(made)
 
 
 def codes_on_grid(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Codes of floats ``x`` (any shape), between two others; ``scale`` is ``()``."""
+    """Quantize floats ``x`` (any shape) to codes from ``low`` to ``high``; ``scale`` is ``()``."""
     return _rounded(x / scale, low, high)
 
 
 def average_on_grid(x: Tensor, scale: Tensor, zero_point: int, low: int, high: int) -> Tensor:
-    """The same of averages, which often lie half way between two codes: kernels add the zero-point, then round."""
+    """Quantize averages, which often lie halfway between two codes: as kernels do, add the zero-point, then round."""
     return _rounded(x / scale + zero_point, low + zero_point, high + zero_point).sub(zero_point)
 
 
 def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """A batch norm that stands alone, of ``x`` ``(B, C, ...)``: one product and one sum, as in kernels."""
+    """Compute a batch norm that is not folded, on ``x`` ``(B, C, ...)``: one product and one sum, as kernels do."""
     factor = (var + eps).sqrt().reciprocal()
     offset = mean * factor
     if weight is not None:
@@ -77,26 +77,26 @@ def batch_norm(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias
 
 
 def coarse_part(codes: Tensor) -> Tensor:
-    """Of a weight's codes, how many times :data:`COARSE` they are."""
+    """Divide a weight's codes by :data:`COARSE`, rounded."""
     return (codes / COARSE).round()
 
 
 def bias_codes(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    """Codes of a bias ``(out,)``, on the grid of the sums."""
+    """Compute the codes of a bias ``(out,)`` on the grid of the sums."""
     return (bias / (input_scale * weight_scale)).round().clamp(-(2**30), 2**30)
 
 
 def sums_on_grid(sums: Tensor, factor: Tensor, low: int, high: int) -> Tensor:
-    """Codes of sums of products of codes; ``factor``: the scale of the sums over that of the grid."""
+    """Requantize sums of products of codes; ``factor`` is the scale of the sums over that of the grid."""
     return _rounded(sums * factor, low, high)
 
 
 def sum_of_two(
     a: Tensor, b: Tensor, scales: tuple[Tensor, Tensor, Tensor], zero_points: tuple[int, int, int], low: int, high: int
 ) -> Tensor:
-    """Codes of a sum of two activations, whose scales and zero-points come first, then those of the sum.
+    """Compute the codes of a sum of two activations; ``scales`` and ``zero_points`` are of ``a``, ``b`` and the sum.
 
-    Every step is rounded as the kernels of processors with fused multiply-adds round it.
+    Every step rounds like the kernels for processors with fused multiply-adds.
     """
     (of_a, of_b), (zero_a, zero_b, zero) = [scale / scales[2] for scale in scales[:2]], zero_points
     fixed = zero - _multiply_add(of_a.new_tensor(zero_a), of_a, of_b * zero_b)
@@ -105,46 +105,46 @@ def sum_of_two(
 
 
 def _multiply_add(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """``a b + c`` in float32, rounded once: float64 holds it as it is."""
+    """Compute ``a b + c`` in float32, rounded only once: by way of float64."""
     product = a.double().mul_(b.double())
     if torch.broadcast_shapes(product.shape, c.shape) == product.shape:
         return product.add_(c.double()).float()
-    return (product + c.double()).float()  # of two activations the second may be the larger one
+    return (product + c.double()).float()  # the second of two activations may have the larger shape
 
 
 def _rounded(x: Tensor, low: int, high: int) -> Tensor:
-    """Whole numbers between two others; the gradient passes straight through the rounding. ``x`` may be overwritten."""
+    """Round and clamp to [low, high]; the gradient passes straight through the rounding. ``x`` may be overwritten."""
     return round_straight_through(x).clamp(low, high) if x.requires_grad else x.round_().clamp_(low, high)
 
 
 def scale_of_product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """``a b / out``, rounded in this order."""
+    """Compute ``a b / out``, in this order, which decides the rounding."""
     return a * b / out
 
 
 def scale_of_mean(x: Tensor, out: Tensor, positions: int) -> Tensor:
-    """From the sum of codes over all positions to the codes of their mean."""
+    """Return the factor from the sum of codes over all positions to the codes of their mean."""
     return x / (out * positions)
 
 
 @dataclass(frozen=True)
 class _OnGrid:
-    """A value that is on a grid."""
+    """A value on a grid."""
 
     codes: fx.Node
     scale: fx.Node
     zero_point: int
     largest: int
-    """Of its codes, up or down."""
+    """Its largest absolute code."""
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """What a layer adds up."""
+    """A layer's sums of products of codes."""
 
     codes: fx.Node
     scales: tuple[fx.Node, fx.Node]
-    """Of its input, and of its weight in the shape of its output's channels."""
+    """Scales of its input, and of its weight in the shape of its output's channels."""
 
 
 class _Rewriting:
@@ -179,7 +179,7 @@ class _Rewriting:
     def _codes(
         self, before: fx.Node, source: fx.Node, scale: fx.Node, zero_point: int, ends: tuple[int, int]
     ) -> fx.Node:
-        """Codes of what a quantizer reads: from codes where it is computed from them, else from floats."""
+        """Insert the computation of a quantizer's output codes: from codes if possible, else from its float input."""
         call = partial(insert_call, self.graph, before)
         if (sums := self.sums.get(source)) is not None:
             return call(sums_on_grid, sums.codes, call(scale_of_product, *sums.scales, scale), *ends)
@@ -220,7 +220,7 @@ class _Rewriting:
         self.sums[value] = _Sums(sums, (grid.scale, scale))
 
     def _is_exact(self, call: fx.Node, grid: _OnGrid) -> bool:
-        """Whether no sum of products of codes can get too large for float32."""
+        """Whether float32 represents every possible sum of products of codes exactly."""
         holder = self._module(argument_node(call, 1))
         assert isinstance(holder, FixedWeight)
         largest = weight_codes(holder.weight, holder.scale()).flatten(1).abs().sum(1) * grid.largest
@@ -230,7 +230,7 @@ class _Rewriting:
         return bool((largest <= EXACT).all())
 
     def _in_two_parts(self, node: fx.Node, x: fx.Node, codes: fx.Node, bias: fx.Node | None, settings: Any) -> fx.Node:
-        """Sums whose parts are exact, and which are rounded once, as a whole number is that becomes a float."""
+        """Compute sums in two exact parts, rounded only once, when they are added, like an integer cast to float."""
         call = partial(insert_call, self.graph, node)
         coarse = call(coarse_part, codes)
         fine = call(aten.sub.Tensor, codes, call(aten.mul.Tensor, coarse, COARSE))

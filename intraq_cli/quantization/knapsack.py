@@ -1,8 +1,8 @@
-"""Bits under a budget: the choice for every layer that costs least together, found exactly.
+"""The bits of every layer with the least total cost under a budget, found exactly.
 
-A multiple-choice knapsack: each group of layers offers options with a cost (expected divergence) and a size, one of
-each is taken, and the sizes may add up to a limit. A Lagrange multiplier gives a lower bound of the cost and a good
-answer; a dynamic programme over the groups then looks only at what can still be better than that answer.
+A multiple-choice knapsack: each group of layers has options with a cost (expected divergence) and a size; one option of
+each group is taken, and the sum of sizes may not exceed a limit. A Lagrange multiplier gives a lower bound of the cost
+and a good solution; dynamic programming over the groups then explores only states that can still improve on it.
 """
 
 from collections.abc import Sequence
@@ -14,41 +14,41 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 BISECTIONS = 60
-"""Halvings of the interval in which the multiplier lies."""
+"""Number of bisections of the interval that contains the multiplier."""
 FEW_STATES = 1000
-"""States that the quick search keeps after each group."""
+"""Number of states that the quick search keeps after each group."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a group offers; none of it is worse than another in both cost and size."""
+    """The options of a group, without those that another dominates in both cost and size."""
 
     costs: Numbers
     """``(n,)``."""
     sizes: Numbers
-    """Whole numbers, ``(n,)``, ascending."""
+    """Integers, ``(n,)``, ascending."""
     labels: Numbers
-    """``(n,)``: which of the options that were given."""
+    """``(n,)``: indices of the given options."""
 
 
 def cheapest(costs: Sequence[Sequence[float]], sizes: Sequence[Sequence[float]], limit: float) -> list[int] | None:
-    """Which option to take of each group.
+    """Choose one option of each group so that the sum of costs is the least possible.
 
     Args:
-        costs: of each group's options.
-        sizes: likewise.
-        limit: of the sum of sizes.
+        costs: costs of each group's options.
+        sizes: their sizes.
+        limit: limit of the sum of sizes.
 
     Returns:
-        The number of an option for each group; the smallest sum of costs that there is. None: all are too large.
+        The index of the chosen option for each group; None if no choice fits.
     """
     given = [undominated(c, s) for c, s in zip(costs, sizes, strict=True)]
-    order = sorted(range(len(given)), key=lambda k: -given[k].sizes[-1])  # small ones fill what large ones leave
+    order = sorted(range(len(given)), key=lambda k: -given[k].sizes[-1])  # large groups first, small ones fill the rest
     groups = [given[k] for k in order]
     if sum(group.sizes[0] for group in groups) > limit:
         return None
     price, taken = _by_multiplier(groups, limit)
-    for states in (FEW_STATES, None):  # a quick search first: the better its answer, the less is left to look at
+    for states in (FEW_STATES, None):  # a quick search first: the better its solution, the fewer states remain
         best = sum(group.costs[k] for group, k in zip(groups, taken, strict=True))
         taken = _programme(groups, limit, price, float(best), states) or taken
     labels = {place: int(groups[k].labels[option]) for k, (place, option) in enumerate(zip(order, taken, strict=True))}
@@ -56,7 +56,7 @@ def cheapest(costs: Sequence[Sequence[float]], sizes: Sequence[Sequence[float]],
 
 
 def undominated(costs: Sequence[float] | Numbers, sizes: Sequence[float] | Numbers) -> Options:
-    """Those that cost less than all that are not larger."""
+    """Return the options that cost less than every other option of at most their size."""
     costs, sizes = np.asarray(costs, float), np.asarray(sizes, float)
     order = np.lexsort((costs, sizes))
     least = np.minimum.accumulate(costs[order])
@@ -65,7 +65,7 @@ def undominated(costs: Sequence[float] | Numbers, sizes: Sequence[float] | Numbe
 
 
 def _by_multiplier(groups: list[Options], limit: float) -> tuple[float, list[int]]:
-    """The price of a unit of size at which each group's own best choice just fits, and a choice made by it."""
+    """Find the price per unit of size at which the groups' separate optima just fit, and a choice based on it."""
 
     def chosen(price: float) -> list[int]:
         return [int(np.argmin(group.costs + price * group.sizes)) for group in groups]
@@ -83,13 +83,13 @@ def _by_multiplier(groups: list[Options], limit: float) -> tuple[float, list[int
 
 
 def _steepest(group: Options) -> float:
-    """The most that a unit of size saves."""
+    """Return the largest cost reduction per unit of size."""
     pairs = zip(pairwise(group.costs), pairwise(group.sizes), strict=True)
     return max(((a - b) / (large - small) for (a, b), (small, large) in pairs), default=0.0)
 
 
 def _filled(groups: list[Options], taken: list[int], room: float) -> list[int]:
-    """A choice that fits, made better step by step while there is room."""
+    """Improve a choice that fits greedily while there is room."""
     taken = list(taken)
     while True:
         gains = [
@@ -106,10 +106,10 @@ def _filled(groups: list[Options], taken: list[int], room: float) -> list[int]:
 
 
 def _programme(groups: list[Options], limit: float, price: float, best: float, states: int | None) -> list[int] | None:
-    """The choice that costs least, if that is less than ``best``; with so many ``states`` only, a good one.
+    """Find the choice of least cost if below ``best``; with a limit of ``states``, a good choice below ``best``.
 
-    States are the sums of the groups so far. One is dropped if another is no larger and costs no more, if the rest
-    cannot fit, or if the rest at its own best at this ``price`` could not bring it below ``best``.
+    States are the sums of cost and size of the groups so far. A state is dropped if another one is no larger and costs
+    no more, if the remaining groups cannot fit, or if its lower bound at this ``price`` is not below ``best``.
     """
     priced = [group.costs + price * group.sizes for group in groups]
     smallest_rest = _sums_behind([group.sizes[0] for group in groups])
@@ -138,5 +138,5 @@ def _programme(groups: list[Options], limit: float, price: float, best: float, s
 
 
 def _sums_behind(values: list[float]) -> Numbers:
-    """``(n + 1,)``: the sum of all values from the k-th on."""
+    """Compute the suffix sums, ``(n + 1,)``: item k is the sum of all values from the k-th on."""
     return np.concatenate([np.cumsum(values[::-1])[::-1], [0.0]])

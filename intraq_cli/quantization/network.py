@@ -1,4 +1,4 @@
-"""A network whose weights and activations are quantized: its graph, with a quantizer wherever the plan has one."""
+"""A network with quantized weights and activations: its graph, with the quantizers of the plan inserted."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -16,37 +16,38 @@ from intraq_cli.quantization.quantizers import SCALE, ActivationQuantizer, Fixed
 from intraq_cli.quantization.sites import Site, activation_sites
 
 WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS = "weight_quantizers", "activation_quantizers"
-"""Submodules of the graph that hold the quantizers, by number."""
+"""Names of the submodules of the graph that hold the quantizers; the quantizers are numbered in the plan's order."""
 
 
 class QuantizedNetwork(nn.Module):
     """Runs a network's graph with quantized weights and activations.
 
-    A quantizer is a submodule that a node of the graph calls. Calls of one layer share its weight, and have an
-    activation quantizer each. Weights start as :class:`FixedWeight` (the float ones, or what a checkpoint holds); they
-    are :class:`WeightQuantizer` from calibration to :meth:`freeze`.
+    A quantizer is a submodule that a node of the graph calls. All calls of a layer share its weight quantizer, and each
+    has its own activation quantizer. Weights start as :class:`FixedWeight` (float weights, or those of a checkpoint);
+    they are :class:`WeightQuantizer` from calibration to :meth:`freeze`.
 
     Args:
-        graph: of the float network, in the form of the placement; its tensors are taken over, and changed by tuning.
-        plan: what to quantize; its names are those of ``graph``.
+        graph: graph of the float network, in the form of the placement; its tensors are shared, and changed by tuning.
+        plan: what to quantize, by the names in ``graph``.
     """
 
     def __init__(self, graph: fx.GraphModule, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
         self.make_transform: Callable[[], Any] | None = None
-        """Of networks that were loaded."""
+        """Makes :attr:`transform`; set only for loaded networks."""
         self.label_names: list[str] | None = None
-        """A name for every class, where the float network had them; of networks that were loaded."""
+        """The names of the classes, if the float network had them; set only for loaded networks."""
         found = {layer.name: layer for layer in quantizable(graph)}
         self.weight_keys = {name: found[name].key for name in plan.weights}
-        """By layer, the key of its weight in a checkpoint."""
+        """Layer name to the key of its weight in a checkpoint."""
         self.computed = {name for name in plan.weights if found[name].computed}
-        """Layers whose weight the float network computes as it runs."""
+        """Names of layers whose weight the float network computes in its forward pass."""
         self.body = _insert_quantizers(graph, plan, found)
-        """What runs."""
+        """The graph that runs."""
         self.simulation: tuple[fx.GraphModule] | None = None
-        """What ran before :meth:`run_instead`; in a tuple, as its tensors are those of ``body``."""
+        """The graph before :meth:`run_instead`; in a tuple, so that torch does not register it: ``body`` shares its
+        tensors."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
@@ -54,45 +55,45 @@ class QuantizedNetwork(nn.Module):
 
     @cached_property
     def transform(self) -> Any:
-        """From a PIL image to what the network takes, ``(C, H, W)``; None of a network that was not loaded.
+        """Preprocessing from a PIL image to the network's input ``(C, H, W)``; None if the network was not loaded.
 
-        Made when it is first asked for: it needs a library that takes seconds to import.
+        Made on first access: it needs a library that takes seconds to import.
         """
         return None if self.make_transform is None else self.make_transform()
 
     @property
     def graph(self) -> fx.GraphModule:
-        """What is quantized where, in floats, for passes.
+        """The graph with fake quantization in floats, for passes.
 
-        No submodule may have this name: exported by torch, it would stand for the nodes.
+        No submodule may be named ``graph``: in a module exported by torch, that attribute holds the nodes.
         """
         return self.body if self.simulation is None else self.simulation[0]
 
     def run_instead(self, body: fx.GraphModule) -> None:
-        """From now on run ``body``, which computes the same in another way; :attr:`graph` stays."""
+        """Run ``body`` from now on, which computes the same in another way; :attr:`graph` stays the same."""
         self.simulation, self.body = (self.graph,), body
 
     @property
     def weights(self) -> dict[str, FixedWeight | WeightQuantizer]:
-        """What holds the weight of each planned layer."""
+        """Layer name to the module that holds its weight, for each layer of the plan."""
         return {
             name: cast("FixedWeight | WeightQuantizer", self.graph.get_submodule(f"{WEIGHT_QUANTIZERS}.{k}"))
             for k, name in enumerate(self.plan.weights)
         }
 
     def set_weight(self, layer: str, module: FixedWeight | WeightQuantizer) -> None:
-        """Put another holder of its weight into a layer."""
+        """Replace the module that holds a layer's weight."""
         number = list(self.plan.weights).index(layer)
         setattr(self.graph.get_submodule(WEIGHT_QUANTIZERS), str(number), module)
 
     @property
     def latent(self) -> dict[str, WeightQuantizer]:
-        """Weight quantizers by layer; none before calibration and after :meth:`freeze`."""
+        """Layer name to weight quantizer; empty before calibration and after :meth:`freeze`."""
         return {name: module for name, module in self.weights.items() if isinstance(module, WeightQuantizer)}
 
     @property
     def activation_quantizers(self) -> dict[str, ActivationQuantizer]:
-        """Activation quantizers by the name of their site, in the order of the plan."""
+        """Site name to activation quantizer, in the order of the plan."""
         return {
             name: cast(ActivationQuantizer, self.graph.get_submodule(f"{ACTIVATION_QUANTIZERS}.{k}"))
             for k, name in enumerate(self.plan.activations)
@@ -100,42 +101,42 @@ class QuantizedNetwork(nn.Module):
 
     @property
     def weight_nodes(self) -> dict[str, fx.Node]:
-        """Nodes of the graph that give the weights, by layer."""
+        """Layer name to the graph node that returns its weight."""
         called = calls_of_modules(self.graph)
         return {name: called[f"{WEIGHT_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.weights)}
 
     @property
     def site_nodes(self) -> dict[str, fx.Node]:
-        """Nodes of the graph that quantize activations, by the name of their site."""
+        """Site name to the graph node that quantizes the activation."""
         called = calls_of_modules(self.graph)
         return {name: called[f"{ACTIVATION_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.activations)}
 
     @property
     def float_tensors(self) -> dict[str, Tensor]:
-        """What else the graph reads, by its key in the float network's state dict."""
+        """All other tensors that the graph reads, by their key in the float network's state dict."""
         return tensors(self.graph)
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """All tensors by their keys in the float network's state dict; weights as they are used, so dequantized."""
+        """All tensors by their keys in the float network's state dict; quantized weights are dequantized."""
         weights = {self.weight_keys[name]: holder() for name, holder in self.weights.items()}
         return {**self.float_tensors, **weights}
 
     @torch.no_grad()
     def freeze(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """End the tuning: fix all grids, and leave the dequantized weights in the network.
+        """End the tuning: fix all grids, and replace weight quantizers by the dequantized weights.
 
-        Returns, per layer, what a checkpoint stores of its weight: codes (uint8, of the weight's shape), scale and
+        Returns what a checkpoint stores of each layer's weight: codes (uint8, in the weight's shape), scale and
         zero-point, ``(out,)`` each.
         """
         stored = {}
         for name, quantizer in self.latent.items():
             scale, zero_point = quantizer.grid()
             weight = quantizer()
-            # exact: the quantized weight is a whole number times its scale
+            # exact: the quantized weight is an integer multiple of its scale
             codes = weight_codes(weight, scale) + per_row(zero_point, weight.dim())
             stored[name] = (codes.to(torch.uint8), scale, zero_point)
-            # in the memory layout of the float weight, which decides the kernel and the last bits of its sums
+            # keep the float weight's memory layout: it decides which kernel runs, and so the last bits of its sums
             fixed = torch.empty_like(quantizer.latent).copy_(dequantize(*stored[name]))
             self.set_weight(name, FixedWeight(fixed, scale))
         for activation in self.activation_quantizers.values():
@@ -144,22 +145,22 @@ class QuantizedNetwork(nn.Module):
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Float weight of codes: ``(q - z) s``, ``z`` and ``s`` ``(out,)``."""
+    """Return the float weight of codes: ``(q - z) s``; ``z`` and ``s`` are ``(out,)``."""
     return (codes.to(scale.dtype) - per_row(zero_point, codes.dim())) * per_row(scale, codes.dim())
 
 
 def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
-    """Codes of a quantized weight ``(out, ...)``, counted from the zero-point; ``scale`` is ``(out,)``."""
+    """Return the codes minus zero-point of a quantized weight ``(out, ...)``; ``scale`` is ``(out,)``."""
     return (weight / per_row(scale, weight.dim())).round()
 
 
 def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
-    """Nodes that call a submodule, by its name."""
+    """Return the nodes that call a submodule, by the submodule's name."""
     return {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
 
 
 def bias_of(call: fx.Node) -> fx.Node | None:
-    """The bias of a layer's call in a quantized graph, before it is rounded to the layer's grid."""
+    """Return the bias node of a layer's call in a quantized graph, before it is rounded to the layer's grid."""
     if call.args[2] is None:
         return None
     bias = argument_node(call, 2)
@@ -167,19 +168,19 @@ def bias_of(call: fx.Node) -> fx.Node | None:
 
 
 def bias_on_grid(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    """A layer's bias ``(out,)`` as integer arithmetic has it: a whole multiple of the product of both scales.
+    """Round a layer's bias ``(out,)`` for integer arithmetic: to an integer multiple of the product of both scales.
 
     Args:
         bias: float.
-        input_scale: of the layer's input, ``()``.
-        weight_scale: of its weight, ``(out,)``.
+        input_scale: scale of the layer's input, ``()``.
+        weight_scale: scale of its weight, ``(out,)``.
     """
     return round_to_step(bias, input_scale * weight_scale)
 
 
 @torch.no_grad()
 def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer]) -> fx.GraphModule:
-    """Pass: quantizers in place of the planned layers' weights, and on the planned activations."""
+    """Pass: replace the weights of the plan's layers by weight holders, and insert the plan's activation quantizers."""
     planned = [found[name] for name in plan.weights]
     sites = activation_sites(graph, plan.placement)
     made = copy_graph(graph)
@@ -204,7 +205,7 @@ def _insert_quantizers(graph: fx.GraphModule, plan: Plan, found: dict[str, Layer
 def _insert_module_call(
     graph: fx.GraphModule, before: fx.Node, target: str, meta: dict[str, Any], *args: fx.Node
 ) -> fx.Node:
-    """A new node that calls the submodule ``target``."""
+    """Insert a node that calls the submodule ``target``."""
     with graph.graph.inserting_before(before):
         node = graph.graph.call_module(target, args)
     node.meta = dict(meta)
@@ -222,7 +223,7 @@ def _insert_site(made: fx.GraphModule, target: str, site: Site, twin: dict[fx.No
 
 
 def input_quantizer(call: fx.Node) -> fx.Node | None:
-    """Of a layer's call in a quantized graph, the node that puts its input on a grid; None where it is float."""
+    """Return the node that quantizes the input of a layer's call in a quantized graph; None if the input is float."""
     node = argument_node(call)
     while carries(node):
         node = argument_node(node)
@@ -230,7 +231,7 @@ def input_quantizer(call: fx.Node) -> fx.Node | None:
 
 
 def insert_scale(graph: fx.GraphModule, before: fx.Node, node: fx.Node) -> fx.Node:
-    """A new node for the scale of the quantizer, or holder of a weight, that ``node`` calls."""
+    """Insert a node that returns the scale of the quantizer or weight holder that ``node`` calls."""
     return _insert_module_call(graph, before, f"{node.target}.{SCALE}", {"path": ""})
 
 

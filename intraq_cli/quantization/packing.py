@@ -1,7 +1,7 @@
-"""Dense packing of b-bit codes into 32-bit words, as the compressed-tensors format has it (``pack-quantized``).
+"""Dense packing of b-bit codes into 32-bit words, as in the compressed-tensors format (``pack-quantized``).
 
-Row by row, code i of a row takes bits ``i b ... i b + b - 1`` of the row's words, least significant first, across word
-borders; a row ends on a word border. Zero-points are packed the same way along their column.
+Code i of a row takes bits ``i b ... i b + b - 1`` of the row's words, least significant first, across word boundaries;
+each row is padded to a word boundary. Zero-points are packed the same way along their column.
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def packed_words(count: int, bits: int) -> int:
-    """32-bit words that ``count`` codes take."""
+    """Return the number of 32-bit words that ``count`` codes take."""
     return -(-count * bits // 32)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """``(R, n)`` uint8 codes below ``2^bits`` to ``(R, ceil(n bits / 32))`` int32."""
+    """Pack ``(R, n)`` uint8 codes below ``2^bits`` into ``(R, ceil(n bits / 32))`` int32."""
     rows, n = codes.shape
     shifts = torch.arange(bits, dtype=torch.uint8, device=codes.device)
     stream = ((codes[:, :, None] >> shifts) & 1).view(rows, n * bits)
@@ -25,7 +25,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(words: Tensor, bits: int, n: int) -> Tensor:
-    """The inverse of :func:`pack`: ``(R, n)`` uint8."""
+    """Invert :func:`pack`: returns ``(R, n)`` uint8."""
     rows = len(words)
     shifts = torch.arange(8, dtype=torch.uint8, device=words.device)
     stream = (words.contiguous().view(torch.uint8)[:, :, None] >> shifts) & 1

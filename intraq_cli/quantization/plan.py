@@ -1,4 +1,4 @@
-"""Which weights and which activations are quantized, and at how many bits."""
+"""The choice of weights and activations to quantize, and of their bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,26 +16,26 @@ from intraq_cli.recipe import Placement
 IMAGE_BITS = 8
 """Bits of the image itself, in the placements that quantize every layer's input."""
 VALUE_BITS = 8
-"""Bits of what goes between other operations than layers, in the placement for integer runtimes."""
+"""Bits of activations that go between operations other than layers, in placement ``integer``."""
 LARGEST_PAIR = 2**15 - 1
-"""CPUs without integer dot products add two products of 8 bits in as many bits, and cut off what does not fit."""
+"""CPUs without integer dot products add two products of 8-bit codes in signed 16 bits, which saturate at this value."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is quantized, and at which bits."""
+    """What is quantized, and at how many bits."""
 
     placement: Placement
     weights: dict[str, int]
     """Layer name to bits, in the order of first calls."""
     activations: dict[str, int]
-    """Name of a site to bits, see :func:`intraq_cli.quantization.sites.activation_sites`."""
+    """Site name to bits, see :func:`intraq_cli.quantization.sites.activation_sites`."""
     limits: dict[str, int] = field(default_factory=dict)
-    """Layer name to the largest code of its weight, up or down, where its grid is symmetric."""
+    """Layer name to the largest absolute code of its weight, for symmetric grids."""
 
 
 def form_of(graph: fx.GraphModule, placement: Placement) -> fx.GraphModule:
-    """The graph of a float network in the form in which a placement quantizes it."""
+    """Return the graph of a float network in the form that a placement quantizes."""
     return integer_form(graph) if placement == "integer" else graph
 
 
@@ -47,28 +47,28 @@ def plan_quantization(
     first_last_bits: int | None = None,
     rules: BitRules = NO_RULES,
 ) -> Plan:
-    """Decide what is quantized: every convolution and linear layer that the network calls, from the first to the last.
+    """Plan the quantization of every convolution and linear layer that the network calls, from first to last.
 
     Args:
-        graph: of the float network, in the form of the placement.
-        w_bits: of weights.
-        a_bits: of activations.
-        placement: ``inputs`` of layers, outputs of ``activations`` but those behind the last layer, or all that an
+        graph: graph of the float network, in the form of the placement.
+        w_bits: bits of weights.
+        a_bits: bits of activations.
+        placement: ``inputs`` of layers; outputs of ``activations``, except those after the last layer; or all that an
             ``integer`` runtime needs.
-        first_last_bits: bits of the first and the last layer's weights, and of the inputs that they read; not of the
-            image, and not in placement ``activations``.
-        rules: other bits for layers by their names. What leaves an activation has the most of those that the layers
-            behind it ask for; the image has 8 bits where no rule speaks of the first layer's input.
+        first_last_bits: bits of the weights of the first and the last layer and of their inputs, except for the image
+            and for inputs in placement ``activations``.
+        rules: other bits for single layers, by name. An activation function's output has the most bits of those that
+            the layers that read it ask for. The image has 8 bits if no rule matches the first layer's input.
 
     Raises:
-        ModelError: a rule matches no layer; the network has no ReLU-like activation, and the placement asks for them.
+        ModelError: a rule matches no layer; in placement ``activations``, no ReLU-like activation precedes a layer.
     """
     found = quantizable(graph)
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
     sites = activation_sites(graph, placement)
-    if placement == "activations":  # one behind the last layer makes the answer: no layer reads what is lost there
+    if placement == "activations":  # an activation after the last layer makes the logits: no layer reads it
         needed = before_layers(graph)
         sites = {name: site for name, site in sites.items() if site.value in needed}
     calls = {call for site in sites.values() for call in site.layer_calls}
@@ -82,7 +82,7 @@ def plan_quantization(
     inputs: dict[fx.Node, int] = {}
     for k, layer in enumerate(found):
         bits = rules.input_bits(layer.name, own[layer.name] or a_bits)
-        # the first layer too where the network itself normalises or rearranges the image
+        # the first layer reads the image even if the network itself normalises or rearranges it before
         reads = k == 0 or reads_image(graph, layer)
         first = rules.input_bits(layer.name, IMAGE_BITS) if reads else bits
         inputs |= {call: first if j == 0 else bits for j, call in enumerate(layer.calls)}
@@ -92,20 +92,20 @@ def plan_quantization(
 
 
 def at_eight_bits(plan: Plan) -> Plan:
-    """The plan with 8 bits for all that it quantizes."""
+    """Return the plan with 8 bits for everything that it quantizes."""
     weights, activations = (dict.fromkeys(bits, 8) for bits in (plan.weights, plan.activations))
     limits = dict.fromkeys(weights, _largest_code(8)) if plan.placement == "integer" else {}
     return Plan(plan.placement, weights, activations, limits)
 
 
 def bits_read(graph: fx.GraphModule, plan: Plan) -> dict[fx.Node, int]:
-    """Bits of what layers read, by their calls; those that read floats are not in it."""
+    """Return the bits of layers' inputs by call node; calls that read floats are left out."""
     sites = activation_sites(graph, plan.placement)
     return {call: bits for name, bits in plan.activations.items() for call in sites[name].layer_calls}
 
 
 def layer_bits(graph: fx.GraphModule, plan: Plan) -> dict[str, tuple[int, int]]:
-    """Bits of each layer's weight and of what its first call reads, by its name; those that read floats are left out.
+    """Return the bits of each layer's weight and of its first call's input; layers that read floats are left out.
 
     ``graph`` is in the form of the plan's placement.
     """
@@ -115,7 +115,7 @@ def layer_bits(graph: fx.GraphModule, plan: Plan) -> dict[str, tuple[int, int]]:
 
 
 def _integer_bits(sites: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[str, int]:
-    """Bits of values: those of the layers that read them, if only layers do; else layers round once more."""
+    """Return a value's bits: those of its readers if only layers read it; else layers may requantize to fewer bits."""
     bits: dict[str, int] = {}
     known: dict[fx.Node, int] = {}
     for name, site in sites.items():
@@ -129,7 +129,7 @@ def _integer_bits(sites: dict[str, Site], inputs: dict[fx.Node, int]) -> dict[st
 
 
 def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, int]) -> dict[str, int]:
-    """Codes minus zero-point must fit eight bits with a sign, and sums of two products sixteen."""
+    """Limit codes so that code minus zero-point fits signed 8 bits, and sums of two products fit signed 16 bits."""
     limits = {}
     for layer in found:
         bits, widest = weights[layer.name], max(inputs[call] for call in layer.calls)
@@ -140,7 +140,7 @@ def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, i
 
 
 def _largest_code(widest: int) -> int:
-    """Of a weight, up or down, in a layer that reads values of at most ``widest`` bits."""
+    """Return the largest absolute weight code in a layer that reads values of at most ``widest`` bits."""
     return min(127, LARGEST_PAIR // (2 * (2**widest - 1)))
 
 
@@ -155,10 +155,10 @@ def check_width(option: str, bits: int | None) -> None:
 
 
 def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Bits in ascending order, each once.
+    """Return the bits in ascending order, without duplicates.
 
     Raises:
-        UsageError: there are none, or others than 2 to 8.
+        UsageError: there are none, or some are not 2 to 8.
     """
     if not widths:
         raise UsageError(f"{name}: no bits", f"e.g. {name} 2,4,8")

@@ -1,4 +1,4 @@
-"""Quantizers: one for a layer's weight, one for a tensor on its way through the network."""
+"""Quantizers for the weight of a layer and for an activation."""
 
 import math
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from intraq_cli.quantization.rounding import RoundingInput, rounded
 from intraq_cli.recipe import Quantization
 
 SCALE = "scale"
-"""Name of the submodule of every quantizer that returns its scale, for nodes of a graph that need it."""
+"""Name of the submodule of every quantizer that returns its scale; graph nodes that need the scale call it."""
 
 
 class Scale(nn.Module):
-    """The scale of a grid: the distance between neighbouring values; fixed, or learned through its logarithm.
+    """The scale of a grid (the distance between neighbouring values): fixed, or learned through its logarithm.
 
     Args:
         scale: ``(out,)`` or ``()``.
@@ -30,36 +30,36 @@ class Scale(nn.Module):
         self.log_gain: nn.Parameter | None = None
 
     def learn(self, learn: bool) -> None:
-        """Make the logarithm a parameter, or fix the scale at the value that it has."""
+        """Make the logarithm of the scale a parameter, or fix the scale at its current value."""
         if learn:
             self.log_scale = nn.Parameter(self.fixed.log())
         elif self.log_scale is not None:
             self.fixed, self.log_scale = self.log_scale.detach().exp(), None
 
     def rounding_scale(self) -> Tensor:
-        """The scale on which values are rounded."""
+        """Return the scale that values are rounded with."""
         return self.fixed if self.log_scale is None else self.log_scale.exp()
 
     def forward(self) -> Tensor:
-        """The scale of the values that leave the quantizer."""
+        """Return the scale of the quantizer's output values."""
         return self.rounding_scale() if self.log_gain is None else self.rounding_scale() * self.log_gain.exp()
 
 
 class WeightQuantizer(nn.Module):
-    """Per output channel: holds the latent float weight ``(out, ...)`` and yields the quantized one.
+    """Holds the latent float weight ``(out, ...)`` and returns it quantized, with one grid per output channel.
 
-    With learned scales, ``latent`` is the weight in units of each channel's first quantization step: an optimizer whose
-    steps have a size of their own (Adam) then moves every channel of every layer by as much as its grid is coarse.
-    With recomputed ones it is the weight itself, as published.
+    With learned scales, ``latent`` is the weight in units of each channel's initial scale: an optimizer whose step size
+    does not depend on the gradient's (Adam) then moves every channel of every layer in proportion to its scale.
+    With recomputed scales, ``latent`` is the weight itself, as published.
 
     Args:
         weight: ``(out, ...)``.
         bits: 2 to 8.
         config: the recipe's quantization section.
-        moments: of the layer's inputs, ``(G, d, d)``, for roundings that go by them.
-        limit: largest code minus zero-point, up or down: the grid is then symmetric; None: asymmetric, all codes.
-        least_scale: ``(out,)``: finer grids are of no use.
-        learn_gain: learn a factor for each output channel, as a batch norm's gamma is one; codes do not change by it.
+        moments: second moments of the layer's inputs, ``(G, d, d)``, for roundings that use them.
+        limit: largest absolute value of code minus zero-point, for a symmetric grid; None: asymmetric, all codes.
+        least_scale: ``(out,)``, lower bound of the scales.
+        learn_gain: learn a factor for each output channel, like a batch norm's gamma; it does not change the codes.
     """
 
     zero_point: Tensor
@@ -93,7 +93,8 @@ class WeightQuantizer(nn.Module):
             self.scale.learn(True)
             self.unit = per_row(scale, weight.dim())
             low, high = -zero_point, self.top - zero_point
-            # what starts close to a border crosses it by chance, and undoes what rounding has balanced
+            # latent weights must start at rounded values: one close to a rounding boundary would cross it by chance
+            # and undo the balance of errors that the rounding method achieved
             given = RoundingInput(self.latent.detach() / self.unit, low, high, moments)
             self.latent = nn.Parameter(rounded(config.weight_rounding, given))
         if learn_gain:
@@ -101,11 +102,11 @@ class WeightQuantizer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The float weight that is quantized."""
+        """The float weight before quantization."""
         return self.latent if self.recomputed else self.latent * self.unit
 
     def _grid_of_weight(self, moments: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Each weight's error counts as much as its input is large, where that is known."""
+        """Compute the grid; where moments are known, a weight's squared error counts by its input's mean square."""
         rows = self.weight.detach().flatten(1)
         if self.range == "mse":
             importance = None
@@ -120,11 +121,11 @@ class WeightQuantizer(nn.Module):
         return grid_of_range(low, high, self.top)
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero-point of the values that :meth:`forward` returns, ``(out,)`` each."""
+        """Return scale and zero-point of the values that :meth:`forward` returns, ``(out,)`` each."""
         return self._grid_of_weight() if self.recomputed else (self.scale(), self.zero_point)
 
     def forward(self) -> Tensor:
-        """The quantized weight, of the weight's shape."""
+        """Return the fake-quantized weight, in the weight's shape."""
         held = self.scale.rounding_scale(), self.zero_point
         scale, zero_point = self._grid_of_weight() if self.recomputed else held
         dims = self.latent.dim()
@@ -133,11 +134,11 @@ class WeightQuantizer(nn.Module):
 
 
 class FixedWeight(nn.Module):
-    """Holds a weight that is not learned: the float one, or the quantized one when tuning is over.
+    """Holds a weight that is not learned: the float one, or the quantized one after tuning.
 
     Args:
         weight: ``(out, ...)``.
-        scale: of the quantized one, ``(out,)``.
+        scale: scale of the quantized weight, ``(out,)``.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
@@ -146,7 +147,7 @@ class FixedWeight(nn.Module):
         self.scale = Scale(weight.new_zeros(len(weight)) if scale is None else scale)
 
     def forward(self) -> Tensor:
-        """The weight."""
+        """Return the weight."""
         return self.weight
 
 
@@ -161,7 +162,7 @@ class ActivationQuantizer(nn.Module):
 
     zero_point: Tensor
     observer: Callable[[Tensor], tuple[Tensor, Tensor]] | None
-    """If set, called with every input; returns the scale and the zero-point, ``()`` each, to quantize it with."""
+    """If set, called with every input; returns the scale and zero-point, ``()`` each, to quantize that input with."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -175,7 +176,7 @@ class ActivationQuantizer(nn.Module):
         self.scale.fixed, self.zero_point = scale.detach().clone(), zero_point.detach().clone()
 
     def code(self, value: float) -> int:
-        """The code of a number, infinity included."""
+        """Return the code of a number, which may be infinite."""
         if math.isinf(value):
             return 0 if value < 0 else self.top
         scale, zero_point = self.scale().detach().cpu(), int(self.zero_point)

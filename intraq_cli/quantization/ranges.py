@@ -1,4 +1,4 @@
-"""What arrives at activation quantizers, beside the grids that it is put on."""
+"""The values that activation quantizers receive, compared with their grids."""
 
 from dataclasses import dataclass
 
@@ -19,29 +19,29 @@ class SiteRange:
     site: str
     bits: int
     low: float
-    """The smallest value before it is quantized."""
+    """The smallest value before quantization."""
     high: float
     grid_low: float
-    """The smallest value that the grid has."""
+    """The smallest value on the grid."""
     grid_high: float
     clipped: float
     """Share of values, in percent, that lie more than half a step beyond the grid."""
     sqnr: float
-    """Signal to quantization noise of this quantizer alone, in dB."""
+    """Signal-to-quantization-noise ratio of this quantizer alone, in dB."""
     counts: list[int]
     """Values in each of :data:`BINS` bins of equal width between ``low`` and ``high``."""
 
 
 @torch.no_grad()
 def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[SiteRange]:
-    """The ``most`` activations whose quantizers err most, the worst first; by one pass of ``images (B, C, H, W)``.
+    """Return the activations with the lowest SQNR, the worst first, measured in one pass of ``images (B, C, H, W)``.
 
-    The values are those of the quantized network, with the errors of all that comes before.
+    The values are those of the quantized network, so they carry the errors of everything before them.
 
     Args:
         student: frozen.
         images: on its device.
-        most: of them.
+        most: number of activations to return.
     """
     found: list[SiteRange] = []
     sites, quantizers = {node: site for site, node in student.site_nodes.items()}, student.activation_quantizers

@@ -1,4 +1,4 @@
-"""Rounding that looks at more than the single weight: at sums of errors, or at what they do to the layer's output."""
+"""Weight rounding that minimises sums of errors (SQuant) or the error of the layer's output (GPTQ)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,34 +10,34 @@ from intraq_cli.quantization.input_moments import raise_diagonal
 from intraq_cli.runtime.extensions import WEIGHT_ROUNDINGS
 
 DAMPINGS = (0.1, 1.0, 10.0)
-"""Tried one after the other where second moments are not positive definite; relative to their mean diagonal."""
+"""Tried one after the other if second moments are not positive definite; relative to the mean of their diagonal."""
 SWEEPS = 5
-"""Passes of coordinate descent over all columns, after the greedy rounding; most layers settle in two or three."""
+"""Passes of coordinate descent over all columns after the greedy rounding; most layers converge in two or three."""
 BLOCK = 128
-"""Columns whose errors are passed on to all others at once."""
+"""Number of columns whose errors are propagated to all later columns at once."""
 
 
 @dataclass(frozen=True)
 class RoundingInput:
-    """What the rounding of a layer's weight is a function of; tensors are float32 on the device of the run."""
+    """The input of a rounding function, for one layer's weight; tensors are float32 on the device of the run."""
 
     weight: Tensor
-    """``(out, in, ...)`` in quantization steps of each output channel, the zero-point not added."""
+    """``(out, in, ...)``, in units of each output channel's scale, without the zero-point."""
     low: Tensor
-    """``(out,)``, the smallest whole number of each channel's grid."""
+    """``(out,)``, the smallest integer of each channel's grid."""
     high: Tensor
     """``(out,)``, the largest."""
     moments: Tensor | None
-    """``(G, d, d)``, ``X^T X / R`` over ``R`` sampled positions of the inputs ``X`` that a group's ``d`` weights of an
-    output are multiplied with, less their mean where a batch norm follows; with damping on the diagonal. None where
-    nothing is known of the inputs, and for layers with more than 8,192 weights an output."""
+    """``(G, d, d)``: ``X^T X / R`` over ``R`` sampled positions, for each of ``G`` groups. ``X`` are the inputs that an
+    output's ``d`` weights are multiplied by, minus their mean if a batch norm follows. The diagonal is damped. None if
+    the inputs are unknown, or if the layer has more than 8,192 weights per output."""
 
 
 def rounded(method: str, given: RoundingInput) -> Tensor:
-    """A weight as tuning starts from it, by one of ``ROUNDINGS`` or by a function of the user's own.
+    """Round a weight by one of ``ROUNDINGS`` or by the user's own function; tuning starts from the result.
 
     Raises:
-        RecipeError: the user's function fails, or returns what is no rounded weight.
+        RecipeError: the user's function fails, or does not return a rounded weight.
     """
     if method in ROUNDINGS:
         return ROUNDINGS[method](given)
@@ -54,7 +54,7 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
 
 
 def _nearest(given: RoundingInput) -> Tensor:
-    """The weight as it is: the quantizer rounds it, and tuning may move it before it crosses a border."""
+    """Return the weight unrounded: the quantizer rounds it, and tuning can move it within its rounding interval."""
     return given.weight
 
 
@@ -63,7 +63,7 @@ def _squant(given: RoundingInput) -> Tensor:
 
 
 def _gptq(given: RoundingInput) -> Tensor:
-    """SQuant where the moments are not known."""
+    """Round by GPTQ; by SQuant if the moments are unknown."""
     if given.moments is None:
         return _squant(given)
     groups = len(given.moments)
@@ -77,24 +77,24 @@ ROUNDINGS: dict[str, Callable[[RoundingInput], Tensor]] = {
     "squant": _squant,
     "gptq": _gptq,
 }
-"""By their names in recipes."""
+"""Rounding functions by their name in recipes."""
 
 
 def round_by_squant(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Round so that errors cancel: element by element, then over each kernel, then over each output channel.
 
-    A layer's inputs are mostly of one sign, so what a weight's error does to an output is in good part its sum. From
-    rounding to the nearest, the elements that were closest to being rounded the other way are flipped until a kernel's
-    errors add up to at most half a step; then at most one more element of a kernel, until a channel's do (SQuant, Guo
-    et al. 2022, sections 3.2 and 3.3: diagonal, kernel-wise and channel-wise parts of the Hessian).
+    A layer's inputs mostly have one sign, so the error of an output depends mainly on the sum of its weights' errors.
+    Starting from rounding to nearest, the elements that were closest to being rounded the other way are flipped until
+    a kernel's errors sum to at most half a step; then at most one more element per kernel, until a channel's do
+    (SQuant, Guo et al. 2022, sections 3.2 and 3.3: diagonal, kernel-wise and channel-wise parts of the Hessian).
 
     Args:
-        weight: in quantization steps, zero-point not added; ``(out, in, ...)``.
-        low: smallest whole number of each channel's grid, ``(out,)``.
+        weight: in units of each channel's scale, without the zero-point; ``(out, in, ...)``.
+        low: smallest integer of each channel's grid, ``(out,)``.
         high: the largest.
 
     Returns:
-        Whole numbers of the same shape.
+        Integers, in the same shape.
     """
     kernels = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
     low, high = low[:, None, None], high[:, None, None]
@@ -105,11 +105,11 @@ def round_by_squant(weight: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel: bool) -> Tensor:
-    """Move by one step as many elements ``(out, in, k)`` as bring the summed errors closest to zero."""
+    """Move as many elements ``(out, in, k)`` by one step as bring the summed errors closest to zero."""
     error = rounded - weight
     total = error.sum(2, keepdim=True) if per_kernel else error.sum((1, 2), keepdim=True)
     sign = total.sign()
-    # only errors of the sum's own sign shrink it, and only within the grid
+    # flip only elements whose error has the sign of the sum, and only within the grid
     gain = error * sign
     possible = (gain > 0) & (rounded - sign >= low) & (rounded - sign <= high)
     gain = gain.where(possible, -torch.inf)
@@ -125,22 +125,22 @@ def _flip(rounded: Tensor, weight: Tensor, low: Tensor, high: Tensor, per_kernel
 
 
 def round_by_gptq(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Round column by column, each column's error made up for by those not rounded yet; then each as the others are.
+    """Round column by column, while later columns compensate for each column's error; refine by coordinate descent.
 
     Minimises ``E |(w - q) x|^2`` greedily (OBQ, Frantar & Alistarh 2022, in the fixed order and with the Cholesky form
-    of GPTQ, Frantar et al. 2023), inputs with the largest second moment first, and by coordinate descent from there.
+    of GPTQ, Frantar et al. 2023), inputs with the largest second moment first; then by coordinate descent.
 
     Args:
-        weight: in quantization steps, zero-point not added; ``(G, O, d)``.
+        weight: in units of each channel's scale, without the zero-point; ``(G, O, d)``.
         moments: damped second moments of the inputs, ``(G, d, d)``.
-        low: smallest whole number of each channel's grid, ``(G, O)``.
+        low: smallest integer of each channel's grid, ``(G, O)``.
         high: the largest.
 
     Returns:
-        Whole numbers, ``(G, O, d)``.
+        Integers, ``(G, O, d)``.
     """
     device = weight.device
-    # thousands of small operations, one after another, which a GPU takes longer to launch than a CPU to do
+    # thousands of small sequential operations: a GPU takes longer to launch them than a CPU to compute them
     weight, moments, low, high = (tensor.cpu() for tensor in (weight, moments, low, high))
     order = moments.diagonal(dim1=1, dim2=2).argsort(1, descending=True)  # (G, d)
     given = weight.gather(2, order[:, None].expand_as(weight))
@@ -164,9 +164,9 @@ def round_by_gptq(weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) ->
 
 
 def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high: Tensor) -> None:
-    """Set each whole number ``(G, O, d)`` to the best one while the others stay, until none changes; in place."""
+    """Refine integers ``(G, O, d)`` in place by at most :data:`SWEEPS` sweeps of coordinate descent."""
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    if not (diagonal > 0).all():  # none, or no numbers
+    if not (diagonal > 0).all():  # zeros, or NaN
         return
     slope = (rounded - weight) @ moments
     for _ in range(SWEEPS):
@@ -184,7 +184,7 @@ def _settle(rounded: Tensor, weight: Tensor, moments: Tensor, low: Tensor, high:
 
 
 def _inverse_factor(moments: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of ``(G, d, d)``; damped more where it is not definite in float32."""
+    """Compute the upper Cholesky factor of the inverse of ``(G, d, d)``; damp more if it is not definite in float32."""
     for damping in (0.0, *DAMPINGS):
         damped = raise_diagonal(moments, damping, torch.finfo(moments.dtype).tiny) if damping else moments
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -193,5 +193,5 @@ def _inverse_factor(moments: Tensor) -> Tensor:
         upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
         if not failed.any() and upper.isfinite().all():
             return upper
-    # inputs that are no numbers, or all zero: every error counts the same
+    # inputs that are NaN, infinite or all zero: every error counts the same
     return torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device).expand_as(moments)

@@ -1,7 +1,7 @@
-"""Which layers suffer: how far the network moves when one weight, or one layer's input, alone goes to few bits.
+"""Sensitivity of layers: the divergence when one layer's weight, or one layer's input, alone is quantized.
 
-The network runs once, node by node; at every quantizer the rest of it runs once more for each width, with this one
-quantizer on. What lies before a quantizer is never computed twice.
+The network runs once, node by node. At every quantizer, the rest of the network runs once more for each width, with
+only this quantizer on. Nothing before a quantizer is computed twice.
 """
 
 import math
@@ -28,38 +28,38 @@ from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.results import LayerSensitivity
 
 CALIBRATION = Quantization(activation_range="mse", correction="never")
-"""Of what is quantized."""
+"""Quantization settings for the measurement."""
 TEMPERATURE = 4.0
-"""Of the softened answers that are compared. The network is sure of its synthetic images: without it the few decide of
-which it is less sure (docs/bits.md)."""
+"""Temperature of the divergence. The network is confident on most of its synthetic images: at temperature 1 the few
+images on which it is less confident would dominate (docs/bits.md)."""
 BROKEN = 1e6
-"""Divergence of answers that are NaN."""
+"""Divergence that stands for NaN logits."""
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Question:
-    """How far the network is from the float one when some quantizers are switched, together."""
+    """The divergence from the float network when some quantizers are switched on (or off) together."""
 
     nodes: frozenset[fx.Node]
     widths: tuple[int | None, ...]
-    """Bits to switch them on at; None: as they were calibrated."""
+    """Bits to switch them on at; None: as calibrated."""
     answers: dict[int | None, float] = field(default_factory=dict)
     """Divergence by width."""
 
     def by_width(self) -> dict[int, float]:
-        """Those of widths."""
+        """Return the divergences by width, without that of None."""
         return {bits: answer for bits, answer in self.answers.items() if bits is not None}
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """What was found."""
+    """The measured divergences."""
 
     layers: list[LayerSensitivity]
     """Every layer that the placement quantizes, in the order of first calls."""
     everything: dict[int, float]
-    """Divergence with all of it at so many bits."""
+    """Bits to divergence with everything quantized at these bits."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Widths:
     """Bits to try."""
 
     weights: tuple[int, ...]
-    """For the weight of one layer, all else float."""
+    """Bits of the weight of one layer, all else float."""
     inputs: tuple[int, ...]
-    """For what one layer reads, all else float."""
+    """Bits of the input of one layer, all else float."""
     spared: tuple[int, ...] = ()
-    """For everything but one layer, whose weight and input stay float."""
+    """Bits of everything except one layer, whose weight and input stay float."""
 
 
 @torch.no_grad()
@@ -82,15 +82,15 @@ def layer_sensitivities(
     widths: Widths,
     step: Callable[[int, int], None] = lambda done, count: None,
 ) -> Sensitivities:
-    """How far the network moves by each layer that the placement quantizes.
+    """Measure the sensitivity of every layer that the placement quantizes.
 
     Args:
-        graph: of the float network, in the form of the placement.
-        placement: which activations count as a layer's input: of ``activations``, what leaves the activation before it.
-        images: ``(B, C, H, W)``, normalised, on the network's device; all in one run. Weights are rounded by the first
-            half of them, divergence is measured on the second.
-        widths: to try.
-        step: told of how many divergences are known, of how many; first of all that none is.
+        graph: graph of the float network, in the form of the placement.
+        placement: what counts as a layer's input: in ``activations``, the output of the activation function before it.
+        images: ``(B, C, H, W)``, normalised, on the network's device; all run in one batch. Weights are rounded by the
+            first half of them, divergence is measured on the second.
+        widths: widths to try.
+        step: called with the number of divergences measured so far and the total; first with 0.
     """
     layers = quantizable(graph)
     widest = max((*widths.weights, *widths.inputs, *widths.spared))
@@ -119,7 +119,7 @@ def layer_sensitivities(
 
 
 class _Switched(fx.Interpreter):
-    """A quantized network, node by node, of whose quantizers some are on; the others let float values through."""
+    """Runs a quantized network node by node with some quantizers on; the others pass floats through."""
 
     def __init__(self, graph: fx.GraphModule, plan: Plan, images: Tensor) -> None:
         self.student = QuantizedNetwork(own_tensors(graph), plan).eval()
@@ -132,20 +132,20 @@ class _Switched(fx.Interpreter):
         self.quantizers = frozenset((*self.floats, *site_nodes.values()))
         self.normalized = normalized_layers(self.student.graph)
         self.before: dict[fx.Node, Tensor] = {}
-        """Float inputs of quantizers that are on."""
+        """Quantizer node to its float input, for quantizers that are on."""
         self.moments: dict[fx.Node, Tensor | None] = {}
-        """Of what the layer reads whose weight was rounded last, by the holder of that."""
+        """Weight node to second moments of the layer's input, for the layer whose weight was rounded last."""
         self.rounded: dict[tuple[fx.Node, int], Tensor] = {}
         self.on: frozenset[fx.Node] = frozenset()
         self.bits: int | None = None
-        """Of those that are on; None: as they were calibrated."""
+        """Bits of the quantizers that are on; None: as calibrated."""
 
     def read_by(self, layer: Layer) -> frozenset[fx.Node]:
-        """The quantizers of what a layer reads; none where that is float."""
+        """Return the quantizers of a layer's inputs; float inputs have none."""
         return frozenset(self._read[call] for call in layer.calls if call in self._read)
 
     def float_answer(self) -> Tensor:
-        """Logits ``(B, K)`` of the float network."""
+        """Return the float network's logits ``(B, K)``."""
         self.on = frozenset()
         return self._rest(0, {})
 
@@ -155,10 +155,10 @@ class _Switched(fx.Interpreter):
         """Answer all questions in one run of the network.
 
         Args:
-            questions: whose quantizers are switched.
-            always: quantizers that are on, where no question is about them.
+            questions: the divergences to measure; filled in place.
+            always: quantizers that are on by default; a question toggles its own.
             wanted: the float network's logits, ``(B, K)``.
-            step: told of how many answers are known.
+            step: called with the number of answers so far.
         """
         place = {node: k for k, node in enumerate(self.order)}
         at: dict[int, list[Question]] = {}
@@ -181,15 +181,15 @@ class _Switched(fx.Interpreter):
             self._run([node], live)
 
     def run_node(self, n: fx.Node) -> Any:
-        """As the interpreter does, but for quantizers, and for layers whose weight or input is quantized alone."""
-        if n.target is bias_on_grid:  # rounding it is no part of the question
+        """Run a node as the interpreter does, except for quantizers and layers whose weight or input is quantized."""
+        if n.target is bias_on_grid:  # the rounding of biases is not measured
             return self.env[argument_node(n)]
         if n in self.quantizers and n not in self.on:
             return self.floats[n] if n in self.floats else self.env[argument_node(n)]
         if self.bits is None:
             return super().run_node(n)
         if n in self.floats:
-            return None  # not before the layer's input is there
+            return None  # the weight is rounded later, when the layer's input is known
         if n in self.quantizers:
             x = self.before[n] = self.env[argument_node(n)]
             return fake_quantize(x, *grid_of_values(x, 2**self.bits - 1), 2**self.bits - 1)
@@ -198,7 +198,7 @@ class _Switched(fx.Interpreter):
         return super().run_node(n)
 
     def _layer(self, call: fx.Node, bits: int) -> Tensor:
-        """What a layer puts out, with mean (and variance, before a batch norm) of every channel as the float one's."""
+        """Run a layer, with each channel's mean (and variance, before a batch norm) corrected to the float layer's."""
         source, holding, biased = cast("tuple[fx.Node, fx.Node, fx.Node | None]", call.args[:3])
         read: Tensor = self.env[source]
         holder: Tensor | None = self.env[holding]
@@ -212,7 +212,7 @@ class _Switched(fx.Interpreter):
         return (got - per_row(own_mean, dims)) * per_row(gain, dims) + per_row(mean, dims)
 
     def _rounded(self, call: fx.Node, x: Tensor, bits: int) -> Tensor:
-        """A layer's weight, rounded by what it reads."""
+        """Round a layer's weight by the second moments of its input."""
         holder = cast(fx.Node, call.args[1])
         if (holder, bits) not in self.rounded:
             if holder not in self.moments:
@@ -225,21 +225,21 @@ class _Switched(fx.Interpreter):
         return self.rounded[holder, bits]
 
     def _rest(self, k: int, live: dict[fx.Node, Any]) -> Tensor:
-        """Logits from the ``k``-th node on; ``live``: what was computed before it and is still needed."""
+        """Compute the logits from the ``k``-th node on; ``live`` holds earlier values that are still needed."""
         return self._run(self.order[k:], dict(live))
 
     def _run(self, nodes: list[fx.Node], live: dict[fx.Node, Any]) -> Any:
-        """The value of the last of some nodes; those that are still needed are put into ``live``."""
+        """Run some nodes and return the value of the last; values that are still needed are stored in ``live``."""
         for node in run_each(self, nodes, self.images, live):
             value = self.env[node]
         return value
 
 
 def divergence(got: Tensor, wanted: Tensor) -> float:
-    """Of two networks' logits ``(B, K)``: Kullback-Leibler divergence at :data:`TEMPERATURE`, on the second half.
+    """Compute the KL divergence of logits ``(B, K)`` at :data:`TEMPERATURE` on the second half of the images.
 
-    Weights are rounded by the first half: on images that the rounding goes by, a layer that reads few rows looks better
-    than it is.
+    Weights are rounded by the first half: measured on these images, a layer with few input rows would look better than
+    it is.
     """
     half = len(got) // 2
     found = float(kl_at_temperature(got[half:], wanted[half:], TEMPERATURE))

@@ -1,4 +1,4 @@
-"""Where activations can be quantized: sites, each a value of the graph and those that read it quantized."""
+"""Sites where activations can be quantized: each is a value of the graph, and the calls that read it quantized."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ class Site:
     """A value of the graph that an activation quantizer can be put on."""
 
     value: fx.Node
-    """What is quantized; of a layer's input: what the call reads, quantized once already perhaps."""
+    """The value to quantize; for a layer's input, the value that the call reads, which may be quantized already."""
     reader: fx.Node | None
     """The layer's call that reads it quantized; None: all readers do."""
     layer_calls: tuple[fx.Node, ...] = ()
-    """Calls of layers that compute with it, wherever it was carried."""
+    """Calls of layers that compute with it, also after reshapes and the like."""
     only_layers: bool = True
     """Whether no other call computes with it."""
 
 
 def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
-    """All sites for activation quantizers in a placement, by name, in the order of the graph."""
+    """Return all sites for activation quantizers in a placement, by name, in the order of the graph."""
     found = quantizable(graph)
     if placement == "activations":
         layer_calls = {call for layer in found for call in layer.calls}
@@ -42,7 +42,7 @@ def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, S
 
 
 def _readers_among(layer_calls: set[fx.Node], readers: Iterable[tuple[fx.Node, fx.Node]]) -> tuple[fx.Node, ...]:
-    """Calls of layers among the final readers of a value that read it as their input, each once."""
+    """Return the layers' calls among a value's final readers that read it as their input, without duplicates."""
     return tuple(dict.fromkeys(user for user, read in readers if user in layer_calls and user.args[0] is read))
 
 
@@ -53,9 +53,9 @@ def _named(name: str, end: str) -> str:
 def _on_integers(
     graph: fx.GraphModule, layer_calls: set[fx.Node], readers: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
 ) -> set[fx.Node]:
-    """The layers, and the integer operations that hang together with them.
+    """Return the layers' calls, and the integer operations that are connected to them through other integer operations.
 
-    Others lie between two operations in floats (the average between two powers), and would gain nothing from a grid.
+    Other operations lie between two float operations (an average between two powers): a grid would gain nothing.
     """
     constant = constant_nodes(graph)
     found, able = set(layer_calls), {node for node in calls(graph) if is_integer_operation(node, constant)}
@@ -66,7 +66,7 @@ def _on_integers(
 
 
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
-    """Values that an integer operation puts out or reads; not the logits, nor divisors that no layer makes."""
+    """Return the values that integer operations output or read, except the logits and divisors not made by a layer."""
     layer_calls = {call for layer in found for call in layer.calls}
     found_values = values(graph)
     readers = {call: list(final_readers(value)) for call, value in found_values.items()}
@@ -77,7 +77,7 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
         by_layers = _readers_among(layer_calls, users)
         if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
             continue
-        if call not in layer_calls and is_divisor(value):  # a layer runs on integers only if it puts out some
+        if call not in layer_calls and is_divisor(value):  # a layer's own output must be quantized to run on integers
             continue
         others = [user for user, read in users if user not in by_layers or user.args[0] is not read]
         made[call] = Site(value, None, by_layers, not others)

@@ -1,1 +1,1 @@
-"""Stage 1: the parts of IntraQ (CVPR 2022), one file each, and the optimisation that brings them together."""
+"""Stage 1: the parts of IntraQ (CVPR 2022), one file each, and the optimisation that combines them."""

@@ -1,7 +1,7 @@
-"""Pictures that somebody gave, in place of or beside synthetic images: those nearest to what the network has seen.
+"""Real pictures from the user, instead of or in addition to synthetic images: those nearest to the training data.
 
-Batch norms carry mean and variance of the training data; a picture whose own moments are near to them looks to the
-network like something from there. No label is needed: tuning asks the float network what it makes of each.
+Batch norms store mean and variance of the training data. A picture whose own moments are close to them resembles the
+training data to the network. No labels are needed: in tuning, the float network's output is the target.
 """
 
 from collections.abc import Iterable
@@ -16,19 +16,19 @@ from intraq_cli.synthesis.bns import channel_distances, scale_free_bns_loss
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 BATCH = 16
-"""Pictures at once."""
+"""Number of pictures per batch."""
 
 Moments = list[tuple[Tensor, Tensor]]
-"""Of every batch norm's input, mean and biased variance over height and width: ``(B, C)`` each."""
+"""Mean and biased variance over height and width of every batch norm's input: ``(B, C)`` each."""
 
 
 def moments_of_each(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel of each image of ``x (B, C, H, W)``."""
+    """Compute mean and biased variance of each channel of each image of ``x (B, C, H, W)``."""
     return x.mean((2, 3)), x.var((2, 3), correction=0)
 
 
 def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
-    """Pass: the graph returns ``(what it returned, moments)``, :data:`Moments` in the order of its batch norms."""
+    """Pass: return ``(previous output, moments)``: also :data:`Moments` in the order of the batch norms."""
     made = copy_graph(graph)
     return add_outputs(made, [insert_call(made, norm.x.next, moments_of_each, norm.x) for norm in batch_norms(made)])
 
@@ -37,15 +37,15 @@ def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
 def nearest_pictures(
     graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int
 ) -> tuple[TuningImages, list[LayerStatistics]]:
-    """The ``count`` pictures whose batch-norm statistics are the nearest, in a random order; all where they are fewer.
+    """Select the ``count`` pictures whose batch norm statistics are nearest to the stored ones, in random order.
 
-    With them the statistics of all that are kept together.
+    Keeps all if there are fewer. Also returns the joint statistics of all kept pictures.
 
     Args:
-        graph: of the float network.
-        batches: of pictures ``(B, C, H, W)``, normalised, on the graph's device; at least one.
-        count: of pictures to keep.
-        seed: of the order.
+        graph: graph of the float network.
+        batches: batches of pictures ``(B, C, H, W)``, normalised, on the graph's device; at least one.
+        count: number of pictures to keep.
+        seed: random seed of the order.
     """
     observed, norms = _Observed(graph), norm_parameters(graph)
     kept: list[Tensor] = []
@@ -69,10 +69,10 @@ def nearest_pictures(
 
 
 class _Observed:
-    """A network's logits of images ``(B, C, H, W)``, and the :data:`Moments` of each, whatever it does to the batch.
+    """Computes a network's logits of images ``(B, C, H, W)``, and the :data:`Moments` of each image.
 
-    One that folds flips, windows or patches into the batch shows batch norms several rows for an image, in an order of
-    its own: it gets one image at a time.
+    In a network that folds flips, windows or patches into the batch, batch norms see several rows per image, in an
+    unknown order. Such a network gets one image at a time.
     """
 
     def __init__(self, graph: fx.GraphModule) -> None:
@@ -91,25 +91,25 @@ class _Observed:
 
 
 def distances(norms: list[Parameters], moments: Moments) -> Tensor:
-    """How far each picture's own statistics are from the stored ones: the BNS loss of each alone, ``(B,)``."""
+    """Compute the distance of each picture's statistics from the stored ones: its own BNS loss, ``(B,)``."""
     return scale_free_bns_loss(statistics(norms, moments))
 
 
 def least_distance(layers: list[LayerStatistics]) -> float:
-    """How far images are, all together, from what batch norms saw in training: in the one that is the nearest to it.
+    """Compute the distance of images, taken together, from the training data, in the batch norm where it is least.
 
-    The median over its channels, in squared deviations. One layer, or some channels, may be off by a statistic that is
-    wrong or next to none; where all are, the images are other ones.
+    It is the median over that layer's channels, in squared standard deviations. One layer or some channels may be far
+    off because a stored statistic is wrong or almost zero; if all are, the images differ from the training data.
     """
     return min(float(channel_distances(layer).median()) for layer in layers)
 
 
 def moments_of_all(batches: Iterable[Moments]) -> Moments:
-    """Mean and biased variance over all images and positions, ``(C,)`` each, from those of each image."""
+    """Combine the moments of each image into mean and biased variance over all images and positions, ``(C,)`` each."""
     sums: list[tuple[Tensor, Tensor]] = []
     count = 0
     for moments in batches:
-        # the mean of squares adds up where variances do not; in double precision, as its difference may be tiny
+        # means of squares can be summed, variances cannot; in double precision, as their difference may be tiny
         parts = [(mean.double().sum(0), (var + mean.double().square()).sum(0)) for mean, var in moments]
         sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, parts, strict=True)] if sums else parts
         count += len(moments[0][0])

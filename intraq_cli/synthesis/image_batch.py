@@ -1,4 +1,4 @@
-"""One batch of images on its way from noise: what is optimised, by which optimizer, and how far it is."""
+"""One batch of images that is optimised from noise: its parameters, its optimizer, and its state."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from intraq_cli.synthesis.spectrum import SPACES
 
 
 class ImageBatch:
-    """Images as a point in the recipe's space (pixels or spectra), moved by Adam.
+    """Images, represented by a point in the recipe's space (pixels or spectra) that Adam optimises.
 
     Args:
-        objective: the loss; its config says the rest.
+        objective: the loss; its config has all other settings.
         shape: ``(C, H, W)``.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         labels: ``(B,)``, on the device.
-        generator: of the noise, the targets and the crops.
-        lr: of Adam.
+        generator: random generator for the noise, the targets and the crops.
+        lr: Adam's learning rate.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class ImageBatch:
             self.scheduler = ReduceLROnPlateau(self.adam, factor=0.1, patience=50, min_lr=1e-4)
 
     def step(self) -> Losses:
-        """One step; returns its losses, detached."""
+        """Do one optimizer step; returns its losses, detached."""
         config = self.config
         x = self.space.images(self.point).contiguous(memory_format=torch.channels_last)
         shown = local_object_reinforcement(x, config.eta, config.lor_probability, config.lor_coin, self.generator)
         losses, gradient = self.objective.with_gradient(shown, self.labels, self.targets)
         (grad,) = torch.autograd.grad(shown, [self.point], gradient)
-        self.point.grad = grad.contiguous()  # the fused optimizer takes memory as it lies
+        self.point.grad = grad.contiguous()  # the fused optimizer ignores strides
         self.adam.step()
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(losses["total"].item())
@@ -64,13 +64,13 @@ class ImageBatch:
 
     @torch.no_grad()
     def images(self) -> Tensor:
-        """The images ``(B, C, H, W)`` as they are, within bounds if the recipe clips them."""
+        """Return the current images ``(B, C, H, W)``, within bounds if the recipe clips them."""
         x = self.space.images(self.point).contiguous(memory_format=torch.channels_last)
-        # transformed back and forth, a pixel may be off by a bit
+        # the transform and its inverse may move a clipped pixel slightly out of bounds
         return x.clamp(self.low, self.high) if self.config.clip else x
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`load_state` goes on from."""
+        """Return the state that :meth:`load_state` resumes from."""
         return {
             "point": self.point.detach(),
             "generator": self.generator.get_state(),
@@ -79,7 +79,7 @@ class ImageBatch:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a :meth:`state`."""
+        """Resume from a :meth:`state`."""
         self.point.data.copy_(state["point"])
         self.generator.set_state(state["generator"])
         self.adam.load_state_dict(state["adam"])

@@ -1,4 +1,4 @@
-"""Synthetic images on disk: one safetensors file that says where they come from and how to show them."""
+"""Synthetic images on disk: one safetensors file, with their origin and how they are normalised."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +35,7 @@ class ImageSet:
 
 
 class _Table(BaseModel):
-    """Fields that are read again have their types; all others are kept as they are."""
+    """Validates the fields that are read back; all others are kept unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -49,7 +49,7 @@ class _Origin(_Table):
 
 
 class _About(_Table):
-    """What a file says of itself, possibly a stranger's."""
+    """The metadata of a file, which may come from an untrusted source."""
 
     origin: _Origin
     input: dict[str, Any]
@@ -60,7 +60,7 @@ class _About(_Table):
 
 
 def save_images(path: Path, images: ImageSet) -> None:
-    """Write images (float16, normalised), labels, confidences and figures."""
+    """Write images (float16, normalised), labels, confidences and metrics."""
     made = images.made
     about = {
         "format": FORMAT,
@@ -74,15 +74,15 @@ def save_images(path: Path, images: ImageSet) -> None:
     tensors = {"images": made.images.contiguous(), "labels": made.labels}
     if made.confidences is not None:
         tensors["confidences"] = made.confidences
-    # one entry of metadata: the order of several would differ from run to run
+    # a single metadata entry: the order of several would differ from run to run
     save_file(tensors, path, {"intraq": json.dumps(about)})
 
 
 def read_images(path: Path) -> ImageSet:
-    """Read what :func:`save_images` wrote, for whatever model.
+    """Read a file that :func:`save_images` wrote, for any model.
 
     Raises:
-        DataError: no such file, or not an image set.
+        DataError: there is no such file, or it is not an image set.
     """
     _check_header(path)
     try:
@@ -105,10 +105,10 @@ def read_images(path: Path) -> ImageSet:
 
 
 def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[TuningImages, dict[str, Any]]:
-    """Images for a model, normalised as it takes them, and their origin.
+    """Read images for a model, renormalise them as the model expects, and return them with their origin.
 
     Raises:
-        DataError: no such file, not an image set, or one that does not fit the model.
+        DataError: there is no such file, it is not an image set, or it does not fit the model.
     """
     shape = _check_header(path)
     if shape != spec.input_size:
@@ -124,7 +124,7 @@ def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[TuningIm
 
 
 def _check_header(path: Path) -> tuple[int, ...]:
-    """See that a file holds images and a label for each, and return their shape; none of them is read."""
+    """Check that a file holds images with a label each, and return an image's shape, without reading the tensors."""
     header = tensor_header(path, DataError)
     if not {"images", "labels"} <= set(header) <= {"images", "labels", "confidences"}:
         raise DataError(f"{path} is not a set of synthetic images", HINT)

@@ -1,7 +1,7 @@
-"""Local object reinforcement (LOR): the network must see the object at more than one scale (IntraQ, CVPR 2022).
+"""Local object reinforcement (LOR): the network should see the object at more than one scale (IntraQ, CVPR 2022).
 
-With some probability an image is replaced by a random crop of itself, resized back and perhaps mirrored, before the
-network sees it; the gradient flows through the crop to the image.
+With some probability an image is replaced by a random crop of itself, resized to full size and possibly mirrored,
+before it enters the network; the gradient flows through the crop to the image.
 """
 
 import math
@@ -19,8 +19,8 @@ ATTEMPTS = 10
 def draw_crops(n: int, height: int, width: int, eta: float, generator: torch.Generator) -> Tensor:
     """Draw ``n`` crops: area fraction U(eta, 1), aspect ratio log-uniform in (3/4, 4/3) of the image's own; ``(n, 4)``.
 
-    A row is top, left, height, width: the first of ten tries that fits, else the whole image. Of square images they are
-    those of torchvision's ``RandomResizedCrop.get_params``. On the CPU.
+    A row is top, left, height, width of the first of ten tries that fits, else of the whole image. For square images
+    the distribution is that of torchvision's ``RandomResizedCrop.get_params``. The result is on the CPU.
     """
     area = height * width * torch.empty(n, ATTEMPTS).uniform_(eta, 1, generator=generator)
     ratio = torch.empty(n, ATTEMPTS).uniform_(*map(math.log, ASPECT_RATIO), generator=generator).exp() * width / height
@@ -37,7 +37,7 @@ def draw_crops(n: int, height: int, width: int, eta: float, generator: torch.Gen
 
 
 def crop_resize_flip(images: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
-    """Crop each image, resize it back to full size (bilinear), mirror it where asked: one batched operation.
+    """Crop each image, resize it to full size (bilinear), and mirror it if requested: one batched operation.
 
     Equals torchvision's ``resized_crop`` and ``hflip`` image by image. Differentiable in ``images``.
 
@@ -51,12 +51,12 @@ def crop_resize_flip(images: Tensor, crops: Tensor, flips: Tensor) -> Tensor:
     ys = _source_positions(height, top, h)  # (B, H)
     xs = _source_positions(width, left, w)  # (B, W)
     xs = torch.where(to_device(flips, images.device)[:, None], xs.flip(1), xs)
-    # on CUDA, grid_sample's gradients are summed in any order
+    # on CUDA, grid_sample sums gradients in no fixed order
     return _by_products(images, ys, xs) if images.is_cuda else _by_sampling(images, ys, xs)
 
 
 def _by_sampling(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    """Bilinear interpolation: where rows and columns read, ``(B, H)`` and ``(B, W)`` pixel indices."""
+    """Interpolate bilinearly at rows ``ys (B, H)`` and columns ``xs (B, W)``, both fractional pixel indices."""
     height, width = images.shape[-2:]
     # pixel index i sits at (2 i + 1) / size - 1 in grid_sample's coordinates
     ys, xs = (2 * ys + 1) / height - 1, (2 * xs + 1) / width - 1
@@ -65,16 +65,16 @@ def _by_sampling(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
 
 
 def _by_products(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    """The same, as two matrix products."""
+    """Compute the same as two matrix products."""
     rows, columns = (
         (1 - (at[:, :, None] - torch.arange(at.shape[1], device=at.device)).abs()).clamp(min=0) for at in (ys, xs)
     )
     made = rows[:, None] @ images @ columns[:, None].mT
-    return made.contiguous(memory_format=torch.channels_last)  # as whole images are: a recorded step takes one layout
+    return made.contiguous(memory_format=torch.channels_last)  # as uncropped images: a CUDA graph needs a fixed layout
 
 
 def _source_positions(size: int, start: Tensor, length: Tensor) -> Tensor:
-    """Where each of ``size`` output pixels reads: ``(B, size)`` pixel indices; never outside the crop."""
+    """Compute where each of ``size`` output pixels reads: fractional indices ``(B, size)``, never outside the crop."""
     positions = (torch.arange(size, device=start.device, dtype=start.dtype) + 0.5) * (length / size) - 0.5
     return start + torch.minimum(positions.clamp(min=0), length - 1)
 
@@ -87,10 +87,10 @@ def local_object_reinforcement(
     Args:
         images: ``(B, C, H, W)``.
         eta: smallest area fraction of a crop.
-        probability: of the coin.
-        coin: ``"batch"``, one toss for the whole batch (the published code), or ``"image"``, one toss per image: the
-            same mixture with less noise from step to step.
-        generator: on the CPU; the same draws whatever the device.
+        probability: probability that an image is chosen.
+        coin: ``"batch"``, one draw for the whole batch (the published code), or ``"image"``, one draw per image: the
+            same share of crops with less noise from step to step.
+        generator: on the CPU, so that draws do not depend on the device.
     """
     if probability == 0:
         return images

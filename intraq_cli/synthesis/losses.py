@@ -1,4 +1,4 @@
-"""Every loss on the images in one table: those of the paper, and the user's own."""
+"""All losses on the images in one table: those of the paper, and the user's own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,52 +18,52 @@ BNS_LOSSES = {"paper": paper_bns_loss, "scale-free": scale_free_bns_loss}
 
 @dataclass(frozen=True)
 class LossInput:
-    """What a loss is a function of: a batch of images as the network is shown them, and what it makes of them.
+    """The input of a loss: a batch of images as the network sees them, and the network's outputs on them.
 
-    Tensors are float32 on the device of the run. ``images``, ``pixels``, ``logits``, ``features``, and the means and
-    variances in ``layers`` can be differentiated; a loss is a scalar made of them. It is called at every step, perhaps
-    under ``torch.no_grad`` for figures at the end.
+    Tensors are float32 on the device of the run. A loss is a scalar function of ``images``, ``pixels``, ``logits``,
+    ``features``, and the means and variances in ``layers``, all of which are differentiable. It is called at every
+    step, and possibly under ``torch.no_grad`` for the final metrics.
     """
 
     images: Tensor
-    """``(B, C, H, W)``, normalised: the whole batch, each image cropped and mirrored as local object reinforcement
-    shows it; at the end the images themselves."""
+    """``(B, C, H, W)``, normalised: the whole batch, each image cropped and mirrored by local object reinforcement;
+    at the end, the images themselves."""
     black: Tensor
     """``(C, 1, 1)``, the normalised value of a black pixel."""
     white: Tensor
-    """``(C, 1, 1)``, of a white one."""
+    """``(C, 1, 1)``, the normalised value of a white pixel."""
     logits: Tensor
     """``(B, K)``."""
     labels: Tensor
     """``(B,)``, int64: the class that each image is made for."""
     targets: Tensor
-    """``(B,)``: the probability that the network should give it (SIL)."""
+    """``(B,)``: the probability that the network should give this class (SIL)."""
     features: Tensor | None
-    """``(B, D)``, what enters the classifier; None where that was not found."""
+    """``(B, D)``, the classifier's input; None if it was not found."""
     layers: list[LayerStatistics]
     """For every call of a batch norm: ``mean`` and ``var`` ``(C,)`` of its input over the batch, and those of the
     training data, ``running_mean`` and ``running_var``, with ``eps``."""
     centres: Tensor | None = None
-    """``(B, D)``, the mean feature of each image's class in the batches before; None in the first one (MDC)."""
+    """``(B, D)``, the mean feature of each image's class in earlier batches; None in the first batch (MDC)."""
     known: Tensor | None = None
-    """``(B,)`` bool: whether there were images of the class in the batches before."""
+    """``(B,)`` bool: whether earlier batches had images of the class."""
 
     @property
     def pixels(self) -> Tensor:
-        """The images in [0, 1], ``(B, C, H, W)``; a little outside where the recipe does not clip them."""
+        """The images in [0, 1], ``(B, C, H, W)``; slightly outside if the recipe does not clip them."""
         return (self.images - self.black) / (self.white - self.black)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A loss and its weight in the sum."""
+    """A loss and its weight in the total."""
 
     weight: float
     function: Callable[[LossInput], Tensor]
 
 
 def terms(config: Synthesis) -> dict[str, Term]:
-    """All losses of a recipe by name, in the order in which they are summed."""
+    """Return all losses of a recipe by name, in the order in which they are summed."""
 
     def mdc(given: LossInput) -> Tensor:
         if given.features is None or given.centres is None or given.known is None or not config.mdc_weight:
@@ -82,7 +82,7 @@ def terms(config: Synthesis) -> dict[str, Term]:
 
 
 def _checked(loss: Extension) -> Callable[[LossInput], Tensor]:
-    """The user's loss; a result that cannot be summed and differentiated is refused."""
+    """Wrap the user's loss; refuse a result that cannot be summed and differentiated."""
 
     def call(given: LossInput) -> Tensor:
         made = loss(given)

@@ -1,4 +1,4 @@
-"""Marginal distance constraint (MDC): images of a class lie neither on one point nor anywhere (IntraQ, CVPR 2022)."""
+"""Marginal distance constraint (MDC): features keep a bounded distance to their class centre (IntraQ, CVPR 2022)."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class ClassCentres:
-    """Mean feature of every class over the finished batches; a class not seen yet has none."""
+    """Mean feature of every class over the finished batches; a class without images so far has none."""
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
@@ -17,13 +17,13 @@ class ClassCentres:
         """Add a finished batch: ``features (B, D)``, ``labels (B,)``."""
         if self.sums is None:
             self.sums = features.new_zeros(self.num_classes, features.shape[1])
-        # summed through a matrix product: index_add_ has no fixed order of additions on CUDA
+        # summed by a matrix product: index_add_ has no fixed order of additions on CUDA
         one_hot = F.one_hot(labels, self.num_classes).to(features.dtype)
         self.sums += one_hot.T @ features.detach()
         self.counts += one_hot.sum(0)
 
     def __call__(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Centres ``(B, D)`` of the labels' classes and whether each has one ``(B,)``; None before the first update."""
+        """Return class centres ``(B, D)`` and whether each exists ``(B,)``; None before the first update."""
         if self.sums is None:
             return None
         counts = self.counts[labels]
@@ -38,7 +38,7 @@ def marginal_distance_loss(
     Args:
         features: ``(B, D)``.
         centres: ``(B, D)``.
-        known: ``(B,)`` bool; the mean is over the images whose class has a centre, 0 where none has.
+        known: ``(B,)`` bool; the loss is the mean over images whose class has a centre, 0 if none has.
         lambda_lower: smallest distance allowed, in [0, 2].
         lambda_upper: largest distance allowed, in [0, 2].
     """
@@ -48,15 +48,15 @@ def marginal_distance_loss(
 
 
 def heterogeneity(features: Tensor, labels: Tensor) -> float:
-    """Mean cosine distance between two different images of one class (IntraQ), averaged over all such pairs.
+    """Compute the mean cosine distance between two images of a class (IntraQ), averaged over all such pairs.
 
-    Real images have about 0.44, IntraQ's 0.42, earlier methods' below 0.2 (ResNet-18 on ImageNet). NaN where no class
+    Real images have about 0.44, IntraQ's 0.42, earlier methods' below 0.2 (ResNet-18 on ImageNet). NaN if no class
     has two images. ``features (B, D)``, ``labels (B,)``.
     """
     unit = F.normalize(features.double(), dim=1)
     one_hot = F.one_hot(labels, int(labels.max()) + 1).double()
     counts = one_hot.sum(0)
-    # the squared length of a class's summed unit vectors is the sum of the cosines of all its ordered pairs
+    # the squared norm of the sum of a class's unit vectors is the sum of the cosines of all its ordered pairs
     cosines = ((one_hot.T @ unit).square().sum(1) - counts).sum()
     pairs = (counts * (counts - 1)).sum()
     return float(1 - cosines / pairs) if pairs else float("nan")

@@ -1,4 +1,4 @@
-"""The whole loss of stage 1, on what local object reinforcement shows the network, and its gradient in the images."""
+"""The total loss of stage 1 on images after local object reinforcement, and its gradient in these images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from intraq_cli.synthesis.losses import LossInput, Term, terms
 from intraq_cli.synthesis.mdc import ClassCentres
 
 Losses = dict[str, Tensor]
-"""The parts by name, and their weighted sum as ``total``; scalars."""
+"""The terms by name, and their weighted sum as ``total``; scalars."""
 
 
 class ForwardResult(NamedTuple):
-    """What a forward pass over images gives the losses."""
+    """The result of a forward pass over images, as the losses need it."""
 
     layers: list[LayerStatistics]
     logits: Tensor
     features: Tensor | None
-    """What enters the classifier, ``(B, D)``; None where nothing does."""
+    """The classifier's input, ``(B, D)``; None if there is none."""
 
 
 class ForwardWithStatistics(nn.Module):
-    """The network's forward pass, with the statistics of its batch norms and the features before its classifier.
+    """The network's forward pass, with its batch norm statistics and its classifier's input (features).
 
     Args:
-        graph: of the float network, on ``device``.
-        precision: of the recipe.
-        device: where it runs.
+        graph: graph of the float network, on ``device``.
+        precision: precision of the recipe.
+        device: device to run on.
     """
 
     def __init__(self, graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> None:
@@ -44,11 +44,11 @@ class ForwardWithStatistics(nn.Module):
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
         self.norms = norm_parameters(graph)
         self.rows_are_images = True
-        """Whether what enters the classifier has one row for each image, see :meth:`find_rows`."""
+        """Whether the classifier's input has one row per image, see :meth:`find_rows`."""
 
     @torch.no_grad()
     def find_rows(self, x: Tensor) -> None:
-        """See whether features are of single images: a network may fold views, patches or tokens into the batch."""
+        """Find whether features have one row per image: a network may fold views, patches or tokens into the batch."""
         for images in (x, x[:1].expand(len(x) + 1, -1, -1, -1)):
             features = self(images).features
             self.rows_are_images = features is not None and len(features) == len(images)
@@ -56,7 +56,7 @@ class ForwardWithStatistics(nn.Module):
                 return
 
     def forward(self, x: Tensor) -> ForwardResult:
-        """Of images ``(B, C, H, W)``."""
+        """Run the network on images ``(B, C, H, W)``."""
         (logits, features), moments = self.step(x)
         layers = statistics(self.norms, moments)
         known = features is not None and self.rows_are_images
@@ -65,14 +65,14 @@ class ForwardWithStatistics(nn.Module):
 
 @dataclass(frozen=True)
 class Objective:
-    """The stage 1 loss of a batch, as a function of what is shown to the network.
+    """The stage 1 loss of a batch, as a function of the images that enter the network.
 
     Args:
         forward: the forward pass, see :class:`ForwardWithStatistics`.
         centres: class centres of the finished batches.
-        config: weights and margins.
+        config: loss weights and margins.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each, on the images' device.
-        micro_batches: how many images go through the network at once.
+        micro_batches: decides how many images go through the network at once.
     """
 
     forward: Accelerated[ForwardResult]
@@ -83,11 +83,11 @@ class Objective:
 
     @cached_property
     def terms(self) -> dict[str, Term]:
-        """What is summed."""
+        """The terms of the loss by name."""
         return terms(self.config)
 
     def with_gradient(self, shown: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor]:
-        """The losses, detached, and the gradient of their sum in ``shown``.
+        """Compute the losses, detached, and the gradient of their weighted sum in ``shown``.
 
         Args:
             shown: ``(B, C, H, W)``, normalised.
@@ -105,7 +105,7 @@ class Objective:
 
     @torch.no_grad()
     def of_finished(self, images: Tensor, labels: Tensor, targets: Tensor) -> tuple[Losses, Tensor, Tensor | None]:
-        """The losses of finished images as they are, their logits ``(B, K)`` and features ``(B, D)``."""
+        """Compute the losses of finished, uncropped images, their logits ``(B, K)`` and features ``(B, D)``."""
 
         def at_once(size: int) -> tuple[Losses, Tensor, Tensor | None]:
             result = _merged([self.forward.function(x) for x in images.split(size)])
@@ -131,10 +131,10 @@ class Objective:
         return {**parts, "total": sum(weighted, shown.new_zeros(()))}
 
     def _in_micro_batches(self, shown: Tensor, labels: Tensor, targets: Tensor, size: int) -> tuple[Losses, Tensor]:
-        """The same losses and gradient with ``size`` images in memory at once, for one more run of the network.
+        """Compute the same losses and gradient with ``size`` images in memory at once, at the cost of a second run.
 
-        Batch statistics are those of the whole batch: a first run without gradients gives them, and the loss's
-        gradient in each; a second one carries these on to the images.
+        The batch statistics must be those of the whole batch. A first run without gradients yields them, and with them
+        the loss's gradient in each output. A second run backpropagates these gradients to the images.
         """
         micro_batches = shown.split(size)
         with torch.no_grad():
@@ -165,7 +165,7 @@ class Objective:
 
 
 def as_numbers(losses: Losses) -> dict[str, float]:
-    """The losses by name, read from the device in one copy."""
+    """Read the losses from the device in one copy, as numbers by name."""
     return dict(zip(losses, torch.stack([*losses.values()]).tolist(), strict=True))
 
 
@@ -178,7 +178,7 @@ def _detached(losses: Losses) -> Losses:
 
 
 def _merged(micro_batches: list[ForwardResult]) -> ForwardResult:
-    """What the network would have made of all micro-batches at once."""
+    """Merge the results of micro-batches into the result of the whole batch."""
     if len(micro_batches) == 1:
         return micro_batches[0]
     weights = torch.tensor([len(p.logits) for p in micro_batches], device=micro_batches[0].logits.device)

@@ -1,4 +1,4 @@
-"""Synthetic images as pictures to look at: one file each in class folders, or side by side on a contact sheet."""
+"""Synthetic images as image files: one file each in class folders, or side by side on a contact sheet."""
 
 import io
 import json
@@ -21,20 +21,20 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.words import one_line
 
 LARGEST_SHEET = 1_000_000
-"""Bytes."""
+"""Largest size of a sheet's file, in bytes."""
 SMALL, LARGE = 96, 160
 """Least and largest width of an image on a sheet, in pixels: smaller ones are enlarged, larger ones reduced."""
 ROWS = 4
 PER_ROW = {True: 10, False: 8}
-"""Images side by side, enlarged ones or not."""
+"""Images per row, if they are enlarged (True) or not (False)."""
 GAP, CAPTION, FONT = 4, 18, 12
-"""Pixels between images, of the line with a name, and of its letters."""
+"""Pixels between images, height of the caption with the class name, and its font size."""
 LAYOUT = "intraq"
-"""Text in the PNG file that says where its images are."""
+"""Key of the PNG text that describes the positions of the images."""
 SOFTWARE = ("Software", "intraq")
-"""Text in PNG files that tells our pictures from anybody else's."""
+"""PNG text that identifies files written by this module."""
 LONGEST_NAME = 60
-"""Characters of a folder's name."""
+"""Largest number of characters of the class name in a folder's name."""
 AT_ONCE = 64
 
 
@@ -42,13 +42,13 @@ AT_ONCE = 64
 
 
 def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names: list[str] | None) -> None:
-    """Write each image as it is, a PNG file in the folder of its class: ``0207_golden_retriever/00003_0.982.png``.
+    """Write each image as a PNG file in the folder of its class: ``0207_golden_retriever/00003_0.982.png``.
 
     Args:
-        folder: is there, and empty.
-        made: the images; a file's name has the number of its image and, if it is known, the teacher's confidence.
-        spec: how they are normalised.
-        names: of all classes.
+        folder: an existing, empty folder.
+        made: the images; a file name consists of the image's index and, if known, the teacher's confidence.
+        spec: how the images are normalised.
+        names: names of all classes.
     """
     labels = made.labels.tolist()
     digits = len(str(len(names) - 1 if names else max(labels)))
@@ -62,7 +62,7 @@ def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names
 
 
 def is_class_folders(folder: Path) -> bool:
-    """Whether a folder holds what :func:`write_class_folders` wrote, and nothing else."""
+    """Whether a folder holds only files that :func:`write_class_folders` wrote."""
     entries = [*folder.iterdir()]
     return all(entry.is_dir() for entry in entries) and all(_is_own(file) for one in entries for file in one.iterdir())
 
@@ -77,7 +77,7 @@ def _is_own(file: Path) -> bool:
 
 
 def class_folder(index: int, names: list[str] | None, digits: int) -> str:
-    """Name of a class's folder on any file system: its index, and what it is called."""
+    """Return a folder name for a class, valid on any file system: its index and name."""
     number = f"{index:0{digits}d}"
     text = unicodedata.normalize("NFC", names[index])[:LONGEST_NAME] if names else ""
     text = re.sub(r"[^\w-]+", "_", text).strip("_")
@@ -85,14 +85,14 @@ def class_folder(index: int, names: list[str] | None, digits: int) -> str:
 
 
 def pictures_of(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
-    """Images ``(B, C, H, W)``, normalised, one after the other."""
+    """Convert normalised images ``(B, C, H, W)`` to PIL images, one by one."""
     for part in images.split(AT_ONCE):
         for pixels in spec.to_pixels(part.float()):
             yield _picture(pixels)
 
 
 def _picture(pixels: Tensor) -> Image.Image:
-    """Of ``(C, H, W)`` in [0, 1]; of channels that are no colours, the mean."""
+    """Convert ``(C, H, W)`` in [0, 1] to a PIL image; average the channels if there are not 1 or 3."""
     if len(pixels) not in (1, 3):
         pixels = pixels.mean(0, keepdim=True)
     values = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -103,10 +103,10 @@ def _picture(pixels: Tensor) -> Image.Image:
 
 
 def write_sheet(path: Path, made: TuningImages, spec: InputSpec, names: list[str] | None) -> None:
-    """Write some of the images side by side with the names of their classes; a PNG, or a JPEG by the file's name.
+    """Write some of the images side by side with the names of their classes, as PNG or JPEG by the file's suffix.
 
-    They are the first ones of each class in turn, and of many classes some evenly spread ones. A PNG of at most 1 MB:
-    where it would be larger, images are reduced.
+    They are the first ones of each class in turn; of many classes, evenly spaced ones. The file has at most 1 MB:
+    images are reduced until it fits.
     """
     width = spec.input_size[2]
     zoom = _zoom(spec)
@@ -134,19 +134,19 @@ def _zoom(spec: InputSpec) -> int:
 
 
 def shown_on_sheet(labels: Tensor, spec: InputSpec) -> tuple[int, list[int]]:
-    """How many images are side by side, and which: each class has its columns where all of them fit into a row."""
+    """Return the number of columns and the images' indices; each class has its own columns if all fit into a row."""
     classes, per_row = int(labels.unique().numel()), PER_ROW[_zoom(spec) > 1]
     columns = per_row if classes > per_row else classes * (per_row // classes)
     chosen = spread_over_classes(labels, ROWS * columns)
     if classes > per_row and len(chosen) < ROWS * columns:
-        columns = -(-len(chosen) // -(-len(chosen) // per_row))  # as even rows as can be
+        columns = -(-len(chosen) // -(-len(chosen) // per_row))  # makes rows as even as possible
     return min(columns, len(chosen)), chosen
 
 
 def spread_over_classes(labels: Tensor, most: int) -> list[int]:
-    """Which of the images ``(N,)`` to show: the first of each class, by class, then the second of each, and so on.
+    """Choose images by their labels ``(N,)``: the first of each class, ordered by class, then the second, and so on.
 
-    Of more classes than ``most``, evenly spread ones.
+    If there are more classes than ``most``, evenly spaced classes are chosen.
     """
     by_class: dict[int, list[int]] = {}
     for k, label in enumerate(labels.tolist()):
@@ -178,7 +178,7 @@ def _sheet(
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """``text``, or as much of its beginning as is no wider than an image."""
+    """Return ``text``, shortened with an ellipsis if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:
@@ -187,22 +187,22 @@ def _fitting(text: str, font: Any, width: int) -> str:
 
 
 def _places(layout: dict[str, Any]) -> list[tuple[int, int]]:
-    """Left upper corners ``(x, y)`` of the images."""
+    """Return the upper left corners ``(x, y)`` of the images."""
     across, down = layout["width"] + GAP, layout["height"] + CAPTION + GAP
     places = (divmod(k, layout["columns"]) for k in range(layout["images"]))
     return [(GAP + column * across, GAP + row * down) for row, column in places]
 
 
 def _size(layout: dict[str, Any]) -> tuple[int, int]:
-    """Width and height of the whole sheet."""
+    """Return width and height of the whole sheet."""
     rows = -(-layout["images"] // layout["columns"])
     return GAP + layout["columns"] * (layout["width"] + GAP), GAP + rows * (layout["height"] + CAPTION + GAP)
 
 
 def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
-    """The images ``(B, C, H, W)`` on a PNG of :func:`write_sheet`, normalised; None if it is no such sheet of a model.
+    """Read the images ``(B, C, H, W)`` from a PNG of :func:`write_sheet`, normalised; None if it does not fit ``spec``.
 
-    Images that were reduced are less sharp than they were.
+    Images that were reduced have lost sharpness.
     """
     channels, height, width = spec.input_size
     try:
@@ -223,7 +223,7 @@ def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
 
 
 def _read_layout(picture: Image.Image) -> dict[str, Any] | None:
-    """What a sheet says of itself, if it makes sense."""
+    """Read the layout stored in a sheet; None if it is missing or invalid."""
     layout = json.loads(str(picture.info.get(LAYOUT, "null")))
     if not isinstance(layout, dict):
         return None

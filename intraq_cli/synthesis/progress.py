@@ -1,4 +1,4 @@
-"""What is reported while a batch of images is learned."""
+"""Progress reports while a batch of images is learned."""
 
 import math
 
@@ -8,21 +8,21 @@ from intraq_cli.runtime.extensions import IMAGE_LOSSES, OWN_LOSSES
 from intraq_cli.synthesis.objective import Losses, Objective, as_numbers
 
 REPORT_EVERY = 10
-"""Steps between two looks at the losses: each look waits for the device."""
+"""Steps between two reads of the losses: each read waits for the device."""
 
 
 class Progress:
-    """Reports one batch's steps, and notices losses that are not finite, or that never did anything."""
+    """Reports the steps of one batch, and checks for losses that are not finite or always zero."""
 
     def __init__(self, report: Report, batch: int, batches: int, objective: Objective, before: int = 0) -> None:
         self.report, self.batch, self.batches, self.config = report, batch, batches, objective.config
         self.before = before
-        """Images in the batches before this one."""
+        """Number of images in the batches before this one."""
         self.terms = objective.terms
         self.seen = dict.fromkeys(self.terms, 0.0)
 
     def step(self, step: int, losses: Losses, images: int) -> None:
-        """Of a batch of so many images; looks at the losses now and then."""
+        """Report a step of a batch of ``images`` images, every :data:`REPORT_EVERY` steps."""
         if step % REPORT_EVERY and step != self.config.steps - 1:
             return
         values = as_numbers(losses)
@@ -35,14 +35,14 @@ class Progress:
         self.report(StepDone("synthesis", done, shown, f"batch {self.batch + 1}/{self.batches}", values))
 
     def _blame(self, values: dict[str, float]) -> None:
-        """Refuse a loss of the user's that is no number while ours are: images, and all losses, would be none next."""
+        """Refuse a user's loss that is NaN or infinite while ours are finite: it would spread to the images."""
         if all(math.isfinite(value) for name, value in values.items() if name in OWN_LOSSES and name != "total"):
             for loss in map(IMAGE_LOSSES.__getitem__, self.config.losses):
                 if not math.isfinite(values[loss.title]):
                     raise loss.refuse(f"returned {values[loss.title]}")
 
     def warn_of_idle_parts(self) -> None:
-        """A part at zero through a whole batch pulls at nothing; the first batch has no class centres for MDC."""
+        """Warn of losses at zero for the whole batch; except MDC in the first batch, which has no class centres."""
         for part, largest in self.seen.items():
             if self.terms[part].weight > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
                 name = part.upper() if part in OWN_LOSSES else part

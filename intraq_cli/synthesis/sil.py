@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def draw_targets(n: int, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Target probabilities ``(n,)``, once per batch: a coin per image, then ``t ~ U(epsilon, 1)`` or ``t = 1``."""
+    """Draw target probabilities ``(n,)``, once per batch: ``t ~ U(epsilon, 1)`` or ``t = 1``, with probability 1/2."""
     soft = torch.empty(n).uniform_(epsilon, 1, generator=generator)
     return torch.where(torch.rand(n, generator=generator) < 0.5, soft, 1.0)
 
@@ -13,7 +13,7 @@ def draw_targets(n: int, epsilon: float, generator: torch.Generator) -> Tensor:
 def soft_inception_loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """``mean_i (p_y - t)^2``, ``p = softmax(logits)`` (IntraQ); a scalar.
 
-    Only the probability of the image's own class enters. ``logits (B, K)``, ``labels (B,)``, ``targets (B,)``.
+    Only the probability of the image's own class counts. ``logits (B, K)``, ``labels (B,)``, ``targets (B,)``.
     """
     own = logits.softmax(1).gather(1, labels[:, None])[:, 0]
     return (own - targets).square().mean()

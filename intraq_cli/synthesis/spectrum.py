@@ -1,10 +1,10 @@
-"""What is learned of an image: its pixels, as published, or its spectrum.
+"""The parameters that are optimised for an image: its pixels, as published, or its spectrum.
 
-The gradient of one pixel is mostly noise, of crops and of the other images in the batch. An optimizer that makes every
-pixel's step as large as any other's (Adam) turns it into grain, and grain is what the first layers of a network see:
-their statistics then stay far from those of real images. Steps in the spectrum, scaled as ``1 / f^p``, move coarse
-structure by much and the finest by little (a preconditioner, as in feature visualisation: Olah et al., Distill 2017).
-So with colour: red, green and blue of natural images rise and fall together, and steps in colour are smaller than those
+The gradient of a single pixel is mostly noise from the crops and from other images in the batch. An optimizer that
+makes equally large steps for all pixels (Adam) turns it into grain. The first layers of a network respond to grain, so
+their statistics stay far from those of real images. Steps in the spectrum, scaled as ``1 / f^p``, change coarse
+structure by much and fine structure by little (a preconditioner, as in feature visualisation: Olah et al., Distill
+2017). Likewise for colour: red, green and blue of natural images correlate, so steps in colour are smaller than those
 in brightness.
 """
 
@@ -13,41 +13,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 POWER = 1.5
-"""``p``: of 1, 1.25, 1.5 and 2 the best for all losses together; natural images fall off with about 1."""
+"""``p``: the best of 1, 1.25, 1.5 and 2 for all losses together; natural images have about 1."""
 START = 0.3
-"""Standard deviation of the noise that images begin with; stronger noise leaves blobs in black and white."""
+"""Standard deviation of the noise that spectra start from; stronger noise leaves black and white blobs."""
 
 CHROMA = 0.25
-"""Amplitude of colour relative to brightness: 0.15 to 0.4 are much alike, 1 (channels on their own) is far worse."""
+"""Amplitude of colour relative to brightness: 0.15 to 0.4 are similar, 1 (independent channels) is far worse."""
 BRIGHTNESS_AND_COLOURS = torch.tensor([[2.0, 3.0, 1.0], [2.0, -3.0, 1.0], [2.0, 0.0, -2.0]])
 """Columns: grey, red against green, both against blue; orthogonal."""
 
 
 class Pixels:
-    """Points to optimise that are the images themselves, from white noise; ``shape`` is ``(C, H, W)``."""
+    """The space of pixels: a point is the image itself; ``shape`` is ``(C, H, W)``."""
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
         self.shape = shape
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` points to begin with, on the CPU: white noise ``(n, C, H, W)`` of variance 1, as published."""
+        """Draw ``n`` initial points on the CPU: white noise ``(n, C, H, W)`` of variance 1, as published."""
         return torch.randn(n, *self.shape, generator=generator)
 
     def images(self, points: Tensor) -> Tensor:
-        """The images ``(n, C, H, W)`` that points stand for: these are the same."""
+        """Convert points to images ``(n, C, H, W)``: they are the same."""
         return points
 
     def points(self, images: Tensor) -> Tensor:
-        """The points that stand for images ``(n, C, H, W)``: these are the same."""
+        """Convert images ``(n, C, H, W)`` to points: they are the same."""
         return images
 
 
 class Spectrum:
-    """Points to optimise that are the spectra of images; ``shape`` is ``(C, H, W)``.
+    """The space of spectra: a point is the spectrum of an image; ``shape`` is ``(C, H, W)``.
 
-    They are Fourier coefficients ``(n, C, H, W // 2 + 1, 2)`` in units of ``1 / f^p``: those of white noise stand for
-    smooth noise of the same variance. Three channels are taken for colours: their coefficients are those of brightness
-    and of two differences, these in units of ``CHROMA``.
+    Points are Fourier coefficients ``(n, C, H, W // 2 + 1, 2)`` in units of ``1 / f^p``: the coefficients of white
+    noise become smooth noise of the same variance. Three channels are taken to be colours: their coefficients are those
+    of brightness and of two colour differences, the latter in units of ``CHROMA``.
     """
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device | str) -> None:
@@ -65,17 +65,17 @@ class Spectrum:
         self.mixing, self.unmixing = mixing.to(device), torch.linalg.inv(mixing).to(device)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` points to begin with, on the CPU: those of white noise."""
+        """Draw ``n`` initial points on the CPU: the spectra of white noise."""
         noise = START * torch.randn(n, *self.shape, generator=generator)
         return torch.view_as_real(torch.fft.rfft2(noise, norm="ortho"))
 
     def images(self, points: Tensor) -> Tensor:
-        """The images ``(n, C, H, W)`` that points stand for, differentiable in ``points``."""
+        """Convert points to images ``(n, C, H, W)``, differentiable in ``points``."""
         own = torch.fft.irfft2(torch.view_as_complex(points) * self.amplitude, s=self.shape[1:], norm="ortho")
         return torch.einsum("dc,nchw->ndhw", self.mixing, own)
 
     def points(self, images: Tensor) -> Tensor:
-        """The points that stand for images ``(n, C, H, W)``."""
+        """Convert images ``(n, C, H, W)`` to points."""
         own = torch.einsum("cd,ndhw->nchw", self.unmixing, images)
         return torch.view_as_real(torch.fft.rfft2(own, norm="ortho") / self.amplitude)
 

@@ -1,4 +1,4 @@
-"""Stage 1: batches of images, each optimised from noise, with class centres carried from batch to batch."""
+"""Stage 1: batches of images, each optimised from noise; class centres accumulate from batch to batch."""
 
 import hashlib
 import statistics
@@ -22,9 +22,9 @@ from intraq_cli.synthesis.progress import Progress
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 ATTEMPTS = 3
-"""At a batch whose losses are not finite; each is four times gentler than the one before, from other noise."""
+"""Number of attempts at a batch whose losses are not finite; each has a quarter of the learning rate, and new noise."""
 UNCONVERGED = 3.0
-"""A batch is made again if its BNS is so many times that of the middle one."""
+"""A batch is made again if its BNS loss exceeds this many times the median of all batches."""
 
 
 class _Finished(TypedDict):
@@ -34,11 +34,11 @@ class _Finished(TypedDict):
     """(B, C, H, W), float16."""
     features: Tensor | None
     predicted: Tensor
-    """(B,), the teacher's classes."""
+    """(B,), the classes that the teacher predicts."""
     confidences: Tensor
-    """(B,), what it gives the classes that the images are for."""
+    """(B,), the teacher's probability of each image's class."""
     losses: dict[str, float]
-    """Of whole images, without crops."""
+    """Losses of whole images, without crops."""
 
 
 def synthesize_images(
@@ -51,19 +51,19 @@ def synthesize_images(
 ) -> TuningImages:
     """Learn ``config.num_images`` images from the network itself.
 
-    Several processes make a batch each at the same time; its class centres are those of all batches of earlier rounds.
+    With several processes, each makes one batch per round; class centres are those of all batches of earlier rounds.
 
     Args:
-        graph: of the teacher, on the device of ``context``; where nothing enters a classifier in it, MDC is off.
+        graph: graph of the teacher, on the device of ``context``; if it has no classifier input, MDC is off.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         config: the recipe's synthesis section.
-        context: of its processes each makes a batch at a time.
+        context: device, seed, processes and the like.
 
     Raises:
         ModelError: no gradient reaches the images.
-        DivergedError: a batch's losses are not finite, however gently it is made.
+        DivergedError: a batch's losses are not finite, even at the lowest learning rate tried.
     """
     context.store.began("synthesis")
     device, report, store, ranks = context.device, context.report, context.store, context.ranks
@@ -79,7 +79,7 @@ def synthesize_images(
     forward = Accelerated(network, mode_of(config.compile, graph, device, image_steps), device, report)
     _check_gradient(network, image_shape, device)
     low, high = bounds
-    bounds = low.to(device), high.to(device)  # once: a step must not wait for a copy
+    bounds = low.to(device), high.to(device)  # once, so that no step waits for a copy
     objective = Objective(forward, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
     maker = _Maker(objective, image_shape, bounds, context, [*map(len, batches)])
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
@@ -126,7 +126,7 @@ def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int,
 
 
 def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], maker: "_Maker") -> None:
-    """Make batches again whose statistics are far from the others'; the better of the two is kept."""
+    """Repeat batches whose BNS loss is far above the others'; keep the better of the two results."""
     report, store, ranks = maker.context.report, maker.context.store, maker.context.ranks
     bns = [batch["losses"]["bns"] for batch in finished]
     middle = statistics.median(bns)
@@ -171,16 +171,16 @@ def _warn_of_unreached(predicted: Tensor, labels: Tensor, num_classes: int, repo
 
 
 def batch_sizes(total: int, batch_size: int) -> list[int]:
-    """Sizes of the batches: as few as ``batch_size`` allows, and as even as they can be.
+    """Return the sizes of the batches: as few batches as ``batch_size`` allows, of sizes as equal as possible.
 
-    Batch-norm statistics of a small rest batch would be poor; so 1000 images in batches of 256 are four of 250.
+    The batch norm statistics of a small last batch would be poor; so 1000 images at ``batch_size`` 256 are four of 250.
     """
     count = -(-total // batch_size)
     return [total // count + (k < total % count) for k in range(count)]
 
 
 def draw_labels(config: Synthesis, num_classes: int, generator: torch.Generator) -> Tensor:
-    """Classes of all images ``(N,)``."""
+    """Draw the classes of all images ``(N,)``."""
     n = config.num_images
     if config.labels == "uniform":
         return torch.randint(num_classes, (n,), generator=generator)
@@ -190,17 +190,17 @@ def draw_labels(config: Synthesis, num_classes: int, generator: torch.Generator)
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes one batch after another."""
+    """Makes batches."""
 
     objective: Objective
     shape: tuple[int, int, int]
     bounds: tuple[Tensor, Tensor]
     context: RunContext
     sizes: list[int]
-    """Images in each batch."""
+    """Number of images in each batch."""
 
     def make(self, k: int, labels: Tensor, again: bool = False) -> _Finished:
-        """Batch ``k`` for classes ``labels (B,)``, from other noise if it is made ``again``."""
+        """Make batch ``k`` for classes ``labels (B,)``, from other noise if ``again`` is set."""
         device, report = self.context.device, self.context.report
         state = self.context.store.load("batch")
         if state and (state["batch"], state["again"]) != (k, again):
@@ -222,7 +222,7 @@ class _Maker:
         return self.objective.config.lr / 4**attempt
 
     def _attempt(self, k: int, labels: Tensor, attempt: int, again: bool, state: dict[str, Any] | None) -> _Finished:
-        """From noise to the end of the schedule, or on from the ``state`` that an interrupted run has left."""
+        """Optimise a batch from noise, or from the ``state`` of an interrupted run, to the end of the schedule."""
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
         batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
@@ -261,6 +261,6 @@ class _Maker:
 
 
 def _seed_of(seed: int, k: int, attempt: int, again: bool) -> int:
-    """Of the draws of batch ``k``: the same in whichever process, and after whichever batches, it is made."""
+    """Return the random seed of batch ``k``, independent of the process and of the batches made before."""
     digest = hashlib.sha256(f"{seed} {k} {attempt} {again}".encode()).digest()
     return int.from_bytes(digest[:7], "big")

@@ -1,4 +1,4 @@
-"""What stage 2 shows the networks: synthetic images, cropped, flipped, mixed and jittered."""
+"""Batches for stage 2: images, cropped, flipped, mixed and jittered."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from intraq_cli.synthesis.lor import crop_resize_flip, draw_crops
 
 
 class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
-    """Endless batches, epoch by epoch in new order; images cropped (area at least ``eta``), half of them flipped.
+    """Endless batches, reshuffled every epoch; images are cropped (area at least ``eta``), half of them flipped.
 
-    The images lie on ``device`` where they take at most half of its free memory, else where they are; a batch is on
-    ``device``, and the same on all.
+    The images are moved to ``device`` if they take at most half of its free memory. Batches are always on ``device``,
+    and the random draws do not depend on it.
     """
 
     def __init__(
@@ -47,20 +47,20 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
         return crop_resize_flip(images.float(), crops, flips), labels
 
     def state(self) -> dict[str, Tensor]:
-        """What :meth:`load_state` goes on from."""
+        """Return the state that :meth:`load_state` resumes from."""
         return {"order": self.order.clone(), "generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a :meth:`state`."""
+        """Resume from a :meth:`state`."""
         self.order = state["order"]
         self.generator.set_state(state["generator"])
 
 
 def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
-    """Put part of another image into each image of a batch ``(B, C, H, W)``, at most half of it.
+    """Mix another image of the batch ``(B, C, H, W)`` into each image, with a share of at most half.
 
-    ``mixup`` adds the two (Zhang et al. 2018), ``cutmix`` pastes a rectangle (Yun et al. 2019). The teacher answers for
-    what it is shown, so this asks about more of the input space than the images alone do.
+    ``mixup`` interpolates the two (Zhang et al. 2018), ``cutmix`` pastes a rectangle (Yun et al. 2019). The teacher's
+    logits on the mixed images are the target, so mixing covers more of the input space than the images alone.
     """
     if config.mix == "none":
         return images
@@ -80,11 +80,11 @@ def mix(images: Tensor, config: Tuning, generator: torch.Generator) -> Tensor:
 
 
 def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-    """Change contrast, by a factor whose logarithm has a standard deviation of ``amount``, and brightness per channel.
+    """Jitter contrast, by a factor whose logarithm has standard deviation ``amount``, and brightness per channel.
 
-    ``images (B, C, H, W)``; what synthetic images have too little of, as all of a batch share its statistics. No pixel
-    leaves ``bounds``, ``(C, 1, 1)`` each, on the same device: where the image itself is quantized, what lies outside
-    would be cut off, and the network learn to make up for that.
+    ``images (B, C, H, W)``. Synthetic images vary too little in both, as the statistics of a batch are fixed. Pixels
+    are clamped to ``bounds``, ``(C, 1, 1)`` each, on the same device: if the image itself is quantized, values outside
+    would be clipped, and the network would learn to compensate for that.
     """
     if not amount:
         return images
@@ -96,6 +96,6 @@ def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generat
 
 
 def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each channel of ``(N, C, H, W)``, ``(C, 1, 1)`` each."""
+    """Compute the smallest and largest value of each channel of ``(N, C, H, W)``, ``(C, 1, 1)`` each."""
     low, high = (extreme((0, 2, 3)).float()[:, None, None] for extreme in (images.amin, images.amax))
     return low, high

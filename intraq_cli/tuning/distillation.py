@@ -1,4 +1,4 @@
-"""What the quantized network is asked to do: answer like its teacher."""
+"""The distillation loss: the quantized network's outputs should match its teacher's."""
 
 from typing import Any, NamedTuple
 
@@ -10,21 +10,21 @@ from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.recipe import Tuning
 
 LEAST_VARIANCE = 0.01
-"""Of a batch norm's output, where errors are compared with it: a smaller step than tuning takes would outweigh all else
-behind one that puts out nothing (a residual branch that was never used)."""
+"""Lower bound of the variance of a batch norm's output by which errors are divided. Without it, errors smaller than a
+tuning step would dominate the loss at a batch norm with almost constant output (an unused residual branch)."""
 
 
 class Output(NamedTuple):
-    """What a batch norm of the teacher put out."""
+    """The output of one of the teacher's batch norms."""
 
     values: Tensor
     """(B, C, H, W)."""
     variance: Tensor
-    """(), over all of ``values``, as the batch norm's parameters state it."""
+    """(), over all of ``values``, computed from the batch norm's parameters."""
 
 
 class TuningLosses(NamedTuple):
-    """The parts and their weighted sum; scalars."""
+    """The terms of the loss and their weighted sum; scalars."""
 
     kl: Tensor
     ce: Tensor
@@ -33,15 +33,15 @@ class TuningLosses(NamedTuple):
 
 
 def feature_distance(student: Tensor, teacher: Output) -> Tensor:
-    """Mean squared error over ``(B, C, H, W)``, in units of the variance by the teacher's batch norm; a scalar.
+    """Compute the mean squared error over ``(B, C, H, W)``, divided by the teacher's ``variance``; a scalar.
 
-    That variance counts as :data:`LEAST_VARIANCE` where it is smaller.
+    The variance is at least :data:`LEAST_VARIANCE`.
     """
     return squared_error(student, teacher.values) / teacher.variance.clamp(min=LEAST_VARIANCE)
 
 
 def squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """``F.mse_loss``, but with a gradient in the memory layout of ``student``: another would slow down what follows."""
+    """Compute ``F.mse_loss`` with its gradient in ``student``'s memory layout: another would slow down what follows."""
     return _SquaredError.apply(student, teacher)
 
 
@@ -50,7 +50,7 @@ class _SquaredError(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         difference = student - teacher
         ctx.save_for_backward(difference)
-        # image by image: several times faster than a norm of all in float32, and the rounding of bfloat16 averages out
+        # per image: several times faster than one norm in float32, and bfloat16 rounding errors average out
         norms = torch.linalg.vector_norm(difference, dim=tuple(range(1, difference.dim())))
         return norms.to(torch.promote_types(norms.dtype, torch.float32)).square().sum() / difference.numel()
 
@@ -61,7 +61,7 @@ class _SquaredError(torch.autograd.Function):
 
 
 def ignorance(teacher: Tensor, temperature: float) -> Tensor:
-    """``T^2 KL`` of a network that gives all classes the same, whatever the image; ``teacher`` logits ``(B, K)``."""
+    """``T^2 KL`` of a network that outputs equal probabilities for all classes; ``teacher`` logits ``(B, K)``."""
     return kl_at_temperature(torch.zeros_like(teacher), teacher, temperature)
 
 

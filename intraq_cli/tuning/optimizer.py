@@ -1,4 +1,4 @@
-"""What stage 2 tunes, and by which steps."""
+"""The parameters that stage 2 tunes, with their optimizer and learning rates."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from intraq_cli.recipe import Tuning
 aten = torch.ops.aten
 
 AFFINE = 8.0
-"""By how many quantization steps biases and batch norms move while a weight moves by one: they are few, and what many
-weights do to a channel's mean and gain is theirs to make up for."""
+"""Learning rate of biases and batch norms relative to weights, in quantization steps: they are few, and have to
+compensate for the effect of many weights on a channel's mean and gain."""
 
 NORMS = (aten.batch_norm.default, aten.group_norm.default, aten.layer_norm.default, aten.instance_norm.default)
 
 
 def biases_and_norms(graph: fx.GraphModule) -> list[Tensor]:
-    """What is tuned beside the quantized weights: biases of layers, and what normalisations scale and shift by.
+    """Return the unquantized parameters that are tuned: biases of layers, and scales and shifts of normalisations.
 
-    No more: other parameters may be what the network computes its weights or its features from.
+    Others are left out: the network may compute its weights or its features from them.
     """
     found: dict[int, Tensor] = {}
     for node in calls(graph, *LAYERS, *NORMS):
@@ -37,10 +37,10 @@ def biases_and_norms(graph: fx.GraphModule) -> list[Tensor]:
 
 
 def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Optimizer:
-    """SGD as published, or Adam with steps in units of the quantization: see :class:`WeightQuantizer`.
+    """Make the optimizer: SGD as published, or Adam with steps in quantization steps, see :class:`WeightQuantizer`.
 
-    A scale's logarithm moves by ``lr`` through the largest code, which shifts the ends of its grid by ``lr`` steps;
-    what is not quantized (biases, batch norm's affine part, gains) moves by ``AFFINE`` times as much relative to 1.
+    The learning rate of a scale's logarithm is ``lr`` over its largest code, which moves the ends of its grid by ``lr``
+    steps. That of biases, batch norms and gains is ``AFFINE * lr`` over the largest code of the coarsest weights.
     """
     others = biases_and_norms(student.graph)
     others += [q.scale.log_gain for q in student.latent.values() if q.scale.log_gain is not None]
@@ -69,7 +69,7 @@ def make_optimizer(student: QuantizedNetwork, config: Tuning) -> torch.optim.Opt
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: Tuning) -> LRScheduler:
-    """Steps as published, or a cosine down to zero over all steps."""
+    """Make the learning rate schedule: steps as published, or a cosine down to zero over all steps."""
     if config.schedule == "step":
         return MultiStepLR(optimizer, list(config.lr_steps), gamma=0.1)
     return CosineAnnealingLR(optimizer, max(1, config.steps))

@@ -1,4 +1,4 @@
-"""Stage 2: tune the quantized network on synthetic images until it answers like its teacher."""
+"""Stage 2: tune the quantized network on images so that its logits match its teacher's."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,12 +25,12 @@ from intraq_cli.tuning.optimizer import make_optimizer, make_scheduler
 
 REPORT_EVERY = 10
 ATTEMPTS = 3
-"""At tuning, if its losses are not finite or the network collapses; each four times gentler."""
+"""Number of attempts if losses are not finite or the network collapses; each has a quarter of the learning rate."""
 COLLAPSED, SOUND = 0.75, 0.5
-"""Shares of the divergence of a network that says the same of every image: above the one all is forgotten, below the
-other it is not."""
+"""Thresholds of the divergence, relative to :func:`ignorance`: above the first the network has collapsed, below the
+second it is sound."""
 PATIENCE = 3
-"""Reports in a row that must find it so."""
+"""Number of consecutive reports above the threshold that count as a collapse."""
 
 
 @torch.enable_grad()
@@ -50,10 +50,10 @@ def tune(
         images: ``(N, C, H, W)``, normalised.
         labels: ``(N,)``.
         config: the recipe's tuning section.
-        context: its processes share every batch.
+        context: every batch is split among its processes.
 
     Raises:
-        DivergedError: the losses are not finite, however gently it is tuned.
+        DivergedError: the losses are not finite, even at the lowest learning rate tried.
     """
     report = context.report
     context.store.began("tuning")
@@ -84,7 +84,7 @@ def tune(
 
 
 class _Run:
-    """One way through all steps."""
+    """One attempt at tuning, through all steps."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _Run:
         self.collapse = _Collapse()
 
     def through(self, attempt: int, state: dict[str, Any] | None) -> dict[str, float]:
-        """All steps, from the first, or on from the ``state`` that an interrupted run has left."""
+        """Do all steps, from the first, or from the ``state`` of an interrupted run; returns the mean losses."""
         steps, store = self.config.steps, self.context.store
         first = self._load_state(state) if state else 0
         for parameter in self.tuned:
@@ -135,7 +135,7 @@ class _Run:
         return dict(zip(TuningLosses._fields, means, strict=True))
 
     def _step(self) -> Tensor:
-        """One step; returns the losses, as :class:`TuningLosses`, detached, and what :func:`ignorance` is here."""
+        """Do one step; returns the losses, as :class:`TuningLosses`, and :func:`ignorance`, detached."""
         x, y = next(self.batches)
         x = jitter(mix(x, self.config, self.mixing), self.config.jitter, self.bounds, self.mixing)
         ranks = self.context.ranks
@@ -149,14 +149,14 @@ class _Run:
         return losses
 
     def _at_once(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
-        if size < len(x) and x.is_cuda:  # a CUDA graph writes over the gradients of the run before
+        if size < len(x) and x.is_cuda:  # a CUDA graph overwrites the gradients of its previous run
             return self._accumulate(self.answers.function, x, y, size, share)
         return self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share))
 
     def _accumulate(
         self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
     ) -> Tensor:
-        """Gradients of this process's share of a batch, ``size`` images at a time; returns its losses and ignorance."""
+        """Accumulate gradients of this rank's share of a batch, ``size`` images at once; returns losses, ignorance."""
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields) + 1, device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
@@ -180,7 +180,7 @@ class _Run:
         }
 
     def _load_state(self, state: dict[str, Any]) -> int:
-        """Go on from a :meth:`_state`; returns the first step to do."""
+        """Resume from a :meth:`_state`; returns the next step."""
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -192,19 +192,19 @@ class _Run:
 
 
 class _Collapse:
-    """Watches for a network that forgets all it knew, at a learning rate that is too high."""
+    """Detects a network that collapses because the learning rate is too high."""
 
     def __init__(self) -> None:
         self.sound: bool | None = None
-        """Whether it knew anything at the first step: one that did not cannot lose it."""
+        """Whether the network was sound at the first report: only a sound network can collapse."""
         self.reports = 0
-        """How many in a row found it collapsed."""
+        """Number of consecutive reports above the threshold."""
 
     def check(self, kl: float, of_nothing: float) -> None:
-        """Note a batch's divergence from the teacher, and that of a network that says the same of every image.
+        """Check a batch's divergence from the teacher against ``of_nothing``, that of :func:`ignorance`.
 
         Raises:
-            CollapsedError: for :data:`PATIENCE` reports it has been no better than that.
+            CollapsedError: a sound network was above the threshold for :data:`PATIENCE` consecutive reports.
         """
         if self.sound is None:
             self.sound = kl < SOUND * of_nothing
@@ -214,17 +214,17 @@ class _Collapse:
 
 
 class _Answers(NamedTuple):
-    """What the two networks make of images."""
+    """The outputs of both networks on a batch of images."""
 
     student: Tensor
-    """Logits ``(B, K)``."""
+    """Logits ``(B, K)``; likewise the teacher's."""
     teacher: Tensor
     distances: list[Tensor]
-    """How far apart the outputs of each batch norm are, if the loss asks for that."""
+    """Distance between both networks' outputs of each batch norm; empty if the loss does not use it."""
 
 
 class _Pair(nn.Module):
-    """Student and teacher side by side, as steps run them: batch norms folded, in the recipe's precision."""
+    """Student and teacher side by side, as in a training step: batch norms folded, in the recipe's precision."""
 
     def __init__(
         self, student: fx.GraphModule, teacher: fx.GraphModule, config: Tuning, device: torch.device | str
@@ -240,7 +240,7 @@ class _Pair(nn.Module):
         self.teacher = in_precision(fold_batch_norms(teacher), config.precision, device)
 
     def forward(self, images: Tensor) -> _Answers:
-        """To images ``(B, C, H, W)``."""
+        """Run both networks on images ``(B, C, H, W)``."""
         with torch.no_grad():
             answer = self.teacher(images)
         if not self.compares:
