@@ -43,7 +43,7 @@ WIDER = 1.1
 """Factor that widens the range of sampled values, for each bit above 4: real values reach further than samples from a
 normal distribution, and a finer grid loses little from a wider range."""
 POOLED = 1.25
-"""The same for activations with one value per channel: means of independent samples vary less than of real maps."""
+"""The same for activations with one value per channel: pooled samples reach less far than pooled maps of images."""
 COMPENSATED = 6
 """Weights compensate for errors of the layers before if all activations have at least this many bits. Measured: with 8
 bits the divergence falls by a sixth to a third; with 3 and 4 most of a layer's input error comes from the rounding of

@@ -168,7 +168,7 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
 
 
 def test_without_images_ranges_of_pooled_values_reach_as_far_as_images_of_one_colour_take_them(tmp_path):
-    """Samples of neighbouring places are independent, so their mean hardly moves; that of such an image does."""
+    """Their maps are nearly constant, so pooling averages nothing out."""
     random = torch.Generator().manual_seed(0)
     layers = [
         nn.Conv2d(3, 12, 3, 1, 1),
