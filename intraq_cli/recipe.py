@@ -126,8 +126,8 @@ class Quantization:
     to maximum."""
     weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "gptq"
     """How weights are rounded before tuning. ``nearest``: tuning starts from the unrounded weights; the others: from
-    rounded ones. ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: later columns compensate
-    for each column's error, using the second moments of the inputs (GPTQ); or a user-defined function."""
+    rounded ones. ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: later columns
+    compensate for each column's error, by the inputs' second moments (GPTQ); or a user-defined function."""
     weight_scale: Literal["learned", "recomputed"] = "learned"
     """``learned``: tuning learns the scales; ``recomputed``: every step recomputes the range from the weights (as
     published)."""
@@ -189,7 +189,7 @@ class Tuning:
     momentum: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     """Nesterov momentum of ``sgd``."""
     weight_decay: StrictFloat = Field(default=0.0, ge=0, le=1)
-    """Weight decay. ``adam``: of weights only, decoupled from the gradient (AdamW); ``sgd``: of all tuned parameters."""
+    """``adam``: decay of weights only, decoupled from the gradient (AdamW); ``sgd``: of all tuned parameters."""
     temperature: StrictFloat = Field(default=1.0, ge=0.01, le=1000)
     """Softmax temperature of the divergence that tuning minimises. The divergence is multiplied by its square."""
     kl_weight: Weight = 1.0
