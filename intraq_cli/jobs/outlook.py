@@ -1,4 +1,4 @@
-"""Estimate of a running job's remaining time, reported once. It uses the job's own first steps, and so costs nothing."""
+"""Estimate of a running job's remaining time, reported once; it times the job's own first steps, and so is free."""
 
 import time
 

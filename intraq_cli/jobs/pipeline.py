@@ -126,7 +126,7 @@ class Job:
         return replace(calibrated, tuning_undone=True)
 
     def _prepared(self, plan: Plan) -> fx.GraphModule:
-        """Return the teacher's graph in the form of the plan's placement, with channels equalized if the recipe says so.
+        """Return the teacher's graph in the form of the plan's placement, equalized if the recipe says so.
 
         Raises:
             ModelError: the converted graph does not compute the same as the teacher.
