@@ -28,7 +28,7 @@ N = TypeVar("N")
 M = TypeVar("M", bound=BaseModel)
 
 REFUSED_ARGUMENTS = re.compile(
-    # arguments that read files or download, that change device or dtype, or that build something other than a classifier
+    # arguments that read files or download, that change device or dtype, or that build no classifier
     r"pretrained.*|weights.*|checkpoint.*|.*(file|path|url|dir)|state_dict|progress|device|dtype|model_name|model_cfg"
     r"|scriptable|exportable|no_jit|pruned|kwargs_filter|features_only|feature_.*|out_indices"
 )

@@ -45,7 +45,7 @@ def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """Return the tensor's replacement in the copy: its value without history; a traced tensor has no value, and stays."""
+    """Return the tensor's replacement in the copy: its detached value; a traced tensor has none, and stays."""
     return tensor.detach().clone() if type(tensor) is Tensor else tensor
 
 

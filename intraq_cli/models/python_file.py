@@ -40,7 +40,7 @@ def call_factory(spelled: str) -> nn.Module:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Within the block, isolate user code: torch's settings and the working folder are restored, stdout goes to stderr."""
+    """Within the block, isolate user code: restore torch's settings and the working folder, print to stderr."""
     folder = os.getcwd()
     with usual_settings(), redirect_stdout(sys.stderr):
         try:
@@ -132,7 +132,7 @@ def _importable(path: Path) -> Iterator[None]:
 
 
 def _is_beside(module: ModuleType, folders: tuple[Path, ...]) -> bool:
-    """Whether a module or package is directly in one of ``folders``; a virtual environment below them does not count."""
+    """Whether a module or package is directly in one of ``folders``, not in a virtual environment below them."""
     places = [getattr(module, "__file__", None), *(f"{part}/x" for part in getattr(module, "__path__", ()))]
     packages = [Path(place).parent for place in places if place]
     return any(place in folders or (place.parent in folders and hasattr(module, "__path__")) for place in packages)

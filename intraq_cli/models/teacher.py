@@ -64,7 +64,7 @@ class Teacher:
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """Return logits ``(B, K)`` of images ``(B, C, H, W)``; a batch dimension squeezed away for one image is restored."""
+    """Return logits ``(B, K)`` of images ``(B, C, H, W)``; restore a batch dimension squeezed away for one image."""
     out: Tensor = network(images)
     return out[None] if out.dim() == 1 else out
 
@@ -171,7 +171,7 @@ def _way_to_logits(out: Any) -> str:
 
 
 def example_of(spec: InputSpec, network: nn.Module) -> Tensor:
-    """Return two images of noise, ``(2, C, H, W)``, on the network's device; zeros make some networks divide by zero."""
+    """Return two images of noise, ``(2, C, H, W)``, on the network's device; on zeros some networks divide by zero."""
     example = torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0))
     return example.to(next(network.parameters(), example).device)
 
