@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError, Response
 
 TIMEOUT = 60.0
-"""Seconds to wait for data from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. By default the client waits forever."""
+"""Seconds to wait for data from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. Else the client waits forever."""
 CONNECT_TIMEOUT = 20.0
 """Seconds to wait for a connection to the Hub."""
 LONGEST_WAIT = 300

@@ -23,7 +23,7 @@ def in_precision(graph: fx.GraphModule, precision: Precision, device: torch.devi
 
 
 def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU has fast bfloat16, by :func:`torch.cpu.get_capabilities`; on others it is far slower than float32."""
+    """Whether a CPU has fast bfloat16, by :func:`torch.cpu.get_capabilities`; else it is slower than float32."""
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 

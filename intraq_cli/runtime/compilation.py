@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 PAYS = 2e9
 """Mean output values per layer and thread, over all images of a run, above which compiling saves at least twice its own
-time. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes shorter by 0.4 to 2.9 ns per value,
+time. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes 0.4 to 2.9 ns per value shorter,
 and compiling takes 1.3 to 2.9 s per layer."""
 MINUTE = 60.0
 """Seconds between two messages about a wait."""
@@ -107,7 +107,7 @@ class Accelerated(Generic[Made]):
     def run(self, work: Callable[[Callable[[Tensor], Made]], Result]) -> Result:
         """Return ``work(function)`` with the fast version; if it fails, switch to the plain one permanently.
 
-        ``work`` must compute everything anew, gradients included. An error of the function itself recurs, and is raised.
+        ``work`` must start over each time, gradients included. An error of the function itself recurs, and is raised.
         """
         if self.fast is not None:
             try:

@@ -163,7 +163,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def batches_on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Yield batches ``(B, C, H, W)`` on ``device`` in float32, contiguous: a network's code may depend on the layout."""
+    """Yield batches ``(B, C, H, W)`` on ``device`` in float32, contiguous: network code may depend on the layout."""
     for batch in batches:
         yield batch.to(device, torch.float32, memory_format=torch.contiguous_format)
 

@@ -69,7 +69,7 @@ WEIGHT_ROUNDINGS: dict[str, Extension] = {}
 def image_loss(function: F) -> F:
     """Decorator: let recipes name ``function`` as a loss on the images.
 
-    It takes an :class:`intraq_cli.LossInput` and returns a scalar tensor, differentiable with respect to the images. Its
+    It takes an :class:`intraq_cli.LossInput` and returns a scalar tensor that is differentiable in the images. Its
     weight is ``synthesis.losses.NAME``: ``synthesize(..., set=["synthesis.losses.total_variation=0.1"])``.
 
     Raises:
