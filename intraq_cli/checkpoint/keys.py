@@ -41,7 +41,7 @@ def weight_keys(key: str) -> WeightKeys:
 
 def site_prefix(plan: Plan, site: str) -> str:
     """Return the prefix of the keys of an activation quantizer's tensors."""
-    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # the site of a call in the root module's forward has an empty name
+    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the root module's forward has an empty name
 
 
 def float_names(keys: Collection[str], taken: Collection[str]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def stored_quantizers(network: QuantizedNetwork) -> dict[str, TensorInfo]:
 
 
 def checkpoint_bytes(graph: fx.GraphModule, plan: Plan) -> int:
-    """Return the file size of a network quantized by a plan; ``graph`` is float, in the form of the plan's placement."""
+    """Return the file size of a float ``graph``, in the form of the plan's placement, once it is quantized."""
     return file_bytes(stored_tensors(QuantizedNetwork(graph, plan)))
 
 

@@ -18,7 +18,7 @@ def float32_by_default() -> Iterator[None]:
 
 
 def _put_back(device: torch.device) -> None:
-    if torch.get_default_device() != device:  # only if needed, and None for the CPU: a default device slows down every call
+    if torch.get_default_device() != device:  # only if needed; None for the CPU: a default device slows every call
         torch.set_default_device(None if device.type == "cpu" else device)
 
 
