@@ -25,7 +25,7 @@ from intraq_cli.zoo import model_folder
 MODES = {1: "L", 3: "RGB"}
 """PIL's mode by number of channels."""
 NOT_PICTURES = {"__MACOSX", "@eaDir"}
-"""Folders with metadata or thumbnails that macOS and network storage create beside pictures."""
+"""Folders that macOS and network storage create beside pictures, with copies of them."""
 
 
 class _Model(NamedTuple):
@@ -75,7 +75,7 @@ def open_data(
 
 
 def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """Return the model's evaluation transform: from a PIL image in the model's mode to normalised ``(C, H, W)``."""
+    """Return the model's evaluation transform: PIL image in the model's mode to normalised ``(C, H, W)``, float32."""
     from timm.data import create_transform
 
     transform: Callable[[Image.Image], Tensor] = create_transform(

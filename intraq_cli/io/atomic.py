@@ -112,7 +112,7 @@ def atomic_file(path: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder on the same disk: in the job's unfinished folder if that exists, else beside ``path``."""
+    """Yield a temporary folder on the same disk: in the unfinished folder if that exists, else beside ``path``."""
     unfinished = unfinished_folder(path)
     where = unfinished if unfinished.is_dir() else path.resolve().parent
     hint = "check the folder and the disk"

@@ -56,7 +56,7 @@ def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
         IntraqError: of ``kind``: the file is not a regular file, too large, not UTF-8, or cannot be read.
     """
     try:
-        if not path.is_file():  # a pipe, too, would block
+        if not path.is_file():  # also refuses a pipe, which would block
             raise kind(f"cannot read {path}: {'no regular file' if path.exists() else 'no such file'}")
         with path.open("rb") as file:
             content = file.read(limit + 1)
