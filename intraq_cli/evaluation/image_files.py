@@ -50,7 +50,7 @@ class ImageReader:
     transform: Callable[[Image.Image], Tensor]
 
     def read(self, path: Path, root: Path | None) -> Tensor:
-        """Read an image file, which must be below the resolved ``root`` unless that is None; use an animation's first frame.
+        """Read an image file, which must be below a resolved ``root``, if given; of an animation, the first frame.
 
         Raises:
             UnreadableImageError: the file is not a regular file, a link out of ``root``, or not an image, or the image
