@@ -126,7 +126,7 @@ class HubError(IntraqError):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if the message is empty."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # colours
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # without colour codes
     return lines[0] if lines else type(error).__name__
 
 

@@ -65,9 +65,10 @@ class Synthesis:
     """Stage 1: learning images from noise. The defaults are those of the default recipe."""
 
     num_images: StrictInt = Field(default=1024, ge=0, le=10_000_000)
-    """Images to learn. 0: none; ranges and corrections then come from batch-norm statistics, and nothing is tuned."""
+    """Images to learn. 0: none; without ``--images``, ranges and corrections then come from batch-norm statistics, and
+    ``tuning.steps`` must be 0."""
     batch_size: StrictInt = Field(default=256, ge=2, le=65536)
-    """Images that are optimised together. The batch-norm loss uses the statistics of the whole batch."""
+    """Images that are optimised together. The batch-norm statistics loss is computed over the whole batch."""
     steps: StrictInt = Field(default=100, ge=1, le=1_000_000)
     """Adam steps per batch."""
     space: Literal["spectrum", "pixels"] = "spectrum"
@@ -94,7 +95,7 @@ class Synthesis:
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
     """Probability that local object reinforcement shows the network a random crop instead of the whole image."""
     lor_coin: Literal["batch", "image"] = "image"
-    """Whether to draw this once for the whole batch (as published) or for each image."""
+    """Whether to decide on the crop once for the whole batch (as published) or for each image."""
     eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
     """Smallest area of the random crop, as a fraction of the image."""
     lambda_lower: StrictFloat = Field(default=0.05, ge=0, le=2)

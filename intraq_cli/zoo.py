@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from intraq_cli.recipe import Recipe
 
 MAX_RECIPE = 2**20
-"""Bytes."""
+"""Largest size of a recipe file, in bytes."""
 
 
 def zoo_root() -> Path:

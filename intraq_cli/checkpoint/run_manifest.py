@@ -44,7 +44,7 @@ class TeacherOrigin(_Table):
     weights: Text | None = None
     """The file that replaced the source's own weights."""
     revision: Text | None = None
-    """Commit on the Hub."""
+    """Commit of the source on the Hub."""
     sha256: Text | None = None
 
 

@@ -126,7 +126,7 @@ class _Carried(Dataset[tuple[int, Item | Exception]]):
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # torch's class does not say that it has a length
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's class declares no __len__
 
     def __getitem__(self, index: int) -> tuple[int, Item | Exception]:
         try:

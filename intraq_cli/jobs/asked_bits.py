@@ -26,7 +26,7 @@ class AskedBits:
     w: tuple[int, ...]
     """Widths of weights, ascending; exactly one without a budget."""
     a: tuple[int, ...]
-    """Widths of activations, likewise."""
+    """Widths of activations, in the same form."""
     budget: Budget | None = None
     first_last_bits: int | None = None
     """Bits of the first and the last layer; the budget does not change them."""

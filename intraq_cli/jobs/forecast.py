@@ -88,7 +88,7 @@ class _Trial:
 
 
 def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, batch: int) -> _Trial:
-    """Do the job on ``images``, one batch of them, and tune on batches of ``batch``."""
+    """Run the job on one batch of ``images`` images, with tuning on batches of ``batch`` images."""
     recipe, device, log = job.recipe, job.context.device, _Log(job)
 
     def unless_compiled(setting: Compile) -> Compile:

@@ -50,7 +50,7 @@ def _repository(text: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # a configuration may come from Python
+    return list(value) if isinstance(value, tuple) else value  # a config from Python code may have tuples
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]

@@ -53,8 +53,8 @@ class InputOverride:
         """Refuse values that no network accepts.
 
         Raises:
-            UsageError: sizes that are not positive or too large, a mean on the scale 0 to 255, a standard deviation of
-                zero, a number of values that is not that of the channels, or an unknown crop or interpolation.
+            UsageError: sizes that are not positive or too large, values for pixels in [0, 255], a standard deviation
+                below 1e-6, another number of values than channels, or an invalid crop or interpolation.
         """
         size = self.input_size
         if size is not None and (min(size) < 1 or is_too_large(size)):

@@ -120,7 +120,7 @@ def _importable(path: Path) -> Iterator[None]:
     folder = path.resolve().parent
     root = folder if not _package(path) else folder.parents[_package(path).count(".")]
     before, known = list(sys.path), set(sys.modules)
-    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing beside the user's file
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # write no __pycache__ beside the user's file
     sys.path[:0] = dict.fromkeys([str(folder), str(root)])
     try:
         yield
@@ -158,6 +158,6 @@ def _imported(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
+    sys.modules[spec.name] = module  # dataclasses and pickle look up a module by its name
     spec.loader.exec_module(module)
     return module

@@ -23,7 +23,7 @@ OUT_OF_MEMORY = (
     "Cuda failure 'out of memory'",  # NCCL
     "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
     "_ALLOCATION_FAILED",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, or HOST_
-    "unable to find an engine to execute",  # cuDNN: no memory is left for the workspace of any
+    "unable to find an engine to execute",  # cuDNN: no memory is left for any engine's workspace
 )
 """Texts in out-of-memory errors other than :class:`torch.OutOfMemoryError`."""
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")

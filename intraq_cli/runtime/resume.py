@@ -40,7 +40,7 @@ class ResumeStore:
         self._next = time.monotonic() + PACE
         noted = _seconds_noted(folder)
         self.before = noted.pop("", 0.0)
-        """Seconds that earlier runs of the job have taken."""
+        """Seconds that earlier runs of the job took."""
         self._stages, self._running, self._opened = noted, ("", 0.0), time.perf_counter()
 
     def began(self, stage: str) -> None:
