@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with checked_stdout():
             code = _exit_code(args, rank)
-            if argv is None and code in (INTERRUPTED, TERMINATED):  # the process is about to end: ignore further signals
+            if argv is None and code in (INTERRUPTED, TERMINATED):  # the process is ending: ignore further signals
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             sys.stdout.flush()  # detect a closed pipe here, not at interpreter exit
