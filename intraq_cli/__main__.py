@@ -1,10 +1,10 @@
-"""The command: ``intraq``, or ``python -m intraq_cli``."""
+"""Entry point of the command: ``intraq``, or ``python -m intraq_cli``."""
 
 import signal
 
 
 def main() -> int:
-    """Run the command line; returns the exit code. Ctrl-C while it is still being imported just ends the process."""
+    """Run the command line and return the exit code. Ctrl-C during the imports just ends the process."""
     handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handled:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

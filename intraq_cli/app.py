@@ -1,4 +1,4 @@
-"""The ``intraq`` command: builds the typer app, and turns errors into lines and exit codes."""
+"""The ``intraq`` command: builds the typer app, and turns errors into messages and exit codes."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 GOING_ON = ("quantize", "synthesize", "sensitivity")
-"""Commands that keep what is done when they are interrupted."""
+"""Commands that keep their finished work when they are interrupted."""
 
 app = typer.Typer(
     name="intraq",
@@ -69,22 +69,22 @@ def _terminate(*_: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line, as the console script does; returns the exit code. A bug raises."""
+    """Run the command line like the console script, and return the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
     calls.TYPED[:] = args
-    if sys.stderr is None:  # closed before the start: nobody wants it
+    if sys.stderr is None:  # closed before the start: discard the output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     rank = _rank()
-    if rank:  # under torchrun the first process speaks for all
+    if rank:  # under torchrun only the first process prints
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends
     signal.signal(signal.SIGTERM, _terminate)
     try:
         with checked_stdout():
             code = _exit_code(args, rank)
-            if argv is None and code in (INTERRUPTED, TERMINATED):  # the process ends: nothing more to interrupt
+            if argv is None and code in (INTERRUPTED, TERMINATED):  # the process is ending: ignore further signals
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            sys.stdout.flush()  # a closed pipe is to show here, not at interpreter exit
+            sys.stdout.flush()  # detect a closed pipe here, not at interpreter exit
             return code
     except StdoutFailed as failed:
         if failed.closed:
@@ -99,12 +99,12 @@ def _exit_code(args: list[str], rank: int) -> int:
     try:
         _check_empty(args)
         code = app(args=args, prog_name="intraq", standalone_mode=False)
-        if code == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
+        if code == INTERRUPTED:  # typer turned a KeyboardInterrupt into this code
             return _stopped(False, as_json)
         return code if isinstance(code, int) else 0
     except IntraqError as error:
         print_error(error, as_json)
-        if rank and isinstance(error, DeviceError):  # which may be its alone
+        if rank and isinstance(error, DeviceError):  # perhaps only this process has it
             print(f"process {rank}: error: {error.message}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
@@ -124,10 +124,10 @@ def _exit_code(args: list[str], rank: int) -> int:
 
 
 def _check_empty(args: list[str]) -> None:
-    """Refuse empty words: as a path one would mean the working folder.
+    """Refuse empty arguments: as a path, an empty one would mean the working folder.
 
     Raises:
-        UsageError: there is one.
+        UsageError: an argument is empty.
     """
     for k, word in enumerate(args):
         if not word or (word.startswith("--") and word.endswith("=")):
@@ -138,7 +138,7 @@ def _check_empty(args: list[str]) -> None:
 def _rank() -> int:
     try:
         return launched().rank
-    except UsageError:  # commands that several processes share say it; to the others it does not matter
+    except UsageError:  # commands that run in several processes report it; others ignore it
         return 0
 
 

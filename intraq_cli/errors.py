@@ -1,16 +1,16 @@
-"""What a user can do something about. Anything else that is raised is a bug and keeps its traceback.
+"""Errors that the user can act on. Any other exception is a bug and keeps its traceback.
 
 IntraqError                 exit 1: one line and a hint
 ├── UsageError              exit 2: an argument is wrong in itself
 ├── ModelError              no such model, cannot be fetched, cannot be quantized
 ├── RecipeError             no such recipe, unknown key, value out of range
 ├── DataError               images, class folders, image files
-├── CheckpointError         a folder that is no checkpoint, or a damaged one
-├── ExportError             a package that is missing, a file that no runtime takes, layers left in float
+├── CheckpointError         a folder that is not a checkpoint, or a damaged checkpoint
+├── ExportError             a missing package, a file that no runtime accepts, layers left in float
 ├── BudgetError             too few bytes, bits or bit operations for any choice of bits
 ├── OutputError             the output folder exists, cannot be written, disk full
-├── HubError                the Hub refuses, fails or cannot be reached while it is written to
-├── DeviceError             no such device, out of memory, another process of the job gone
+├── HubError                an upload that the Hub refuses, that fails, or that cannot reach the Hub
+├── DeviceError             no such device, out of memory, another process of the job is gone
 └── DivergedError           losses that stay infinite or NaN
 """
 
@@ -23,7 +23,7 @@ from intraq_cli.words import one_line
 
 
 class IntraqError(Exception):
-    """An error of the user's making or of their surroundings.
+    """An error caused by the user's input or environment.
 
     Args:
         message: one line: what is wrong.
@@ -39,20 +39,20 @@ class IntraqError(Exception):
 
 
 class UsageError(IntraqError):
-    """An argument is wrong in itself, whatever the files and the network say."""
+    """An argument is wrong in itself, independent of any file or network."""
 
     code = "usage"
     exit_code = 2
 
 
 class ModelError(IntraqError):
-    """The model is unknown, cannot be had, or is of a kind that cannot be quantized."""
+    """The model is unknown, cannot be loaded, or is of a kind that cannot be quantized."""
 
     code = "model"
 
 
 class RecipeError(IntraqError):
-    """The recipe is unknown, has an unknown key, or a value out of range."""
+    """The recipe is unknown, or has an unknown key or a value out of range."""
 
     code = "recipe"
 
@@ -64,21 +64,21 @@ class DataError(IntraqError):
 
 
 NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
-"""What helps where a folder is none."""
+"""Hint for a folder that is not a checkpoint."""
 
 
 NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
-"""What helps where a folder is none."""
+"""Hint for a folder that is not a checkpoint."""
 
 
 class CheckpointError(IntraqError):
-    """The folder is no checkpoint, or a damaged one."""
+    """The folder is not a checkpoint, or the checkpoint is damaged."""
 
     code = "checkpoint"
 
 
 class ExportError(IntraqError):
-    """An export cannot be made, or is not what was asked for."""
+    """An export cannot be made, or does not meet the request."""
 
     code = "export"
 
@@ -96,24 +96,24 @@ class OutputError(IntraqError):
 
 
 class DeviceError(IntraqError):
-    """The device is not there, or has too little memory."""
+    """The device does not exist, or has too little memory."""
 
     code = "device"
 
 
 class DivergedError(IntraqError):
-    """Losses are not finite, whatever is tried."""
+    """Losses are not finite, even after all retries."""
 
     code = "diverged"
 
 
 class HubError(IntraqError):
-    """What is sent to the Hub does not arrive.
+    """An upload to the Hub failed.
 
     Args:
         message: one line: what is wrong.
         hint: one line: what to do next.
-        code: ``hub``, or more exactly ``hub-token``, ``hub-forbidden``, ``hub-missing``, ``hub-conflict``,
+        code: ``hub``, or more specifically ``hub-token``, ``hub-forbidden``, ``hub-missing``, ``hub-conflict``,
             ``hub-busy`` or ``hub-unreachable``.
     """
 
@@ -125,15 +125,15 @@ class HubError(IntraqError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; its name if it says nothing."""
-    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # colours
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()  # without colour codes
     return lines[0] if lines else type(error).__name__
 
 
 def interruption(error: BaseException | None) -> BaseException | None:
-    """What has stopped the work (Ctrl-C, SIGTERM), if ``error`` only came up in its wake.
+    """Return the interruption (Ctrl-C, SIGTERM) that ``error`` is a consequence of, or None.
 
-    A signal can arrive while a library is in the midst of things; what it has to undo may then fail.
+    A signal can arrive in the middle of a library call; the library's cleanup may then fail with another error.
     """
     while isinstance(error, Exception):
         error = error.__context__
@@ -141,18 +141,18 @@ def interruption(error: BaseException | None) -> BaseException | None:
 
 
 class NotFiniteError(ArithmeticError):
-    """Losses that are NaN or infinite; whoever tries again more gently catches it."""
+    """Losses that are NaN or infinite. Callers that can retry with gentler settings catch it."""
 
 
 class CollapsedError(ArithmeticError):
-    """Tuning has left a network no better than one that knows nothing; whoever tries again more gently catches it."""
+    """Tuning ended in a network no better than chance. Callers that can retry with gentler settings catch it."""
 
 
 def check_finite(losses: Mapping[str, float]) -> None:
-    """See that all are finite.
+    """Check that all losses are finite.
 
     Raises:
-        NotFiniteError: one is not; it says which, and what it is.
+        NotFiniteError: one is not; the message gives its name and value.
     """
     wrong = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
@@ -160,10 +160,10 @@ def check_finite(losses: Mapping[str, float]) -> None:
 
 
 def check_unused(why: str, **options: Any) -> None:
-    """Refuse options that were given and would do nothing.
+    """Refuse options that were given but would have no effect.
 
     Raises:
-        UsageError: it names them, and says ``why``.
+        UsageError: an option was given; the message names the options and states ``why``.
     """
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if given:
@@ -171,10 +171,10 @@ def check_unused(why: str, **options: Any) -> None:
 
 
 def check_positive(option: str, number: int | None) -> None:
-    """Refuse a number of things that is less than one.
+    """Refuse a count below one.
 
     Raises:
-        UsageError: it is.
+        UsageError: ``number`` is below one.
     """
     if number is not None and number < 1:
         raise UsageError(f"{option} {number}: must be at least 1")

@@ -1,4 +1,4 @@
-"""What long work reports while it runs. Nothing here knows how it is shown."""
+"""Progress events of long operations. Nothing here depends on how they are displayed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 class StageStarted:
     """A stage begins, with its number of steps.
 
-    It is ``pictures``, ``synthesis``, ``calibration``, ``tuning``, ``sensitivity``, ``evaluation``, ``export`` or
-    ``upload``.
+    ``stage`` is ``pictures``, ``synthesis``, ``calibration``, ``tuning``, ``sensitivity``, ``evaluation``, ``export``
+    or ``upload``.
     """
 
     stage: str
@@ -19,12 +19,12 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StepDone:
-    """So many of the stage's steps are done; ``values`` are the loss terms, where they were fetched."""
+    """``step`` steps of the stage are done; ``values`` holds the loss terms if they were fetched."""
 
     stage: str
     step: int
     images: int
-    """Images processed so far in this stage, counted once per step they took part in."""
+    """Images processed so far in this stage; an image counts once for every step that it took part in."""
     detail: str = ""
     values: dict[str, float] = field(default_factory=dict)
 
@@ -39,14 +39,14 @@ class StageDone:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something the user should know; the work goes on."""
+    """A warning to the user; the work continues."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Noted:
-    """Something good to know."""
+    """Information for the user."""
 
     message: str
 

@@ -1,7 +1,7 @@
-"""A recipe: every setting of the method, declared once, checked before any work.
+"""A recipe: every setting of the method, declared once and validated before any work starts.
 
 Recipes are TOML files with the tables ``[synthesis]``, ``[quantization]`` and ``[tuning]``; keys are the fields below.
-Some of them may name functions of the user's own, see :mod:`intraq_cli.runtime.extensions`.
+Some settings can name functions written by the user, see :mod:`intraq_cli.runtime.extensions`.
 """
 
 import dataclasses
@@ -31,17 +31,17 @@ from intraq_cli.recipe_errors import explain
 __all__ = ["Compile", "Placement", "Precision", "Quantization", "Recipe", "Synthesis", "Tuning", "choose_placement"]
 
 LARGEST = 10**9
-"""Upper bound of numbers that have no bound of their own."""
+"""Upper bound of numbers that need no tighter one."""
 CONFIG = ConfigDict(extra="forbid")
 
 
 def _not_a_number(value: Any) -> Any:
-    """Numbers as text, so that 1 is not taken for True."""
+    """Return numbers as text, so that pydantic does not accept 1 as True."""
     return value if isinstance(value, bool) or not isinstance(value, (int, float)) else str(value)
 
 
 def _own_function(name: str) -> str:
-    """See that a user's function is spelled ``path/to/file.py:function``, or by its name."""
+    """Check that a user function is given as ``path/to/file.py:function`` or by its name."""
     if not re.fullmatch(r"(.+\.py:)?[^\W\d]\w*", name):
         raise PydanticCustomError("own_function", "path/to/file.py:function, or the name of a decorated function")
     return name
@@ -54,7 +54,7 @@ def _rounding(name: str) -> str:
 
 
 Weight = Annotated[StrictFloat, Field(ge=0, le=LARGEST)]
-"""Of a term of a loss."""
+"""Weight of a loss term."""
 OwnFunction = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_own_function)]
 ROUNDINGS = ("nearest", "squant", "gptq")
 CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
@@ -62,24 +62,27 @@ CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Synthesis:
-    """Stage 1: from noise to images. Defaults are the default recipe's."""
+    """Stage 1: learning images from noise. The defaults are those of the default recipe."""
 
     num_images: StrictInt = Field(default=1024, ge=0, le=10_000_000)
-    """Images to learn. 0: none; ranges and corrections then come from batch-norm statistics, and nothing is tuned."""
+    """Images to learn. 0: none; without ``--images``, ranges and corrections then come from batch-norm statistics, and
+    ``tuning.steps`` must be 0."""
     batch_size: StrictInt = Field(default=256, ge=2, le=65536)
-    """Images that are optimised together, and share their batch-norm statistics."""
+    """Images that are optimised together. The batch-norm statistics loss is computed over the whole batch."""
     steps: StrictInt = Field(default=100, ge=1, le=1_000_000)
-    """Steps of Adam for each batch."""
+    """Adam steps per batch."""
     space: Literal["spectrum", "pixels"] = "spectrum"
-    """What is optimised: the images' ``pixels``, from white noise (published), or their Fourier coefficients."""
+    """What is optimised: the ``pixels`` of the images, starting from white noise (as published), or their Fourier
+    coefficients (``spectrum``)."""
     lr: StrictFloat = Field(default=0.1, ge=0, le=100)
-    """Adam's learning rate, in normalised pixel values, or in Fourier coefficients scaled so that white noise has
-    variance 1 (they begin with a standard deviation of 0.3)."""
+    """Adam's learning rate. Its unit is normalised pixel values, or Fourier coefficients scaled so that white noise has
+    variance 1 (they are initialised with a standard deviation of 0.3)."""
     schedule: Literal["cosine", "plateau"] = "cosine"
-    """Of the learning rate: falling as a cosine, or ``plateau`` (published): times 0.1 after 50 steps without a better
+    """Learning rate schedule: cosine decay, or ``plateau`` (as published): times 0.1 after 50 steps without a lower
     loss, down to 1e-4."""
     bns: Literal["scale-free", "paper"] = "scale-free"
-    """Batch-norm statistics loss: in units of each channel's own deviation, or squared distances as published."""
+    """Batch-norm statistics loss: distances in units of each channel's standard deviation (``scale-free``), or squared
+    distances as published (``paper``)."""
     bns_weight: Weight = 3.0
     """Weight of the batch-norm statistics loss."""
     sil_weight: Weight = 1.0
@@ -87,60 +90,65 @@ class Synthesis:
     mdc_weight: Weight = 1.0
     """Weight of the marginal distance constraint."""
     losses: dict[OwnFunction, Weight] = dataclasses.field(default_factory=dict)
-    """Weights of losses of the user's own, by ``path/to/file.py:function``, or by the names of decorated functions."""
+    """Weights of user-defined losses, each given as ``path/to/file.py:function`` or by the name of a decorated
+    function."""
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)
-    """How often local object reinforcement shows the network a random crop in place of the whole image."""
+    """Probability that local object reinforcement shows the network a random crop instead of the whole image."""
     lor_coin: Literal["batch", "image"] = "image"
-    """Whether that is drawn for a whole batch (published) or for each image."""
+    """Whether to decide on the crop once for the whole batch (as published) or for each image."""
     eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
-    """Smallest area of such a crop, as a fraction of the image."""
+    """Smallest area of the random crop, as a fraction of the image."""
     lambda_lower: StrictFloat = Field(default=0.05, ge=0, le=2)
     """Cosine distance to the class centre below which the marginal distance constraint acts."""
     lambda_upper: StrictFloat = Field(default=0.8, ge=0, le=2)
-    """Cosine distance to the class centre above which it does."""
+    """Cosine distance to the class centre above which the marginal distance constraint acts."""
     epsilon: StrictFloat = Field(default=0.9, ge=0, le=1)
     """Lower end of the target probabilities of the soft inception loss, drawn from U(epsilon, 1)."""
     labels: Literal["balanced", "uniform"] = "balanced"
-    """``uniform``: drawn independently; ``balanced``: every class equally often, in random order."""
+    """Classes of the images. ``uniform``: drawn independently; ``balanced``: every class equally often, in random
+    order."""
     clip: StrictBool = True
-    """Keep every pixel inside what a real image can have after normalisation."""
+    """Keep every pixel in the range that normalised real images can have."""
     precision: Precision = "auto"
-    """``auto``: bfloat16 on CPUs that multiply it natively, float32 elsewhere; statistics, logits and losses always are
-    float32."""
+    """``auto``: bfloat16 on CPUs with native bfloat16 multiplication, float32 elsewhere. Statistics, logits and losses
+    are always float32."""
     compile: CompileSetting = "auto"
-    """By ``torch.compile``: less time a step, after minutes of compiling; needs a C++ compiler. ``auto``: on CPUs
-    that have one where the run is so long that it pays; on a GPU its kernels are recorded as a CUDA graph, in a
-    second. ``False``: neither."""
+    """Use ``torch.compile``: faster steps after minutes of compilation; needs a C++ compiler. ``auto``: compile on a
+    CPU if there is a C++ compiler and the run is long enough to benefit; on a GPU, record the kernels as a CUDA graph,
+    which takes a second. ``False``: neither."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Quantization:
-    """Grids and where they come from."""
+    """Quantization grids, and how they are chosen."""
 
     weight_range: Literal["mse", "minmax"] = "mse"
-    """Range of a weight's grid, per output channel: of least squared error, or from minimum to maximum."""
+    """Range of a weight's grid, per output channel: the range with the least squared error (``mse``), or from minimum
+    to maximum."""
     weight_rounding: Annotated[StrictStr, Field(max_length=1000), AfterValidator(_rounding)] = "gptq"
-    """What tuning starts from. ``nearest``: the weights as they are; the others: whole numbers.
-    ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: each column's error is made up
-    for by those after it, by the inputs' second moments (GPTQ); or a function of the user's own."""
+    """How weights are rounded before tuning. ``nearest``: tuning starts from the unrounded weights; the others: from
+    rounded ones. ``squant``: the errors of a kernel and of a channel cancel (SQuant); ``gptq``: later columns
+    compensate for each column's error, by the inputs' second moments (GPTQ); or a user-defined function."""
     weight_scale: Literal["learned", "recomputed"] = "learned"
-    """``recomputed``: the range is taken anew from the weights at every step (published)."""
+    """``learned``: tuning learns the scales; ``recomputed``: every step recomputes the range from the weights (as
+    published)."""
     activation_range: Literal["output", "mse", "ema"] = "output"
-    """``mse``: least squared error; ``output``: that of the next layer's output; ``ema``: moving average of the minimum
-    and maximum of ``ema_steps`` training batches (published)."""
+    """``mse``: least squared error of the activation; ``output``: least squared error of the next layer's output;
+    ``ema``: moving average of the minimum and maximum of ``ema_steps`` training batches (as published)."""
     activation_scale: Literal["learned", "frozen"] = "learned"
-    """Whether tuning moves the scales of activations."""
+    """Whether tuning learns the activation scales."""
     equalization: StrictBool = True
-    """Scale channels of activations to like ranges first, and the next weights back: the network computes the same."""
+    """First scale the channels of activations to similar ranges, and the next layer's weights by the inverse. The float
+    network computes the same."""
     correction: Literal["always", "never"] = "always"
-    """Correct, before tuning, what quantization does to means and variances: batch norms' statistics, the biases of
-    layers that no batch norm follows (Nagel et al. 2019), the gain of channels with a folded batch norm."""
+    """Before tuning, correct means and variances that quantization has shifted: batch-norm statistics, biases of layers
+    without a batch norm after them (Nagel et al. 2019), and gains of channels with a folded batch norm."""
     ema_beta: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
-    """Decay of the moving average ``ema``."""
+    """Decay of the moving average of ``activation_range = ema``."""
     ema_steps: StrictInt = Field(default=800, ge=1, le=LARGEST)
-    """Batches that the moving average ``ema`` is taken over."""
+    """Number of batches in the moving average of ``activation_range = ema``."""
     act_placement: Placement | None = None
-    """Placement of the activation quantizers where no option gives one; None: ``inputs``."""
+    """Placement of the activation quantizers if no option sets it; None: ``inputs``."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -158,44 +166,46 @@ class Quantization:
 
     @property
     def rounds_by_inputs(self) -> bool:
-        """Whether the rounding of weights makes use of the second moments of their layers' inputs."""
+        """Whether the weight rounding uses the second moments of the layers' inputs."""
         return self.weight_rounding not in ("nearest", "squant")
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Tuning:
-    """Stage 2: tuning the quantized network against its teacher."""
+    """Stage 2: tuning the quantized network to match its teacher."""
 
     steps: StrictInt = Field(default=800, ge=0, le=10_000_000)
-    """Steps of the optimizer. 0: no tuning."""
+    """Optimizer steps. 0: no tuning."""
     batch_size: StrictInt = Field(default=128, ge=1, le=65536)
-    """Images in a step."""
+    """Images per step."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Adam, or stochastic gradient descent."""
     lr: StrictFloat = Field(default=0.005, ge=0, le=10)
-    """``adam`` with learned scales: in quantization steps, the same for every width and layer; ``sgd``: absolute."""
+    """Learning rate. ``adam`` with learned scales: in units of the quantization step, the same for every width and
+    layer; ``sgd``: absolute."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """Of the learning rate: falling to zero as a cosine, or by ``lr_steps``."""
+    """Learning rate schedule: cosine decay to zero, or ``step``: see ``lr_steps``."""
     lr_steps: tuple[Annotated[StrictInt, Field(ge=0, le=LARGEST)], ...] = ()
-    """``step``: the learning rate is divided by ten after each of these steps."""
+    """For ``schedule = step``: the learning rate is divided by ten after each of these steps."""
     momentum: StrictFloat = Field(default=0.9, ge=0, le=0.9999)
     """Nesterov momentum of ``sgd``."""
     weight_decay: StrictFloat = Field(default=0.0, ge=0, le=1)
-    """Of weights with ``adam``, decoupled from the gradient (AdamW); of everything that is tuned with ``sgd``."""
+    """``adam``: decay of weights only, decoupled from the gradient (AdamW); ``sgd``: of all tuned parameters."""
     temperature: StrictFloat = Field(default=1.0, ge=0.01, le=1000)
-    """Of the softmax in the divergence that tuning minimises; the divergence is times its square."""
+    """Softmax temperature of the divergence that tuning minimises. The divergence is multiplied by its square."""
     kl_weight: Weight = 1.0
-    """Weight of that divergence."""
+    """Weight of the divergence."""
     ce_weight: Weight = 0.0
     """Weight of the cross-entropy with the classes that the images were made for."""
     feature_weight: Weight = 30.0
     """Weight of the squared error of every batch norm's output, in units of its variance."""
     crop_eta: StrictFloat = Field(default=0.5, ge=0.01, le=1)
-    """Smallest area fraction of the random crops that the network is tuned on; 1 shows the images whole."""
+    """Smallest area of the random crops for tuning, as a fraction of the image; 1: whole images."""
     mix: Literal["none", "mixup", "cutmix"] = "cutmix"
-    """Mix each image with another one, at most half of it."""
+    """Mix each image with another one, which makes up at most half of the result."""
     jitter: StrictFloat = Field(default=0.3, ge=0, le=2)
-    """Standard deviation of the contrast's logarithm; two thirds of it that of the brightness, of what is tuned on."""
+    """Random contrast and brightness of the tuning images: standard deviation of the logarithm of the contrast. The
+    standard deviation of the brightness is two thirds of it."""
     holdout: StrictFloat = Field(default=0.125, ge=0, le=0.9)
     """Share of the synthetic images that tuning never sees; agreement with the teacher is measured on them."""
     precision: Precision = "auto"
@@ -205,12 +215,12 @@ class Tuning:
 
 
 SECTIONS = {"synthesis": Synthesis, "quantization": Quantization, "tuning": Tuning}
-"""Tables of a recipe file, and what may stand in them."""
+"""The tables of a recipe file, and the dataclass of each."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
-    """All settings of one ``quantize`` run but the bits."""
+    """All settings of one ``quantize`` run except the bits."""
 
     name: StrictStr = "default"
     description: StrictStr = ""
@@ -220,10 +230,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any], name: str) -> Self:
-        """Build from parsed TOML; what is absent keeps its default.
+        """Build a recipe from parsed TOML; absent keys keep their defaults.
 
         Raises:
-            RecipeError: an unknown table or key, a wrong type, a value out of range.
+            RecipeError: an unknown table or key, a wrong type, or a value out of range.
         """
         try:
             recipe = TypeAdapter(cls).validate_python(data)
@@ -233,12 +243,12 @@ class Recipe:
         return dataclasses.replace(recipe, name=name)
 
     def override(self, assignments: list[str]) -> Self:
-        """Apply ``section.key=value`` texts (``--set``); values are TOML, bare words are strings.
+        """Apply ``section.key=value`` assignments (``--set``). Values are TOML; bare words are strings.
 
-        ``synthesis.losses.file.py:function=value`` sets a single one of that table.
+        ``synthesis.losses.file.py:function=value`` sets one entry of the table ``synthesis.losses``.
 
         Raises:
-            RecipeError: as :meth:`from_dict`, or a text that is no assignment.
+            RecipeError: as for :meth:`from_dict`, or a text that is not an assignment.
         """
         data = self.to_dict()
         for text in assignments:
@@ -256,15 +266,15 @@ class Recipe:
         return type(self).from_dict(data, self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe in full, but for its name, as plain values."""
+        """Return the whole recipe, except its name, as plain values."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
 
 
 def choose_placement(option: Placement | None, recipe: Recipe) -> Placement:
-    """Placement of the activation quantizers: the option's if it was given, else the recipe's, else ``inputs``.
+    """Return the placement of the activation quantizers: the option if given, else the recipe's, else ``inputs``.
 
     Raises:
-        RecipeError: the recipe does not go with the placement.
+        RecipeError: the recipe does not support the placement.
     """
     settings = recipe.quantization
     placement = option or settings.act_placement or "inputs"

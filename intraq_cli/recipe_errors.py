@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in the words of its file."""
+"""Error messages about a recipe, in terms of its TOML file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ KINDS = {
     "dataclass_type": "a table",
     "dict_type": "a table",
 }
-"""What pydantic's errors about types mean in TOML's words."""
+"""TOML terms for pydantic's type errors."""
 
 
 def explain(error: Any, sections: Mapping[str, type]) -> tuple[str, str]:
-    """Message and hint for one of pydantic's errors about a recipe.
+    """Return the message and the hint for one of pydantic's errors about a recipe.
 
     Args:
         error: as ``ValidationError.errors()`` lists it.

@@ -1,4 +1,4 @@
-"""What ships with the tool: recipes, models, results. The only file that knows where they are."""
+"""What ships with the tool: recipes, models, results. Only this file knows where they are."""
 
 import csv
 import os
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     from intraq_cli.recipe import Recipe
 
 MAX_RECIPE = 2**20
-"""Bytes."""
+"""Largest size of a recipe file, in bytes."""
 
 
 def zoo_root() -> Path:
-    """The zoo's folder: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the zoo's folder: inside the package when installed from a wheel, beside it in a checkout."""
     packaged = Path(__file__).parent / "_zoo"
     return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "zoo"
 
 
 def recipe_names() -> list[str]:
-    """Every recipe in the zoo."""
+    """Return the names of all recipes in the zoo."""
     return sorted(path.stem for path in (zoo_root() / "recipes").glob("*.toml"))
 
 
 def model_names() -> list[str]:
-    """Every bundled model."""
+    """Return the names of all bundled models."""
     return sorted(path.parent.name for path in (zoo_root() / "models").glob("*/config.json"))
 
 
 def model_folder(name: str) -> Path:
-    """Folder of a bundled model: ``config.json`` and ``model.safetensors``, as timm's ``local-dir``."""
+    """Return the folder of a bundled model: ``config.json`` and ``model.safetensors``, as timm's ``local-dir``."""
     return zoo_root() / "models" / name
 
 
 def recipe_path(name: str) -> Path:
-    """File of a recipe given by name, or by the path of a TOML file.
+    """Return the file of a recipe given by name, or by the path of a TOML file.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is no such recipe.
     """
     if name.endswith(".toml"):
         if not os.path.isfile(name):
@@ -53,10 +53,10 @@ def recipe_path(name: str) -> Path:
 
 
 def load_recipe(name: str) -> "Recipe":
-    """A recipe by name, or by the path of a TOML file.
+    """Load a recipe by name, or by the path of a TOML file.
 
     Raises:
-        RecipeError: there is none, or it is not a valid recipe.
+        RecipeError: there is no such recipe, or it is not valid.
     """
     import tomllib  # here, for a quick start
 
@@ -72,10 +72,10 @@ def load_recipe(name: str) -> "Recipe":
 
 
 def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
-    """A recipe of a file in ``folder``: the user's functions that it names are in files beside it, or below.
+    """Resolve the user functions that a recipe in ``folder`` names: their files must be in the folder or below it.
 
     Raises:
-        RecipeError: it names code that lies elsewhere, which is for the user to name.
+        RecipeError: it names code outside the folder; only the user may name such code.
     """
     import dataclasses
 
@@ -84,7 +84,7 @@ def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
         hint = "name it yourself: --set synthesis.losses.FILE.py:FUNCTION=WEIGHT, quantization.weight_rounding=..."
         if file and not (folder / file).resolve().is_relative_to(folder.resolve()):
             raise RecipeError(f"recipe {recipe.name} names code outside of its own folder: {name}", hint)
-        if file and (folder / "config.json").exists():  # which a stranger may have made, recipe, code and all
+        if file and (folder / "config.json").exists():  # recipe and code may both be from a stranger
             raise RecipeError(f"recipe {recipe.name}, in the folder of a model, names code: {name}", hint)
         return f"{folder / file}:{function}" if file else name
 
@@ -96,11 +96,11 @@ def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
 
 
 def result_tables() -> dict[str, Path]:
-    """The tables of results, CSV files, by name."""
+    """Return the CSV files of the result tables, by name."""
     return {path.stem: path for path in sorted((zoo_root() / "results").glob("*.csv"))}
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table of results."""
+    """Read the rows of a result table."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -1,1 +1,1 @@
-"""The checkpoint folder: written, read, packed."""
+"""The checkpoint folder: layout, writing and reading."""

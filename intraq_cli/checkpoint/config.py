@@ -1,4 +1,4 @@
-"""The ``config.json`` of a checkpoint, possibly a stranger's: whether it is ours, and how the network is quantized."""
+"""The ``config.json`` of a checkpoint, perhaps untrusted: whether intraq wrote it, and how the network is quantized."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ class _Activations(_Weights):
 
 
 class _QuantizationConfig(BaseModel):
-    """How a network is quantized, as far as it is needed to run it; other fields are not read."""
+    """How a network is quantized: the fields that are needed to run it; other fields are ignored."""
 
     weights: _Weights
     activations: _Activations
@@ -35,16 +35,16 @@ class _QuantizationConfig(BaseModel):
 
 
 def own_quantization(config: dict[str, Any]) -> dict[str, Any] | None:
-    """How a network is quantized, of a checkpoint's config of ours; None of any other."""
+    """Return the quantization table of an intraq checkpoint's config; None for any other config."""
     found = config.get("quantization_config")
     return found if isinstance(found, dict) and found.get("quant_method") == "intraq" else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of a checkpoint of ours, of the format that is read; what is in its tables is not checked.
+    """Read the ``config.json`` of an intraq checkpoint of the supported format, without checking its tables.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the folder is not such a checkpoint.
     """
     if not os.path.isfile(folder / "config.json"):
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", NO_CHECKPOINT)
@@ -65,10 +65,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_plan(folder: Path, config: dict[str, Any]) -> Plan:
-    """How the network of a checkpoint is quantized.
+    """Read how the network of a checkpoint is quantized.
 
     Raises:
-        CheckpointError: its config does not say it, or says what cannot be.
+        CheckpointError: the config does not say so, or its values are not valid.
     """
     try:
         found = _QuantizationConfig.model_validate(config["quantization_config"])

@@ -1,4 +1,4 @@
-"""What the tensors of ``model.safetensors`` are called."""
+"""Names of the tensors in ``model.safetensors``."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -6,22 +6,22 @@ from typing import NamedTuple
 from intraq_cli.quantization.plan import Plan
 
 PACKED = "_packed"
-"""Behind the key of a quantized weight: its codes."""
+"""Suffix for the codes of a quantized weight, after the weight's key."""
 FLOAT = "_float"
-"""Behind the key of a tensor of the network's own that is called as one of a quantizer's."""
+"""Suffix for a tensor of the network itself whose key equals that of a quantizer's tensor."""
 SUFFIX = {"inputs": ".input", "activations": ".output", "integer": ""}
-"""What an activation's tensors are called behind the name of its site."""
+"""Suffix for an activation quantizer's tensors, after the name of its site."""
 
 
 class GridKeys(NamedTuple):
-    """Of an activation quantizer."""
+    """Keys of an activation quantizer's tensors."""
 
     scale: str
     zero_point: str
 
 
 class WeightKeys(NamedTuple):
-    """Of a quantized weight."""
+    """Keys of a quantized weight's tensors."""
 
     packed: str
     scale: str
@@ -30,28 +30,28 @@ class WeightKeys(NamedTuple):
 
 
 def grid_keys(prefix: str) -> GridKeys:
-    """Of the activation quantizer whose tensors are called ``prefix``, see :func:`site_prefix`."""
+    """Return the keys of the activation quantizer with the given ``prefix``, see :func:`site_prefix`."""
     return GridKeys(f"{prefix}_scale", f"{prefix}_zero_point")
 
 
 def weight_keys(key: str) -> WeightKeys:
-    """In place of the float weight ``key``."""
+    """Return the keys that replace that of the float weight ``key``."""
     return WeightKeys(f"{key}{PACKED}", *grid_keys(key), f"{key}_shape")
 
 
 def site_prefix(plan: Plan, site: str) -> str:
-    """What the keys of an activation quantizer's tensors begin with."""
-    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the network's own forward has an empty name
+    """Return the prefix of the keys of an activation quantizer's tensors."""
+    return f"{site}{SUFFIX[plan.placement]}".lstrip(".")  # a call in the root module's forward has an empty name
 
 
 def float_names(keys: Collection[str], taken: Collection[str]) -> dict[str, str]:
-    """What the network's own tensors are called in a checkpoint: by their keys, but where those are ``taken``.
+    """Return the names of the network's own tensors in a checkpoint: their keys, with a suffix if those are ``taken``.
 
-    A layer may have a parameter ``weight_scale`` or ``input_scale`` of its own.
+    For example, a layer may itself have a parameter ``weight_scale`` or ``input_scale``.
 
     Args:
-        keys: of the tensors, in the network's state dict.
-        taken: names of what quantizers store.
+        keys: keys of the tensors in the network's state dict.
+        taken: names of the quantizers' tensors.
     """
     names = dict(zip(keys, keys, strict=True))
     for key in sorted({*keys} & {*taken}):

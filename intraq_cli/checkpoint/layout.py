@@ -1,4 +1,4 @@
-"""What ``model.safetensors`` holds, and how large it is to the byte, before any of it is computed."""
+"""The tensors in ``model.safetensors`` and its exact size in bytes, before any of them is computed."""
 
 import json
 import math
@@ -14,17 +14,17 @@ from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan
 
 ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
-"""In the order of the format's types: a file has its tensors by type, the last one first, and then by name."""
+"""Bytes per value of each type, in the format's order: a file sorts tensors by type, the last first, then by name."""
 ALIGNMENT = 8
-"""A header is filled up with spaces to a multiple of so many bytes; its length stands before it in as many."""
+"""The header is padded with spaces to a multiple of this many bytes; its length is stored before it in as many."""
 
 
 def stored_tensors(network: QuantizedNetwork, header: dict[str, TensorInfo] | None = None) -> dict[str, TensorInfo]:
-    """What a checkpoint of a network holds, by name; the network may be on the meta device.
+    """Return the tensors in a checkpoint of a network, by name; the network may be on the meta device.
 
     Args:
         network: with quantizers, calibrated or not.
-        header: of a file that is there: other floats may have its width.
+        header: header of an existing file, whose float types are accepted for unquantized tensors.
     """
     held, floats, found = header or {}, network.float_tensors, stored_quantizers(network)
     names = float_names(floats, found)
@@ -32,7 +32,7 @@ def stored_tensors(network: QuantizedNetwork, header: dict[str, TensorInfo] | No
 
 
 def stored_quantizers(network: QuantizedNetwork) -> dict[str, TensorInfo]:
-    """The part of :func:`stored_tensors` that is of quantizers: codes and grids."""
+    """Return the part of :func:`stored_tensors` that belongs to quantizers: codes and grids."""
     plan, found = network.plan, dict[str, TensorInfo]()
     for name, bits in plan.weights.items():
         key, shape = network.weight_keys[name], tuple(network.weights[name].weight.shape)
@@ -50,12 +50,12 @@ def stored_quantizers(network: QuantizedNetwork) -> dict[str, TensorInfo]:
 
 
 def checkpoint_bytes(graph: fx.GraphModule, plan: Plan) -> int:
-    """Size of the file of a float network's ``graph``, which is in the form of the plan's placement, quantized."""
+    """Return the file size of a float ``graph``, in the form of the plan's placement, once it is quantized."""
     return file_bytes(stored_tensors(QuantizedNetwork(graph, plan)))
 
 
 def file_bytes(tensors: dict[str, TensorInfo]) -> int:
-    """Size of a safetensors file with these tensors, as :func:`intraq_cli.checkpoint.write.write_weights` makes it."""
+    """Return the size of the file that :func:`intraq_cli.checkpoint.write.write_weights` writes for these tensors."""
     order = list(ITEM_BYTES)
     header: dict[str, object] = {"__metadata__": METADATA}
     end = 0

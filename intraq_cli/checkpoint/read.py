@@ -1,4 +1,4 @@
-"""The checkpoint folder: what is needed to run the quantized network, and nothing that is unpickled."""
+"""Reads a checkpoint folder and rebuilds the quantized network, without unpickling anything."""
 
 import math
 import os
@@ -37,32 +37,32 @@ from intraq_cli.quantization.sites import activation_sites
 from intraq_cli.runtime.device import place
 
 FOLDED_WEIGHT = re.compile(r"\.weight(_folded)+$")
-"""Of a layer whose weight something else reads too, so that the one with its batch norm in it got a key of its own."""
+"""Key of a weight with a folded batch norm, if other nodes also read the original weight, which keeps its own key."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, rebuilt."""
+    """A loaded checkpoint."""
 
     network: QuantizedNetwork
     spec: InputSpec
     config: dict[str, Any]
     run: dict[str, Any]
-    """The manifest; empty where there is none."""
+    """The manifest; empty if there is none."""
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes K."""
         return int(self.config["num_classes"])
 
     @property
     def label_names(self) -> list[str] | None:
-        """A name for every class, where the teacher had them."""
+        """A name for every class, if the teacher had names."""
         return self.config.get("label_names")
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` looks like a checkpoint of ours (as against a float model's folder).
+    """Whether ``folder`` looks like a quantized checkpoint, in contrast to a float model's folder.
 
     Raises:
         CheckpointError: its ``config.json`` cannot be read.
@@ -76,12 +76,12 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     """Rebuild the network of a checkpoint folder.
 
     Args:
-        folder: what ``quantize`` wrote.
-        model: the ``file.py:factory`` or module again, for a checkpoint that was made from one: it holds no code.
-        device: where to put the network.
+        folder: the folder that ``quantize`` wrote.
+        model: the ``file.py:factory`` or module that the checkpoint was made from, if so: it does not store code.
+        device: device for the network.
 
     Raises:
-        CheckpointError: the folder is no checkpoint, or a damaged one.
+        CheckpointError: the folder is not a checkpoint, or the checkpoint is damaged.
         ModelError: the architecture cannot be built, or ``model`` is needed.
     """
     config = read_config(folder)
@@ -107,7 +107,7 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
 def _float_graph(
     folder: Path, config: ModelConfig, plan: Plan, spec: InputSpec, model: Source | None, header: dict[str, TensorInfo]
 ) -> fx.GraphModule:
-    """The graph of the float network that the config speaks of; its tensors need not have values."""
+    """Capture the float network that the config describes; its tensors may be on the meta device."""
 
     def build() -> nn.Module:
         return build_architecture(config.architecture, config.num_classes, config.model_args)
@@ -119,24 +119,24 @@ def _float_graph(
                 "name it again: --model file.py:factory",
             )
         teacher = model.taking(spec).load()
-        place_teacher(teacher, "cpu")  # as it was captured: its code may look at the layout
+        place_teacher(teacher, "cpu")  # as when it was captured: its code may depend on the memory layout
         return _captured(folder, teacher.network, config, plan, spec)
     described = build_on_meta(build, header, CheckpointError).eval()
     try:
         return _captured(folder, described, config, plan, spec)
-    except _NotOnMetaError:  # there are networks that look at values as they run; the meta device has none
+    except _NotOnMetaError:  # some networks read tensor values as they run, and meta tensors have none
         return _captured(folder, build().eval(), config, plan, spec)
 
 
 class _NotOnMetaError(Exception):
-    """A network cannot be captured on the meta device; perhaps it can with values."""
+    """A network cannot be captured on the meta device, but perhaps with real tensors."""
 
 
 def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan, spec: InputSpec) -> fx.GraphModule:
-    """The graph of ``network``.
+    """Capture the graph of ``network``.
 
     Raises:
-        CheckpointError: it does not take the input that the config speaks of, or its names or classes are others.
+        CheckpointError: the network does not accept the input in the config, or has other layer names or classes.
     """
     hint = "name the code that it was made from" if needs_code(config.architecture) else "fetch it again"
     _check_names(folder, network, plan, hint)
@@ -156,10 +156,10 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
 
 
 def _check_code(folder: Path, config: dict[str, Any], graph: fx.GraphModule) -> None:
-    """Refuse code that computes something else than the code that a checkpoint was made from.
+    """Refuse code that computes something other than the code that a checkpoint was made from.
 
     Raises:
-        CheckpointError: an operation, its settings or a number in the code is another.
+        CheckpointError: an operation, its settings or a number in the code is different.
     """
     if is_other_code(config["quantization_config"].get("code"), graph):
         raise CheckpointError(
@@ -170,10 +170,10 @@ def _check_code(folder: Path, config: dict[str, Any], graph: fx.GraphModule) -> 
 
 
 def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str, TensorInfo]) -> QuantizedNetwork:
-    """The network of ``graph`` with its quantizers, which have no values yet; its tensors are those of the header.
+    """Insert quantizers without values into ``graph``, and check the tensors against the header.
 
     Raises:
-        CheckpointError: its layers or tensors are others.
+        CheckpointError: layers or tensors do not match.
     """
     graph = form_of(graph, plan.placement)
     known = {layer.name: layer for layer in quantizable(graph)}
@@ -186,10 +186,10 @@ def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str
 
 
 def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> None:
-    """Refuse most of the networks that are not those of the plan before they are captured, which takes a while.
+    """Refuse most networks that do not match the plan before capturing them, which takes a while.
 
     Raises:
-        CheckpointError: a layer's name is that of no module and no tensor.
+        CheckpointError: a layer's name in the plan is not that of a module or tensor.
     """
     known = {"network"}  # see graph.layers
     for named in (network.named_parameters, network.named_buffers, network.named_modules):
@@ -201,7 +201,7 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
 
 
 def is_own_checkpoint(folder: Path) -> bool:
-    """Whether ``quantize`` wrote a folder, of whatever format its checkpoint is."""
+    """Whether ``quantize`` wrote the folder, in any format version."""
     try:
         config = read_json(folder / "config.json", CheckpointError)
     except (CheckpointError, OSError):
@@ -210,10 +210,10 @@ def is_own_checkpoint(folder: Path) -> bool:
 
 
 def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Fill ``quantized`` with ``tensors``, whose names, shapes and types fit it.
+    """Fill ``quantized`` with ``tensors``, whose names, shapes and types are already checked.
 
     Raises:
-        CheckpointError: their values make no sense.
+        CheckpointError: their values are not valid.
     """
 
     def refuse(what: str) -> NoReturn:

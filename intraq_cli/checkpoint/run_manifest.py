@@ -1,4 +1,4 @@
-"""The manifest ``run.json``: what a checkpoint says of its making, and of accuracies measured since."""
+"""The manifest ``run.json``: how a checkpoint was made, and accuracies measured since."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 
 MOST = 2**64
 LARGEST, SMALLEST = 1e99, 1e-99
-"""Far beyond what anything measured can be, and near enough to it that ratios and logarithms are floats."""
+"""Bounds far beyond any measured value, but such that ratios and logarithms still fit into floats."""
 Text = Annotated[StrictStr, Field(max_length=1000)]
 Whole = Annotated[StrictInt, Field(ge=-MOST, le=MOST)]
 Count = Annotated[StrictInt, Field(ge=0, le=MOST)]
@@ -31,20 +31,20 @@ Figure = Annotated[
 
 
 class _Table(BaseModel):
-    """Fields that are read again have their types; all others are kept as they are."""
+    """A table of the manifest: declared fields are validated, all others are kept unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
 class TeacherOrigin(_Table):
-    """Where the float weights are from."""
+    """Where the float weights come from."""
 
     source: Text | None = None
-    """MODEL as it was typed."""
+    """MODEL as the user typed it."""
     weights: Text | None = None
-    """A file in place of the source's own weights."""
+    """The file that replaced the source's own weights."""
     revision: Text | None = None
-    """Commit on the Hub."""
+    """Commit of the source on the Hub."""
     sha256: Text | None = None
 
 
@@ -57,7 +57,7 @@ class Benchmark(_Table):
 
 
 class Evaluation(_Table):
-    """One measurement, as ``evaluate --save`` notes it; accuracies in percent."""
+    """One measurement, as ``evaluate --save`` records it; accuracies in percent."""
 
     data: Text
     split: Text | None = None
@@ -75,12 +75,12 @@ class Evaluation(_Table):
 
 
 class Export(_Table):
-    """What the proof of ``model.onnx`` found."""
+    """Results of the check of ``model.onnx``."""
 
     opset: Count
     bytes: Count
     sha256: Text
-    """Of the file."""
+    """Digest of the file."""
     layers_integer: list[Text]
     layers_float: list[dict[str, Text]]
     images: Count
@@ -94,20 +94,20 @@ class Export(_Table):
 
 
 class RunManifest(_Table):
-    """``run.json``, as far as it is read again."""
+    """The fields of ``run.json`` that are read later."""
 
     teacher: TeacherOrigin = TeacherOrigin()
     evaluations: list[Evaluation] = []
     export: Export | None = None
     cards: list[Text] = []
-    """SHA-256 of the card, and of the one that it replaces."""
+    """SHA-256 of the model card, and of the one that it replaces."""
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder, checked against :class:`RunManifest`; empty where there is none.
+    """Read the manifest of a checkpoint folder, validated by :class:`RunManifest`; empty if there is none.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: the manifest is damaged.
     """
     if not os.path.lexists(folder / "run.json"):
         return {}

@@ -1,4 +1,4 @@
-"""Writing a checkpoint folder: packed weights, and what is needed beside them."""
+"""Writes a checkpoint's files: packed weights, and the configuration that is needed with them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,19 @@ from intraq_cli.quantization.plan import Plan
 
 FORMAT_VERSION = 2
 METADATA = {"format": "pt"}
-"""Of ``model.safetensors``; one entry: the order of several would differ from run to run."""
+"""Metadata of ``model.safetensors``; only one entry, since the order of several would vary between runs."""
 
 
 def checkpoint_tensors(
     network: QuantizedNetwork, stored: dict[str, tuple[Tensor, Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    """What ``model.safetensors`` holds: all that the network's graph reads, weights as packed codes.
+    """Return the tensors of ``model.safetensors``: everything that the network's graph reads, weights as packed codes.
 
-    No float copy of a quantized weight is among it, nor what such a weight was computed from (a pruning mask, the
+    It includes neither float copies of quantized weights nor what these were computed from (a pruning mask, the
     parameters of a weight normalisation).
 
     Args:
-        network: frozen.
+        network: the frozen network.
         stored: what :meth:`QuantizedNetwork.freeze` returned.
     """
     tensors: dict[str, Tensor] = {}
@@ -41,7 +41,7 @@ def checkpoint_tensors(
         of_weight = weight_keys(key)
         tensors[of_weight.packed] = pack(codes.flatten(1), bits)
         tensors[of_weight.scale] = scale[:, None]
-        # packed along the channels, as compressed-tensors does it
+        # packed along the channels, as in compressed-tensors
         tensors[of_weight.zero_point] = pack(zero_point.to(torch.uint8)[None], bits).T
         tensors[of_weight.shape] = torch.tensor(codes.shape)
     for site, quantizer in network.activation_quantizers.items():
@@ -54,10 +54,10 @@ def checkpoint_tensors(
 
 
 def check_storable(graph: fx.GraphModule) -> None:
-    """Refuse, before any work, a network with tensors that its checkpoint could not hold.
+    """Refuse, before any work, a network with tensors that a checkpoint cannot store.
 
     Raises:
-        ModelError: a tensor that the graph reads has a type that safetensors files do not know.
+        ModelError: a tensor that the graph reads has a type or layout that safetensors files do not support.
     """
     for key, tensor in read_tensors(graph).items():
         if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
@@ -66,7 +66,7 @@ def check_storable(graph: fx.GraphModule) -> None:
 
 
 def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
-    """``config.json``: timm's keys, and how the network is quantized."""
+    """Return the content of ``config.json``: timm's keys, and how the network is quantized."""
     spec = teacher.spec
     config: dict[str, Any] = {
         "architecture": teacher.architecture,
@@ -90,6 +90,6 @@ def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: 
 
 
 def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
-    """Write ``model.safetensors``; returns its bytes."""
+    """Write ``model.safetensors``, and return its size in bytes."""
     save_file(tensors, folder / "model.safetensors", METADATA)
     return (folder / "model.safetensors").stat().st_size

@@ -1,1 +1,1 @@
-"""Measuring a network against its teacher."""
+"""Evaluates a network against its float teacher, on data with and without labels."""

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a network and of its float teacher on the same images, and how often the two agree."""
+"""Top-1 and top-5 accuracy of a network and its float teacher on the same images, and their agreement."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from intraq_cli.models.teacher import logits_of
 
 TOP = 5
 NO_ANSWER = -2
-"""In place of the classes of an image whose logits are NaN; -1 is that of images not asked about."""
+"""Stands for the classes of an image whose logits are NaN; -1 marks images that were not predicted yet."""
 Answer = Callable[[Batch], Tensor]
-"""Classes of each image of a batch, the likeliest first, ``(B, min(5, K))``; -2 where the logits are NaN."""
+"""Returns the top classes of each image of a batch, most likely first, ``(B, min(5, K))``; -2 if logits are NaN."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares in percent."""
+    """Accuracies and agreement in percent."""
 
     n: int
     top1: float
@@ -27,21 +27,21 @@ class Accuracy:
     float_top1: float
     float_top5: float
     agreement: float
-    """Share of images that both put into the same class first."""
+    """Share of images on which both networks predict the same top-1 class."""
 
 
 def likeliest(logits: Tensor, count: int) -> Tensor:
-    """So many classes of each image, or all, the likeliest first; of equal logits the class with the lower index.
+    """Return the ``count`` most likely classes of each image, or all; on equal logits, the lower index comes first.
 
     Args:
         logits: ``(B, K)``.
-        count: of classes.
+        count: number of classes.
     """
-    return logits.sort(dim=1, descending=True, stable=True).indices[:, :count]  # topk breaks ties at random
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :count]  # topk breaks ties arbitrarily
 
 
 def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer:
-    """What ``network``, on ``device``, says of the images ``(B, C, H, W)`` of a batch."""
+    """Return a function that predicts the classes of a batch ``(B, C, H, W)`` with ``network`` on ``device``."""
 
     def answer(batch: Batch) -> Tensor:
         logits = logits_of(network, batch.images.to(device, non_blocking=True))
@@ -53,7 +53,7 @@ def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer
 
 @torch.no_grad()
 def compare(ours: Answer, theirs: Answer, batches: Iterable[Batch], report: Report = silent) -> Accuracy:
-    """Ask both, which may be the same, of every image, and count; an image whose logits are NaN counts as wrong."""
+    """Compare the predictions of two networks, or of one given twice; an image whose logits are NaN counts as wrong."""
     n, counts = 0, torch.zeros(7, dtype=torch.long)
     for step, batch in enumerate(batches):
         taught = theirs(batch)

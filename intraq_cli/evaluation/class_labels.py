@@ -1,4 +1,4 @@
-"""Which class of a model a name means: its own labels, WordNet ids, or class indices."""
+"""Maps names of folders or labels to a model's classes: by its own labels, WordNet ids, or class indices."""
 
 import re
 import unicodedata
@@ -7,35 +7,35 @@ from intraq_cli.errors import DataError
 from intraq_cli.models.class_names import imagenet_names
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
-"""Names of parts of a data set."""
+"""Names of splits of a data set."""
 PARTS = SPLITS | {"images", "labels", "annotations", "masks"}
-"""Words that the names of such parts are made of."""
+"""Words in the folder names of such splits and of other parts of a data set."""
 NUMBERED = re.compile(r"(\d+)[ ._-]+(.+)", re.ASCII)
-"""A class index in front of a name, as ``07_dog``."""
+"""A name that begins with a class index, such as ``07_dog``."""
 FOLDERS = "save it as class folders that are named by class index"
-"""What helps where a data set's own classes do not fit."""
+"""Hint if a data set's own classes do not match the model."""
 FEW = 100
-"""One in so many of a data set's names may be another class of the model's: two things of ImageNet are called crane."""
+"""One in this many of a data set's names may belong to another class of the model: ImageNet has two classes "crane"."""
 
 
 def class_indices(
     names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None = None
 ) -> tuple[dict[str, int], list[str]]:
-    """Which class each name means, and what the user should know about that.
+    """Return the class index of each name, and notes for the user about how it was found.
 
-    Tried in this order: the model's own labels, without regard to case, plural, hyphens, underscores and a number in
-    front (for 1,000 classes also ImageNet's WordNet ids and English names); whole numbers, which are class indices,
-    also in front of names if every class has one; else the order, sorted of folders and a data set's own, but only if
-    there are as many names as classes and nothing speaks against it.
+    Tried in this order: the model's own labels, ignoring case, plural, hyphens, underscores and a leading number (for
+    1,000 classes also ImageNet's WordNet ids and English names); class indices, either leading numbers, if every class
+    has one, or the whole names; else the order of the names, sorted for folders and a data set's own otherwise. The
+    order is only used if there are as many names as classes and nothing contradicts it.
 
     Args:
-        names: of class folders, or of a data set's classes in their order.
-        num_classes: of the model.
-        label_names: of the model, if known.
-        data_set: what the data set is called; None for class folders.
+        names: names of class folders, or of a data set's classes in their order.
+        num_classes: number of classes of the model.
+        label_names: labels of the model, if known.
+        data_set: name of the data set; None for class folders.
 
     Raises:
-        DataError: none of these fits.
+        DataError: none of these applies.
     """
     notes: list[str] = []
     found = _known_labels(names, num_classes, label_names, data_set, notes)
@@ -61,7 +61,7 @@ def class_indices(
 def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[str, int] | None:
     wrong = [name for name in names if int(name) >= num_classes]
     if wrong and data_set is not None:
-        return None  # numbers of its own
+        return None  # the data set's own numbers, not class indices
     if wrong:
         raise DataError(
             f"class folder {wrong[0]} does not fit a model of {num_classes} classes",
@@ -73,14 +73,14 @@ def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[s
 
 
 def _numbers_in_front(names: list[str], num_classes: int, label_names: list[str] | None) -> dict[str, int] | None:
-    """The class that each name begins with; None if not every class has one, or some names are the model's labels."""
+    """Return the leading class index of each name; None unless these are all classes, or if a name is a model label."""
     labels, parts = _plain_labels(num_classes, label_names), {name: _numbered(name) for name in names}
     found = {name: index for name, (index, rest) in parts.items() if index is not None and _plain(rest) not in labels}
     return found if len(found) == len(names) and {*found.values()} == {*range(num_classes)} else None
 
 
 def _numbered(name: str) -> tuple[int | None, str]:
-    """The class index in front of a name, if there is one, and what is behind it."""
+    """Split a name into its leading class index, or None, and the rest."""
     found = NUMBERED.fullmatch(name)
     return (int(found[1]), found[2]) if found else (None, name)
 
@@ -124,7 +124,7 @@ def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None)
 
 
 def _by_numbers(name: str) -> list[tuple[int, str]]:
-    """To sort by the numbers in a name, ``class_2`` before ``class_10``."""
+    """Return a key that sorts by the numbers in a name, ``class_2`` before ``class_10``."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
@@ -133,7 +133,7 @@ def _called(data_set: str | None) -> str:
 
 
 def _plain_labels(num_classes: int, label_names: list[str] | None) -> list[str]:
-    """The model's labels as :func:`_plain` spells them; empty if it does not say all of them."""
+    """Return the model's labels normalised by :func:`_plain`; empty unless there is one for every class."""
     return [_plain(label) for label in label_names or ()] if len(label_names or ()) == num_classes else []
 
 
@@ -142,7 +142,7 @@ def _plain_words(name: str) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """A label without case, plural, hyphens and underscores."""
+    """Normalise a label: without case, plural, hyphens and underscores."""
     return " ".join(word.removesuffix("s") for word in _plain_words(name))
 
 
@@ -153,12 +153,12 @@ def _plain_behind_number(name: str) -> str:
 def _known_labels(
     names: list[str], num_classes: int, label_names: list[str] | None, data_set: str | None, notes: list[str]
 ) -> dict[str, int] | None:
-    """Which class each name means by the model's own labels, or by ImageNet's; None if not all are among them.
+    """Return the class of each name by the model's labels or ImageNet's; None if a name is not among them.
 
-    What the user should know is added to ``notes``.
+    Notes for the user are added to ``notes``.
 
     Raises:
-        DataError: a name means two classes, or two names the same one.
+        DataError: a name matches two classes, or two names the same class.
     """
     for labels in (label_names, *_imagenet(num_classes)):
         if not labels or len(labels) != num_classes:
@@ -186,7 +186,7 @@ def _known_labels(
 
 
 def _imagenet(num_classes: int) -> list[list[str]]:
-    """What the classes of ImageNet are called, in several ways: WordNet ids, all words for a thing, the first one."""
+    """Return three lists of names of ImageNet's classes: WordNet ids, all synonyms, and the first synonym."""
     if num_classes != 1000:
         return []
     from timm.data import ImageNetInfo

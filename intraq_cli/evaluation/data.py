@@ -1,4 +1,4 @@
-"""Labelled images to measure on: folders of class folders, CIFAR, the bundled digits, data sets on the Hub."""
+"""Labelled images for evaluation: class folders, CIFAR, the bundled digits, and data sets on the Hub."""
 
 import hashlib
 import math
@@ -23,13 +23,13 @@ from intraq_cli.runtime.torch_defaults import float32_by_default
 from intraq_cli.zoo import model_folder
 
 MODES = {1: "L", 3: "RGB"}
-"""PIL's mode of pictures with so many channels."""
+"""PIL's mode by number of channels."""
 NOT_PICTURES = {"__MACOSX", "@eaDir"}
-"""Folders that macOS and network storage put beside pictures, with copies of them."""
+"""Folders that macOS and network storage create beside pictures, with copies of them."""
 
 
 class _Model(NamedTuple):
-    """What of a model data have to fit."""
+    """The properties of a model that data must match."""
 
     spec: InputSpec
     num_classes: int
@@ -44,11 +44,11 @@ def open_data(
     data_dir: str | None = None,
     split: str | None = None,
 ) -> LabelledImages:
-    """Open what ``--data`` names, preprocessed as ``spec`` says.
+    """Open the data that ``--data`` names, preprocessed according to ``spec``.
 
     Raises:
-        DataError: there is no such data, it cannot be read, or its classes do not fit the model.
-        UsageError: ``split`` or ``data_dir`` beside data that have none.
+        DataError: the data do not exist, cannot be read, or have classes that do not match the model.
+        UsageError: ``split`` or ``data_dir`` is given for data that do not use it.
     """
     on_the_hub, cifar = data.startswith("hfds:"), data in ("cifar10", "cifar100")
     if split is not None and not on_the_hub:
@@ -75,7 +75,7 @@ def open_data(
 
 
 def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """The model's own evaluation transform: PIL image, in the mode it takes, to normalised ``(C, H, W)``, float32."""
+    """Return the model's evaluation transform: PIL image in the model's mode to normalised ``(C, H, W)``, float32."""
     from timm.data import create_transform
 
     transform: Callable[[Image.Image], Tensor] = create_transform(
@@ -88,7 +88,7 @@ def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
         crop_mode=spec.crop_mode,
     )
 
-    return partial(_in_float32, transform)  # no closure: other processes may take it
+    return partial(_in_float32, transform)  # not a closure, so that it can be pickled for other processes
 
 
 def _in_float32(transform: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
@@ -97,10 +97,10 @@ def _in_float32(transform: Callable[[Image.Image], Tensor], image: Image.Image) 
 
 
 def image_reader(spec: InputSpec) -> ImageReader:
-    """Makes of images what a model takes: normalised, ``(C, H, W)``.
+    """Return a reader that converts images to the model's input, normalised, ``(C, H, W)``.
 
     Raises:
-        DataError: its input has neither one nor three channels.
+        DataError: the model's input has neither one nor three channels.
     """
     mode = MODES.get(spec.input_size[0])
     if mode is None:
@@ -109,9 +109,10 @@ def image_reader(spec: InputSpec) -> ImageReader:
 
 
 def picture_transform(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """What :func:`intraq_cli.evaluate` makes of a picture: any PIL image, upright and in the model's mode, to a tensor.
+    """Return the transform of :func:`intraq_cli.evaluate` from any PIL image to a tensor.
 
-    A model that takes neither one nor three channels gets the image as it is, see :func:`preprocessing`.
+    It turns the image upright and converts it to the model's mode. For a model with neither one nor three input
+    channels, the transform does neither, see :func:`preprocessing`.
     """
     return image_reader(spec).tensor if spec.input_size[0] in MODES else preprocessing(spec)
 
@@ -133,10 +134,10 @@ class _Files(Dataset[Item]):
         return self.images.read(path, self.root), label
 
     def digest(self) -> str:
-        """Of names, classes, sizes and times, which a change of a file changes; the files are not read."""
+        """Digest of names, classes, sizes and modification times; the files are not read."""
         digest = hashlib.sha256(str(self.root).encode(errors="surrogateescape"))
         for path, label in self.files:
-            with suppress(OSError):  # gone meanwhile: whoever reads it will say so
+            with suppress(OSError):  # deleted meanwhile: reading it will raise the error
                 seen = path.stat()
                 digest.update(f"{path} {label} {seen.st_size} {seen.st_mtime_ns}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
@@ -166,10 +167,11 @@ def _class_folders(folder: Path, model: _Model) -> LabelledImages:
 
 
 def _class_names(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; it may be a link itself, they may not lead out of it.
+    """Return the sorted names of the folders in ``folder``, which may itself be a link.
 
     Raises:
-        DataError: it cannot be read, or one of them leads out of it: without it, the others might mean other classes.
+        DataError: ``folder`` cannot be read, or a class folder is a link that leads out of it. Such a folder is not
+            skipped, since without it the others might get other class indices.
     """
     try:
         found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_beside(entry.name))
@@ -183,9 +185,9 @@ def _class_names(folder: Path) -> list[str]:
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """Everything below ``folder`` that has the name of an image; links to folders are not followed.
+    """Return all files below ``folder`` with an image file name; links to folders are not followed.
 
-    What is hidden is left out, and what systems put beside pictures (``._x.jpg``, ``__MACOSX``).
+    Hidden files are skipped, and so is what systems create beside pictures (``._x.jpg``, ``__MACOSX``).
 
     Raises:
         DataError: a folder cannot be read.
@@ -196,14 +198,14 @@ def image_paths(folder: Path) -> list[Path]:
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not _is_beside(name)]  # those that are walked next
+        folders[:] = [name for name in folders if not _is_beside(name)]  # os.walk only descends into these
         names = [name for name in [*folders, *files] if not _is_beside(name)]
         found += [Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS]
     return sorted(found)
 
 
 def _is_beside(name: str) -> bool:
-    """Whether a file or folder is hidden, or a system's own."""
+    """Whether a file or folder is hidden, or created by the system."""
     return name.startswith(".") or name in NOT_PICTURES
 
 
@@ -221,11 +223,11 @@ def _digits(model: _Model) -> LabelledImages:
 
 
 class _DataSet(Dataset[Item]):
-    """Items of a data set with two columns, the image and its label.
+    """A data set with two columns, the image and its label.
 
     Args:
-        items: by index.
-        spec: how the model takes images.
+        items: the items, by index.
+        spec: input of the model.
         columns: keys of the image and of the label in an item.
         classes: the model's class for each label.
     """
@@ -252,7 +254,7 @@ def _data_set(
     model: _Model,
     columns: tuple[Any, Any] = (0, 1),
 ) -> LabelledImages:
-    """A data set whose labels are called ``names``, in their order."""
+    """Wrap a data set; ``names`` are the names of its labels, in their order."""
     if not len(items):
         raise DataError(f"{name} holds no images", "choose another --split")
     indices, notes = class_indices(names, model.num_classes, model.label_names, name)

@@ -1,4 +1,4 @@
-"""How closely a quantized network follows its teacher on synthetic images: figures that need no real data."""
+"""How closely a quantized network matches its teacher on synthetic images: metrics that need no real data."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,15 +14,15 @@ from intraq_cli.quantization.divergence import kl_at_temperature
 
 @dataclass(frozen=True)
 class Fidelity:
-    """On images that tuning did not see."""
+    """Metrics on held-out images."""
 
     n: int = 0
     agreement: float = float("nan")
-    """Share of images, in percent, that both put into the same class first; not those whose logits are NaN."""
+    """Share of images, in percent, with the same top-1 class in both networks; NaN logits count as disagreement."""
     kl: float = float("nan")
     """Mean divergence of the student's class probabilities from the teacher's, in nats."""
     sqnr: dict[str, float] = field(default_factory=dict)
-    """Per batch norm, in the order of calls: signal to quantization noise of what it puts out, in dB."""
+    """Signal-to-quantization-noise ratio of every batch norm's output, in the order of calls, in dB."""
 
 
 @torch.no_grad()
@@ -32,16 +32,16 @@ def fidelity(
     teacher: fx.GraphModule,
     batches: Iterable[Tensor],
 ) -> Fidelity:
-    """Compare a quantized network with its float one on ``batches`` of images ``(B, C, H, W)``, where the networks are.
+    """Compare a quantized network with its float one on ``batches`` of images ``(B, C, H, W)``, on the same device.
 
-    Signal is the variance of the float values, noise the mean squared difference, both over all images, however they
-    are batched.
+    The signal is the variance of the float values, the noise the mean squared difference. Both are over all images, so
+    the batch size does not matter.
 
     Args:
         student: the quantized network's graph.
-        network: the float network as it was given: agreement and divergence are from its own logits.
-        teacher: the graph that ``student`` was made from, equalized perhaps, for the values behind batch norms.
-        batches: of images.
+        network: the original float network, whose logits agreement and divergence refer to.
+        teacher: the graph that ``student`` was made from, perhaps equalized, for the outputs of batch norms.
+        batches: batches of images.
     """
     n, same, divergence = 0, 0, 0.0
     powers: list[Tensor] = []
@@ -63,10 +63,10 @@ def fidelity(
 
 
 def is_clearly_worse(after: Fidelity, before: Fidelity) -> bool:
-    """Whether a network follows its teacher less closely than before: further off, and agreement fell beyond chance.
+    """Whether tuning made a network clearly worse: the divergence did not fall, and agreement fell significantly.
 
-    That is by more than two standard errors of the difference: a few held-out images tell little, and tuning may cost a
-    little of what calibration has on clean synthetic images while it gains much on real ones.
+    Significant means more than two standard errors of the difference: a few held-out images say little, and tuning may
+    lose slightly on clean synthetic images while it gains much on real ones.
     """
     p, q = before.agreement / 100, after.agreement / 100
     error = math.sqrt((p * (1 - p) + q * (1 - q)) / max(1, after.n))

@@ -1,4 +1,4 @@
-"""Image files as they come: looked at before they are decoded, and refused one by one with a reason."""
+"""Reads arbitrary image files: they are checked before decoding, and refused one by one with a reason."""
 
 import struct
 import warnings
@@ -15,9 +15,9 @@ from torch import Tensor
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
-"""What is decoded, whatever the file's name; PIL has others, of which one (EPS) runs a program."""
+"""Formats that are decoded, whatever the file's name; PIL has others, one of which (EPS) runs a program."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
-"""Of an image, as it is in the file and as it is resized; PIL's own limit, 89 million."""
+"""Most pixels of an image, both in the file and after resizing; PIL's own limit, 89 million."""
 DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -28,21 +28,21 @@ DECODING_ERRORS = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What PIL's decoders raise on damaged files."""
+"""Exceptions of PIL's decoders on damaged files."""
 
 
 class UnreadableImageError(Exception):
-    """An image file cannot be used; says why. Skipped and counted, as long as there are few."""
+    """An image file cannot be used, for the reason in the message. A few such files are skipped and counted."""
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Makes of image files what a model takes.
+    """Converts image files to a model's input.
 
     Args:
-        mode: PIL's, ``L`` or ``RGB``.
-        edge: of the shorter side, in pixels, to which ``transform`` resizes images.
-        transform: of an upright image in that mode.
+        mode: PIL's mode, ``L`` or ``RGB``.
+        edge: length in pixels to which ``transform`` resizes the shorter side.
+        transform: converts an upright image in that mode to a tensor.
     """
 
     mode: str
@@ -50,25 +50,25 @@ class ImageReader:
     transform: Callable[[Image.Image], Tensor]
 
     def read(self, path: Path, root: Path | None) -> Tensor:
-        """The image of a file below ``root``, which is resolved, or of any file; of an animation the first picture.
+        """Read an image file, which must be below a resolved ``root``, if given; of an animation, the first frame.
 
         Raises:
-            UnreadableImageError: no regular file, a link out of ``root``, no image, a damaged, too large or too narrow
-                one.
+            UnreadableImageError: the file is not a regular file, a link out of ``root``, or not an image, or the image
+                is damaged, too large or too narrow.
         """
         if not path.is_file():
             raise UnreadableImageError(f"{path} is no regular file" if path.exists() else f"no file {path}")
         if root is not None and path.is_symlink() and not path.resolve().is_relative_to(root):
             raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
-        Image.init()  # else it knows the commonest formats only
+        Image.init()  # without it, PIL knows only the most common formats
         with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
             return self.tensor(image)
 
     def decode(self, image: Any, name: str) -> Tensor:
-        """The same of an opened image, which messages call ``name``.
+        """Convert an opened image, which is called ``name`` in messages.
 
         Raises:
-            UnreadableImageError: there is no image, or it cannot be used.
+            UnreadableImageError: ``image`` is not an image, or cannot be used.
         """
         if not isinstance(image, Image.Image):
             raise UnreadableImageError(f"{name} is missing")
@@ -76,10 +76,10 @@ class ImageReader:
             return self.tensor(image)
 
     def tensor(self, image: Image.Image) -> Tensor:
-        """Of any kind of image: first in this reader's mode and upright (by its EXIF orientation).
+        """Turn any image upright (by its EXIF orientation), convert it to this reader's mode, and transform it.
 
         Raises:
-            ValueError: it is too large, or of a kind that has no 8-bit form.
+            ValueError: the image is too large, or cannot be converted to 8 bits.
         """
         width, height = image.size
         if min(width, height) < 1 or width * height > MAX_PIXELS:
@@ -91,14 +91,14 @@ class ImageReader:
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Within the block, what PIL raises on a damaged image, and its warning of a bomb, say that ``name`` is unreadable.
+    """Within the block, turn PIL's errors on damaged images, and its bomb warning, into an error about ``name``.
 
     Raises:
-        UnreadableImageError: as said.
+        UnreadableImageError: in place of those.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on transparency and damaged metadata
+            warnings.simplefilter("ignore")  # about transparency and damaged metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except DECODING_ERRORS as error:
@@ -106,19 +106,19 @@ def decoding(name: str) -> Iterator[None]:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF orientation says; cameras store what they see, however they are held."""
+    """Rotate an image by its EXIF orientation: cameras store pixels in the sensor's orientation."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except (*DECODING_ERRORS, KeyError, TypeError):  # damaged metadata of a picture that may be sound
+    except (*DECODING_ERRORS, KeyError, TypeError):  # damaged metadata; the pixels may be intact
         turned = False
     return ImageOps.exif_transpose(image) if turned else image
 
 
 def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
-    """Images of 16 bits a pixel in 8 bits, where PIL itself would clip; of 32 bits as bright as they are.
+    """Scale 16-bit pixels to 8 bits, where PIL itself would clip; 32-bit pixels up to 255 keep their values.
 
     Raises:
-        ValueError: floating-point pixels, whose range is not known, or whole numbers beyond 16 bits.
+        ValueError: floating-point pixels, whose range is not known, or integers beyond 16 bits.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels")
@@ -127,6 +127,6 @@ def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("pixels of more than 16 bits")
-    # whole numbers of 32 bits may hold pixels of 8; PIL uses them for the 16 of PNG and PGM files as well
+    # 32-bit integers may hold 8-bit pixels; for PNG and PGM files, PIL also uses them for 16-bit pixels
     eight = image.mode == "I" and kind not in ("PNG", "PPM") and values.max() <= 255
     return Image.fromarray((values if eight else values >> 8).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Images with their classes, decoded by other processes while the network works, in the order of the data set."""
+"""Images with their classes, decoded by worker processes while the network runs, in the order of the data set."""
 
 import hashlib
 import math
@@ -19,52 +19,52 @@ from intraq_cli.evaluation.image_files import UnreadableImageError
 from intraq_cli.events import Report, Warned, silent
 
 FEW = 10
-"""So many unreadable images are always skipped; above them, one in a hundred."""
+"""Up to this many unreadable images are always skipped, or one in a hundred if that is more."""
 WORTH_WORKERS = 256
-"""Images from which on processes of their own pay: to start them costs as much as to decode some dozens."""
+"""Fewest images for which worker processes pay off: starting them takes as long as decoding a few dozen images."""
 AHEAD = 2
-"""Batches that each worker keeps ready."""
+"""Batches that each worker prefetches."""
 
 Item = tuple[Tensor, int]
 """An image ``(C, H, W)``, normalised, and its class."""
 
 
 class Batch(NamedTuple):
-    """Images that could be read."""
+    """A batch of the images that could be read."""
 
     images: Tensor
     """``(B, C, H, W)``."""
     labels: Tensor
     """``(B,)``."""
     positions: Tensor
-    """Where each of them stands in the data set, ``(B,)``."""
+    """Index of each image in the data set, ``(B,)``."""
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images already normalised, and their classes."""
+    """Normalised images and their classes."""
 
     name: str
     dataset: Dataset[Any]
-    """Of :data:`Item`; each may raise ``UnreadableImageError``."""
+    """Data set of :data:`Item`; reading an item may raise ``UnreadableImageError``."""
     count: int
     notes: tuple[str, ...] = ()
-    """What the user should know about how they were read."""
+    """Notes for the user about how the data were interpreted."""
     decoded_bytes: int = 0
-    """Of one image, where they have to be decoded; 0 where they are in memory."""
+    """Bytes of one decoded image; 0 if the images are in memory already."""
     digest: Callable[[], str] | None = None
-    """Computes what is the same only for the same images and classes in the same order, where that can be known."""
+    """Computes a digest of the images, classes and their order; None if there is no way to compute one."""
 
     def batches(self, batch_size: int, report: Report = silent, pinned: bool = False) -> Iterator[Batch]:
-        """Batches in order; images that cannot be read are left out, and reported at the end.
+        """Yield batches in order; unreadable images are skipped, and reported at the end.
 
         Args:
-            batch_size: images at a time.
-            report: told of images left out.
-            pinned: in memory that a GPU copies from without waiting.
+            batch_size: images per batch.
+            report: receives a warning about skipped images.
+            pinned: use pinned memory, from which a GPU copies asynchronously.
 
         Raises:
-            DataError: more than a few of them cannot be read, or none can, or one has no label.
+            DataError: more than a few images cannot be read, or none can, or one has no label.
         """
         refused: list[UnreadableImageError] = []
         for batch, errors in self._loaded(batch_size, pinned):
@@ -100,17 +100,17 @@ class LabelledImages:
             raise DataError("a process that decodes images was killed", hint) from error
 
     def _workers(self, batch_size: int) -> int:
-        """Processes that decode; none for few images, or where they cannot be forked safely."""
+        """Return the number of worker processes; 0 for few images, or if forking is not safe."""
         if self.count < WORTH_WORKERS or self.decoded_bytes == 0 or sys.platform != "linux":
             return 0
-        if multiprocessing.current_process().daemon:  # such a process may have no children
+        if multiprocessing.current_process().daemon:  # daemonic processes may not have children
             return 0
         wanted = min(len(os.sched_getaffinity(0)), math.ceil(self.count / batch_size))
-        # batches come in shared memory; a container may have little of it
+        # batches are passed in shared memory, of which a container may have little
         return min(wanted, _shared_memory() // ((AHEAD + 1) * batch_size * self.decoded_bytes))
 
     def sample(self, limit: int | None, seed: int) -> "LabelledImages":
-        """A seeded random sample of at most ``limit`` images."""
+        """Return a seeded random sample of at most ``limit`` images."""
         if limit is None or limit >= self.count:
             return self
         chosen = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
@@ -120,13 +120,13 @@ class LabelledImages:
 
 
 class _Carried(Dataset[tuple[int, Item | Exception]]):
-    """The items of another data set with their positions; what a user can mend comes as an item, out of any process."""
+    """Items of another data set with their positions; user errors are returned as items, to pass them from workers."""
 
     def __init__(self, dataset: Dataset[Item]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # torch's class does not say that it has a length
+        return len(self.dataset)  # type: ignore[arg-type]  # torch's class declares no __len__
 
     def __getitem__(self, index: int) -> tuple[int, Item | Exception]:
         try:
@@ -136,7 +136,7 @@ class _Carried(Dataset[tuple[int, Item | Exception]]):
 
 
 def _collate(items: list[tuple[int, Item | Exception]]) -> tuple[Batch | None, list[Exception]]:
-    """One batch of all that is readable, as each tensor costs a file handle on its way here, and the errors."""
+    """Collate the readable items into one batch, since each tensor sent costs a file handle, and return the errors."""
     readable = [(*item, position) for position, item in items if not isinstance(item, Exception)]
     errors = [item for _, item in items if isinstance(item, Exception)]
     return (Batch(*default_collate(readable)) if readable else None), errors

@@ -1,4 +1,4 @@
-"""Pictures without labels, as a model takes them."""
+"""Pictures without labels, preprocessed for a model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ from intraq_cli.words import some_of
 
 
 class Picture(NamedTuple):
-    """A file to look at."""
+    """A picture file."""
 
     file: Path
     folder: Path | None
-    """What was named, resolved; None: the file itself was."""
+    """The folder that the user named, resolved; None: the user named the file itself."""
 
 
 def named_pictures(path: Path) -> list[Picture]:
-    """The file that ``path`` is, or all files below the folder that it is that have the name of an image, sorted.
+    """Return the file ``path``, or, if it is a folder, all files below it with an image file name, sorted.
 
     Raises:
-        DataError: there are none.
+        DataError: the folder has no such files.
     """
     if not path.is_dir():
         return [Picture(path, None)]
@@ -41,13 +41,13 @@ def named_pictures(path: Path) -> list[Picture]:
 def picture_batches(
     pictures: Sequence[Picture], size: int, spec: InputSpec, report: Report, batches: int | None = None
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Files and their images ``(B, C, H, W)``, normalised as the model wants them, ``size`` at a time.
+    """Yield files and their images ``(B, C, H, W)``, preprocessed for the model, ``size`` at a time.
 
-    Files in folders that cannot be read are left out, and told at the end, which is after so many ``batches`` or, for
-    None, all.
+    Unreadable files from folders are skipped, and reported at the end. The end is after ``batches`` batches, or after
+    all files if that is None.
 
     Raises:
-        DataError: none of them can be read, or one that was named itself cannot.
+        DataError: no file can be read, or a file that the user named itself cannot.
     """
     reader = image_reader(spec)
     files: list[Path] = []

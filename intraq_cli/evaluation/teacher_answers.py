@@ -1,4 +1,4 @@
-"""What float teachers said of images, kept between runs: the next checkpoint of a teacher costs half."""
+"""Cache of float teachers' predictions: evaluating another checkpoint of the same teacher takes half the time."""
 
 import hashlib
 import os
@@ -17,11 +17,11 @@ from intraq_cli.evaluation.labelled_images import Batch
 from intraq_cli.io.atomic import atomic_file
 
 UNKNOWN = -1
-"""In place of the classes of an image that was not asked about, as it could not be read."""
+"""Stands for the classes of an image without a known prediction, such as one that could not be read."""
 
 
 def answers_folder() -> Path | None:
-    """Where answers are kept: ``intraq/answers`` in the user's folder for caches; None for a user without a home."""
+    """Return the cache folder: ``intraq/answers`` in the user's cache folder; None for a user without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intraq" / "answers"
     except RuntimeError:
@@ -29,10 +29,10 @@ def answers_folder() -> Path | None:
 
 
 class KeptAnswers:
-    """First classes by image, of any number of float networks on any number of data sets.
+    """Cached top classes per image, for any number of float networks and data sets.
 
     Args:
-        folder: where they are kept for later runs; None: in memory alone.
+        folder: where they are saved for later runs; None: in memory only.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -40,7 +40,7 @@ class KeptAnswers:
         self.known: dict[str, Tensor] = {}
 
     def recall(self, key: tuple[Any, ...], count: int, width: int) -> Tensor:
-        """The classes ``(count, width)`` kept under ``key``, -1 where nothing is known."""
+        """Return the classes ``(count, width)`` cached under ``key``, -1 where unknown."""
         name = _name(key)
         if name not in self.known and self.folder is not None:
             with suppress(OSError, SafetensorError, KeyError):
@@ -51,7 +51,7 @@ class KeptAnswers:
         return found
 
     def keep(self, key: tuple[Any, ...], classes: Tensor, on_disk: bool) -> None:
-        """Keep ``classes`` ``(count, width)`` under ``key``; a cache that cannot be written is left as it is."""
+        """Cache ``classes`` ``(count, width)`` under ``key``; errors on writing to disk are ignored."""
         name = _name(key)
         self.known[name] = classes
         if on_disk and self.folder is not None:
@@ -66,25 +66,25 @@ def _name(key: tuple[Any, ...]) -> str:
 
 
 class Recalled:
-    """An answer that asks the network only about images of which nothing is known, and about the first batch.
+    """Predictions from the cache; the network only runs on the first batch, and on batches with unknown images.
 
-    Where the network says something else of the first batch than what is known, it is another one (its code may have
-    changed, which no digest of its weights tells), and nothing that is known counts.
+    If the network's predictions on the first batch differ from the cache, it is another network (its code may have
+    changed, which a digest of its weights does not detect). The whole cache is then discarded.
 
     Args:
-        answer: asks the network.
-        known: classes ``(count, width)`` by position in the data set, -1 where unknown; filled as they become known.
+        answer: runs the network.
+        known: classes ``(count, width)`` by position in the data set, -1 where unknown; updated with new predictions.
     """
 
     def __init__(self, answer: Answer, known: Tensor) -> None:
         self.answer, self.known = answer, known
         self.checked = self.changed = False
-        """Whether the first batch has been asked about, and whether anything new is known."""
+        """Whether the first batch has been verified, and whether there are new predictions."""
         self.reused = 0
-        """Images of which the network was not asked."""
+        """Number of images whose predictions came from the cache."""
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Classes ``(B, width)`` of a batch."""
+        """Return the classes ``(B, width)`` of a batch."""
         found = self.known[batch.positions]
         if self.checked and not (found == UNKNOWN).any():
             self.reused += len(found)

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read without trusting them, and told from each other."""
+"""Files: atomic writes, validated reads of untrusted files, JSON and digests."""

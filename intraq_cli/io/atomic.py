@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writes: files and folders that exist completely or not at all."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from intraq_cli.errors import OutputError
 
 IsOutput = Callable[[Path], bool]
-"""Whether a folder that is not empty was made by this tool, as the one that is to take its place."""
+"""Whether a folder with content was made by the same command, and so may be replaced."""
 
 UNFINISHED = ".unfinished"
 LONGEST_NAME = 255 - len(UNFINISHED)
-"""Bytes of an output's name: file systems take 255, and the folder that a long job works in, beside it, has more."""
+"""Most bytes in an output's name: file systems allow 255, of which a long job's unfinished folder uses the rest."""
 LONGEST_PATH = 4000
 
 
@@ -24,21 +24,21 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
     """Refuse, before any work, an output that exists or cannot be written.
 
     Args:
-        path: of the output.
-        force: replace what is there.
-        is_output: which folders may be replaced; None: the output is a file.
+        path: path of the output.
+        force: replace an existing output.
+        is_output: whether a folder may be replaced; None: the output is a file.
 
     Raises:
-        OutputError: ``path`` exists and ``force`` is off, it is a folder where a file is to be, or a file where a
-            folder is, or a folder of anything else, or a link; it has no name of its own, or its folder is missing or
-            read-only, or a name is not UTF-8, or too long.
+        OutputError: ``path`` exists and ``force`` is off; it is a folder and the output a file, or the reverse; it is a
+            folder with other content, or a link; it has no file name, its parent folder is missing or read-only, or a
+            name is not UTF-8 or too long.
     """
     file = is_output is None
     if path.name in ("", ".."):
         raise OutputError(f"{path} is no name for an output", "give --out a new name")
     try:
         str(path.absolute()).encode()
-    except UnicodeEncodeError as error:  # safetensors opens no such file
+    except UnicodeEncodeError as error:  # safetensors cannot open such a file
         raise OutputError(f"{path}: the name is not UTF-8", "give another --out, in another folder perhaps") from error
     lengths = (len(os.fsencode(path.name)), LONGEST_NAME), (len(os.fsencode(path.absolute())), LONGEST_PATH)
     for length, most in lengths:
@@ -46,7 +46,7 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
             raise OutputError(f"an output called {path.name} is too long: {length} bytes", f"at most {most}")
     if "\0" in str(path):
         raise OutputError(f"{path}: the name has a null character", "give another --out")
-    if path.is_symlink():  # what it leads to would stay as it is, or is not there
+    if path.is_symlink():  # replacing it would not change its target, which may not even exist
         raise OutputError(f"{path} is a link", "give --out the path that it leads to, or another one")
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
@@ -66,19 +66,19 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
 
 
 def unfinished_folder(path: Path) -> Path:
-    """Where a long job keeps what it has done until ``path`` is there."""
+    """Return the folder where a long job saves its states until ``path`` is complete."""
     return path.with_name(f"{path.name}{UNFINISHED}")
 
 
 @contextmanager
 def atomic_folder(path: Path, force: bool, is_output: IsOutput) -> Iterator[Path]:
-    """Fill a temporary neighbour within the block; it takes ``path``'s place at the end, or disappears on an error.
+    """Yield a temporary folder beside ``path``; at the end it replaces ``path``, and on an error it is removed.
 
-    All is on the disk before it takes its place, so that a power cut leaves the old folder or the new one: the old one
-    under its own name, or, between the two renames, as ``old`` in the temporary neighbour.
+    All data is synced to disk before the replacement, so that a power cut leaves the old folder or the new one: the old
+    one under its own name or, between the two renames, as ``old`` in the temporary folder.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the folder cannot be written.
     """
     with _scratch(path) as scratch:
         made, old = scratch / "new", scratch / "old"
@@ -86,7 +86,7 @@ def atomic_folder(path: Path, force: bool, is_output: IsOutput) -> Iterator[Path
         yield made
         for entry in (*made.rglob("*"), made):
             sync(entry) if entry.is_dir() else _finish(entry)
-        check_output(path, force, is_output)  # again: the work may have taken hours
+        check_output(path, force, is_output)  # again: the work may have taken hours since the first check
         try:
             if path.exists():
                 path.rename(old)
@@ -100,7 +100,7 @@ def atomic_folder(path: Path, force: bool, is_output: IsOutput) -> Iterator[Path
 
 @contextmanager
 def atomic_file(path: Path, force: bool) -> Iterator[Path]:
-    """The same for one file: write to the path yielded."""
+    """Do the same for a single file: write to the yielded path."""
     with _scratch(path) as scratch:
         made = scratch / path.name
         yield made
@@ -112,7 +112,7 @@ def atomic_file(path: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def _scratch(path: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk: among the job's unfinished things, where it has some, else beside it."""
+    """Yield a temporary folder on the same disk: in the unfinished folder if that exists, else beside ``path``."""
     unfinished = unfinished_folder(path)
     where = unfinished if unfinished.is_dir() else path.resolve().parent
     hint = "check the folder and the disk"
@@ -131,12 +131,12 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     if path.is_dir():
-        with suppress(OSError):  # Windows, and some network file systems, cannot do it for folders
+        with suppress(OSError):  # Windows and some network file systems cannot sync folders
             _fsync(path, os.O_RDONLY)
     else:
-        _fsync(path, os.O_RDWR)  # Windows syncs no file that is open for reading alone
+        _fsync(path, os.O_RDWR)  # Windows cannot sync a file opened read-only
 
 
 def _fsync(path: Path, flags: int) -> None:
@@ -148,7 +148,7 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 def _finish(file: Path) -> None:
-    """Write a new file to the disk, with the permissions that the user's files have."""
+    """Sync a new file to the disk, and give it the user's default permissions."""
     sync(file)
     file.chmod(0o666 & ~_umask())
 

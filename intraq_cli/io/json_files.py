@@ -1,4 +1,4 @@
-"""JSON as it is written: any value that Python has, in UTF-8, one field a line."""
+"""Writing JSON: in UTF-8, one field per line, with values that JSON does not support replaced."""
 
 import json
 import math
@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import Any
 
 NO_CHARACTER = re.compile("[\ud800-\udfff]")
-"""What Python has in place of bytes that are no UTF-8."""
+"""Surrogates, which Python uses for bytes that are not UTF-8."""
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write :func:`json_text`."""
+    """Write the :func:`json_text` of ``data``."""
     path.write_text(json_text(data), encoding="utf-8")
 
 
 def json_text(data: dict[str, Any]) -> str:
-    """The content of a JSON file for people to read too."""
+    """Format a JSON file so that people can read it too."""
     return json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON in UTF-8 can hold it: what is no finite number becomes null, what is no character another one.
+    """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD.
 
-    Names of files may have bytes that are no UTF-8.
+    Surrogates occur in file names with bytes that are not UTF-8.
     """
     if isinstance(value, str):
         return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)

@@ -1,4 +1,4 @@
-"""Files that a stranger may have made, read without trusting them: size, place and form are looked at first."""
+"""Reading untrusted files: size, location and format are checked first."""
 
 import json
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MAX_JSON = 8 * 2**20
-"""Bytes of a config; timm's largest, with the labels of 21,843 classes, takes a quarter of it."""
+"""Most bytes of a JSON file; timm's largest config, with the labels of 21,843 classes, takes a quarter of it."""
 MAX_DIGITS = 100
-"""Of a whole number: every one can be divided as a float."""
+"""Most digits of an integer, so that each can be converted to a float."""
 MAX_HEADER = 16 * 2**20
-"""Bytes of the header of a safetensors file: about 100,000 tensors."""
+"""Most bytes of a safetensors file's header: about 100,000 tensors."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor of a safetensors file, as its header has it."""
+    """A tensor of a safetensors file, as described in the header."""
 
     dtype: str
     """``F32``, ``I32``, ``U8``, ..."""
@@ -28,7 +28,7 @@ class TensorInfo:
 
 
 def safe_path(folder: Path, name: str, kind: type[IntraqError]) -> Path:
-    """The file ``name`` of a model's folder; a link must stay in the folder, or lead to the blobs of the Hub's cache.
+    """Return the path of file ``name`` in a model's folder; a link may only lead into the folder or the Hub's cache.
 
     Raises:
         IntraqError: of ``kind``: the file is a link that leads elsewhere.
@@ -38,11 +38,11 @@ def safe_path(folder: Path, name: str, kind: type[IntraqError]) -> Path:
         return path
     home = folder.resolve()
     allowed = [home]
-    if home.parent.name == "snapshots":  # CACHE/models--ORG--NAME/snapshots/COMMIT, and blobs that repositories share
+    if home.parent.name == "snapshots":  # CACHE/models--ORG--NAME/snapshots/COMMIT; repositories may share blobs
         allowed += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
     try:
         target = path.resolve()
-    except RuntimeError:  # links in a circle
+    except RuntimeError:  # circular links
         target = Path()
     if not any(target.is_relative_to(place) for place in allowed):
         raise kind(f"{path} is a link that leads out of its folder", "put the file itself there")
@@ -50,19 +50,19 @@ def safe_path(folder: Path, name: str, kind: type[IntraqError]) -> Path:
 
 
 def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
-    """Text of a regular file of at most ``limit`` bytes.
+    """Read the text of a regular file of at most ``limit`` bytes.
 
     Raises:
-        IntraqError: of ``kind``: it is no regular file, too large, not UTF-8, or cannot be read.
+        IntraqError: of ``kind``: the file is not a regular file, too large, not UTF-8, or cannot be read.
     """
     try:
-        if not path.is_file():  # neither does a pipe make us wait
+        if not path.is_file():  # also refuses a pipe, which would block
             raise kind(f"cannot read {path}: {'no regular file' if path.exists() else 'no such file'}")
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:
             raise kind(f"{path} is larger than {limit / 2**20:g} MiB", "it cannot be what it is meant to be")
-        return content.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
+        return content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise kind(f"{path} is not UTF-8 text, from byte {error.start} on", "save it in UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
@@ -70,10 +70,10 @@ def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
 
 
 def read_json(path: Path, kind: type[IntraqError]) -> dict[str, Any]:
-    """A JSON object: no key twice, no NaN, no deep nesting, nothing that cannot be written as UTF-8.
+    """Read a JSON object without duplicate keys, NaN, deep nesting, or text that cannot be encoded as UTF-8.
 
     Raises:
-        IntraqError: of ``kind``: it is not that.
+        IntraqError: of ``kind``: the file is not such an object.
     """
     text = read_text(path, MAX_JSON, kind)
     try:
@@ -86,21 +86,21 @@ def read_json(path: Path, kind: type[IntraqError]) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """As ``json.loads``, but strict.
+    """Parse JSON like ``json.loads``, but strictly.
 
     Raises:
-        ValueError: no JSON, a key twice, NaN or infinity, a number that is no float, half a surrogate pair.
-        RecursionError: nested too deep.
+        ValueError: not JSON, a duplicate key, NaN or infinity, a number too large for a float, an unpaired surrogate.
+        RecursionError: nested too deeply.
     """
     data = json.loads(
         text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
     )
-    json.dumps(data, ensure_ascii=False).encode()  # "\ud800" is JSON, and cannot be printed
+    json.dumps(data, ensure_ascii=False).encode()  # "\ud800" is valid JSON, but cannot be encoded
     return data
 
 
 def first_fault(error: "ValidationError") -> str:
-    """The first of the things that pydantic finds wrong, and where it is: ``evaluations.0.top1: Field required``."""
+    """Describe the first of pydantic's errors and its place: ``evaluations.0.top1: Field required``."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]
@@ -133,10 +133,10 @@ def _whole(text: str) -> int:
 
 
 def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
-    """Types and shapes of the tensors of a safetensors file; none of them is read.
+    """Return types and shapes of the tensors in a safetensors file, without reading the tensors.
 
     Raises:
-        IntraqError: of ``kind``: it is no safetensors file.
+        IntraqError: of ``kind``: the file is not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open  # here, for a quick start
 

@@ -1,1 +1,1 @@
-"""A run, whatever verb asks for it: the stages in their order, what they are given, and what is written of them."""
+"""Code that verbs share: the stages in their order, their inputs, and what is written about them."""

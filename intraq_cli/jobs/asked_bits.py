@@ -1,4 +1,4 @@
-"""Which bits were asked for: widths, a budget, rules by layer, and what was measured before."""
+"""The requested bits: widths, a budget, rules per layer, and sensitivities that were measured before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,32 +12,32 @@ from intraq_cli.quantization.plan import asked_widths, check_width
 from intraq_cli.results.networks import SensitivityResult
 
 DEFAULT = 4
-"""Bits of both where there is no budget."""
+"""Bits of weights and of activations if there is no budget."""
 ALL = tuple(range(2, 9))
-"""Bits that are tried where none are named."""
+"""Bits to try if none are given."""
 INPUT_BITS = 8
-"""Bits of activations where none are named: they take no bytes in a file."""
+"""Bits of activations if none are given: activations take no bytes in a file."""
 
 
 @dataclass(frozen=True)
 class AskedBits:
-    """What was asked for, before the network is known."""
+    """The requested bits, before the network is known."""
 
     w: tuple[int, ...]
-    """Widths of weights, ascending; without a budget one."""
+    """Widths of weights, ascending; exactly one without a budget."""
     a: tuple[int, ...]
-    """Widths of activations, likewise."""
+    """Widths of activations, in the same form."""
     budget: Budget | None = None
     first_last_bits: int | None = None
-    """Bits of the first and the last layer, which are fixed then."""
+    """Bits of the first and the last layer; the budget does not change them."""
     rules: BitRules = NO_RULES
-    """Layers that these speak of are fixed."""
+    """Bits of layers by name; the budget does not change them."""
     sensitivities: SensitivityResult | None = None
-    """Measured before, to choose by."""
+    """Sensitivities that were measured before, on which the choice is based."""
 
     @property
     def label(self) -> str:
-        """Part of the default name of the folder: ``w4a4``, ``2MB-a8``."""
+        """Part of the folder's default name: ``w4a4``, ``2MB-a8``."""
         if self.budget is None:
             return f"w{self.w[0]}a{self.a[0]}"
         unit = {"bytes": "", "bits": "bits", "bit operations": "bops"}[self.budget.kind]
@@ -52,18 +52,19 @@ def asked_bits(
     bits: str | Path | None = None,
     sensitivity: str | Path | None = None,
 ) -> AskedBits:
-    """Read what was asked for, and check it against each other.
+    """Read the requested bits, and check that the options are compatible.
 
     Args:
-        w: of weights: one, or, under a budget, several; default: what was measured before, or all.
-        a: of activations: one, or, under a budget of bit operations, several.
-        budget: to choose under.
-        first_last_bits: of the first and the last layer.
+        w: bits of weights: one, or several under a budget; default under a budget: the widths in ``sensitivity``, or
+            all.
+        a: bits of activations: one, or several under a budget of bit operations.
+        budget: limit for the choice of bits.
+        first_last_bits: bits of the first and the last layer.
         bits: a TOML file with bits of layers by their names.
-        sensitivity: a file with what was measured before.
+        sensitivity: a file with sensitivities that were measured before.
 
     Raises:
-        UsageError: others than 2 to 8, none, or several where there is nothing to choose by.
+        UsageError: bits outside 2 to 8, no bits, or several bits without a budget to choose by.
         RecipeError: ``bits`` cannot be read.
         DataError: ``sensitivity`` cannot be read.
     """

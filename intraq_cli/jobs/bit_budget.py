@@ -1,4 +1,4 @@
-"""From a budget to a plan: which bits the layers may have, what they cost, and the choice that is best."""
+"""From a budget to a plan: which bits the layers can have, what they cost, and the best choice."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -31,30 +31,30 @@ from intraq_cli.results import FrontierPoint, LayerSensitivity
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 POINTS = 5
-"""Of the frontier."""
+"""Number of points on the frontier."""
 ATTEMPTS = 8
-"""To stay within a limit whose fixed part depends a little on the choice."""
+"""Attempts to stay within a limit whose fixed part depends slightly on the choice."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The end of the choice."""
+    """The result of the choice."""
 
     plan: Plan
     frontier: list[FrontierPoint] = field(default_factory=list)
-    """By size; empty without a budget."""
+    """Sorted by size; empty without a budget."""
     sensitivities: list[LayerSensitivity] = field(default_factory=list)
-    """That it was chosen by."""
+    """Sensitivities on which the choice was based."""
 
 
 @dataclass(frozen=True)
 class BitChoice:
-    """Bits of every layer, to be chosen.
+    """The choice of bits for every layer.
 
     Args:
-        graph: of the float network, in the form of the placement.
-        placement: of activations.
-        asked: bits that they may have, and the budget.
+        graph: graph of the float network, in the form of the placement.
+        placement: placement of the activation quantizers.
+        asked: the allowed bits, and the budget.
     """
 
     graph: fx.GraphModule
@@ -63,15 +63,15 @@ class BitChoice:
 
     @cached_property
     def layers(self) -> list[Candidates]:
-        """What every layer may have."""
+        """The bits that each layer can have."""
         return candidates(self.graph, self.narrowest, self._widest, self.asked.w, self.asked.a)
 
     def check(self) -> None:
-        """See, before any work, that the budget can be met, and that what was measured before is enough.
+        """Check, before any work, that the budget can be met and that the given sensitivities are sufficient.
 
         Raises:
-            BudgetError: the narrowest choice exceeds it.
-            DataError: a layer or a width is lacking.
+            BudgetError: the narrowest choice exceeds the budget.
+            DataError: the sensitivities lack a layer or a width.
         """
         asked, known = self.asked, self.asked.sensitivities
         if asked.budget is not None and self._least > self._limit:
@@ -86,14 +86,14 @@ class BitChoice:
 
     @property
     def widths(self) -> Widths:
-        """To be measured."""
+        """Widths for which sensitivities are needed."""
         return Widths(self.asked.w, self.asked.a if len(self.asked.a) > 1 else ())
 
     def chosen(self, sensitivities: Iterable[LayerSensitivity]) -> Chosen:
-        """The bits that cost least, and what other budgets would buy.
+        """Choose the bits with the lowest divergence, and those for other budgets.
 
         Args:
-            sensitivities: of every layer, at all widths that it may have.
+            sensitivities: those of every layer, at all widths that it can have.
 
         Raises:
             BudgetError: no choice stays within the budget.
@@ -112,7 +112,7 @@ class BitChoice:
 
     @cached_property
     def narrowest(self) -> Plan:
-        """Fewest bits wherever they are free."""
+        """The fewest bits in every layer whose bits are free to choose."""
         return self._plan(self.asked.w[0], self.asked.a[0], self.asked.rules)
 
     @cached_property
@@ -121,7 +121,7 @@ class BitChoice:
 
     @cached_property
     def _least(self) -> float:
-        """What the narrowest choice takes."""
+        """What the narrowest choice uses of the budget."""
         return self._amount(self.narrowest)
 
     @cached_property
@@ -135,12 +135,12 @@ class BitChoice:
 
     @property
     def _limit(self) -> float:
-        """In bytes, bits of all weights together, or bit operations."""
+        """The limit in bytes, in bits of all weights together, or in bit operations."""
         per_weight = sum(one.layer.parameters for one in self.layers) if self._budget.kind == "bits" else 1
         return self._budget.limit * per_weight
 
     def _amount(self, plan: Plan) -> float:
-        """What counts against the limit."""
+        """Return what a plan uses of the limit."""
         if self._budget.kind == "bytes":
             return checkpoint_bytes(self.graph, plan)
         rows = inspect_layers(self.graph, plan)
@@ -152,7 +152,7 @@ class BitChoice:
         return f"{amount:,.0f} {self._budget.kind}"
 
     def _within(self, limit: float, sensitivities: dict[str, LayerSensitivity]) -> dict[str, Bits] | None:
-        """The bits that cost least; None if there are none."""
+        """Return the bits with the lowest divergence within ``limit``; None if no choice stays within it."""
         kind = self._budget.kind
 
         def taken(bits: dict[str, Bits]) -> int:
@@ -160,7 +160,7 @@ class BitChoice:
 
         least = taken({one.layer.name: (one.weights[0], one.inputs[0]) for one in self.layers})
         room = limit - (self._least - least)
-        for attempt in range(ATTEMPTS):  # the header of a file grows with the numbers in it
+        for attempt in range(ATTEMPTS):  # a file's header grows with the numbers in it
             bits = bits_within(self._groups, sensitivities, kind, room)
             over = 0.0 if bits is None else self._amount(self._planned(bits)) - limit
             if bits is None or over <= 0:
@@ -169,7 +169,7 @@ class BitChoice:
         return None
 
     def _other_limits(self) -> list[float]:
-        """From the narrowest choice to the widest in like ratios, but for the one nearest to the limit."""
+        """Return limits from the narrowest to the widest choice in equal ratios, except the one nearest the limit."""
         low, high = self._least, self._amount(self._widest)
         limits = [low * (high / low) ** (k / (POINTS - 1)) for k in range(POINTS)]
         limits.remove(min(limits, key=lambda one: abs(one - self._limit)))
@@ -195,12 +195,12 @@ class BitChoice:
 
 
 def bit_choice(teacher: Teacher, captured: Captured, placement: Placement, asked: AskedBits) -> BitChoice:
-    """The choice for a network, once it is clear that it can be made.
+    """Return the choice of bits for a network, after checking that it can be made.
 
     Raises:
         ModelError: no checkpoint can hold the network, or a rule matches none of its layers.
         BudgetError: the narrowest choice exceeds the budget.
-        DataError: what was measured before is of another network, or lacks a layer or a width.
+        DataError: the given sensitivities are of another network, or lack a layer or a width.
     """
     if asked.sensitivities is not None:
         check_origin(asked.sensitivities, teacher, captured, placement)
@@ -211,12 +211,12 @@ def bit_choice(teacher: Teacher, captured: Captured, placement: Placement, asked
 
 
 def chosen_bits(job: Job, choice: BitChoice, made: TuningImages | None) -> Chosen:
-    """A stage of a job: the bits of every layer; without a budget those that were asked for.
+    """Choose the bits of every layer, as a stage of a job; without a budget, return the requested ones.
 
     Args:
-        job: whose network it is.
-        choice: to be made.
-        made: synthetic images; a few are made where there are none.
+        job: the job of the network.
+        choice: the choice to make.
+        made: images to measure sensitivities on; None: a few are synthesized if needed.
 
     Raises:
         BudgetError: no choice stays within the budget.

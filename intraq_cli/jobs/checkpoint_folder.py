@@ -1,4 +1,4 @@
-"""The end of ``quantize``: its folder, written whole or not at all, and loaded once before anybody relies on it."""
+"""The last step of ``quantize``: its folder is written atomically, and loaded once to verify it."""
 
 import time
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 
 @dataclass(frozen=True)
 class Finished:
-    """What a folder is written from."""
+    """What a checkpoint folder is written from."""
 
     job: Job
     source: Source
@@ -35,18 +35,18 @@ class Finished:
     quantized: Made
     made: TuningImages | None
     run: dict[str, Any]
-    """The manifest, but for the size and the time."""
+    """The manifest, without the size and the time."""
     started: float
-    """Seconds of :func:`time.perf_counter`."""
+    """Start of the run, in seconds of :func:`time.perf_counter`."""
     metrics: Metrics
 
 
 def write_folder(path: Path, force: bool, end: Finished) -> None:
-    """Write the checkpoint, and into its manifest how many bytes and how long it took.
+    """Write the checkpoint, and record its size in bytes and the run's time in the manifest.
 
     Raises:
-        OutputError: it cannot be written.
-        ModelError: it does not give the network back.
+        OutputError: the folder cannot be written.
+        ModelError: loading the checkpoint does not reproduce the network.
     """
     teacher, student, run = end.job.teacher, end.quantized.student, end.run
     usual = run["inspection"]["w_bits"], run["inspection"]["a_bits"]
@@ -69,10 +69,10 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
 
 
 def _load_once(folder: Path, end: Finished) -> None:
-    """See that what was written gives the network back.
+    """Check that the written files reproduce the network.
 
     Raises:
-        ModelError: it cannot be loaded, or gives other logits.
+        ModelError: they cannot be loaded, or the loaded network has other logits.
     """
     device = end.job.context.device
     what = f"{end.source.spelled} cannot be had back from its checkpoint"
@@ -81,7 +81,7 @@ def _load_once(folder: Path, end: Finished) -> None:
     except IntraqError as error:
         raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
     images = random_pixels(end.job.teacher.spec, 2).to(device)
-    tolerance = 0.0 if device.type == "cpu" else SAME  # sums on a GPU come in any order
+    tolerance = 0.0 if device.type == "cpu" else SAME  # a GPU sums in varying order
     student = end.quantized.student
     if not draws_numbers(student.graph) and not same_answers(student, loaded, images, tolerance):
         raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")

@@ -1,4 +1,4 @@
-"""What is measured and kept of a run, so that its report can show it."""
+"""What is measured and recorded during a run for its report."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,25 +17,25 @@ from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 SHOWN_IMAGES = 24
 """Synthetic images in the report."""
 SHOWN_RANGES = 6
-"""Activations whose values are shown."""
+"""Activations whose values the report shows."""
 AT_ONCE = 16
-"""Images that go through a network together: for the ranges, and for what the teacher makes of those shown."""
+"""Micro-batch size, for the ranges and for the teacher's predictions on the shown images."""
 
 
 def recorded(job: Job) -> tuple[Job, Metrics]:
-    """A started job whose steps are noted, and what notes them."""
+    """Return a started job whose steps are recorded, and the recorder."""
     metrics = Metrics(job.context.report, job.context.store)
     return replace(job, context=replace(job.context, report=metrics.report)), metrics
 
 
 @torch.no_grad()
 def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> dict[str, Any]:
-    """For ``run.json``: the activations that suffer most, and what the teacher makes of the images that are shown.
+    """Measure for ``run.json``: the activations with the worst ranges, and the teacher's predictions on shown images.
 
     Args:
-        job: of the run.
-        student: frozen, on the device of the job.
-        made: what was tuned on; None: there is nothing to measure on.
+        job: the job of the run.
+        student: the quantized network, frozen, on the job's device.
+        made: the images of the run; None: there is nothing to measure on.
     """
     if made is None:
         return {}
@@ -47,7 +47,7 @@ def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> 
 
 
 def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
-    chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # that is where the report has them from
+    chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # the report takes them from the sheet
     images, labels = made.images[chosen].to(job.context.device, torch.float32), made.labels[chosen]
     shares = torch.cat([job.teacher.logits(part) for part in images.split(AT_ONCE)]).softmax(1).cpu()
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
@@ -56,7 +56,7 @@ def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
 
 
 def write_evidence(folder: Path, metrics: Metrics) -> None:
-    """Put the steps, and the report of all that lies in it, into a checkpoint ``folder``."""
+    """Write the steps, and the report of everything in it, into a checkpoint ``folder``."""
     if metrics.steps:
         metrics.write(folder / METRICS)
     write_report(folder)

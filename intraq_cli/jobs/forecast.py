@@ -1,4 +1,4 @@
-"""How long a job will take and how much memory, told before it begins: by the job itself, done on few images."""
+"""Forecast of a job's time and memory, from two short trials of the job on few images."""
 
 import math
 import time
@@ -24,26 +24,26 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 FEW = 8
 """Images of the first trial."""
 STEP = 2.0
-"""Seconds that a step of the second trial may take: enough to be timed, and to outgrow the caches."""
+"""Target seconds of a step in the second trial: long enough to be timed, and for data that exceeds the caches."""
 STEPS = 4
-"""Of each stage in a trial; the first one warms up."""
+"""Steps of each stage in a trial; the first one is a warm-up."""
 COMPILING = 2.0
-"""Seconds a layer that ``torch.compile`` takes, see :data:`intraq_cli.runtime.compilation.PAYS`."""
+"""Seconds that ``torch.compile`` takes per layer, see :data:`intraq_cli.runtime.compilation.PAYS`."""
 FASTER = {"synthesis": 1.3, "tuning": 1.6}
-"""By this much a compiled step is: 1.1 to 1.7 times were measured on ResNet-20 and MobileNetV1."""
+"""Speed-up of a compiled step: 1.1 to 1.7 times were measured on ResNet-20 and MobileNetV1."""
 
 
 def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: float) -> Foretold | None:
-    """Time and memory of a job; None where there are no steps to time, and of several processes at one job.
+    """Forecast time and memory of a job; return None if it has no steps to time, or runs in several processes.
 
-    The job is done twice, with few images and with more, for a few steps. What depends on the number of images is taken
-    to grow in a straight line with it.
+    The job is run twice for a few steps, with few images and with more. Whatever depends on the number of images is
+    assumed to grow linearly with it.
 
     Args:
-        job: not yet started.
-        plan: of the bits; None: the job ends with its images.
-        made: the images, where the job does not make them.
-        setup: seconds that it took to come here; the checkpoint is read back once, which takes as long.
+        job: the job, not yet started.
+        plan: the bits; None: the job ends after its images.
+        made: the images, if the job does not synthesize them.
+        setup: seconds of the setup so far; the job later loads its checkpoint once, which takes as long.
     """
     recipe = job.recipe
     if launched().size > 1 or not (made or recipe.synthesis.num_images):
@@ -64,35 +64,35 @@ def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: floa
 
 @dataclass
 class _Timed:
-    """A stage of a trial, or what is around the stages."""
+    """A stage of a trial, or the time outside all stages."""
 
     images: int
-    """In a step; all, where there are no steps."""
+    """Images per step; all images if there are no steps."""
     step: float
-    """Seconds."""
+    """Seconds per step."""
     around: float
-    """Seconds but for the steps."""
+    """Seconds outside the steps."""
     memory: int
-    """Bytes, the most."""
+    """Peak memory in bytes."""
 
 
 @dataclass
 class _Trial:
     batch: int
-    """Images in a step of tuning, where there are any."""
+    """Images per tuning step, if there is tuning."""
     stages: dict[str, _Timed] = field(default_factory=dict)
 
     def step(self, stage: str) -> float:
-        """Seconds of a step; 0 where there was none, or no more than one."""
+        """Return the seconds per step; 0 if there were fewer than two steps."""
         return self.stages[stage].step if stage in self.stages else 0.0
 
 
 def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, batch: int) -> _Trial:
-    """Do the job on ``images``, one batch of them, and tune on batches of ``batch``."""
+    """Run the job on one batch of ``images`` images, with tuning on batches of ``batch`` images."""
     recipe, device, log = job.recipe, job.context.device, _Log(job)
 
     def unless_compiled(setting: Compile) -> Compile:
-        """To compile takes minutes; a GPU records a step's kernels in the first one, which is not counted."""
+        """Disable compilation, which takes minutes. A GPU may record a graph: in the first step, which is not timed."""
         return "auto" if setting == "auto" and device.type == "cuda" else False
 
     synthesis, tuning = recipe.synthesis, recipe.tuning
@@ -124,13 +124,13 @@ def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, 
 
 
 def _at_once(job: Job, stage: str, images: int) -> int | None:
-    """Images that go through the network at once in a trial: in two micro-batches where the job takes several."""
+    """Return the micro-batch size of a trial: half of its images if the job itself uses several micro-batches."""
     batch = batch_sizes(job.recipe.synthesis.num_images, job.recipe.synthesis.batch_size)[0]
     return -(-images // 2) if _fitting(job, stage, batch) < batch else job.context.micro_batch_size
 
 
 def _fitting(job: Job, stage: str, batch: int) -> int:
-    """Images that the job itself takes at once."""
+    """Return the micro-batch size of the job itself."""
     size = job.context.micro_batch_size
     if size is None:
         size = largest_micro_batch(job.captured.graph, job.teacher.spec.input_size, job.context.device, stage)
@@ -138,7 +138,7 @@ def _fitting(job: Job, stage: str, batch: int) -> int:
 
 
 class _Log:
-    """When the events of a trial came, and how much memory had been taken by then."""
+    """The times of a trial's events, and the peak memory of its stages."""
 
     def __init__(self, job: Job) -> None:
         self.device = job.context.device
@@ -146,7 +146,7 @@ class _Log:
         self.memory: dict[str, int] = {}
 
     def note(self, event: Event) -> None:
-        """Take down an event; what is warned of will be warned of by the job itself."""
+        """Record an event. Warnings are dropped: the job itself will repeat them."""
         now = time.perf_counter()
         match event:
             case StageStarted():
@@ -159,7 +159,7 @@ class _Log:
                 self.memory[event.stage] = peak_memory(self.device)
 
     def timed(self, stage: str, images: int) -> _Timed:
-        """A stage that is over."""
+        """Return the times and the memory of a finished stage."""
         (begun, _), *steps, (ended, _) = self.times[stage]
         if len(steps) < 2 or steps[-1][1] == steps[0][1]:
             return _Timed(images, 0.0, ended - begun, self.memory[stage])
@@ -168,7 +168,7 @@ class _Log:
 
 
 def _line(x: float, first: tuple[float, float], second: tuple[float, float]) -> float:
-    """The straight line through two points, at ``x``; it neither falls nor begins below zero."""
+    """Evaluate at ``x`` the straight line through two points; its slope and its value at 0 are never negative."""
     (x1, y1), (x2, y2) = first, second
     if x2 <= x1 or y2 <= y1:
         return y2
@@ -177,19 +177,19 @@ def _line(x: float, first: tuple[float, float], second: tuple[float, float]) -> 
 
 
 class _Count:
-    """From two trials to the whole job."""
+    """Extrapolation from two trials to the whole job."""
 
     def __init__(self, job: Job, made: TuningImages | None, few: _Trial, more: _Trial) -> None:
         self.job, self.trials = job, (few, more)
         self.images = len(made.images) if made else job.recipe.synthesis.num_images
 
     def at(self, stage: str, what: str, images: float) -> float:
-        """A figure of a stage for so many images."""
+        """Return one measure of a stage, such as ``step``, extrapolated to ``images`` images."""
         first, second = (trial.stages[stage] for trial in self.trials)
         return _line(images, (first.images, getattr(first, what)), (second.images, getattr(second, what)))
 
     def result(self, setup: float) -> Foretold:
-        """Seconds of each stage and of all, and the largest memory of any."""
+        """Return the seconds of each stage and of the whole job, and the largest memory of any stage."""
         recipe, tried = self.job.recipe, self.trials[0].stages
         stages: dict[str, float] = {}
         at_once: dict[str, float] = {}
@@ -212,16 +212,16 @@ class _Count:
         return Foretold(seconds, stages, int(memory) + kept if memory else None)
 
     def _steps(self, stage: str, steps: int, images: int, setting: Compile) -> float:
-        """Seconds of all steps of so many images."""
+        """Return the seconds of ``steps`` steps with ``images`` images each."""
         seconds, graph = steps * self.at(stage, "step", images), self.job.captured.graph
         if mode_of(setting, graph, self.job.context.device, steps * images) == "compiled":
             seconds = COMPILING * len(layers(graph)) + seconds / FASTER[stage]
         return seconds
 
     def _calibration(self) -> tuple[float, float]:
-        """Its seconds, and the images it is done on at once, as :func:`_trial` counts them: with those held out."""
+        """Return its seconds, and its micro-batch size, counted as in :func:`_trial`: including held-out images."""
         recipe = self.job.recipe
-        if recipe.quantization.activation_range == "ema":  # warms up on batches of tuning's size
+        if recipe.quantization.activation_range == "ema":  # the warm-up uses batches of tuning's size
             first, second = ((trial.batch, trial.stages["calibration"].around / STEPS) for trial in self.trials)
             return recipe.quantization.ema_steps * _line(recipe.tuning.batch_size, first, second), 0.0
         used = round(min(self.images, CALIBRATION_IMAGES / (1 - recipe.tuning.holdout)))

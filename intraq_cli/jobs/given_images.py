@@ -1,4 +1,4 @@
-"""Images that a user names: synthetic ones from a file, pictures from a folder, or both."""
+"""Images given by the user: synthetic ones from a file, pictures from a folder, or both."""
 
 import hashlib
 import time
@@ -21,9 +21,9 @@ from intraq_cli.synthesis.image_set import load_images
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 
 LOOKED_AT = 8
-"""Pictures that are looked at for each one that is wanted; of more than that a random sample."""
+"""Candidate pictures per requested picture; a folder with more is sampled at random."""
 UNLIKE = 0.5
-"""BNS loss of all pictures together from which on they are not what the network was trained on."""
+"""If the BNS loss of all pictures together is above this, they do not resemble the network's training data."""
 
 
 def given_images(
@@ -35,20 +35,20 @@ def given_images(
     seed: int,
     report: Report,
 ) -> TuningImages | None:
-    """What to calibrate and tune on instead of images made now; None where nothing is named.
+    """Load images to calibrate and tune on, instead of synthesizing them; return None if none are given.
 
     Args:
         images: a file that ``synthesize`` wrote, a folder of pictures, or one of each.
-        source: of the teacher, as the user spelled it.
-        teacher: on its device.
-        captured: of the teacher.
-        count: of pictures to choose from a folder.
-        seed: of their order.
-        report: told of what is used.
+        source: source of the teacher, as the user spelled it.
+        teacher: the teacher, on its device.
+        captured: the captured teacher.
+        count: number of pictures to choose from a folder.
+        seed: seed of the random choices.
+        report: receives notes and warnings about the images.
 
     Raises:
-        UsageError: several files or folders.
-        DataError: what is named cannot be read, or does not fit the model.
+        UsageError: several files or several folders.
+        DataError: the images cannot be read, or do not fit the model.
     """
     folders = [Path(one) for one in images if Path(one).is_dir()]
     files = [Path(one) for one in images if not Path(one).is_dir()]
@@ -101,10 +101,10 @@ def _pictures(
 
 
 def digest_of_images(made: TuningImages | None) -> str | None:
-    """SHA-256 of the images and their labels, in hexadecimal; None of none."""
+    """Return the SHA-256 of the images and their labels, in hexadecimal; None if there are no images."""
     if made is None:
         return None
     digest = hashlib.sha256()
-    for tensor in (made.images, made.labels):  # by its bytes: numpy knows no bfloat16
+    for tensor in (made.images, made.labels):  # as bytes: numpy has no bfloat16
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

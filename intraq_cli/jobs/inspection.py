@@ -1,4 +1,4 @@
-"""What a plan makes of a teacher: its layers, their bits, the bytes."""
+"""Describes a teacher as a plan quantizes it: its layers, their bits, its bytes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from intraq_cli.results.networks import InspectedLayer, InspectionResult
 
 
 def usual_bits(layers: Sequence[InspectedLayer], plan: Plan, w: int, a: int) -> tuple[int, int]:
-    """Bits of most weights, and of what most layers read but for the image.
+    """Return the most common bits of weights, and of layer inputs other than the image.
 
-    ``w`` and ``a``, which were asked for, where most of all have them, or most of those between the first and the last.
+    The requested ``w`` and ``a`` are returned if they are the most common, or so without the first and the last layer.
     """
     read = [*plan.activations.values()]
-    if plan.placement == "integer":  # whose other values always have 8
+    if plan.placement == "integer":  # its other values always have 8 bits
         read = [layer.a_bits for layer in layers if layer.a_bits]
     if plan.placement != "activations":
         read = read[1:] or read
@@ -38,7 +38,7 @@ def _usual(bits: list[int], stated: int) -> int:
 def inspected(
     model: str, teacher: Teacher, captured: Captured, graph: fx.GraphModule, w: int, a: int, plan: Plan
 ) -> InspectionResult:
-    """What a plan makes of a teacher, whose ``graph`` is in the form of the plan's placement."""
+    """Describe a teacher as a plan quantizes it; ``graph`` is its graph in the form of the plan's placement."""
     layers = inspect_layers(graph, plan)
     w, a = usual_bits(layers, plan, w, a)
     return InspectionResult(

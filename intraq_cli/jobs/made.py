@@ -1,4 +1,4 @@
-"""What the stages have made of a network, before anything is written."""
+"""The result of the stages, before anything is written."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from intraq_cli.quantization.network import QuantizedNetwork
 
 @dataclass(frozen=True)
 class Made:
-    """The end of ``quantize``, before anything is written."""
+    """The result of ``quantize``, before anything is written."""
 
     student: QuantizedNetwork
     stored: dict[str, tuple[Tensor, Tensor, Tensor]]
-    """What a checkpoint stores of its weights: codes, scale and zero-point by layer."""
+    """The weights as a checkpoint stores them: codes, scale and zero-point of each layer."""
     fidelity: Fidelity
     losses: dict[str, float]
-    """Of tuning, at its end; empty without."""
+    """Losses at the end of tuning; empty without tuning."""
     logits_error: float = math.nan
-    """Without images: relative to the spread of the float network's logits, on random images; NaN where these are
-    nothing like what the network has seen."""
+    """Only without images: error of the logits on random images, relative to the spread of the float network's logits;
+    NaN if the random images are too unlike the training data."""
     tuning_undone: bool = False
-    """Whether it is the calibrated network, as tuning made it follow its teacher less closely."""
+    """Whether the result is the calibrated network, because the tuned one matched its teacher less well."""
     random_images: bool = False
-    """Whether it was calibrated on such, as batch-norm statistics do not describe it."""
+    """Whether the network was calibrated on random images, because batch-norm statistics do not describe it."""

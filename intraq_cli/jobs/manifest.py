@@ -28,7 +28,7 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 def manifest(
     job: Job, result: QuantizationResult, made: TuningImages | None, command: str, images: Sequence[str | Path]
 ) -> dict[str, Any]:
-    """What ``run.json`` holds, but for the size and the time."""
+    """Return the content of ``run.json``, without the size and the time."""
     teacher, settings = job.teacher, job.recipe
     measured: dict[str, Any] = {"bytes_float": result.bytes_float}
     if made:
@@ -61,7 +61,7 @@ def manifest(
 
 
 def _teacher(teacher: Teacher) -> dict[str, str | None]:
-    """Where the float weights are from; a folder is one wherever this is read, whatever else has its name."""
+    """Return where the float weights come from; a folder gets a prefix, so that its name is not read as a model's."""
     source, revision = teacher.source, teacher.revision
     if teacher.weights is None and _is_folder(source):
         source, revision = f"local-dir:{source.removeprefix('local-dir:')}", None
@@ -71,12 +71,12 @@ def _teacher(teacher: Teacher) -> dict[str, str | None]:
 def _is_folder(source: str) -> bool:
     try:
         return Source.parse(source).kind == "folder"
-    except ModelError:  # it was one, which is gone since
+    except ModelError:  # a folder that no longer exists
         return True
 
 
 def origin_of(teacher: Teacher, captured: Captured, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What images are made from: what has to be the same for a run to go on."""
+    """Return what images are made from: an interrupted run is only resumed if all of it is unchanged."""
     return {
         "model": teacher.source,
         "revision": teacher.revision,
@@ -90,13 +90,13 @@ def origin_of(teacher: Teacher, captured: Captured, recipe: Recipe, seed: int) -
 
 
 def versions() -> dict[str, str]:
-    """Of what a result depends on; a library that a run does not need is not loaded for that."""
+    """Return the versions of what a result depends on, without importing libraries that a run does not need."""
     installed = {name: version(name) for name in ("torchvision", "timm")}
     return {"intraq": __version__, "python": platform.python_version(), "torch": str(torch.__version__), **installed}
 
 
 def call(verb: Callable[..., Any], given: dict[str, Any]) -> str:
-    """A call as one would write it: the model, and what is not left to its default."""
+    """Format a call as a user would write it: the model, and all arguments that differ from their defaults."""
     words = ["network" if isinstance(given["model"], nn.Module) else repr(str(given["model"]))]
     for name, parameter in signature(verb).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY or name in ("command", "report"):

@@ -1,4 +1,4 @@
-"""How long a job that runs will still take in all, told once, by its own first steps: it costs nothing."""
+"""Estimate of a running job's remaining time, reported once; it times the job's own first steps, and so is free."""
 
 import time
 
@@ -6,19 +6,19 @@ from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, Ste
 from intraq_cli.recipe import Recipe
 
 TUNING_STEP = 2.7
-"""Time of a tuning step, in steps of synthesis with as many images: between 2.0 and 3.5 were measured on a CPU."""
+"""Time of a tuning step relative to a synthesis step with as many images; 2.0 to 3.5 were measured on a CPU."""
 EARLY = 0.05
-"""Share of synthesis after which the whole is told."""
+"""Share of synthesis after which the estimate is reported."""
 WORTH_TELLING = 120.0
-"""Seconds that are left; what takes less is soon over."""
+"""Fewest remaining seconds that are reported."""
 
 
 def announcing(report: Report, recipe: Recipe) -> Report:
-    """A report that also tells, early in stage 1, what is left in all, where it takes minutes.
+    """Return a report that also estimates, early in stage 1, the remaining time of the job if it takes minutes.
 
     Args:
-        report: told of every event.
-        recipe: of a job that makes its images and tunes on them.
+        report: receives every event.
+        recipe: recipe of a job that synthesizes its images.
     """
     first: tuple[float, StepDone] | None = None
     begun, told = StageStarted("", 0), not recipe.tuning.steps

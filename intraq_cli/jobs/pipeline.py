@@ -1,4 +1,4 @@
-"""What ``synthesize`` and ``quantize`` do: their stages one after the other, each with what all of them are given."""
+"""The stages of ``synthesize`` and ``quantize``, and the job that all of them work on."""
 
 import copy
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ EVALUATION_BATCH = 100
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages are given; ``teacher`` is on the device of the ``context``."""
+    """The common input of all stages; ``teacher`` is on the device of the ``context``."""
 
     teacher: Teacher
     captured: Captured
@@ -53,12 +53,12 @@ class Job:
 
     @contextmanager
     def started(self, path: Path, identity: dict[str, Any], resume: bool) -> Iterator["Job"]:
-        """Within the block, the processes of the job know each other, and the first one keeps what is done.
+        """Within the block, the processes of the job are connected, and the first one saves states for resuming.
 
         Args:
-            path: of the output; states are kept beside it.
-            identity: what a later run must have in common with this one to go on from its states.
-            resume: whether to go on from states that are there.
+            path: path of the output; states are saved beside it.
+            identity: what must be equal in a later run for it to resume from this run's states.
+            resume: whether to resume from existing states.
         """
         identity = {**identity, "device": self.context.device.type, "processes": launched().size}
         first = launched().rank == 0
@@ -72,7 +72,7 @@ class Job:
             yield replace(self, context=replace(self.context, ranks=ranks, store=kept, report=report))
 
     def synthesize(self) -> TuningImages:
-        """Stage 1.
+        """Learn the images (stage 1).
 
         Raises:
             DeviceError: out of memory.
@@ -103,14 +103,14 @@ class Job:
         student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
         used, held_out = hold_out(made, self.recipe.tuning.holdout)
         done = self._by_images(student, graph, used, held_out)
-        if len(used.images) == len(made.images):  # agreement on images that were used would say too much
+        if len(used.images) == len(made.images):  # agreement on images used for tuning would be too optimistic
             return replace(done, fidelity=Fidelity())
         return done
 
     def _by_images(
         self, student: QuantizedNetwork, graph: fx.GraphModule, used: TuningImages, held_out: Tensor
     ) -> Made:
-        """Calibrated, and tuned if the recipe says so, on the images ``used``."""
+        """Calibrate on the images ``used``, tune on them if the recipe says so, and freeze."""
         self._calibrate(student, graph, used)
         context = self._context_of("tuning")
         if not self.recipe.tuning.steps:
@@ -126,10 +126,10 @@ class Job:
         return replace(calibrated, tuning_undone=True)
 
     def _prepared(self, plan: Plan) -> fx.GraphModule:
-        """The teacher's graph in the form of the plan's placement, with equalized channels if the recipe asks for that.
+        """Return the teacher's graph in the form of the plan's placement, equalized if the recipe says so.
 
         Raises:
-            ModelError: that form does not compute the same.
+            ModelError: the converted graph does not compute the same as the teacher.
         """
         (pixels,) = batches_on_device([random_pixels(self.teacher.spec, 2)], self.context.device)
         ways = (True, False) if self.recipe.quantization.equalization else (False,)
@@ -153,7 +153,7 @@ class Job:
         losses: dict[str, float],
         context: RunContext,
     ) -> Made:
-        """The end, tuned or not."""
+        """Freeze the student, tuned or not, and measure it on the held-out images."""
         stored = _frozen(student)
         network, device = self.teacher.logits, context.device
         follows = MicroBatches(context.micro_batch_size, context.report).run(
@@ -165,13 +165,13 @@ class Job:
     def _calibrate(
         self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_statistics: bool = False
     ) -> None:
-        """Give the student its first grids: by images, random ones for want of others, or by batch-norm statistics."""
+        """Set the student's first grids, from images (random ones if none are given) or batch-norm statistics."""
         self.context.store.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
         report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
-            # published: the warm-up runs on what tuning runs on, the weights already quantized
+            # as published: the warm-up runs on tuning batches, with weights already quantized
             for name, weight in student.weights.items():
                 student.set_weight(name, WeightQuantizer(weight(), student.plan.weights[name], config))
             batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
@@ -183,7 +183,7 @@ class Job:
         report(StageDone("calibration", self.context.store.ended("calibration")))
 
     def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
-        """On ``images``, or on as many of them as fit into memory: every layer must see all of them."""
+        """Calibrate on ``images``, or on as many as fit into memory: every layer must process all of them at once."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
         size = largest_micro_batch(self.captured.graph, spec.input_size, device, "calibration")
@@ -199,7 +199,7 @@ class Job:
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> Made:
-        """Calibrated by batch-norm statistics or by random images, whichever the network follows better."""
+        """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""
 
         def made_by(plan: Plan, images: TuningImages | None) -> Made:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
@@ -209,7 +209,7 @@ class Job:
         return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by)
 
     def _context_of(self, stage: str) -> RunContext:
-        """With the number of images that fit into memory at once in a stage, where none is given."""
+        """Return the context with a micro-batch size that fits into memory in a stage, unless one is given."""
         if self.context.micro_batch_size is not None:
             return self.context
         size = largest_micro_batch(self.captured.graph, self.teacher.spec.input_size, self.context.device, stage)
@@ -217,7 +217,7 @@ class Job:
 
 
 def _frozen(student: QuantizedNetwork) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """End the tuning, and compute as a loaded checkpoint does; returns what is stored of the weights."""
+    """Freeze the student, so that it computes like a loaded checkpoint, and return its weights as they are stored."""
     stored = student.freeze()
     compute_on_integers(student)
     return stored

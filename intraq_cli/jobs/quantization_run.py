@@ -1,4 +1,4 @@
-"""One run of ``quantize``, once everything that was asked for is checked: foretold, or carried out into a folder."""
+"""One run of ``quantize`` after all arguments are checked: a forecast, or the run itself, which writes a folder."""
 
 import hashlib
 import json
@@ -37,21 +37,21 @@ FIGURES = (
     *("stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity"),
     *("pictures", "logits_error", "random_images", "tuning_undone"),
 )
-"""Of a result, those that a manifest keeps under the same name."""
+"""Fields of a result that a manifest stores under the same name."""
 
 
 @dataclass(frozen=True)
 class QuantizationRun:
-    """What a run works on.
+    """The input of one run.
 
     Args:
         job: the teacher, the recipe, and how steps run.
         source: how the user named the teacher.
-        choice: bits of every layer, to be chosen.
-        given: images that the user gave in place of those of stage 1.
-        path: of the checkpoint folder.
-        started: seconds of :func:`time.perf_counter` at which the call began.
-        stages: seconds of each stage that is over, noted while it runs, see :func:`timing`.
+        choice: the choice of bits for every layer.
+        given: images that the user gave instead of those of stage 1.
+        path: path of the checkpoint folder.
+        started: start of the call, in seconds of :func:`time.perf_counter`.
+        stages: seconds of each finished stage, filled in during the run, see :func:`timing`.
     """
 
     job: Job
@@ -63,17 +63,17 @@ class QuantizationRun:
     stages: dict[str, float]
 
     def inspected(self, plan: Plan) -> InspectionResult:
-        """The network as a plan quantizes it."""
+        """Describe the network as a plan quantizes it."""
         asked, graph = self.choice.asked, self.choice.graph
         return inspected(self.source.spelled, self.job.teacher, self.job.captured, graph, asked.w[0], asked.a[0], plan)
 
     @cached_property
     def narrowest(self) -> InspectionResult:
-        """The network with the fewest bits that were asked for; without a budget as it will be."""
+        """The network with the fewest requested bits; without a budget, the network as it will be."""
         return self.inspected(self.choice.narrowest)
 
     def say_what_stays_float(self) -> None:
-        """Report the layers that are not quantized, and why; the first process alone does."""
+        """Report the layers that stay float, and why; only the first process reports."""
         found = self.narrowest
         kept = [row for row in found.layers if row.float_reason]
         if kept and launched().rank == 0:
@@ -83,14 +83,14 @@ class QuantizationRun:
             self.job.context.report(Noted(said))
 
     def foretold(self) -> QuantizationResult:
-        """The result as far as it is known without the work, with the time and the memory that this would take."""
+        """Return the result as far as it is known without running, with a forecast of time and memory."""
         elapsed = time.perf_counter() - self.started
         foretold = foretell(self.job, self.choice.narrowest, self.given, elapsed)
         chosen = chosen_bits(self.job, self.choice, self.given)
         return replace(self._result(chosen, self._as_chosen(chosen)), dry_run=True, foretold=foretold)
 
     def made_before(self) -> QuantizationResult | None:
-        """The result of an earlier run of the same job, from its folder; None where another job has made that."""
+        """Read the result of an earlier run of the same job from its folder; return None if another job made it."""
         try:
             run = read_run(self.path)
             if run.get("job") != self._digest:
@@ -105,13 +105,13 @@ class QuantizationRun:
             return None
 
     def carried_out(self, force: bool, resume: bool, command: str, images: Sequence[str | Path]) -> QuantizationResult:
-        """The stages one after the other, and the folder that they end in.
+        """Run all stages and write the folder.
 
         Args:
             force: replace an existing folder.
-            resume: go on from what an interrupted run of the same job has kept.
-            command: to record.
-            images: where ``given`` is from, to record.
+            resume: resume from the states of an interrupted run of the same job.
+            command: the command, to be recorded.
+            images: where ``given`` comes from, to be recorded.
 
         Raises:
             IntraqError: a stage fails, or the folder cannot be written.
@@ -142,7 +142,7 @@ class QuantizationRun:
         return self.narrowest if chosen.plan is self.choice.narrowest else self.inspected(chosen.plan)
 
     def _identity(self) -> dict[str, Any]:
-        """What a later run must have in common with this one to go on from its states."""
+        """Return what must be equal in a later run for it to resume from this run's states."""
         job, asked = self.job, self.choice.asked
         bits = [asked.w, asked.a, asked.first_last_bits, asdict(asked.rules), asked.budget and asdict(asked.budget)]
         return {
@@ -157,12 +157,12 @@ class QuantizationRun:
 
     @cached_property
     def _digest(self) -> str:
-        """Of the job, for its folder."""
+        """Digest of the job, recorded in its folder."""
         job = {**self._identity(), "device": self.job.context.device.type}
         return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
     def _result(self, chosen: Chosen, found: InspectionResult) -> QuantizationResult:
-        """What is known before the network is quantized."""
+        """Return the result as far as it is known before the network is quantized."""
         job = self.job
         return QuantizationResult(
             path=spelled_path(self.path),
@@ -187,7 +187,7 @@ class QuantizationRun:
 
 
 def _with_figures(result: QuantizationResult, made: TuningImages | None, quantized: Made) -> QuantizationResult:
-    """The result with what was measured."""
+    """Return the result with the measured values filled in."""
     follows = quantized.fidelity
     if made is not None:
         losses = {made.kind: made.losses, "tuning": quantized.losses}
@@ -205,7 +205,7 @@ def _with_figures(result: QuantizationResult, made: TuningImages | None, quantiz
 
 
 def timing(report: Report, stages: dict[str, float]) -> Report:
-    """A report that also notes the seconds of each stage in ``stages``."""
+    """Return a report that also records the seconds of each stage in ``stages``."""
 
     def watched(event: Event) -> None:
         if isinstance(event, StageDone):

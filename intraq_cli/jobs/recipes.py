@@ -1,4 +1,4 @@
-"""The recipe that a verb works by, with the functions of the user's own that it names."""
+"""The recipe of a verb, with the user-defined functions that it names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +21,10 @@ from intraq_cli.zoo import load_recipe
 
 
 def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
-    """A recipe by name or path, with ``section.key=value`` overrides; the code that it names is loaded, and so runs.
+    """Load a recipe by name or path, apply ``section.key=value`` overrides, and import the user code that it names.
 
     Raises:
-        RecipeError: there is none, it is no valid recipe, or its code is missing or fails.
+        RecipeError: the recipe does not exist or is not valid, or its code is missing or fails.
     """
     recipe = load_recipe(name).override([*overrides])
     titles = [*OWN_LOSSES]
@@ -41,15 +41,15 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
 
 
 def check_stages(recipe: Recipe, has_images: bool) -> None:
-    """See that the stages of a recipe have what they work on.
+    """Check that the stages of a recipe have the images that they need.
 
     Args:
-        recipe: as it was chosen.
-        has_images: whether the user gives images in place of those of stage 1.
+        recipe: the chosen recipe.
+        has_images: whether the user gives images instead of those of stage 1.
 
     Raises:
         RecipeError: a stage needs images, and there are none.
-        UsageError: a process would have no image of a batch.
+        UsageError: there are more processes than images in a tuning batch.
     """
     without = f"recipe {recipe.name} makes no images (synthesis.num_images = 0), and"
     if not has_images and not recipe.synthesis.num_images:
@@ -76,7 +76,7 @@ def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -
 
 
 def code_of(recipe: Recipe) -> list[dict[str, str | None]]:
-    """The user's functions in a recipe, each with the SHA-256 of its file, as manifests have them."""
+    """Return the user-defined functions of a recipe for a manifest, each with the SHA-256 of its file."""
     losses = [IMAGE_LOSSES[name] for name in recipe.synthesis.losses]
     rounding = recipe.quantization.weight_rounding
     found = [*losses, *([WEIGHT_ROUNDINGS[rounding]] if rounding not in ROUNDINGS else [])]
@@ -84,7 +84,7 @@ def code_of(recipe: Recipe) -> list[dict[str, str | None]]:
 
 
 def tell_unused(overrides: Sequence[str], report: Report) -> None:
-    """Warn of overrides of a recipe that change nothing where images are learned and no network is tuned."""
+    """Warn about recipe overrides that have no effect on a command that only learns images."""
     for text in overrides:
         section = text.strip().partition(".")[0]
         if section != "synthesis":

@@ -1,4 +1,4 @@
-"""Sensitivities as a stage of a job, and those that an earlier one has measured."""
+"""Sensitivities: measured as a stage of a job, or read from an earlier measurement."""
 
 import json
 from dataclasses import asdict
@@ -21,27 +21,27 @@ from intraq_cli.results.networks import SensitivityResult
 from intraq_cli.runtime.refusals import out_of_memory
 
 FEWEST, MOST = 64, 256
-"""Images: small ones cost little, and a network that is hardly hurt needs many to tell its layers apart."""
+"""Bounds of the number of images. Small images are cheap; small divergences need many images to rank the layers."""
 PIXELS = 64 * 160**2
-"""Of all images together, within these bounds."""
+"""Pixels of all images together, within these bounds."""
 HINT = "make it with `intraq sensitivity MODEL --out FILE`"
 
 
 def image_count(spec: InputSpec) -> int:
-    """Images on which sensitivities are measured, where nobody says how many."""
+    """Return the default number of images to measure sensitivities on."""
     _, height, width = spec.input_size
     return min(MOST, max(FEWEST, PIXELS // (height * width)))
 
 
 def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:
-    """A stage of a job, kept where the job keeps what is done.
+    """Measure sensitivities as a stage of a job, whose resume store keeps the result.
 
     Args:
-        job: whose network it is.
-        graph: of it, in the form of the placement.
-        placement: of activations.
+        job: the job of the network.
+        graph: graph of the network, in the form of the placement.
+        placement: placement of the activation quantizers.
         images: ``(B, C, H, W)``, normalised.
-        widths: to try.
+        widths: widths to try.
 
     Raises:
         DeviceError: out of memory.
@@ -58,7 +58,7 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
         with out_of_memory():
             shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
             found = layer_sensitivities(graph, placement, shown, widths, step)
-        # on GPUs processes differ in the last bits, and the choice must be the same in all
+        # on GPUs the results of processes differ in the last bits, but all must make the same choice
         said = ranks.broadcast_object(json.dumps(asdict(found)))
         kept.save("sensitivity", said)
     else:
@@ -68,10 +68,10 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
 
 
 def read_sensitivity(path: Path) -> SensitivityResult:
-    """What ``sensitivity`` wrote or printed as JSON.
+    """Read what ``sensitivity`` wrote or printed as JSON.
 
     Raises:
-        DataError: it is something else.
+        DataError: the file is something else.
     """
     text = read_text(path, MAX_JSON, DataError)
     try:
@@ -81,7 +81,7 @@ def read_sensitivity(path: Path) -> SensitivityResult:
 
 
 def check_origin(found: SensitivityResult, teacher: Teacher, captured: Captured, placement: Placement) -> None:
-    """See that sensitivities are of this network.
+    """Check that sensitivities are of this network.
 
     Raises:
         DataError: they were measured on other weights, other code or another input, or for another placement.

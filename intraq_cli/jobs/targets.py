@@ -1,4 +1,4 @@
-"""What a target names: a checkpoint, an exported file, and the float teacher that either was made from."""
+"""What a target names: a checkpoint or an exported file; and the float teacher that it was made from."""
 
 import os
 from pathlib import Path
@@ -20,16 +20,16 @@ AGAIN = "name the float model that it was made from: --model, and --weights if i
 
 
 def find_checkpoint(target: str, code: Source | None, device: torch.device, revision: str | None) -> Checkpoint | None:
-    """The checkpoint that ``target`` names, in a folder or on the Hub; None if it names no checkpoint.
+    """Read the checkpoint that ``target`` names, in a folder or on the Hub; return None if it names none.
 
     Args:
         target: as the user spelled it.
-        code: what builds the network, for a checkpoint that does not say it.
-        device: where to put the network.
-        revision: of a repository on the Hub.
+        code: the user's code that builds the network, for a checkpoint that does not contain its architecture.
+        device: device for the network.
+        revision: revision of a repository on the Hub.
 
     Raises:
-        IntraqError: it is damaged, or cannot be had.
+        IntraqError: the checkpoint is damaged, or cannot be fetched.
     """
     folder = find_folder(target, revision)
     return None if folder is None else read_checkpoint(folder, code, device)
@@ -38,17 +38,17 @@ def find_checkpoint(target: str, code: Source | None, device: torch.device, revi
 def find_quantized(
     target: str, code: Source | None, device: torch.device, revision: str | None, override: InputOverride
 ) -> Checkpoint | Exported | None:
-    """What ``target`` names, a checkpoint or an exported file; None if it names neither.
+    """Read the checkpoint or the exported file that ``target`` names; return None if it names neither.
 
     Args:
         target: as the user spelled it; empty for a module.
         code: as for :func:`find_checkpoint`.
         device: as for :func:`find_checkpoint`.
         revision: as for :func:`find_checkpoint`.
-        override: what the user says of the input, which a quantized network knows by itself.
+        override: the user's input options; must be empty for a quantized network, which stores its input.
 
     Raises:
-        IntraqError: it is damaged, or cannot be had.
+        IntraqError: the target is damaged, or cannot be fetched.
     """
     if target.endswith(".onnx"):
         check_unused(f"{target} is a file", revision=revision)
@@ -61,10 +61,10 @@ def find_quantized(
 
 
 def find_folder(target: str, revision: str | None) -> Path | None:
-    """The folder of the checkpoint that ``target`` names, fetched from the Hub if need be; None if it names none.
+    """Return the folder of the checkpoint that ``target`` names, fetched from the Hub if needed; None if it names none.
 
     Raises:
-        IntraqError: it cannot be had.
+        IntraqError: the checkpoint cannot be fetched.
     """
     if os.path.isdir(target):  # before a bundled model of the same name
         if revision:
@@ -77,18 +77,18 @@ def find_folder(target: str, revision: str | None) -> Path | None:
 def teacher_of(
     checkpoint: Checkpoint | Exported, given: Source | None, weights: str | Path | None, report: Report, from_hub: bool
 ) -> Teacher:
-    """The float network that a checkpoint was made from; never runs code that the user did not name.
+    """Load the float network that a checkpoint was made from, without running code that the user did not name.
 
     Args:
-        checkpoint: as it was read, or an exported file.
-        given: the teacher as the user names it; None: the one in the manifest.
-        weights: a file in place of the weights that the manifest names.
-        report: warned if the weights are not those that the checkpoint was made from.
-        from_hub: whether the manifest comes from the Hub: paths in it mean nothing here.
+        checkpoint: a checkpoint or an exported file.
+        given: the teacher that the user names; None: the one in the manifest.
+        weights: a file to use instead of the weights that the manifest names.
+        report: receives a warning if the weights are not those that the checkpoint was made from.
+        from_hub: whether the manifest comes from the Hub; paths in it are then not followed.
 
     Raises:
         CheckpointError: the manifest names no teacher.
-        ModelError: the teacher cannot be had.
+        ModelError: the teacher cannot be loaded.
     """
     noted = checkpoint.run.get("teacher") or {}
     source = given or _noted_source(noted, weights, from_hub)
@@ -102,7 +102,7 @@ def teacher_of(
 
 
 def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: bool) -> Source:
-    """The teacher that a manifest names."""
+    """Return the source of the teacher that a manifest names."""
     name = noted.get("source")
     if not isinstance(name, str):
         raise CheckpointError("the checkpoint does not say what it was made from", "name its teacher with --model")
@@ -111,7 +111,7 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
     file = noted.get("weights") if weights is None else None
     try:
         source = Source.parse(name, weights=weights or file)
-        if source.kind == "hub" and noted.get("revision"):  # the very weights, whatever came after, on a branch too
+        if source.kind == "hub" and noted.get("revision"):  # the exact commit, even if the branch has moved on
             source = Source.parse(split_revision(name)[0], revision=noted["revision"])
     except IntraqError as error:
         raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error

@@ -1,4 +1,4 @@
-"""The float network that a verb works on."""
+"""Loads and captures the float network that a verb works on."""
 
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from intraq_cli.runtime.launch import launched
 
 
 def load_teacher(source: Source) -> Teacher:
-    """The teacher; one without batch norm is refused before its weights are downloaded."""
+    """Load the teacher; one without batch norm is refused before its weights are downloaded."""
     if source.is_downloaded:
         check_batch_norms(source.on_meta())
     return source.load()
 
 
 def capture_on_device(teacher: Teacher, device: torch.device, report: Report) -> Captured:
-    """See that the teacher can be quantized, and place it on ``device``; what is odd about it is reported."""
+    """Capture the teacher, check that it can be quantized, and move it to ``device``; report doubts as warnings."""
     place_teacher(teacher, "cpu")
     captured = capture_teacher(teacher)
     if device.type != "cpu":
@@ -39,6 +39,6 @@ def capture_on_device(teacher: Teacher, device: torch.device, report: Report) ->
 
 
 def check_free(path: str | Path | None, force: bool, is_output: IsOutput | None = None) -> None:
-    """Refuse an output that exists, see :func:`check_output`; only the first process of a job looks."""
+    """Refuse an output that exists, see :func:`check_output`; only the first process of a job checks."""
     if path is not None and launched().rank == 0:
         check_output(Path(path), force, is_output)

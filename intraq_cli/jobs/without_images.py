@@ -1,8 +1,8 @@
-"""Quantizing without images: by batch-norm statistics, or by random images where these contradict them.
+"""Quantizing without images: with batch-norm statistics, or with random images if these contradict the statistics.
 
-A network that normalises by its own image, or calls one part twice, may put out what no batch norm tells of. Of random
-images those count whose own statistics are the nearest to what batch norms saw in training. Where even these are
-nothing like it (X-rays that fill a fiftieth of the range of pixels), they contradict nothing, and tell nothing.
+A network that normalises each image by itself, or calls one module twice, can have activations that no batch norm
+describes. The random images whose own statistics are nearest to the stored ones are used. If even these are far from
+the training data (X-rays that fill a fiftieth of the pixel range), they neither contradict nor confirm the statistics.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,27 +24,27 @@ from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 AT_ONCE = 16
-"""Images at once where time does not matter."""
+"""Micro-batch size where time does not matter."""
 RUINED = 1.0
-"""Relative error of logits from which on a constant would be as good an answer."""
+"""Above this relative error of logits, a constant would be as good a prediction."""
 BLOWN_UP = 10.0
-"""Relative error of logits on random images of any kind from which on images unlike those of training ruin a network:
-on networks trained on photographs it was at most 0.2 at W8A8."""
+"""Above this relative error of logits on unselected random images, images unlike the training data may ruin the
+network: on networks trained on photographs it was at most 0.2 at W8A8."""
 DOUBTFUL = 0.08
-"""Relative error of logits on random images from which on batch-norm statistics are doubted."""
+"""Above this relative error of logits on random images, batch-norm statistics are doubted."""
 CONTRADICTED = 2.2
-"""How much less it must be with ranges of these images, everything at 8 bits, to go by them: on networks trained on
-photographs, where they hold, it was at most 2.1 times less. With fewer bits it says little: what corrects coarse
-weights on random images does so for other random images, not for photographs."""
+"""Ranges from random images are used if they make the error this many times smaller, with everything at 8 bits. On
+networks trained on photographs, whose statistics are right, it was at most 2.1 times smaller. At fewer bits the factor
+says little: corrections of coarse weights on random images help on other random images, but not on photographs."""
 CANDIDATES = 512
-"""Random images of which the nearest to batch norms' statistics are taken."""
+"""Random images from which those nearest to the batch-norm statistics are chosen."""
 COMPARED = 64
-"""Of the nearest, those on which ranges from statistics and from the others are compared."""
+"""Images among the nearest on which the ranges from statistics and from the other nearest images are compared."""
 FOREIGN = 400.0
-"""Squared deviations from what batch norms saw, in the one that is the nearest to it, from which on images are nothing
-like those of training: at most 76 where ranges of random images were better, from 2,000 on where they were worse."""
+"""Above this squared deviation from the batch-norm statistics, in the nearest batch norm, images are nothing like the
+training data: at most 76 where ranges from random images were better, at least 2,000 where they were worse."""
 WEAK = 0.3
-"""Relative error of logits on random images from which on a way to a better network is told."""
+"""Above this relative error of logits on random images, a warning names ways to a better network."""
 
 
 MadeBy = Callable[[Plan, TuningImages | None], Made]
@@ -60,10 +60,10 @@ class WithoutImages:
     context: RunContext
 
     def better(self, made_by: MadeBy) -> Made:
-        """The network that follows the teacher on random images; what is doubtful about it is reported.
+        """Return the network that better matches the teacher on random images; report doubts about it as warnings.
 
         Args:
-            made_by: quantizes as a plan says, by images or, given none, by batch-norm statistics.
+            made_by: quantizes according to a plan, with images or, if None is given, with batch-norm statistics.
         """
         made, images = made_by(self.plan, None), random_pixels(self.teacher.spec)
         error = on_any = relative_error(self._logits(self.teacher.logits, images), self._logits(made.student, images))
@@ -79,7 +79,7 @@ class WithoutImages:
         return replace(made, logits_error=error)
 
     def _compared(self, made: Made, made_by: MadeBy, nearest: TuningImages) -> Made:
-        """``made``, or the network whose ranges are those of random images where it follows much better on others."""
+        """Return ``made``, or the network with ranges from random images if it matches much better on unseen ones."""
         first, unseen = nearest.select(slice(CALIBRATION_IMAGES)), nearest.images[CALIBRATION_IMAGES:]
         wanted = self._logits(self.teacher.logits, unseen)
 
@@ -103,10 +103,10 @@ class WithoutImages:
         return replace(other, logits_error=error_of(other), random_images=True)
 
     def _nearest(self) -> TuningImages | None:
-        """Random images whose statistics are the nearest to those of training; None where these are far from it.
+        """Return the random images with statistics nearest to the stored ones; None if even these are far from them.
 
-        Of any brightness and contrast that pixels can have or, where those are too far, as the network's own mean and
-        standard deviation of pixels say.
+        First, images of any brightness and contrast in the pixel range are tried. If these are too far off, others are
+        drawn around the network's own pixel mean, within a range set by its standard deviation.
         """
         for as_stated in (False, True):
             nearest, layers = nearest_pictures(
@@ -123,7 +123,7 @@ class WithoutImages:
         return batches_on_device(few_at_once, self.context.device)
 
     def _tell(self, error: float, on_any: float) -> None:
-        """Warn of a network that follows badly on the nearest of random images, or on some of any kind."""
+        """Warn if the network matches badly on the nearest random images, or on unselected ones."""
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"
             self._warn(f"{off}: this network may be ruined")

@@ -1,1 +1,1 @@
-"""From what the user typed to a float network."""
+"""Loads the float network that the user's MODEL names."""

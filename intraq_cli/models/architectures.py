@@ -1,4 +1,4 @@
-"""Networks by the name of their architecture, as a ``config.json`` holds it: nothing outside known registries."""
+"""Builds networks by the architecture name in a ``config.json``, only from known registries."""
 
 import re
 from typing import Any
@@ -11,10 +11,10 @@ from intraq_cli.models.nets import ARCHITECTURES
 
 
 def build_architecture(architecture: str, num_classes: int | None, model_args: dict[str, Any]) -> nn.Module:
-    """An untrained network of a checkpoint's architecture; nothing outside timm, torchvision, pytorchcv and our own.
+    """Build an untrained network of an architecture from timm, torchvision, pytorchcv or this package.
 
     Raises:
-        ModelError: no such architecture, or it does not take these arguments.
+        ModelError: the architecture does not exist, or does not accept these arguments.
     """
     kind, colon, name = architecture.partition(":")
     classes = {} if num_classes is None else {"num_classes": num_classes}
@@ -41,7 +41,7 @@ def _built(architecture: str, kind: str, name: str, args: dict[str, Any]) -> nn.
         return get_model(name, pretrained=False)
     import timm
 
-    # a name of the registry and nothing else: timm itself also takes folders and repositories
+    # accept only registry names: timm itself also accepts folders and repositories
     if not re.fullmatch(r"[\w.-]+", architecture, re.ASCII) or not timm.is_model(architecture):
         raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
     return timm.create_model(architecture, pretrained=False, **args)

@@ -1,10 +1,10 @@
-"""What the classes of a network are called, for people to read."""
+"""Human-readable names of a network's classes."""
 
 from intraq_cli.models.teacher import Teacher
 
 
 def class_names(teacher: Teacher, num_classes: int) -> list[str] | None:
-    """A name for every class: the model's own, or ImageNet's where the weights are known to be of it; else None.
+    """Return a name for every class: the model's own, or ImageNet's if the weights are known to be from it; else None.
 
     The names of ImageNet are those of :func:`imagenet_names`.
     """
@@ -18,12 +18,12 @@ def class_names(teacher: Teacher, num_classes: int) -> list[str] | None:
 
 
 def imagenet_names() -> list[str]:
-    """Of the 1,000 classes, from timm's list: of several words for a thing the first one."""
+    """Return the names of the 1,000 classes from timm's list: the first synonym of each."""
     from timm.data import ImageNetInfo
 
     return [name.partition(",")[0] for name in ImageNetInfo().label_descriptions()]
 
 
 def name_of(index: int, names: list[str] | None) -> str:
-    """Of a class; ``class 17`` where it is not known."""
+    """Return the name of a class; ``class 17`` if the names are not known."""
     return names[index] if names else f"class {index}"

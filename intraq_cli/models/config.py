@@ -1,4 +1,4 @@
-"""``config.json`` as timm writes it, possibly a stranger's: every field is checked before anything is built from it."""
+"""``config.json`` in timm's format, perhaps untrusted: every field is validated before anything is built from it."""
 
 import re
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ from intraq_cli.words import short
 DAMAGED = "the file is damaged, or no timm config.json"
 MAX_CLASSES = 1_000_000
 MAX_ARGUMENT = 16384
-"""Of a number in ``model_args``: widths and depths."""
+"""Upper bound of a number in ``model_args``, such as a width or depth."""
 MAX_FACTOR = 32
-"""The same of multipliers, ratios and windows, which builders loop over."""
+"""Upper bound of multipliers, ratios, rates and windows in ``model_args``, which builders loop over."""
 REPOSITORY = r"\w[\w.-]*/\w[\w.-]*(@\S+)?"
-"""How a repository on the Hub is spelled."""
+"""Pattern of a repository name on the Hub."""
 SPEC = {field.name for field in fields(InputSpec)}
-"""The fields of ``pretrained_cfg`` that say how a network wants its input."""
+"""The fields of ``pretrained_cfg`` that specify a network's input."""
 
 N = TypeVar("N")
 M = TypeVar("M", bound=BaseModel)
 
 REFUSED_ARGUMENTS = re.compile(
-    # what reads files or the network, what puts the network elsewhere, what makes it another thing than a classifier
+    # arguments that read files or download, that change device or dtype, or that build no classifier
     r"pretrained.*|weights.*|checkpoint.*|.*(file|path|url|dir)|state_dict|progress|device|dtype|model_name|model_cfg"
     r"|scriptable|exportable|no_jit|pruned|kwargs_filter|features_only|feature_.*|out_indices"
 )
 
 
 def _printable(text: str) -> str:
-    if not text.isprintable():  # it goes into model cards
+    if not text.isprintable():  # it is printed in model cards
         raise ValueError("not printable")
     return text
 
 
 def _repository(text: str) -> str:
-    # as the Hub's client has it; a revision is a part of paths in its cache
+    # the rules of the Hub's client; a revision becomes part of paths in its cache
     part = r"(\w|\w[\w.-]*\w)"
     spelled = re.fullmatch(f"{part}/{part}(@{part})?", text, re.ASCII) is not None
     if not spelled or len(text) > 96 or re.search(r"\.\.|--|\.git$", text):
@@ -50,7 +50,7 @@ def _repository(text: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # a configuration may come from Python
+    return list(value) if isinstance(value, tuple) else value  # a config from Python code may have tuples
 
 
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
@@ -66,7 +66,7 @@ Pool = Annotated[float, Field(ge=1, le=2**16)]
 
 
 class PretrainedCfg(BaseModel):
-    """The fields of ``pretrained_cfg`` that are used or passed on; None counts as absent, other fields are left out."""
+    """The fields of ``pretrained_cfg`` that are used or passed on. None means absent; other fields are dropped."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -96,7 +96,7 @@ class PretrainedCfg(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What a ``config.json`` says of a network, checked."""
+    """The validated description of a network in a ``config.json``."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -122,9 +122,9 @@ def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = M
     """Check the fields of a ``config.json`` that networks are built from.
 
     Args:
-        config: the JSON object; ``pretrained_cfg``'s fields may lie beside ``architecture``, as old files have them.
+        config: the JSON object; in old files the fields of ``pretrained_cfg`` are next to ``architecture``.
         where: the file, for messages.
-        kind: of the error.
+        kind: class of the error to raise.
 
     Raises:
         IntraqError: of ``kind``: a field is missing, of the wrong type, or out of range.
@@ -139,7 +139,7 @@ def check_config(config: dict[str, Any], where: str, kind: type[IntraqError] = M
 
 
 def _named(labels: dict[str, Any], classes: Any) -> Any:
-    """A name for every class from timm's other form, a table of numbers to names, which may have gaps."""
+    """Return a name for every class from timm's other format, a table of indices to names, which may have gaps."""
     if not is_class_count(classes) or not all(key.isdecimal() and int(key) < classes for key in labels):
         return labels
     return [labels.get(str(k), f"class {k}") for k in range(classes)]
@@ -148,12 +148,12 @@ def _named(labels: dict[str, Any], classes: Any) -> Any:
 def spec_of_config(
     cfg: PretrainedCfg | Mapping[str, Any], where: str, kind: type[IntraqError] = ModelError
 ) -> InputSpec:
-    """The input specification in a ``pretrained_cfg``.
+    """Return the input specification in a ``pretrained_cfg``.
 
     Args:
-        cfg: as timm has it; fields that do not speak of the input are not looked at.
+        cfg: in timm's format; fields that do not describe the input are ignored.
         where: the file and the table in it, for messages.
-        kind: of the error.
+        kind: class of the error to raise.
 
     Raises:
         IntraqError: of ``kind``: a key is missing, of the wrong type, or out of range.
@@ -187,7 +187,7 @@ def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[Intraq
 
 
 def _stated(text: str) -> PydanticCustomError:
-    """An error whose message stands for itself."""
+    """Return an error whose message is reported unchanged."""
     return PydanticCustomError("stated", "{text}", {"text": text})
 
 
@@ -211,10 +211,10 @@ def _is_argument(value: Any, bound: int, depth: int = 2) -> bool:
         return depth > 0 and len(value) <= 64 and all(_is_argument(item, bound, depth - 1) for item in value)
     if isinstance(value, str):
         return re.fullmatch(r"[\w.,+-]{0,64}", value, re.ASCII) is not None
-    # written so that NaN fails too
+    # this form of comparison rejects NaN too
     return value is None or (isinstance(value, (bool, int, float)) and -bound <= value <= bound)
 
 
 def is_class_count(value: Any) -> bool:
-    """Whether ``value`` may be a number of classes."""
+    """Whether ``value`` can be a number of classes."""
     return type(value) is int and 0 <= value <= MAX_CLASSES

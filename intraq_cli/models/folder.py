@@ -1,4 +1,4 @@
-"""Float models in folders: timm's ``config.json`` and ``model.safetensors``, of timm's architectures or our own."""
+"""Float models in folders: ``config.json`` and ``model.safetensors`` of timm's architectures or this package's."""
 
 import os
 from collections.abc import Callable
@@ -30,15 +30,15 @@ from intraq_cli.words import counted, some_of
 
 
 def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
-    """The network of a folder; without its weights on the meta device where that can be done.
+    """Load the network of a folder; without weights, on the meta device if possible.
 
     Args:
         folder: holds ``config.json`` and ``model.safetensors``.
-        spelled: as the user spelled it.
+        spelled: the folder as the user spelled it.
         pretrained: whether to read the weights.
 
     Raises:
-        ModelError: no such folder, or its files are damaged or do not fit each other.
+        ModelError: the folder does not exist, or its files are damaged or do not match each other.
     """
     if not os.path.isfile(folder / "config.json"):
         hint = "a model folder holds timm's config.json and model.safetensors"
@@ -47,10 +47,10 @@ def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
 
 
 def read_config(folder: Path, where: str) -> ModelConfig:
-    """The ``config.json`` of a float model, checked; ``where`` is what messages call it.
+    """Read and validate the ``config.json`` of a float model; ``where`` is its name in messages.
 
     Raises:
-        ModelError: it is damaged, or that of a quantized model.
+        ModelError: it is damaged, or belongs to a quantized model.
     """
     config = read_json(safe_path(folder, "config.json", ModelError), ModelError)
     if "quantization_config" in config:
@@ -59,10 +59,10 @@ def read_config(folder: Path, where: str) -> ModelConfig:
 
 
 def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
-    """The network that ``config``, which is that of ``folder``, describes; with the weights that lie beside it.
+    """Build the network that ``config``, read from ``folder``, describes, and load the weights in that folder.
 
     Raises:
-        ModelError: they do not fit it, or it cannot be built.
+        ModelError: the weights do not match the network, or it cannot be built.
     """
     weights = safe_path(folder, "model.safetensors", ModelError)
     name = folder.resolve().name
@@ -87,10 +87,10 @@ def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool
 
 
 def _not_of_file(network: nn.Module, weights: Path, load_again: Callable[[], nn.Module]) -> list[str]:
-    """Names of tensors of a network that timm has left at random values, which it does in silence for some of them.
+    """Return the names of tensors that timm has silently left at random values.
 
-    A tensor that is not in the file by its name may have been renamed or converted as it was read; then a network that
-    is loaded with other random numbers has the same.
+    A tensor that is not in the file under its name may have been renamed or converted during loading. To tell, the
+    network is loaded again with another random seed: a tensor from the file has the same values again.
     """
     from safetensors import safe_open
 
@@ -111,12 +111,12 @@ def _not_of_file(network: nn.Module, weights: Path, load_again: Callable[[], nn.
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same; what is no number equals itself, and is refused elsewhere."""
+    """Whether two tensors hold the same values; NaN equals NaN here, and is refused elsewhere."""
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _timm_network(folder: Path, pretrained: bool) -> nn.Module:
-    """What timm makes of a folder whose config has been checked; it takes ``model.safetensors`` where there is one."""
+    """Let timm build the network of a folder with a validated config; it loads ``model.safetensors`` if present."""
     import timm
     from safetensors import SafetensorError
 

@@ -1,4 +1,4 @@
-"""A network that the caller holds: what is a network at all, what others have wrapped around it, and a copy of it."""
+"""A network given as a module: checking it, removing wrappers, and copying it."""
 
 import copy
 from collections import deque
@@ -13,10 +13,10 @@ from intraq_cli.models.meta_build import BUILD_ERRORS
 
 
 def copied(network: nn.Module, source: str) -> nn.Module:
-    """A copy with tensors of its own; ``source`` is what messages call it.
+    """Return a deep copy of the network; ``source`` is its name in messages.
 
     Raises:
-        ModelError: it cannot be copied.
+        ModelError: the network cannot be copied.
     """
     try:
         return copy.deepcopy(network, {id(tensor): _kept(tensor) for tensor in _kept_tensors(network)})
@@ -26,7 +26,7 @@ def copied(network: nn.Module, source: str) -> nn.Module:
 
 
 def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
-    """Tensors that a forward or a hook has kept of an earlier run, of which torch can copy but some."""
+    """Yield tensors that a forward pass or a hook stored in an earlier run, and that torch may be unable to copy."""
     held = [vars(module).items() for module in network.modules()]
     todo = [value for items in held for name, value in items if name not in ("_parameters", "_modules")]
     seen: set[int] = set()
@@ -45,15 +45,15 @@ def _kept_tensors(network: nn.Module) -> Iterator[Tensor]:
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """What a copy of the network has in its place: the value alone; one of a trace has none."""
+    """Return the tensor's replacement in the copy: its detached value; a traced tensor has none, and stays."""
     return tensor.detach().clone() if type(tensor) is Tensor else tensor
 
 
 def check_built(network: nn.Module, source: str) -> None:
-    """Refuse a module that is no network of PyTorch code with weights in it.
+    """Refuse a module that is not ordinary PyTorch code with weights.
 
     Raises:
-        ModelError: layers that are not built yet, a scripted module, no parameters.
+        ModelError: it has layers that are not initialised yet, is scripted, or has no parameters.
     """
     unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
     if unbuilt is not None:
@@ -65,7 +65,7 @@ def check_built(network: nn.Module, source: str) -> None:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The network in what ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel`` have made of it."""
+    """Return the network inside the wrappers of ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``."""
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module

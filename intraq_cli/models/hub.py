@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub, through its own client; and what its errors mean, of uploads too."""
+"""Downloads from the Hugging Face Hub with its own client, and messages for the client's errors, also on uploads."""
 
 import os
 import socket
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError, Response
 
 TIMEOUT = 60.0
-"""Seconds without a byte from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. The client itself waits forever."""
+"""Seconds to wait for data from the Hub; ``HF_HUB_DOWNLOAD_TIMEOUT`` overrides it. Else the client waits forever."""
 CONNECT_TIMEOUT = 20.0
-"""Seconds for a connection to the Hub."""
+"""Seconds to wait for a connection to the Hub."""
 LONGEST_WAIT = 300
-"""Seconds: the Hub counts requests in windows of five minutes, so that nothing longer can be meant."""
+"""Longest accepted ``retry-after``, in seconds: the Hub's rate limits apply to windows of five minutes."""
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs write access"
 
 
@@ -26,13 +26,13 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs
 
 
 def split_revision(repository: str) -> tuple[str, str | None]:
-    """``ORG/NAME`` and, where it is stated, the revision of ``ORG/NAME[@REVISION]``."""
+    """Split ``ORG/NAME[@REVISION]`` into ``ORG/NAME`` and the revision, or None."""
     repo_id, _, revision = repository.partition("@")
     return repo_id, revision or None
 
 
 def hub_file(repository: str, filename: str, kind: Literal["model", "dataset"] = "model") -> str:
-    """Path in the Hub's cache of one file of ``ORG/NAME[@REVISION]``, downloaded if need be."""
+    """Return the path in the Hub's cache of one file of ``ORG/NAME[@REVISION]``, downloading it if needed."""
     from huggingface_hub import hf_hub_download
 
     repo_id, revision = split_revision(repository)
@@ -40,7 +40,7 @@ def hub_file(repository: str, filename: str, kind: Literal["model", "dataset"] =
 
 
 def cached_commit(repository: str) -> str | None:
-    """The commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
+    """Return the commit that the Hub's cache holds for ``ORG/NAME[@REVISION]``; None if it holds none."""
     from huggingface_hub import try_to_load_from_cache
 
     repo_id, revision = split_revision(repository)
@@ -52,7 +52,7 @@ def cached_commit(repository: str) -> str | None:
 
 
 def is_offline() -> bool:
-    """Whether the user has said (``HF_HUB_OFFLINE``) that nothing may be fetched."""
+    """Whether the user has forbidden downloads (``HF_HUB_OFFLINE``)."""
     from huggingface_hub import is_offline_mode
 
     return is_offline_mode()
@@ -60,10 +60,10 @@ def is_offline() -> bool:
 
 @contextmanager
 def downloading(what: str) -> Iterator[None]:
-    """What can go wrong between the Hub and us becomes a line and a hint.
+    """Within the block, turn download errors into a one-line message with a hint.
 
     Raises:
-        ModelError: ``what`` cannot be had.
+        ModelError: ``what`` cannot be downloaded.
     """
     from huggingface_hub import errors as hub
 
@@ -94,17 +94,17 @@ def downloading(what: str) -> Iterator[None]:
             reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
             hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
-    except hub.HTTPError as error:  # of the library that the client speaks HTTP with
+    except hub.HTTPError as error:  # from the client's HTTP library
         reason, hint, _ = explain_failure(error)
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
-    except OSError as error:  # a download that broke off, a name that is not resolved, a full disk
+    except OSError as error:  # an aborted download, an unresolved host name, a full disk
         reason = getattr(error, "reason", None) or first_line(error)  # URLError wraps another
         raise ModelError(f"cannot download {what}: {reason}", "check the network and the disk") from error
 
 
 @contextmanager
 def request_limits() -> Iterator[None]:
-    """Within the block the client gives up in time. One block a call: it makes a new session when it cannot connect."""
+    """Within the block the client has timeouts. Use one block per call: the client replaces its session on failures."""
     from huggingface_hub.utils import get_session
 
     session = get_session()
@@ -126,10 +126,10 @@ _reached: set[tuple[str, int]] = set()
 
 
 def _reach(request: Any) -> None:
-    """See that there is somebody to ask: the client would try for half a minute, as if it were a hiccup.
+    """Check that the host can be reached; the client itself would retry for half a minute.
 
     Raises:
-        OfflineModeIsEnabled: there is nobody, which leaves the client its cache.
+        OfflineModeIsEnabled: it cannot; the client then falls back to its cache.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -145,28 +145,28 @@ def _reach(request: Any) -> None:
 
 
 def _refuse_to_wait_long(response: "Response") -> None:
-    """The client would sleep for as long as the answer says, a day if it says so."""
+    """Raise an error on a long ``retry-after``; the client itself would sleep that long, even for a day."""
     wait = response.headers.get("retry-after", "")
     if wait.isdigit() and int(wait) > LONGEST_WAIT:
         raise HubError(f"the Hub takes no more requests for {wait} s", "try again then", "hub-busy")
 
 
 def request_timeout() -> float:
-    """Seconds without a byte from the Hub after which a request has failed."""
+    """Return the seconds without a byte from the Hub after which a request fails."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else TIMEOUT
 
 
 def root_error(error: BaseException) -> BaseException:
-    """What the Hub or the wire said, behind the errors that the client wraps it in."""
+    """Return the original HTTP error inside the errors that the client wraps it in."""
     while not is_http_error(error) and not isinstance(error, IntraqError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def is_http_error(error: BaseException) -> bool:
-    """Whether it is of the library that the client speaks HTTP with."""
+    """Whether the error is from the client's HTTP library."""
     from huggingface_hub.errors import HTTPError
 
     return isinstance(error, HTTPError)
@@ -177,7 +177,7 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def explain_failure(error: BaseException) -> tuple[str, str, str]:
-    """Reason, hint and code of what the client raised."""
+    """Return the reason, the hint and the error code for an error of the client."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.OfflineModeIsEnabled) and is_offline():

@@ -1,4 +1,4 @@
-"""Models in repositories on the Hugging Face Hub: float ones in timm's format, and our quantized checkpoints."""
+"""Models in repositories on the Hugging Face Hub: float models in timm's format, and intraq's checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,10 @@ from intraq_cli.models.teacher import Teacher
 
 
 def load_hub(repository: str, pretrained: bool) -> Teacher:
-    """The network of ``ORG/NAME[@REVISION]``; without its weights on the meta device where that can be done.
+    """Load the network of ``ORG/NAME[@REVISION]``; without weights, on the meta device if possible.
 
     Raises:
-        ModelError: the repository cannot be had, or holds no float model.
+        ModelError: the repository cannot be downloaded, or does not hold a float model.
     """
     with downloading(repository):
         folder = Path(hub_file(repository, "config.json")).parent
@@ -33,16 +33,16 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
 
 
 def fetch_checkpoint(repository: str) -> Path | None:
-    """The local folder of the quantized checkpoint ``ORG/NAME[@REVISION]``; None if it holds a float model.
+    """Return the local folder of the quantized checkpoint ``ORG/NAME[@REVISION]``; None if it is a float model.
 
     Raises:
-        ModelError: the repository cannot be had.
+        ModelError: the repository cannot be downloaded.
     """
     with downloading(repository):
         folder = Path(hub_file(repository, "config.json")).parent
         if "quantization_config" not in read_json(folder / "config.json", ModelError):
             return None
-        # of the very commit that the configuration is from: a branch may move on meanwhile
+        # from the same commit as the configuration: a branch may move on meanwhile
         for filename in ("model.safetensors", "run.json"):
             hub_file(f"{split_revision(repository)[0]}@{folder.name}", filename)
     return folder

@@ -1,4 +1,4 @@
-"""How a network wants its images."""
+"""The input that a network expects."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from intraq_cli.errors import ModelError
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a network wants its images; the keys of timm's ``pretrained_cfg``."""
+    """The input that a network expects; the fields are keys of timm's ``pretrained_cfg``."""
 
     input_size: tuple[int, int, int]
     """(C, H, W)."""
@@ -38,21 +38,21 @@ class InputSpec:
 
     @property
     def size(self) -> str:
-        """``C,H,W``, as ``--input-size`` takes it."""
+        """``C,H,W``, the format of ``--input-size``."""
         return ",".join(map(str, self.input_size))
 
     @property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Normalised value of a black and of a white pixel, ``(C,)`` each."""
+        """Normalised values of a black and of a white pixel, ``(C,)`` each."""
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         return (0 - mean) / std, (1 - mean) / std
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1], ``(..., C, H, W)``, normalised."""
+        """Normalise pixels in [0, 1], ``(..., C, H, W)``."""
         mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
         return (pixels - mean) / std
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """Normalised images ``(B, C, H, W)`` back to [0, 1], clipped."""
+        """Convert normalised images ``(B, C, H, W)`` back to pixels, clipped to [0, 1]."""
         mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
         return (images * std + mean).clamp(0, 1)

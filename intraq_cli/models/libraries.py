@@ -1,4 +1,4 @@
-"""Pretrained networks of torchvision and of pytorchcv."""
+"""Pretrained networks from torchvision and pytorchcv."""
 
 import os
 import sys
@@ -20,11 +20,11 @@ from intraq_cli.words import did_you_mean
 def _downloading(what: str) -> Iterator[None]:
     """Within the block a library may download weights.
 
-    ``torch.load`` runs no code of a file, whoever calls it (torchvision would let it), and what the library prints goes
-    to stderr.
+    ``torch.load`` is forced to ``weights_only``, so that no file can run code (torchvision would allow it). The
+    library's output goes to stderr.
 
     Raises:
-        ModelError: they cannot be had.
+        ModelError: the weights cannot be downloaded.
     """
     before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
@@ -39,10 +39,10 @@ def _downloading(what: str) -> Iterator[None]:
 
 
 def load_torchvision(name: str, pretrained: bool) -> Teacher:
-    """A classifier of torchvision, with its default weights or (on the meta device where that can be done) none.
+    """Load a torchvision classifier, with its default weights or without weights (on the meta device if possible).
 
     Raises:
-        ModelError: no such classifier, or its weights cannot be had.
+        ModelError: no such classifier, or its weights cannot be downloaded.
     """
     from torchvision import models
 
@@ -61,7 +61,7 @@ def load_torchvision(name: str, pretrained: bool) -> Teacher:
     preset = weights.transforms()
     crop, resize = preset.crop_size[0], preset.resize_size[0]
     spec = InputSpec((3, crop, crop), tuple(preset.mean), tuple(preset.std), preset.interpolation.value, crop / resize)
-    # the builders set these from the weights; without weights they must be told again
+    # builders derive these from the weights; without weights they must be passed explicitly
     args = {k: getattr(network, k) for k in ("transform_input", "aux_logits") if hasattr(network, k)}
     categories = weights.meta["categories"]
     cfg = {"license": "bsd-3-clause", "num_classes": len(categories), "tag": str(weights).rpartition(".")[2]}
@@ -69,10 +69,10 @@ def load_torchvision(name: str, pretrained: bool) -> Teacher:
 
 
 def load_pytorchcv(name: str, pretrained: bool) -> Teacher:
-    """A network of pytorchcv, which does not say how it wants its input: as is usual for ImageNet.
+    """Load a pytorchcv network. The library does not specify the input, so the usual ImageNet preprocessing is assumed.
 
     Raises:
-        ModelError: pytorchcv is not installed, has no such network, or its weights cannot be had.
+        ModelError: pytorchcv is not installed, has no such network, or its weights cannot be downloaded.
     """
     try:
         from pytorchcv.model_provider import get_model

@@ -1,4 +1,4 @@
-"""Building a network that a stranger's config describes: within limits, and on no memory until it fits its file."""
+"""Builds networks from untrusted configs: within limits, and without memory until they match their weights file."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -24,24 +24,24 @@ BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What a library's model builder may raise where an argument has the right type and makes no sense to it."""
+"""What a library's model builder may raise on an argument of the right type but with an unsuitable value."""
 MAX_PARTS = 50_000
-"""Modules and parameters of a network; timm's largest has some 1,900 parameters."""
+"""Most modules and parameters of a network; timm's largest has about 1,900 parameters."""
 
 
 def parts_of(header: Mapping[str, TensorInfo]) -> int:
-    """How many modules and parameters a network may have whose tensors are in a file with this header."""
+    """Return how many modules and parameters a network may have if its file has this header."""
     return min(MAX_PARTS, 1000 + 8 * len(header))
 
 
 @contextmanager
 def limited(parts: int, weightless: bool = False) -> Iterator[None]:
-    """Within the block, a network of more than ``parts`` modules and parameters is refused as it is being built.
+    """Within the block, refuse a network as soon as its builder exceeds ``parts`` modules and parameters.
 
-    ``weightless``: its parameters go to the meta device before they are filled.
+    ``weightless``: move each parameter to the meta device when it is registered.
 
     Raises:
-        ModelError: as said.
+        ModelError: the network has more parts.
     """
     count = 0
 
@@ -70,10 +70,10 @@ def limited(parts: int, weightless: bool = False) -> Iterator[None]:
 def build_on_meta(
     build: Callable[[], nn.Module], header: Mapping[str, TensorInfo], kind: type[IntraqError]
 ) -> nn.Module:
-    """The network that ``build`` builds, on the meta device, where it takes no memory.
+    """Call ``build`` to build a network on the meta device, where it takes no memory.
 
     Raises:
-        IntraqError: of ``kind``: its tensors would take more than those of its file, or cannot be built like this.
+        IntraqError: of ``kind``: the network has far more values than its file, or cannot be built like this.
     """
     try:
         with torch.device("meta"), limited(parts_of(header)):
@@ -82,7 +82,7 @@ def build_on_meta(
         with limited(parts_of(header), weightless=True):
             network = build().to("meta")
     described = sum(tensor.numel() for tensor in [*network.parameters(), *network.buffers()])
-    # packed codes: at most 16 to a word; tables that a network computes are not in the file
+    # a word packs at most 16 codes; the margin is for buffers that are computed, not stored in the file
     held = sum(math.prod(info.shape) for info in header.values())
     if described > 16 * held + 2**24:
         raise kind(f"config.json describes a network of {described:,} values, model.safetensors holds {held:,}")
@@ -90,9 +90,9 @@ def build_on_meta(
 
 
 def untrained(build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that ``build`` builds without weights: on the meta device, or on the CPU where it has to.
+    """Call ``build`` to build a network without weights: on the meta device, or on the CPU if that fails.
 
-    Builders that read values (``.item()``, a comparison) fail on the meta device with errors of any kind.
+    Builders that read values (``.item()``, a comparison) fail on the meta device with arbitrary errors.
     """
     try:
         with torch.device("meta"):
@@ -104,10 +104,10 @@ def untrained(build: Callable[[], nn.Module]) -> nn.Module:
 def check_tensors(
     header: Mapping[str, TensorInfo], expected: Mapping[str, TensorInfo], where: str, kind: type[IntraqError]
 ) -> None:
-    """See that a file's header holds the ``expected`` tensors and no others.
+    """Check that a file's header lists exactly the ``expected`` tensors.
 
     Raises:
-        IntraqError: of ``kind``: a tensor is missing, unknown, or of another shape or type.
+        IntraqError: of ``kind``: a tensor is missing, unknown, or has another shape or type.
     """
     for key in sorted(header.keys() ^ expected.keys()):
         state = "unknown" if key in header else "missing"
@@ -122,10 +122,10 @@ def check_tensors(
 
 
 def check_floats(network: nn.Module, held: Mapping[str, TensorInfo], where: str) -> None:
-    """See that a file has floats wherever ``network`` has: whole numbers would be taken for weights as they are.
+    """Check that a file has floats wherever ``network`` has: integer codes would be loaded as if they were weights.
 
     Raises:
-        ModelError: one of its tensors is of another type.
+        ModelError: a tensor in the file is of another type.
     """
     for key, tensor in network.state_dict().items():
         floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
@@ -151,12 +151,12 @@ DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
 }
-"""What safetensors files call types, in the order of the format's own list."""
+"""Names of types in safetensors files, in the order of the format's own list."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 def info_of(tensor: Tensor, held: TensorInfo | None = None) -> TensorInfo:
-    """What a file's header should say of ``tensor``; floats may have any width, and then have that of ``held``."""
+    """Return the header entry expected for ``tensor``; a float may have any width, so it gets the width in ``held``."""
     any_float = held is not None and held.dtype in FLOATS and tensor.is_floating_point()
     dtype = held.dtype if held is not None and any_float else DTYPES.get(tensor.dtype, str(tensor.dtype))
     return TensorInfo(dtype, tuple(tensor.shape))

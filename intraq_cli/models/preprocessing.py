@@ -1,4 +1,4 @@
-"""What a user says of a network's input; light enough to be imported by ``intraq --help``."""
+"""The user's options for a network's input. Imports nothing heavy, to keep ``intraq --help`` fast."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
 MIN_STD = 1e-6
-"""Normalised pixels of a smaller one are beyond what networks compute in float32."""
+"""Smallest standard deviation: with a smaller one, normalised pixels are too large for float32 networks."""
 PIXEL_SCALE = 2.0
-"""A mean or standard deviation above this is not of pixels in [0, 1], whose means are at most 1."""
+"""A mean or standard deviation above this cannot be for pixels in [0, 1], whose mean is at most 1."""
 
 
 @dataclass(frozen=True)
 class InputOverride:
-    """``--input-size``, ``--mean``, ``--std``, ``--crop-pct``, ``--interpolation``; None: as the model has it."""
+    """``--input-size``, ``--mean``, ``--std``, ``--crop-pct``, ``--interpolation``; None: the model's own value."""
 
     input_size: tuple[int, int, int] | None = None
     """(C, H, W)."""
@@ -28,7 +28,7 @@ class InputOverride:
     """Per channel, for pixels in [0, 1]."""
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None
-    """Side of the centre crop by the shorter side of the resized image."""
+    """Side of the centre crop divided by the shorter side of the resized image."""
     interpolation: str | None = None
 
     @property
@@ -37,24 +37,24 @@ class InputOverride:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
     def apply(self, spec: "InputSpec") -> "InputSpec":
-        """``spec`` with the stated values in place of its own.
+        """Return ``spec`` with the stated values replacing its own.
 
         Raises:
-            ModelError: they do not fit each other.
+            ModelError: the values do not match each other.
         """
         return replace(spec, **self.stated)
 
     @classmethod
     def of(cls, spec: "InputSpec") -> Self:
-        """Everything that ``spec`` says."""
+        """Return an override with all values of ``spec``."""
         return cls(spec.input_size, spec.mean, spec.std, spec.crop_pct, spec.interpolation)
 
     def check(self) -> None:
-        """Refuse values that no network takes.
+        """Refuse values that no network accepts.
 
         Raises:
-            UsageError: sizes that are not positive or too large, pixel-scale means, a standard deviation of zero, not
-                one of each for every channel, a crop or an interpolation that does not exist.
+            UsageError: sizes that are not positive or too large, values for pixels in [0, 255], a standard deviation
+                below 1e-6, another number of values than channels, or an invalid crop or interpolation.
         """
         size = self.input_size
         if size is not None and (min(size) < 1 or is_too_large(size)):
@@ -79,16 +79,16 @@ class InputOverride:
 
 
 def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] = ModelError) -> None:
-    """Refuse a mean and a standard deviation of pixels in [0, 255].
+    """Refuse a mean and a standard deviation that are for pixels in [0, 255].
 
     Args:
         mean: per channel, or None.
         std: per channel, or None.
-        where: what states them, for the message.
-        kind: of the error.
+        where: where they are stated, for the message.
+        kind: class of the error to raise.
 
     Raises:
-        IntraqError: of ``kind``; its hint has the values for pixels in [0, 1].
+        IntraqError: of ``kind``; its hint gives the values for pixels in [0, 1].
     """
     stated = {name: values for name, values in (("mean", mean), ("std", std)) if values}
     if any(abs(value) > PIXEL_SCALE for values in stated.values() for value in values):

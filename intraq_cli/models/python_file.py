@@ -1,4 +1,4 @@
-"""``path/to/file.py:factory``: a function of the user's own, that builds a network or that a recipe names."""
+"""``path/to/file.py:factory``: a user-defined function that builds a network or that a recipe names."""
 
 import ast
 import importlib
@@ -20,16 +20,16 @@ from intraq_cli.runtime.torch_defaults import usual_settings
 from intraq_cli.words import did_you_mean
 
 _siblings: set[str] = set()
-"""Names of the modules that users' files have imported from beside them."""
+"""Names of the modules that user files have imported from their own folders."""
 
 
 def call_factory(spelled: str) -> nn.Module:
     """Run the function ``factory()`` that ``path/to/file.py:factory`` names.
 
-    While it runs, files and packages beside the file can be imported, and relatively where it lies in a package.
+    While it runs, files and packages in the same folder can be imported; relative imports work if it is a package.
 
     Raises:
-        ModelError: the file or the function fails, or returns no ``nn.Module``.
+        ModelError: the file or the function fails, or does not return an ``nn.Module``.
     """
     with _named(spelled, "factory", ModelError) as function, _apart():
         network = function()
@@ -40,7 +40,7 @@ def call_factory(spelled: str) -> nn.Module:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Within the block a user's code may change torch's settings and the working folder, and print: it stays there."""
+    """Within the block, isolate user code: restore torch's settings and the working folder, print to stderr."""
     folder = os.getcwd()
     with usual_settings(), redirect_stdout(sys.stderr):
         try:
@@ -50,7 +50,7 @@ def _apart() -> Iterator[None]:
 
 
 def load_function(spelled: str) -> Callable[[Any], Any]:
-    """The function that ``path/to/file.py:function`` names in a recipe; the file runs, the function does not yet.
+    """Return the function that ``path/to/file.py:function`` names in a recipe; the file is run, the function is not.
 
     Raises:
         RecipeError: the file fails, or has no such function.
@@ -60,7 +60,7 @@ def load_function(spelled: str) -> Callable[[Any], Any]:
 
 
 def factories_in(path: Path) -> list[str]:
-    """Names of the functions and classes in a file that can be called without arguments; nothing of it is run."""
+    """Return the names of a file's functions and classes that need no arguments, without running the file."""
     try:
         found = ast.parse(path.read_bytes()).body
     except (OSError, SyntaxError, ValueError):
@@ -76,16 +76,16 @@ def _needs_nothing(node: ast.stmt) -> TypeGuard[ast.FunctionDef | ast.ClassDef]:
 
 
 def _required(given: ast.arguments) -> int:
-    """How many arguments a call has to give, ``self`` included."""
+    """Return how many arguments a call must pass, including ``self``."""
     return len(given.posonlyargs + given.args) - len(given.defaults) + given.kw_defaults.count(None)
 
 
 @contextmanager
 def _named(spelled: str, word: str, kind: type[IntraqError]) -> Iterator[Callable[..., Any]]:
-    """Within the block, a user's function can be called, and is told where it fails.
+    """Within the block, a user's function can be called; its errors are reported with file and line.
 
     Raises:
-        IntraqError: of ``kind``.
+        IntraqError: of ``kind``: the file or the function fails, or does not exist.
     """
     text, _, name = spelled.rpartition(":")
     path = Path(text)
@@ -108,10 +108,10 @@ def _named(spelled: str, word: str, kind: type[IntraqError]) -> Iterator[Callabl
 
 @contextmanager
 def _importable(path: Path) -> Iterator[None]:
-    """Within the block, what lies beside ``path``, and the package that it is in, can be imported.
+    """Within the block, modules in the folder of ``path``, and the package that it is in, can be imported.
 
-    The modules stay known afterwards, as their networks may import them while they run; the next factory imports its
-    own, which may have the same names.
+    The modules stay in ``sys.modules`` afterwards, since a network may import them while it runs. The next factory
+    removes them, since its own modules may have the same names.
     """
     for name in _siblings:
         sys.modules.pop(name, None)
@@ -120,7 +120,7 @@ def _importable(path: Path) -> Iterator[None]:
     folder = path.resolve().parent
     root = folder if not _package(path) else folder.parents[_package(path).count(".")]
     before, known = list(sys.path), set(sys.modules)
-    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # leave nothing beside the user's file
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # write no __pycache__ beside the user's file
     sys.path[:0] = dict.fromkeys([str(folder), str(root)])
     try:
         yield
@@ -132,14 +132,14 @@ def _importable(path: Path) -> Iterator[None]:
 
 
 def _is_beside(module: ModuleType, folders: tuple[Path, ...]) -> bool:
-    """Whether a module or package lies in one of ``folders`` itself: an environment below them is no sibling."""
+    """Whether a module or package is directly in one of ``folders``, not in a virtual environment below them."""
     places = [getattr(module, "__file__", None), *(f"{part}/x" for part in getattr(module, "__path__", ()))]
     packages = [Path(place).parent for place in places if place]
     return any(place in folders or (place.parent in folders and hasattr(module, "__path__")) for place in packages)
 
 
 def _package(path: Path) -> str:
-    """The package that a file lies in, e.g. ``nets.small``; empty if it lies in none."""
+    """Return the package that a file is in, e.g. ``nets.small``; empty if it is in none."""
     folder, parts = path.resolve().parent, []
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
         parts.append(folder.name)
@@ -158,6 +158,6 @@ def _imported(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickling look a module up by its name
+    sys.modules[spec.name] = module  # dataclasses and pickle look up a module by its name
     spec.loader.exec_module(module)
     return module

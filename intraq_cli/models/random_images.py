@@ -1,4 +1,4 @@
-"""Random images, for where there are neither synthetic ones nor pictures."""
+"""Random images, used if there are neither synthetic images nor pictures."""
 
 import torch
 from torch import Tensor
@@ -6,25 +6,25 @@ from torch import Tensor
 from intraq_cli.models.input_spec import InputSpec
 
 CAST = 0.15
-"""Standard deviation of a channel's brightness about the image's; 1 is from black to white."""
+"""Standard deviation of a channel's brightness around the image's brightness; 1 is the range from black to white."""
 
 
 SPAN = 2.0
-"""Standard deviations to either side that stand for black and white where pixels are as the network states them."""
+"""With ``as_stated``, black and white are this many of the network's pixel standard deviations from its mean."""
 
 
 def random_pixels(spec: InputSpec, count: int = 64, seed: int = 0, as_stated: bool = False) -> Tensor:
-    """Random images ``(count, C, H, W)``, normalised, for ranges of layers that no batch norm describes.
+    """Return random images ``(count, C, H, W)``, normalised, for ranges of layers that no batch norm describes.
 
-    Noise whose spectrum falls off with 1/f, as that of photographs does, of any brightness and contrast, some with a
-    colour cast: of white noise little but the mean is left where a convolution adds up neighbours.
+    They are noise with a 1/f spectrum, like photographs, with random brightness and contrast and a random colour cast.
+    White noise would not do: a convolution that sums over neighbours leaves little of it but the mean.
 
     Args:
-        spec: of the network.
-        count: of images.
-        seed: of the noise.
-        as_stated: within :data:`SPAN` standard deviations of the mean that ``spec`` states, in place of from black to
-            white: photographs fill the range of pixels, other data may not.
+        spec: input of the network.
+        count: number of images.
+        seed: seed of the noise.
+        as_stated: limit pixels to :data:`SPAN` standard deviations around the mean in ``spec``, instead of the range
+            from black to white: photographs fill the pixel range, other data may not.
     """
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = spec.input_size

@@ -1,4 +1,4 @@
-"""MODEL, parsed once: where a float network comes from, and how its input is to be taken."""
+"""MODEL, parsed once: where a float network comes from, and the input that it expects."""
 
 import os
 import re
@@ -36,15 +36,15 @@ NOTHING_STATED = InputOverride()
 
 @dataclass(frozen=True)
 class Source:
-    """A float network, named or given; nothing of it is read before :meth:`load`."""
+    """A float network, given by name or as a module; nothing is read before :meth:`load`."""
 
     kind: Kind
     name: str
-    """Without the prefix of its kind: timm's name, ``ORG/NAME[@REVISION]``, a folder, ``file.py:factory``, ..."""
+    """Name without the prefix of its kind: timm's name, ``ORG/NAME[@REVISION]``, a folder, ``file.py:factory``, ..."""
     spelled: str
-    """As the user could spell it again; ``module:CLASS`` of a module."""
+    """The name as a user would write it; ``module:CLASS`` for a module."""
     weights: Path | None = None
-    """A file of weights in place of timm's."""
+    """A weights file to use instead of timm's weights."""
     override: InputOverride = NOTHING_STATED
     module: nn.Module | None = None
 
@@ -57,17 +57,17 @@ class Source:
         weights: str | Path | None = None,
         revision: str | None = None,
     ) -> Self:
-        """Tell what ``model`` names; only names of folders are looked up.
+        """Determine what ``model`` names. Only local files and folders are looked up.
 
         Args:
-            model: as the README spells it, or the network itself.
-            override: what the user says of the input.
-            weights: a safetensors or ``.pth`` file beside a timm name, in place of timm's own weights.
-            revision: of a repository on the Hub.
+            model: a name or path in one of the forms in the README, or the network itself.
+            override: the user's input options.
+            weights: a safetensors or ``.pth`` file for a timm architecture, instead of timm's own weights.
+            revision: revision of a repository on the Hub.
 
         Raises:
-            ModelError: it is a path, and there is nothing.
-            UsageError: ``weights``, ``revision`` or a value of ``override`` does not go with it.
+            ModelError: ``model`` is a path that does not exist.
+            UsageError: ``weights``, ``revision`` or a value of ``override`` is not valid for this model.
         """
         override = override or NOTHING_STATED
         override.check()
@@ -103,34 +103,34 @@ class Source:
 
     @property
     def needs_code(self) -> bool:
-        """Whether the network is built by code of the user's, which no checkpoint holds."""
+        """Whether user code builds the network; checkpoints do not contain that code."""
         return self.kind in ("factory", "module")
 
     @property
     def is_downloaded(self) -> bool:
-        """Whether its weights come over the network, or from a cache of what did."""
+        """Whether its weights are downloaded, or read from a download cache."""
         return self.kind in ("timm", "hub", "torchvision", "pytorchcv") and self.weights is None
 
     def taking(self, spec: InputSpec) -> Self:
-        """The same with the input of a checkpoint that was made from it."""
+        """Return the same source with the input of a checkpoint that was made from it."""
         return replace(self, override=InputOverride.of(spec))
 
     def load(self) -> Teacher:
-        """The teacher, in evaluation mode, frozen, in float32; a module is copied.
+        """Load the teacher in evaluation mode, frozen, in float32; a module is copied.
 
         Raises:
-            ModelError: nothing of that name, or it cannot be had.
+            ModelError: the model does not exist, or cannot be loaded.
         """
         return self._finished(pretrained=True)
 
     def on_meta(self) -> Teacher:
-        """The same without its weights, where they are not needed to build it: on the meta device if it can be there.
+        """Load the teacher without its weights, on the meta device if possible.
 
-        Networks that the user's code builds have their weights anyway; a mean and a standard deviation that nobody
-        states are 0 and 1, as no picture is shown.
+        Networks built by user code have their weights anyway. If mean and standard deviation are not stated, they are 0
+        and 1, since the network will not see a picture.
 
         Raises:
-            ModelError: nothing of that name, or its description cannot be had.
+            ModelError: the model does not exist, or its description cannot be loaded.
         """
         return self._finished(pretrained=False)
 
@@ -139,7 +139,7 @@ class Source:
         network = teacher.network
         check_built(network, self.spelled)
         for prepare in (network.float, network.eval, lambda: network.requires_grad_(False)):
-            prepare()  # what it returns may be None: networks override train()
+            prepare()  # ignore the result: a network's own train() may return None
         return replace(teacher, spec=self.override.apply(teacher.spec))
 
     def _from_name(self, pretrained: bool) -> Teacher:
@@ -169,7 +169,7 @@ class Source:
         return Teacher(network, spec, self.spelled, name, self.spelled, {}, about)
 
     def _input_of(self, cfg: dict[str, Any], shown_pictures: bool) -> InputSpec:
-        """What the user states, and for the rest the module's own ``pretrained_cfg``."""
+        """Return the input that the user states, completed from the module's own ``pretrained_cfg``."""
         own = {key: value for key, value in cfg.items() if value is not None}
         stated = {**({} if "input_size" in own else {"crop_pct": 1.0}), **own, **self.override.stated}
         examples = {"input_size": "--input-size C,H,W", "mean": "--mean M,M,M", "std": "--std S,S,S"}
@@ -196,13 +196,13 @@ class Source:
 
 
 def _pixels_as_they_are(size: Any) -> dict[str, Any]:
-    """A mean and a standard deviation that change nothing; a ``size`` that is none is refused by those who read it."""
+    """Return a mean of 0 and a standard deviation of 1 for each channel; an invalid ``size`` is refused later."""
     channels = size[0] if isinstance(size, (list, tuple)) and size and isinstance(size[0], int) else 3
     return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
 
 
 def needs_code(architecture: str) -> bool:
-    """Whether a checkpoint of this architecture holds no code for it: ``file.py:factory``, ``module:CLASS``."""
+    """Whether this architecture can only be built by user code: ``file.py:factory``, ``module:CLASS``."""
     return re.search(r"\.py:[^/\\]*$|^module:", architecture) is not None
 
 
@@ -218,7 +218,7 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
         raise _no_function(text)
     if text in model_names():
         return "bundled", text
-    if os.path.isdir(text):  # where a Path's own would raise for a name too long
+    if os.path.isdir(text):  # Path.is_dir and is_file would raise for a name that is too long
         return "folder", text
     if os.path.isfile(text):
         raise ModelError(f"{text} is a file, and no model", "weights go with a timm name: ARCHITECTURE --weights FILE")
@@ -232,7 +232,7 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
 
 
 def _no_function(file: str) -> ModelError:
-    """What to say of a Python file without the function that builds the network."""
+    """Return the error for a Python file without the name of the function that builds the network."""
     if not os.path.isfile(file):
         return ModelError(f"there is no file {file}", "a network of your own is written path/to/file.py:factory")
     names = factories_in(Path(file))
@@ -241,7 +241,7 @@ def _no_function(file: str) -> ModelError:
 
 
 def _may_be_timm(text: str) -> bool:
-    """Whether ``text``, beside a file of weights, is a timm name, right or wrong, whatever folders there are."""
+    """Whether ``text``, given with a weights file, is meant as a timm name, even a misspelled one."""
     import timm
 
     if ":" in text or "/" in text or text in model_names():

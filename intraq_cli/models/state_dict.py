@@ -1,4 +1,4 @@
-"""State dicts in the files that training scripts write: read without running code, taken out of their wrappers."""
+"""State dicts in files written by training scripts: read without running code, and extracted from wrappers."""
 
 import os
 import re
@@ -14,15 +14,15 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
 PREFERRED = (r"(\w+_)?ema(_\w+)?\.", r"((model_)?state_dict|(model|net)(_state)?|network|params|weights|module)\.", "")
-"""How the names of what training scripts save begin, the best first: a moving average is what a script that has one
-reports its accuracy of."""
+"""Name prefixes of the state dicts that training scripts save, the best first: a script that keeps a moving average of
+the weights reports the accuracy of that average."""
 COMPILED = "_orig_mod."
-"""Of ``torch.compile``, in front of the keys of whatever module was compiled."""
+"""Prefix that ``torch.compile`` adds to the keys of a compiled module."""
 HINT = "only tensors are read, and no code is run: save network.state_dict()"
 
 
 class _Unread:
-    """Stands for an object whose class is not looked up, e.g. a script's ``argparse.Namespace``."""
+    """Placeholder for an object whose class is not imported, e.g. a script's ``argparse.Namespace``."""
 
     def __new__(cls, *args: Any) -> Self:
         return super().__new__(cls)
@@ -33,18 +33,18 @@ class _Unread:
 
 
 def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
-    """The tensors of a safetensors or ``.pth`` file, by name.
+    """Read the tensors of a safetensors or ``.pth`` file, by name.
 
     Args:
         path: the file.
-        known: keys of the network that it is for: where they are in the file behind a prefix, they lose it, and what
-            has another one (a criterion's) is left out.
+        known: keys of the network that it is for. If the file has them with a prefix, the prefix is removed, and keys
+            with another prefix (of a loss module, say) are dropped.
 
     Raises:
-        ModelError: no such file, no state dict in it, or those of several networks; the message says what is.
+        ModelError: no such file, no state dict in it, or those of several networks; the message says what was found.
     """
     found = _read(path)
-    # a moving average may be there and hold no network, or its parameters alone
+    # a moving average may be present without a whole network, or with its parameters only
     needed = {key for key in known if not key.endswith("num_batches_tracked")}
     states = dict(_state_dicts(found))
     if not states:
@@ -65,13 +65,13 @@ def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
         if tensor.layout is not torch.strided:
             raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")
-        # a view may be of any size on a storage of one value
+        # an expanded view can have any size on a storage of one value
         if tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
 
 
 def _state_dicts(found: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All in ``found``, of which one may be in another; by name."""
+    """Yield all state dicts nested in ``found``, with their names."""
     if not isinstance(found, dict):
         return
     if found and all(isinstance(value, Tensor) for value in found.values()):
@@ -87,7 +87,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _parts(state: dict[str, Tensor], needed: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """What of a state dict holds all ``needed`` keys, with the prefix that it has lost."""
+    """Yield the parts of a state dict that hold all ``needed`` keys, each with the prefix that was removed."""
     if state.keys() >= needed:
         yield "", state
         return
@@ -98,7 +98,7 @@ def _parts(state: dict[str, Tensor], needed: set[str]) -> Iterator[tuple[str, di
 
 
 def _nearest(states: Collection[dict[str, Tensor]], needed: set[str]) -> dict[str, Tensor]:
-    """Where none is whole, the one that holds most of the ``needed`` keys, for torch to say what is missing."""
+    """Return the state dict with most of the ``needed`` keys if none has all; torch then reports what is missing."""
     found = list(states)
     for state in states:
         shared = os.path.commonprefix([*state])  # noqa: RUF071 - character by character, then up to the last dot
@@ -113,29 +113,29 @@ def _read(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not os.path.isfile(path):  # where a Path's own would raise for a name too long
+    if not os.path.isfile(path):  # Path.is_dir and is_file would raise for a name that is too long
         raise ModelError(f"no file {path}", "--weights is a safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         unread: list[Any] = [(type(name, (_Unread,), {}), name) for name in _foreign(path)]
         with torch.serialization.safe_globals(unread), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on sparse tensors, which are refused
+            warnings.simplefilter("ignore")  # about sparse tensors, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
     except (*BUILD_ERRORS, SafetensorError, UnpicklingError, EOFError) as error:
         raise ModelError(f"cannot read {path}: {first_line(error)}", HINT) from error
 
 
 def _foreign(path: Path) -> list[str]:
-    """Names of the classes in a pickle that ``weights_only`` would refuse the whole file for."""
+    """Return the names of classes in a pickle for which ``weights_only`` would refuse the whole file."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (*BUILD_ERRORS, EOFError):  # no file of torch.save, or of an old one's
+    except (*BUILD_ERRORS, EOFError):  # not written by torch.save, or by an old version
         return []
 
 
 def _described(found: Any) -> str:
-    """What is in a file, for one line."""
+    """Describe the content of a file in one line."""
     if not isinstance(found, dict):
         return f"a {type(found).__name__}"
     kinds = [f"{key} ({type(value).__name__})" for key, value in found.items()]

@@ -1,4 +1,4 @@
-"""The float network: what it is, how it wants its input, and whether it can be quantized at all."""
+"""The float network: its description, the input that it expects, and whether it can be quantized."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 aten = torch.ops.aten
 
 PROBABILITIES = {aten.softmax.int: "softmax", aten._softmax.default: "softmax", aten.sigmoid.default: "sigmoid"}
-"""Operations that make probabilities of logits, and what they are called."""
+"""Operations that turn logits into probabilities, with their names."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Teacher:
     network: nn.Module
     spec: InputSpec
     source: str
-    """As the user could spell it again."""
+    """The name as a user would write it."""
     name: str
-    """Short, for folder names."""
+    """Short name, for folder names."""
     architecture: str
-    """What rebuilds it: timm's name, ``torchvision:NAME``, ``pytorchcv:NAME``, one of our own, ``file.py:factory``."""
+    """How to rebuild it: timm's name, ``torchvision:NAME``, ``pytorchcv:NAME``, one of our own, ``file.py:factory``."""
     model_args: dict[str, Any] = field(default_factory=dict)
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     label_names: list[str] | None = None
     revision: str | None = None
-    """The Hub's commit, where it came from there."""
+    """The commit, if the network is from the Hub."""
     weights: str | None = None
-    """The file that the user gave weights in."""
+    """The weights file, if the user gave one."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the network says of images, see :func:`logits_of`."""
+        """Return the network's logits on images, see :func:`logits_of`."""
         return logits_of(self.network, images)
 
     @cached_property
@@ -64,30 +64,30 @@ class Teacher:
 
 
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
-    """``(B, K)``, of images ``(B, C, H, W)``; a network that drops the first dimension of one image gets it back."""
+    """Return logits ``(B, K)`` of images ``(B, C, H, W)``; restore a batch dimension squeezed away for one image."""
     out: Tensor = network(images)
     return out[None] if out.dim() == 1 else out
 
 
 def state_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network's state dict, which may hold other things (``get_extra_state``)."""
+    """Return the tensors of a network's state dict, without other entries (``get_extra_state``)."""
     return {key: value for key, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
 class Captured:
-    """What is captured of a teacher."""
+    """A captured teacher."""
 
     graph: fx.GraphModule
-    """Of its network; it shares the network's tensors."""
+    """Graph of the teacher's network; it shares the network's tensors."""
     num_classes: int
 
 
 def check_batch_norms(teacher: Teacher) -> None:
-    """Refuse a network without statistics to learn from by its modules; its weights need not be there.
+    """Check by its modules that a network has statistics to learn images from; its weights are not needed.
 
     Raises:
-        ModelError: no batch norm, or one without running statistics.
+        ModelError: it has no batch norm, or one without running statistics.
     """
     norms = [m for m in teacher.network.modules() if isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm))]
     if not norms:
@@ -107,17 +107,17 @@ def _untracked(teacher: Teacher) -> ModelError:
 
 
 def is_sound(name: str, tensor: Tensor, parameter: bool) -> bool:
-    """Whether a tensor of a state dict holds numbers; in a mask of attention infinity is one, in weights it is not."""
+    """Whether a state dict's tensor is free of NaN; in parameters and running statistics, also of infinity."""
     finite = parameter or name.endswith(("running_mean", "running_var"))
     return bool((tensor.isfinite() if finite else ~tensor.isnan()).all())
 
 
 @torch.no_grad()
 def check_classifier(teacher: Teacher) -> int:
-    """Run the teacher once on noise and see that it is a classifier; returns its number of classes.
+    """Run the teacher once on noise, check that it is a classifier, and return its number of classes.
 
     Raises:
-        ModelError: weights that are not finite, an input that does not fit, no logits, or not one for each label.
+        ModelError: weights that are not finite, an unsuitable input size, no logits, or not one logit per label.
     """
     network = teacher.network
     parameters = dict(network.named_parameters(remove_duplicate=False))
@@ -132,7 +132,7 @@ def check_classifier(teacher: Teacher) -> int:
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", _way_to_logits(out))
-    if getattr(network, "num_classes", None) == 0:  # timm's word for a network without its last layer
+    if getattr(network, "num_classes", None) == 0:  # timm's convention for a network without its last layer
         given = f"{out.shape[1]} features"
         raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
     labels = teacher.label_names
@@ -145,14 +145,14 @@ def check_classifier(teacher: Teacher) -> int:
 
 
 def _way_out(line: str) -> str:
-    """What to do about an error of torch, where networks run in float32."""
+    """Return a hint for an error that torch raised when the network ran in float32."""
     if re.search(r"\bd?type\b", line):
         return "weights are in float32 here: let its forward not cast (half, double) or have layers of other types"
     return "set --input-size C,H,W"
 
 
 def _way_to_logits(out: Any) -> str:
-    """What to do with a network that returns its logits among other things, or in another shape."""
+    """Return a hint for a network that returns its logits among other outputs, or in another shape."""
     ways: dict[str, Any] = {}
     if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == 1:
         return "one logit says yes or no: put it into a module whose forward returns torch.cat([-x, x], 1), two classes"
@@ -171,13 +171,13 @@ def _way_to_logits(out: Any) -> str:
 
 
 def example_of(spec: InputSpec, network: nn.Module) -> Tensor:
-    """Two images of noise, ``(2, C, H, W)``, where the network is: some divide by what one of zeros has none of."""
+    """Return two images of noise, ``(2, C, H, W)``, on the network's device; on zeros some networks divide by zero."""
     example = torch.randn(2, *spec.input_size, generator=torch.Generator().manual_seed(0))
     return example.to(next(network.parameters(), example).device)
 
 
 def place_teacher(teacher: Teacher, device: torch.device | str) -> None:
-    """Move the teacher to ``device``, in the memory layout that its code can do with."""
+    """Move the teacher to ``device``, in a memory layout that its code supports."""
     place(teacher.network, device, example_of(teacher.spec, teacher.network))
 
 
@@ -185,7 +185,7 @@ def capture_teacher(teacher: Teacher) -> Captured:
     """Capture the graph of a teacher that is on the CPU, and check that it can be quantized.
 
     Raises:
-        ModelError: it is no classifier, cannot be captured, or has no batch norm or no layer to quantize.
+        ModelError: it is not a classifier, cannot be captured, or has no batch norm or no layer to quantize.
     """
     num_classes = check_classifier(teacher)
     try:
@@ -202,10 +202,10 @@ def capture_teacher(teacher: Teacher) -> Captured:
 
 
 def captured_on_device(captured: Captured, teacher: Teacher, device: torch.device) -> Captured:
-    """What is captured of ``teacher``, on ``device``, sharing its tensors there as well; the teacher itself is moved.
+    """Move ``teacher`` and its captured graph to ``device``; they share their tensors there as well.
 
-    A graph is captured on the CPU wherever the work is done, as one is when a checkpoint is loaded: torch.export writes
-    down other operations for a GPU.
+    Graphs are always captured on the CPU, also when a checkpoint is loaded: torch.export records other operations for a
+    GPU.
 
     Raises:
         ModelError: the network does not run there, or computes something else.
@@ -231,7 +231,7 @@ def captured_on_device(captured: Captured, teacher: Teacher, device: torch.devic
 
 
 def doubts(captured: Captured) -> list[str]:
-    """What makes a network's answers or statistics worth less than they look; it can be quantized all the same."""
+    """Return warnings about a network's logits or statistics that do not prevent its quantization."""
     found = []
     if draws_numbers(captured.graph):
         found.append(

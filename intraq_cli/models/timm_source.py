@@ -1,4 +1,4 @@
-"""Networks of timm's registry, with timm's pretrained weights or those of a file."""
+"""Networks from timm's registry, with timm's pretrained weights or those of a file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +17,15 @@ from intraq_cli.zoo import model_names
 
 
 def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teacher:
-    """The network that timm calls ``ARCHITECTURE[.TAG]``; its input is what that tag says.
+    """Load the timm network ``ARCHITECTURE[.TAG]``; the tag determines its input.
 
     Args:
         model: timm's name.
-        pretrained: False: without weights, on the meta device where that can be done.
-        weights: a file of weights in place of timm's.
+        pretrained: False: without weights, on the meta device if possible.
+        weights: a weights file to use instead of timm's weights.
 
     Raises:
-        ModelError: no such name or tag, no weights, or a file that does not fit.
+        ModelError: no such name or tag, no weights, or a file that does not match the network.
     """
     import timm
 
@@ -40,7 +40,7 @@ def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teac
         hint = " ".join(filter(None, (did_you_mean(tag, tags), "known: " + (", ".join(tags) or "none"))))
         raise ModelError(f"timm has no weights {tag!r} for {architecture}", hint)
     if weights is not None:
-        # whatever the Hub's cache holds of timm's own weights is not what these are
+        # the revision in the Hub's cache is that of timm's own weights, not of these
         teacher = timm_teacher(_with_weights(model, weights), model, name=architecture)
         return replace(teacher, weights=str(weights), revision=None)
     if not pretrained:
@@ -57,7 +57,7 @@ def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teac
 
 
 def _with_weights(model: str, path: Path) -> nn.Module:
-    """A timm network with the weights of a file; its number of classes is that of the file's classifier."""
+    """Build a timm network with the weights of a file; the file's classifier sets the number of classes."""
     import timm
 
     network = timm.create_model(model, pretrained=False)
@@ -77,7 +77,7 @@ def _with_weights(model: str, path: Path) -> nn.Module:
 
 
 def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
-    """A teacher of a network that timm built: its input and its architecture are what timm says of it."""
+    """Wrap a network built by timm as a teacher, with the input and the architecture that timm states."""
     from timm.data import resolve_model_data_config
     from timm.models._input import get_model_args
 

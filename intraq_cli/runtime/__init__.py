@@ -1,1 +1,1 @@
-"""How steps run: devices, memory, processes, compilation, and going on after an interruption."""
+"""How steps run: devices, memory, processes, compilation, and resuming after an interruption."""

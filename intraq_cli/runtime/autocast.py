@@ -1,4 +1,4 @@
-"""In which precision graphs compute while images are learned and networks are tuned."""
+"""The precision in which graphs compute in stage 1 and stage 2."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ from intraq_cli.recipe import Precision
 
 
 def in_precision(graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> nn.Module:
-    """``graph``, computing in ``precision``; ``auto``: the faster one on ``device``.
+    """Return ``graph`` as a module that computes in ``precision``; ``auto``: the faster one on ``device``.
 
-    CUDA stays with float32, which torch's convolutions there compute in TF32.
+    ``auto`` on CUDA is float32, where torch's convolutions use TF32.
     """
     kind = torch.device(device).type
     if precision == "auto":
@@ -23,19 +23,18 @@ def in_precision(graph: fx.GraphModule, precision: Precision, device: torch.devi
 
 
 def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Of a CPU, by :func:`torch.cpu.get_capabilities`; others can do so too, but many times slower than in float32."""
+    """Whether a CPU has fast bfloat16, by :func:`torch.cpu.get_capabilities`; else it is slower than float32."""
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 class Bfloat16(nn.Module):
-    """Convolutions take and give bfloat16 (``torch.autocast``), and what follows goes on with it.
+    """A graph whose convolutions run in bfloat16 (``torch.autocast``), and so do the operations after them.
 
-    Linear layers, and so the logits, are left in float32, and so is all that sums over many values: statistics,
-    distances and losses.
+    Linear layers, and so the logits, stay in float32. So do sums over many values: statistics, distances and losses.
 
     Args:
-        graph: what runs.
-        device_type: where it runs.
+        graph: the graph to run.
+        device_type: type of the device that it runs on.
     """
 
     def __init__(self, graph: fx.GraphModule, device_type: str) -> None:
@@ -43,6 +42,6 @@ class Bfloat16(nn.Module):
         self.graph, self.device_type = bfloat16_kernels(graph), device_type
 
     def forward(self, *args: Any) -> Any:
-        """As the graph does."""
+        """Run the graph."""
         with torch.autocast(self.device_type, dtype=torch.bfloat16):
             return self.graph(*args)

@@ -1,4 +1,4 @@
-"""Steps by ``torch.compile`` or as CUDA graphs, where that pays, and by plain torch again where it fails."""
+"""Runs steps with ``torch.compile`` or as CUDA graphs if that pays off, and falls back to plain torch if it fails."""
 
 import logging
 import os
@@ -30,24 +30,24 @@ Made = TypeVar("Made")
 Result = TypeVar("Result")
 
 PAYS = 2e9
-"""Values put out by a layer, of all images of a run, for each thread: so many take twice the time of compiling off the
-steps, or more. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes shorter by 0.4 to 2.9 ns
-a value, and compiling takes 1.3 to 2.9 s a layer."""
+"""Mean output values per layer and thread, over all images of a run, above which compiling saves at least twice its own
+time. Measured on two cores, both stages of ResNet-20 and MobileNetV1: a step becomes 0.4 to 2.9 ns per value shorter,
+and compiling takes 1.3 to 2.9 s per layer."""
 MINUTE = 60.0
-"""Seconds between two lines about a wait."""
+"""Seconds between two messages about a wait."""
 
 
 def mode_of(setting: Compile, graph: fx.GraphModule, device: torch.device | str, images: int) -> Mode:
-    """How to run the steps of a run; not by the clock, so that the same run always takes the same way.
+    """Choose how to run the steps of a run. No timing is involved, so that the same run always gets the same mode.
 
-    By itself, a GPU replays a CUDA graph: the same kernels, so the same results, and no wait. Several processes do not:
-    while one records, the others' messages must not arrive.
+    ``auto`` on a GPU replays a CUDA graph: the same kernels, so the same results, without a long compilation. A job of
+    several processes does not: messages from other processes must not arrive while one records.
 
     Args:
-        setting: the recipe's.
-        graph: what runs.
-        device: where.
-        images: how many go through it, over all steps of this process.
+        setting: the recipe's setting.
+        graph: the graph to run.
+        device: the device to run it on.
+        images: number of images that go through the graph, over all steps of this process.
     """
     if setting != "auto":
         return "compiled" if setting else "plain"
@@ -62,23 +62,23 @@ def mode_of(setting: Compile, graph: fx.GraphModule, device: torch.device | str,
 
 
 def can_compile() -> bool:
-    """Whether there is what the compiler for CPUs needs: a C++ compiler, and Python's headers."""
+    """Whether the requirements of ``torch.compile`` on CPUs are there: Linux, a C++ compiler and Python's headers."""
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return sys.platform == "linux" and compiler is not None and headers.exists()
 
 
 class Accelerated(Generic[Made]):
-    """A function in two forms: as it is and, in another ``mode`` than ``plain``, a faster one.
+    """A function and, unless ``mode`` is ``plain``, a faster version of it.
 
-    Compiled, what lies between convolutions is computed in one pass rather than several, forward and backward, after
-    minutes of compiling at the first call; on CUDA its kernels are launched at once as well.
+    The compiled version fuses the operations between convolutions, forward and backward. Its first call compiles for
+    minutes. On CUDA, its kernels are launched together as well.
 
     Args:
-        function: of a tensor, of a few different shapes.
+        function: a function of a tensor, called with only a few different shapes.
         mode: see :func:`mode_of`.
-        device: where it works.
-        report: told of the wait, and of a failure.
+        device: the device that it runs on.
+        report: receives notes about the wait, and a warning about a failure.
     """
 
     def __init__(
@@ -94,29 +94,29 @@ class Accelerated(Generic[Made]):
         if mode == "graph":
             self.fast = CudaGraph(function)
             for harmless in ("The AccumulateGrad node's stream", "Attempting to run cuBLAS, but there was no current"):
-                warnings.filterwarnings("ignore", harmless)  # recording goes on beside the main stream
+                warnings.filterwarnings("ignore", harmless)  # recording uses a side stream
         if mode == "compiled":
             inductor = "reduce-overhead" if torch.device(device).type == "cuda" else None
             self.fast = torch.compile(function, dynamic=False, mode=inductor)
-            # the compiler itself looks at gradients of tensors that keep none
+            # the compiler itself accesses .grad of non-leaf tensors
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-            # and for CUDA, where there is none
+            # and looks for CUDA on machines without it
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             report(Noted("torch.compile: the first step takes minutes"))
 
     def run(self, work: Callable[[Callable[[Tensor], Made]], Result]) -> Result:
-        """``work(function)``, gradients and all; with the plain one, for good, where it fails with the fast one.
+        """Return ``work(function)`` with the fast version; if it fails, switch to the plain one permanently.
 
-        It must start over each time. An error of the function itself comes up again, and so is raised.
+        ``work`` must start over each time, gradients included. An error of the function itself recurs, and is raised.
         """
         if self.fast is not None:
             try:
                 with _telling_of_the_wait(self.report) if self.to_compile else nullcontext():
                     self.to_compile = False
                     return work(self.fast)
-            except Exception as error:  # the compiler's own errors have no common class
+            except Exception as error:  # the compiler's errors have no common class
                 full = is_out_of_memory(error)
-                # smaller micro-batches help; a graph takes memory of its own, and so may be what was too much
+                # smaller micro-batches help a compiled function; a CUDA graph may itself be what takes too much memory
                 if interruption(error) or (full and self.mode == "compiled"):
                     raise
                 self.fast = None
@@ -128,7 +128,7 @@ class Accelerated(Generic[Made]):
 
 @contextmanager
 def _telling_of_the_wait(report: Report) -> Iterator[None]:
-    """Within the block, a line a minute says that it goes on: nobody knows how far the compiler is."""
+    """Within the block, report the elapsed time once a minute: the compiler's progress is not known."""
     over = threading.Event()
 
     def tell() -> None:

@@ -1,4 +1,4 @@
-"""What both stages are given, whatever they make."""
+"""The run settings that both stages share."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class RunContext:
-    """Under which a stage works."""
+    """How the steps of a stage run."""
 
     seed: int = 0
-    """Of every random draw."""
+    """Seed of every random draw."""
     device: torch.device = CPU
     report: Report = silent
-    """Told of the steps."""
+    """Receives progress events."""
     micro_batch_size: int | None = None
     """Images that go through the networks at once; None: as many as fit."""
     store: ResumeStore = NO_STORE
-    """Where states are kept, to go on from."""
+    """Where states are saved for resuming."""
     deterministic: bool = False
-    """On a GPU: only what gives the same bits at every run."""
+    """On a GPU: use only operations that give bit-identical results in every run."""
     ranks: ProcessGroup = SINGLE_PROCESS
     """The processes that share the work."""
 

@@ -1,6 +1,6 @@
-"""CUDA graphs: the kernels of a step, recorded once and launched together from then on.
+"""CUDA graphs: the kernels of a step are recorded once, and from then on launched together.
 
-Quantized networks run thousands of small kernels a step, and Python takes longer to launch them than a GPU to run them.
+Quantized networks run thousands of small kernels per step. Python takes longer to launch them than a GPU to run them.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ Made = TypeVar("Made")
 
 
 class CudaGraph(Generic[Made]):
-    """A differentiable function of a tensor; recorded anew where that has another shape.
+    """A differentiable function of a tensor as a CUDA graph; it is recorded again if the tensor's shape changes.
 
-    What it returns lies in memory that the next call writes over, gradients of parameters included: they must be used
-    up before, not added to.
+    The next call overwrites the memory of the results, and of the parameters' gradients. Use them before that call; do
+    not accumulate into them.
 
     Args:
-        function: without side effects, and on the GPU alone; its parameters stay where they are in memory.
+        function: without side effects, and on the GPU only; its parameters must not move in memory.
     """
 
     def __init__(self, function: Callable[[Tensor], Made]) -> None:
@@ -28,14 +28,14 @@ class CudaGraph(Generic[Made]):
         self.recorded_for: tuple[Any, ...] | None = None
 
     def __call__(self, x: Tensor) -> Made:
-        """The function of ``x``.
+        """Return the function's result on ``x``.
 
         Raises:
-            RuntimeError: it could not be recorded: it waits for the GPU, or memory does not hold another step.
+            RuntimeError: it could not be recorded: it synchronises with the GPU, or there is not enough memory.
         """
         kind = (x.shape, x.stride(), x.dtype, x.requires_grad)
         if kind != self.recorded_for:
-            self.recorded_for = self.replay = None  # its memory is free before another takes some
+            self.recorded_for = self.replay = None  # free its memory before the new graph allocates
             self.flat = _Flat(self.function)
             sample = x.detach().clone().requires_grad_(x.requires_grad)
             with torch.cuda.device(x.device):
@@ -46,7 +46,7 @@ class CudaGraph(Generic[Made]):
 
 
 class _Flat(nn.Module):
-    """A function that puts out tensors alone, as recording needs it; a module, whose parameters receive gradients."""
+    """A function that returns only tensors, as recording requires; a module, so that its parameters get gradients."""
 
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -58,6 +58,6 @@ class _Flat(nn.Module):
         return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
 
     def whole(self, out: Any) -> Any:
-        """What the function puts out, of the tensors ``out`` among it."""
+        """Rebuild the function's original output from its tensors ``out``."""
         tensors = iter(out)
         return pytree.tree_unflatten([next(tensors) if leaf is Tensor else leaf for leaf in self.leaves], self.form)

@@ -1,4 +1,4 @@
-"""Where the work is done."""
+"""Devices: choosing one, its settings, and moving networks and tensors to it."""
 
 import ctypes
 import os
@@ -17,27 +17,27 @@ from intraq_cli.runtime.launch import launched
 from intraq_cli.words import counted
 
 ALIKE = 0.05
-"""By how much logits may differ between layouts, relative to their spread: kernels round otherwise, TF32 most."""
+"""Allowed difference of logits between layouts, relative to their spread: kernels round differently, TF32 most."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Of glibc's ``malloc.h``."""
+"""Option numbers from glibc's ``malloc.h``."""
 TRIM_THRESHOLD, MMAP_MAX = 128 * 1024, 65536
-"""What they are at the start of a process."""
+"""Their default values."""
 
 
 def choose_device(name: str = "auto", deterministic: bool = False) -> torch.device:
-    """``auto``: CUDA where there is one, else the CPU; ``cpu``, ``cuda``, ``cuda:N``.
+    """Return the device for ``auto`` (CUDA if available, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
 
-    Under torchrun each process takes the GPU of its own number.
+    Under torchrun each process uses the GPU with its local rank.
 
     Args:
         name: the device.
-        deterministic: what is done there must give the same bits at every run, see :func:`training_settings`.
+        deterministic: results must be bit-identical in every run, see :func:`training_settings`.
 
     Raises:
-        UsageError: the name is none of these, or does not go with what torchrun has started.
-        DeviceError: there is no such device here.
+        UsageError: the name is none of these, or conflicts with the processes that torchrun has started.
+        DeviceError: this machine has no such device.
     """
-    if deterministic:  # cuBLAS reads it when it first works
+    if deterministic:  # cuBLAS reads it at its first use
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,11 +65,11 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
 
 @contextmanager
 def training_settings(device: torch.device, deterministic: bool = False) -> Iterator[None]:
-    """Within the block, the whole process is set up for many training steps alike.
+    """Within the block, the whole process is set up for many similar training steps.
 
-    On a GPU, cuDNN finds its fastest convolutions by trying them, unless all has to be ``deterministic``: then it takes
-    the same ones at every run, none that sums in any order, and torch refuses what it cannot do so. On a CPU, memory is
-    kept.
+    On a GPU, cuDNN benchmarks its convolution algorithms to find the fastest. If ``deterministic``, it uses the same
+    deterministic ones in every run instead, and torch refuses operations without a deterministic implementation. On a
+    CPU, freed memory is kept for reuse.
     """
     cuda = device.type == "cuda"
     benchmark, strict = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
@@ -87,10 +87,10 @@ def training_settings(device: torch.device, deterministic: bool = False) -> Iter
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Within the block, on a CPU, the C library keeps what tensors free for the next ones.
+    """Within the block, on a CPU, the C library keeps the memory of freed tensors for the next ones.
 
-    Else it gives large ones back to the system at once: every layer allocates such, and new pages for each cost a tenth
-    to a quarter of a training step, and more than half of a forward pass. Only glibc has this switch.
+    By default it returns large blocks to the system at once. Every layer allocates such blocks, and the new pages take
+    a tenth to a quarter of the time of a training step, and over half of a forward pass. Only glibc can be set so.
     """
     libc = _glibc() if device.type == "cpu" else None
     if libc:
@@ -106,7 +106,7 @@ def kept_memory(device: torch.device) -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Give back what is kept within :func:`kept_memory`: for a look at how much is free."""
+    """Return the memory kept by :func:`kept_memory` to the system, so that free memory can be measured."""
     if libc := _glibc():
         libc.malloc_trim(0)
 
@@ -120,15 +120,15 @@ def _glibc() -> Any:
 
 
 def place(network: nn.Module, device: torch.device | str, example: Tensor | None = None) -> nn.Module:
-    """Move ``network`` to ``device``, its convolutions in channels-last memory: the fast layout on CPUs and GPUs alike.
+    """Move ``network`` to ``device``, in channels-last memory format, which is fast on CPUs and GPUs.
 
-    Layouts may differ in the last bit of a logit, so every network takes this one, wherever it comes from; but for one
-    whose code looks at tensors as they lie in memory (``view``, ``as_strided``), which ``example`` shows.
+    Results in different formats can differ in the last bit, so every network gets this one. The exception is a network
+    whose code depends on the memory layout (``view``, ``as_strided``); a run on ``example`` detects that.
 
     Args:
         network: in evaluation mode.
-        device: where to.
-        example: ``(B, C, H, W)``, on any device; a network of somebody else's code is tried on it. None: it is a graph.
+        device: the target device.
+        example: ``(B, C, H, W)``, on any device, to try the code of a module on. None: the network is a graph.
     """
     network.to(device)
     if example is None:
@@ -140,7 +140,7 @@ def place(network: nn.Module, device: torch.device | str, example: Tensor | None
             as_written = network(example.clone())
         _lay_out(network, torch.channels_last)
         alike = same_answers(lambda _: as_written, network, example, ALIKE)
-    except Exception as error:  # an error of the network's own is for those to say who look at it next
+    except Exception as error:  # later checks report an error of the network itself
         if interruption(error):
             raise
         alike = False
@@ -151,25 +151,25 @@ def place(network: nn.Module, device: torch.device | str, example: Tensor | None
 
 def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     for tensor in chain(network.parameters(), network.buffers()):
-        if tensor.dim() == 4:  # Module.to would try it on weights of 3-D convolutions too, and fail
+        if tensor.dim() == 4:  # Module.to would also try it on 3-D convolution weights, and fail
             tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """``tensor``, which is on the CPU, on ``device``; without waiting for what a GPU still has to do."""
+    """Move ``tensor`` from the CPU to ``device`` without waiting for pending GPU work."""
     if torch.device(device).type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def batches_on_device(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Images ``(B, C, H, W)`` of any type as a network takes them, contiguous: its code may look at the layout."""
+    """Yield batches ``(B, C, H, W)`` on ``device`` in float32, contiguous: network code may depend on the layout."""
     for batch in batches:
         yield batch.to(device, torch.float32, memory_format=torch.contiguous_format)
 
 
 def fits(tensor: Tensor, device: torch.device | str) -> bool:
-    """Whether a GPU can keep ``tensor`` for good: it takes at most half of the memory that is free there."""
+    """Whether ``tensor`` can stay on a GPU permanently: it takes at most half of the GPU's free memory."""
     if torch.device(device).type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
@@ -177,14 +177,14 @@ def fits(tensor: Tensor, device: torch.device | str) -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """For a manifest: what the work ran on."""
+    """Describe the device for a manifest."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"cpu ({counted(torch.get_num_threads(), 'thread')})"
 
 
 def describe_processor() -> str:
-    """The CPU's name, and whether it has dot products of 8-bit integers (VNNI), which integer networks live on."""
+    """Return the CPU's name, and whether it has VNNI (8-bit dot products), which makes integer networks fast."""
     has = torch.cpu.get_capabilities()
     name = str(has.get("cpu_name") or platform.processor() or platform.machine())
     if has.get("architecture") != "x86_64":

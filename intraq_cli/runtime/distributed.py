@@ -1,4 +1,4 @@
-"""Several processes at one job, started by torchrun: they share the batches of stage 1 and of tuning."""
+"""Several processes that work on one job, started by torchrun: they share the batches of stage 1 and of tuning."""
 
 import itertools
 import re
@@ -17,24 +17,24 @@ from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.micro_batches import is_out_of_memory
 
 START_TIMEOUT = timedelta(minutes=10)
-"""For all processes of the job to find one another."""
+"""Time for all processes of the job to find one another."""
 PEER_TIMEOUT = timedelta(days=1)
-"""One may wait for another's whole batch; gloo's sockets tell at once of a process that dies meanwhile."""
+"""A process may have to wait for another's whole batch; if one dies, gloo notices at once by its sockets."""
 NCCL_TIMEOUT = timedelta(minutes=10)
-"""NCCL does not notice that a process dies; an exchange begins when gloo has brought all processes to it."""
+"""NCCL does not notice that a process dies. An exchange starts only after a gloo barrier of all processes."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those of the job; one alone needs no others."""
+    """The processes of a job, as seen by one of them; by default, a single process."""
 
     rank: int = 0
     size: int = 1
     nccl: "dist.ProcessGroup | None" = None
-    """What exchanges tensors on GPUs; None: gloo exchanges everything."""
+    """NCCL group that exchanges tensors on GPUs; None: gloo exchanges everything."""
 
     def gather(self, item: Any) -> list[Any]:
-        """Everybody's item, in the order of the ranks; tensors come on the CPU as they were."""
+        """Return the items of all ranks, in the order of the ranks. Pass tensors on the CPU."""
         if self.size == 1:
             return [item]
         items: list[Any] = [None] * self.size
@@ -43,7 +43,7 @@ class ProcessGroup:
         return items
 
     def broadcast_object(self, item: Any) -> Any:
-        """The item of rank 0."""
+        """Return the item of rank 0 on all ranks."""
         if self.size == 1:
             return item
         items = [item]
@@ -71,7 +71,7 @@ class ProcessGroup:
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
-        """Within the block, all processes are there, so that NCCL need not wait for one that is gone."""
+        """Wait for all processes before the block, so that NCCL does not wait for one that is gone."""
         with _named_failure(self.rank):
             if self.nccl is not None:
                 dist.barrier()
@@ -80,16 +80,16 @@ class ProcessGroup:
 
 SINGLE_PROCESS = ProcessGroup()
 GROUPS = itertools.count()
-"""Numbers of the groups that this process has made: the same in all processes of a job."""
+"""Numbers the groups that this process creates; the numbers are the same in all processes of a job."""
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[ProcessGroup]:
-    """Within the block, the processes that torchrun started can exchange tensors: gloo on CPUs, nccl on GPUs.
+    """Within the block, the processes that torchrun started can exchange tensors: by gloo on CPUs, by NCCL on GPUs.
 
     Raises:
-        UsageError: what the environment says makes no sense.
-        DeviceError: the others cannot be reached, or the caller has made a process group of its own.
+        UsageError: torchrun's environment variables are invalid.
+        DeviceError: the other processes cannot be reached, or the caller already has a process group.
     """
     launch = launched()
     if launch.size == 1:
@@ -100,8 +100,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
             f"this process has a process group already ({dist.get_backend()}, {dist.get_world_size()} processes)",
             "call dist.destroy_process_group() first: intraq makes its own",
         )
-    # its functions' defaults hold the group there is when it is imported, and a group that outlives the block can end
-    # the process with SIGABRT at its exit (pytorch/pytorch#190489)
+    # this module's default arguments keep a reference to the group that exists when it is imported; a group that
+    # outlives the block can end the process with SIGABRT at exit (pytorch/pytorch#190489), so import it before
     import torch.distributed.nn  # noqa: F401
 
     try:
@@ -114,11 +114,11 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
 
 
 def _start(device: torch.device) -> Any:
-    """Make the default group (gloo), and one of nccl for tensors on GPUs."""
+    """Create the default group (gloo); for GPUs, also create an NCCL group and return it."""
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://", timeout=START_TIMEOUT))
-    # the store of torchrun outlives a group, and the next one (another seed) must not read the addresses of the last
+    # torchrun's store outlives a group, and the next group (another seed) must not read the addresses of the last
     store = torch.distributed.PrefixStore(f"intraq-{next(GROUPS)}", store)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PEER_TIMEOUT)
     if device.type != "cuda":
@@ -142,15 +142,15 @@ FAILURES = (
         "start the job again: it goes on",
     ),
 )
-"""What gloo, NCCL and CUDA say, in the order in which to look for it; what it means; and what to do."""
+"""Patterns in errors of gloo, NCCL and CUDA, in the order in which they are tried; their meaning; and a hint."""
 
 
 @contextmanager
 def _named_failure(rank: int, starting: bool = False) -> Iterator[None]:
-    """Within the block, an exchange that fails is an error that says whose fault it is.
+    """Within the block, turn errors of a failed exchange into messages that name the cause.
 
     Raises:
-        DeviceError: in place of what gloo, NCCL and CUDA raise; running out of memory, and bugs, stay what they are.
+        DeviceError: in place of errors from gloo, NCCL and CUDA. Out-of-memory errors and bugs are re-raised unchanged.
     """
     try:
         yield

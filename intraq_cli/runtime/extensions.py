@@ -1,7 +1,7 @@
-"""Functions of the user's own that a recipe names: losses on the images, and ways of rounding weights.
+"""User-defined functions that a recipe names: losses on the images, and weight roundings.
 
-In Python they are decorated, and named by their own names; in recipes and on the command line, which can only name
-files, they are written ``path/to/file.py:function``.
+In Python, functions are decorated and referred to by their names. Recipe files and the command line refer to them as
+``path/to/file.py:function``.
 """
 
 import hashlib
@@ -22,31 +22,31 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OWN_LOSSES = ("bns", "sil", "mdc", "total")
 BESIDE_LOSSES = ("stage", "step", "images", "seconds")
-"""What else a row of ``metrics.jsonl`` holds."""
+"""Other fields in a row of ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A user's function, called as it is; what goes wrong in it is an error of one line."""
+    """A user-defined function; its exceptions are turned into one-line errors."""
 
     name: str
-    """As the recipe has it."""
+    """Its name in the recipe."""
     function: Callable[[Any], Any]
     file: str
-    """That it is in, for messages."""
+    """The file that it is in, for messages."""
     sha256: str | None
-    """Of that file, or of the function's source where there is no file; None where there is none either."""
+    """Digest of that file, or of the function's source if there is no file; None if the source is not available."""
 
     @property
     def title(self) -> str:
-        """The function's own name."""
+        """The function's name without its file."""
         return self.name.rpartition(":")[2]
 
     def __call__(self, given: Any) -> Any:
-        """Its result.
+        """Call the function and return its result.
 
         Raises:
-            RecipeError: it fails.
+            RecipeError: the function fails.
         """
         try:
             return self.function(given)
@@ -58,7 +58,7 @@ class Extension:
             raise RecipeError(explained(error, Path(self.file)), "the error is in that file") from error
 
     def refuse(self, message: str) -> RecipeError:
-        """The error that its result is."""
+        """Return the error for a result that is not valid."""
         return RecipeError(f"{self.name} {message}", f"see `{self.title}` in {self.file}")
 
 
@@ -69,11 +69,11 @@ WEIGHT_ROUNDINGS: dict[str, Extension] = {}
 def image_loss(function: F) -> F:
     """Decorator: let recipes name ``function`` as a loss on the images.
 
-    It takes an :class:`intraq_cli.LossInput` and returns a scalar tensor that can be differentiated in the images; its
+    It takes an :class:`intraq_cli.LossInput` and returns a scalar tensor that is differentiable in the images. Its
     weight is ``synthesis.losses.NAME``: ``synthesize(..., set=["synthesis.losses.total_variation=0.1"])``.
 
     Raises:
-        UsageError: a loss of ours, or another entry of the metrics, has its name.
+        UsageError: a built-in loss, or another field of the metrics, has the same name.
     """
     return _added(function, IMAGE_LOSSES, OWN_LOSSES + BESIDE_LOSSES)
 
@@ -81,11 +81,11 @@ def image_loss(function: F) -> F:
 def weight_rounding(function: F) -> F:
     """Decorator: let recipes name ``function`` as a way to round weights.
 
-    It takes an :class:`intraq_cli.RoundingInput` and returns whole numbers:
+    It takes an :class:`intraq_cli.RoundingInput` and returns integers:
     ``quantize(..., set=["quantization.weight_rounding=NAME"])``.
 
     Raises:
-        UsageError: a rounding of ours has its name.
+        UsageError: a built-in rounding has the same name.
     """
     return _added(function, WEIGHT_ROUNDINGS, ROUNDINGS)
 
@@ -98,14 +98,14 @@ def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:
     if Path(file).is_file():
         sha256 = file_digest(Path(file))
     else:
-        with suppress(OSError):  # of a notebook's cell
+        with suppress(OSError):  # a function in a notebook cell
             sha256 = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
     table[name] = Extension(name, function, file, sha256)
     return function
 
 
 def explained(error: BaseException, path: Path) -> str:
-    """An error in a user's file, with the line of it."""
+    """Describe an error in a user's file, with its line number."""
     files = (str(path), str(path.resolve()))
     where = next((f for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename in files), None)
     line = f", line {where.lineno}" if where else ""

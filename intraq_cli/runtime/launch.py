@@ -1,4 +1,4 @@
-"""What torchrun says of this process in the environment. The command line asks first, so nothing heavy is imported."""
+"""This process as torchrun's environment variables describe it. Imports nothing heavy: needed at start-up."""
 
 import os
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ class Launch:
     rank: int = 0
     size: int = 1
     local_rank: int | None = None
-    """Among the processes on this machine; None: the launcher does not say."""
+    """Rank among the processes on this machine; None: the launcher does not set it."""
     local_size: int = 1
 
 
 def launched() -> Launch:
-    """This process among those of its job; alone unless ``WORLD_SIZE`` says otherwise, whatever ``RANK`` says.
+    """Return this process's place in its job; it is a single process unless ``WORLD_SIZE`` is above 1.
 
     Raises:
-        UsageError: the variables make no sense together.
+        UsageError: the variables are invalid or contradict each other.
     """
     size = _number("WORLD_SIZE")
     if size in (None, 1):
@@ -30,7 +30,7 @@ def launched() -> Launch:
     if rank is None or not rank < size:
         said = "is not set" if rank is None else f"is {rank}"
         raise UsageError(f"WORLD_SIZE is {size} and RANK {said}", "start the job with torchrun, or unset WORLD_SIZE")
-    # a launcher that does not count the processes of each machine may have started all of them on this one
+    # without LOCAL_WORLD_SIZE, assume that all processes are on this machine
     return Launch(rank, size, local_rank, _number("LOCAL_WORLD_SIZE") or size)
 
 

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work takes."""
+"""Peak memory of an operation."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +9,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def start_peak(device: torch.device) -> None:
-    """From here on :func:`peak_memory` counts."""
+    """Reset the peak that :func:`peak_memory` returns."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -18,9 +18,9 @@ def start_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU what tensors took there, else what of the process was in memory; 0 where it is not known.
+    """Return the peak in bytes: of tensors on a GPU, else of the process's resident memory; 0 if it is not known.
 
-    That is but where there is Linux's ``/proc``; where its peak cannot be reset, it is that of the whole process.
+    Resident memory is only known on Linux (``/proc``). If its peak cannot be reset, it is the peak since process start.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Every reported step of a job, kept as it happens: the losses of both stages, over interruptions."""
+"""Log of all reported steps of a job: the losses of both stages, preserved across interruptions."""
 
 import json
 import time
@@ -13,22 +13,22 @@ from intraq_cli.runtime.resume import ResumeStore
 
 METRICS = "metrics.jsonl"
 STAGES = ("synthesis", "tuning")
-"""In the order in which they run; calibration and evaluation have no losses."""
+"""Stages with losses, in the order in which they run; calibration and evaluation have none."""
 MOST = 20_000
-"""Steps in a file, which is read again as a whole: those of 200,000 steps, at one in ten."""
+"""Approximate limit of steps in a file, which is later read as a whole: of 200,000 steps, every tenth is written."""
 
 
 class Metrics:
-    """Notes the steps that are reported to it, and passes all events on.
+    """Records the steps that are reported to it, and forwards all events.
 
-    A step that is done again (after an interruption, or because its losses were not finite) replaces what it was.
+    A step that is repeated (after an interruption, or because its losses were not finite) replaces the earlier record.
 
     Args:
-        report: told of every event as well.
-        store: of the job; lines that an interrupted run has left there are gone on with.
+        report: receives every event as well.
+        store: resume store of the job; the steps that an interrupted run recorded there are kept.
 
     Raises:
-        OutputError: these lines are damaged.
+        OutputError: the recorded steps are damaged.
     """
 
     def __init__(self, report: Report, store: ResumeStore) -> None:
@@ -42,7 +42,7 @@ class Metrics:
         self._began: dict[str, float] = {}
 
     def report(self, event: Event) -> None:
-        """Note ``event``, if it is a step of a stage that learns, and pass it on."""
+        """Record ``event`` if it is a step of one of :data:`STAGES`, and forward it."""
         if isinstance(event, StageStarted):
             before = max((step["seconds"] for step in self.steps.values() if step["stage"] == event.stage), default=0.0)
             self._began[event.stage] = time.perf_counter() - before
@@ -55,7 +55,7 @@ class Metrics:
         self._report(event)
 
     def write(self, path: Path) -> None:
-        """One JSON object a line, each step once, in their order; every k-th and the last where there are very many."""
+        """Write one JSON object per step and line, in order; of very many steps, only every k-th and the last."""
         steps = sorted(self.steps.values(), key=lambda step: (STAGES.index(step["stage"]), step["step"]))
         apart = -(-len(steps) // MOST)
         kept = [step for k, step in enumerate(steps, 1) if k % apart == 0 or k == len(steps)]
@@ -70,17 +70,17 @@ def _line(step: dict[str, Any]) -> str:
 
 
 def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
-    """A report that also writes losses for TensorBoard, each stage as a run of its own below ``folder``.
+    """Return a report that also writes losses for TensorBoard, each stage as a separate run in ``folder``.
 
-    What an earlier, interrupted run wrote there of the same steps is hidden.
+    Steps that an earlier, interrupted run wrote there and that are repeated are purged.
 
     Args:
-        report: told of every event.
+        report: receives every event.
         folder: None: nothing is written.
 
     Raises:
         UsageError: TensorBoard is not installed.
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be created.
     """
     if folder is None:
         return report

@@ -1,4 +1,4 @@
-"""Micro-batches: as many images at once as fit; gradients are accumulated, and results equal the full batch's."""
+"""Micro-batches: as many images at once as fit into memory; accumulated gradients equal those of the full batch."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from intraq_cli.runtime.device import return_freed_memory
 from intraq_cli.runtime.launch import launched
 
 MEMORY_SHARE = 0.5
-"""Of the free memory that one stage plans with."""
+"""Share of the free memory that a stage plans to use."""
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch, on a CPU
     "not enough memory",  # the same, on Windows
@@ -23,34 +23,34 @@ OUT_OF_MEMORY = (
     "Cuda failure 'out of memory'",  # NCCL
     "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER
     "_ALLOCATION_FAILED",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED, or HOST_
-    "unable to find an engine to execute",  # cuDNN: no memory is left for the workspace of any
+    "unable to find an engine to execute",  # cuDNN: no memory is left for any engine's workspace
 )
-"""What errors say that are no :class:`torch.OutOfMemoryError`."""
+"""Texts in out-of-memory errors other than :class:`torch.OutOfMemoryError`."""
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.5}
-"""Memory of a step, relative to what the float network keeps for its gradient."""
+"""Memory of a step, relative to what the float network saves for its backward pass."""
 SAME_RESULT = "with the same result"
 
 Result = TypeVar("Result")
 
 
 class MicroBatches:
-    """Runs work in micro-batches, and halves them where they do not fit.
+    """Runs work in micro-batches, and halves their size when memory runs out.
 
     Args:
-        size: images at once to begin with; None: all.
-        report: told when micro-batches get smaller.
-        outcome: what that means.
+        size: initial number of images at once; None: all.
+        report: receives a warning when the size is halved.
+        outcome: end of that warning: what the smaller size means for the result.
     """
 
     def __init__(self, size: int | None = None, report: Report = silent, outcome: str = SAME_RESULT) -> None:
         self.size, self.report, self.outcome = size, report, outcome
 
     def run(self, work: Callable[[int], Result], images: int) -> Result:
-        """``work(size)``, again with half the size where it runs out of memory; it must start over each time.
+        """Return ``work(size)``, retried with half the size when memory runs out; ``work`` must start over each time.
 
         Raises:
-            RuntimeError, MemoryError: a single image is too much.
+            RuntimeError, MemoryError: memory is not enough for a single image, or ``work`` fails otherwise.
         """
         while True:
             size = min(self.size or images, images)
@@ -66,20 +66,20 @@ class MicroBatches:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch and NVIDIA's libraries say so in several ways."""
+    """Whether an error means that memory ran out; torch and NVIDIA's libraries report this in several ways."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def largest_micro_batch(
     network: fx.GraphModule, image_shape: tuple[int, int, int], device: torch.device, stage: str
 ) -> int | None:
-    """Images that a step of ``stage`` can take at once; None: all, until memory runs out.
+    """Return how many images a step of ``stage`` can process at once; None: all, until memory runs out.
 
-    None is returned on a GPU, which says when it is full, and where the free memory is not known. A CPU does not say
-    it: the system kills a process that takes too much.
+    None is returned on a GPU, which raises an error when it is full, and if the free memory is not known. On a CPU
+    there is no error to catch: the system kills a process that takes too much.
 
-    ``network`` is a captured graph, in which what the network's code does under ``torch.no_grad()``, too, keeps what
-    gradients need.
+    ``network`` is a captured graph. In it, code of the network under ``torch.no_grad()`` saves tensors for gradients
+    too.
     """
     if device.type != "cpu":
         return None
@@ -95,7 +95,7 @@ def largest_micro_batch(
         out = network(x)  # alive until all is counted
         own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
         each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
-    # nothing where no gradient reaches the image: layers keep their inputs all the same once they are tuned
+    # zero if no gradient reaches the image: layers will still save their inputs during tuning
     each = each or sum(out.element_size() * numel(call) for call in calls(network) if "shape" in call.meta)
     del x, out
     return_freed_memory()
@@ -104,9 +104,9 @@ def largest_micro_batch(
 
 
 def free_memory() -> float:
-    """Bytes that the processes here may still take: of the machine, or of the control groups (version 2) they run in.
+    """Return the free memory in bytes: of the machine, or of this process's control groups (version 2) if that is less.
 
-    Where the system does not say what is free (macOS), all memory of the machine; infinity where that is not known.
+    If the system does not report free memory (macOS), return the machine's total memory; infinity if unknown.
     """
     try:
         free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -119,18 +119,18 @@ def free_memory() -> float:
         for folder in (group, *group.parents):
             if folder.is_relative_to(CONTROL_GROUPS) and (folder / "memory.max").is_file():
                 free = min(free, _left_in(folder))
-    except (OSError, ValueError, KeyError, StopIteration):  # no Linux, or no such group: what is known counts
+    except (OSError, ValueError, KeyError, StopIteration):  # not Linux, or no such group: use what is known
         pass
     return free
 
 
 def _left_in(group: Path) -> float:
-    """Bytes up to the limit of a control group; files that are cached make room where it is needed."""
+    """Return the bytes left up to a control group's limit; inactive file cache counts as free."""
     limit = float((group / "memory.max").read_text().strip().replace("max", "inf"))
     used = int((group / "memory.current").read_text()) - _counts(group / "memory.stat").get("inactive_file", 0)
     return limit - used
 
 
 def _counts(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+    """Parse a file whose lines are a name and a number."""
     return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}

@@ -1,4 +1,4 @@
-"""Which code made a result: a version number alone does not tell two commits apart."""
+"""The commit of the code that made a result: a version number alone does not distinguish commits."""
 
 import json
 import os
@@ -7,27 +7,27 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""What holds the package: a checkout, or ``site-packages``."""
+"""The folder that contains the package: a checkout, or ``site-packages``."""
 
 
 def code_commit(root: Path = ROOT) -> str | None:
-    """Commit of the package's code, with ``-dirty`` behind it where a checkout has been changed since.
+    """Return the commit of the package's code, followed by ``-dirty`` if the checkout has uncommitted changes.
 
-    None where it is not known: in a release, whose version number tells it.
+    Return None if it is not known, as in a release, which its version number identifies.
     """
-    if not (root / ".git").exists():  # the repository of another project may hold the virtual environment
+    if not (root / ".git").exists():  # the virtual environment may be inside another project's repository
         return _installed_commit()
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         made = subprocess.run(command, capture_output=True, text=True, env=env, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
+    except (OSError, subprocess.SubprocessError):  # git is missing, or the checkout is another user's
         return None
     return made.stdout.strip() or None
 
 
 def _installed_commit() -> str | None:
-    """What pip has noted of an installation from a repository (PEP 610)."""
+    """Return the commit that pip recorded for an installation from a repository (PEP 610)."""
     try:
         noted = json.loads(metadata.distribution("intraq").read_text("direct_url.json") or "{}")
         commit = noted.get("vcs_info", {}).get("commit_id")

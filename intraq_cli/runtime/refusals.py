@@ -1,4 +1,4 @@
-"""What torch raises where a user can do something about it, told in one line."""
+"""Turns torch errors that a user can act on into one-line messages with hints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 
 @contextmanager
 def out_of_memory() -> Iterator[None]:
-    """Within the block, running out of memory is an error with a hint.
+    """Within the block, turn out-of-memory errors into an error with a hint.
 
     Raises:
-        DeviceError: in place of what torch raises.
+        DeviceError: in place of torch's error.
     """
     try:
         yield
@@ -25,10 +25,10 @@ def out_of_memory() -> Iterator[None]:
 
 @contextmanager
 def deterministic_or_refused() -> Iterator[None]:
-    """Within the block, what torch cannot do deterministically is an error with a hint.
+    """Within the block, an operation without a deterministic implementation is an error with a hint.
 
     Raises:
-        DeviceError: in place of what torch raises.
+        DeviceError: in place of torch's error.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a long job has done so far, kept beside its output until that is there: the same command goes on from it."""
+"""Saved states of a long job, kept beside its output until that is complete: the same command resumes from them."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from intraq_cli.io.atomic import sync, unfinished_folder
 LOCK_ATTEMPTS = 10
 LOGS = "*.jsonl"
 PACE = 5.0
-"""Least seconds between two states of the same stage, unless keeping one takes longer than a twentieth of that."""
+"""Least seconds between two periodic saves; more if a save takes longer than a twentieth of that."""
 
 
 def _seconds_noted(folder: Path | None) -> dict[str, float]:
-    """What earlier runs of a job have noted by :meth:`ResumeStore.note_seconds`; nothing where that makes no sense."""
+    """Read what earlier runs of a job recorded by :meth:`ResumeStore.note_seconds`; empty if missing or damaged."""
     try:
         noted = json.loads((folder / "seconds.json").read_text(encoding="utf-8")) if folder else {}
         return {str(stage): max(0.0, float(seconds)) for stage, seconds in noted.items()}
@@ -33,22 +33,22 @@ def _seconds_noted(folder: Path | None) -> dict[str, float]:
 
 
 class ResumeStore:
-    """Named states in a folder, each there whole or not at all; without a folder nothing is kept."""
+    """Named states in a folder, each written atomically; without a folder nothing is saved."""
 
     def __init__(self, folder: Path | None = None, report: Report = silent) -> None:
         self.folder, self.report = folder, report
         self._next = time.monotonic() + PACE
         noted = _seconds_noted(folder)
         self.before = noted.pop("", 0.0)
-        """Seconds that earlier runs of the job have taken."""
+        """Seconds that earlier runs of the job took."""
         self._stages, self._running, self._opened = noted, ("", 0.0), time.perf_counter()
 
     def began(self, stage: str) -> None:
-        """Note that a stage begins, or goes on from where an earlier run left it."""
+        """Record that a stage begins, or resumes where an earlier run left it."""
         self._running = stage, time.perf_counter() - self._stages.get(stage, 0.0)
 
     def ended(self, stage: str) -> float:
-        """Note that the stage that began last is over; returns its seconds, those of earlier runs among them."""
+        """Record that the current stage is over, and return its seconds, including those of earlier runs."""
         seconds = time.perf_counter() - self._running[1]
         self._running = "", 0.0
         if self.folder is not None:
@@ -56,7 +56,7 @@ class ResumeStore:
         return seconds
 
     def note_seconds(self) -> None:
-        """Keep how long the job and its stages have taken so far; it is of no use to the job itself."""
+        """Save how long the job and its stages have taken so far; for reports only, so errors are ignored."""
         if self.folder is None:
             return
         now, (stage, begun) = time.perf_counter(), self._running
@@ -66,33 +66,33 @@ class ResumeStore:
             (self.folder / "seconds.new").replace(self.folder / "seconds.json")
 
     def load(self, name: str) -> Any:
-        """What was kept under ``name``, its tensors on the CPU; None where nothing was.
+        """Load the state saved as ``name``, with its tensors on the CPU; return None if there is none.
 
         Raises:
-            OutputError: it cannot be read.
+            OutputError: the state cannot be read.
         """
         if self.folder is None or not (self.folder / f"{name}.pt").exists():
             return None
         try:
             return torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
-        except Exception as error:  # what a damaged file makes torch raise has no common class
+        except Exception as error:  # torch's errors on damaged files have no common class
             if interruption(error):
                 raise
             raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
 
     def save(self, name: str, state: Any) -> None:
-        """Keep ``state``: tensors, numbers and texts, in lists and dictionaries."""
+        """Save ``state``: tensors, numbers and strings, in lists and dictionaries."""
         if self.folder is None:
             return
         started = time.monotonic()
         scratch = self.folder / f"{name}.new"
         try:
-            for log in self.folder.glob(LOGS):  # a state is never ahead of what was told on the way to it
+            for log in self.folder.glob(LOGS):  # a state must never be ahead of its logs on the disk
                 sync(log)
             torch.save(state, scratch)
             sync(scratch)
             scratch.replace(self.folder / f"{name}.pt")
-        except (OSError, RuntimeError) as error:  # torch says "unexpected pos" of a full disk
+        except (OSError, RuntimeError) as error:  # torch raises "unexpected pos" on a full disk
             scratch.unlink(missing_ok=True)
             if interruption(error):
                 raise
@@ -102,12 +102,12 @@ class ResumeStore:
         self._next = now + max(PACE, 20 * (now - started))
 
     def save_periodically(self, name: str, state: Callable[[], Any]) -> None:
-        """Keep what ``state`` returns, if it is time."""
+        """Save what ``state`` returns if the last save is long enough ago."""
         if self.folder is not None and time.monotonic() >= self._next:
             self.save(name, state())
 
     def append(self, name: str, line: str) -> None:
-        """Write a line to the end of the file ``name``, at once."""
+        """Append a line to the file ``name`` immediately."""
         if self.folder is None:
             return
         try:
@@ -117,7 +117,7 @@ class ResumeStore:
             self._give_up(error)
 
     def lines(self, name: str) -> list[str]:
-        """The lines of the file ``name``; one that was broken off is taken away."""
+        """Read the lines of the file ``name``; an incomplete last line is removed from the file."""
         if self.folder is None or not (self.folder / name).exists():
             return []
         with (self.folder / name).open("rb+") as file:
@@ -127,7 +127,7 @@ class ResumeStore:
         return whole.decode().splitlines()
 
     def drop(self, name: str) -> None:
-        """Forget what was kept under ``name``."""
+        """Delete the state saved as ``name``."""
         if self.folder is not None:
             (self.folder / f"{name}.pt").unlink(missing_ok=True)
 
@@ -141,18 +141,18 @@ NO_STORE = ResumeStore()
 
 @contextmanager
 def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = silent) -> Iterator[ResumeStore]:
-    """Within the block, states are kept in a neighbour of ``path``, which disappears at the end of the job.
+    """Within the block, states are saved in a folder beside ``path``, which is removed at the end of the job.
 
-    An error or an interruption leaves it for the next run of the same job.
+    After an error or an interruption the folder stays for the next run of the same job.
 
     Args:
         path: the output.
-        job: all that the result depends on, as JSON can hold it.
-        resume: go on from a state that is there.
-        report: told of what is kept and where.
+        job: everything that the result depends on, as values that JSON supports.
+        resume: resume from an existing state.
+        report: receives notes about what is saved and where.
 
     Raises:
-        OutputError: another process is at it, the state is of another job, or the folder cannot be written.
+        OutputError: another process uses the folder, its state is of another job, or it cannot be written.
     """
     folder = unfinished_folder(path)
     job = json.loads(json.dumps(job))
@@ -183,10 +183,10 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
 
 
 def _put_back(path: Path, folder: Path) -> None:
-    """Give back what a run, killed as it put its own output in that place, had taken away.
+    """Restore the old output that a run had moved away when it was killed while replacing it.
 
     Raises:
-        OutputError: something was put back, and may be wanted.
+        OutputError: an old output was restored; the user may want to keep it.
     """
     for old in folder.glob(f".{escape(path.name)}.*/old"):
         if not path.exists():
@@ -195,7 +195,7 @@ def _put_back(path: Path, folder: Path) -> None:
 
 
 def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
-    """Make the folder that of this job; returns whether there is something to go on from."""
+    """Prepare the folder for this job, and return whether there is a state to resume from."""
     states = list(folder.glob("*.pt"))
     if not resume:
         for state in [*states, folder / "seconds.json"]:
@@ -220,22 +220,22 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a job has made a folder: its lock is there, its note, or the scratch folder of its output."""
+    """Whether a job created the folder: it has a lock, ``job.json``, or the scratch folder of an output."""
     return any((folder / name).exists() for name in ("lock", "job.json")) or any(folder.glob(".*"))
 
 
 def _locked(folder: Path) -> FileLock:
-    """Make ``folder``, and hold the lock in it, which dies with its process.
+    """Create ``folder``, and acquire the lock in it, which the system releases when the process ends.
 
     Raises:
-        OutputError: another process holds it, or the folder cannot be made, or is somebody else's.
+        OutputError: another process holds the lock, or the folder cannot be created, or holds other things.
     """
     if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
         raise OutputError(
             f"{folder} holds other things than an unfinished run, which would be kept there", "give another --out"
         )
     lock = FileLock(folder / "lock", blocking=False)
-    for attempt in range(LOCK_ATTEMPTS):  # the last holder may remove the folder meanwhile
+    for attempt in range(LOCK_ATTEMPTS):  # the previous holder may be removing the folder
         try:
             folder.mkdir(exist_ok=True)
             lock.acquire()
@@ -254,9 +254,9 @@ def _locked(folder: Path) -> FileLock:
 
 def _remove(folder: Path, lock: FileLock) -> None:
     """Remove the folder and the lock in it."""
-    shutil.rmtree(folder, ignore_errors=True)  # while it is locked, so that nobody has begun to use it
+    shutil.rmtree(folder, ignore_errors=True)  # while it is locked, so that no other process uses it yet
     lock.release()
-    if os.name == "nt":  # which does not remove a lock that is held; nor does it now if another process holds it
+    if os.name == "nt":  # Windows cannot delete a held lock file; this fails too if another process holds it by now
         with suppress(OSError):
             (folder / "lock").unlink()
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""Torch's global settings as this package expects them, whatever a caller from Python has made of them."""
+"""Torch's global settings as this package expects them, whatever the calling Python code has set."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Within the block tensors are float32 where nothing else is said."""
+    """Within the block, the default dtype of tensors is float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -18,16 +18,16 @@ def float32_by_default() -> Iterator[None]:
 
 
 def _put_back(device: torch.device) -> None:
-    if torch.get_default_device() != device:  # not always, and None for the usual one: any other slows every call down
+    if torch.get_default_device() != device:  # only if needed; None for the CPU: a default device slows every call
         torch.set_default_device(None if device.type == "cpu" else device)
 
 
 @contextmanager
 def usual_settings() -> Iterator[None]:
-    """Within the block tensors are float32, on the CPU and with gradients where nothing else is said.
+    """Within the block, torch's defaults are float32, the CPU, and gradients enabled.
 
-    At the end the caller's settings are as before, and so are the states of the global random generators: networks are
-    built with random weights before their own are read.
+    At the end the caller's settings are restored, and so are the states of the global random generators, from which
+    networks draw initial weights before their own are loaded.
     """
     with ExitStack() as stack:
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -37,6 +37,6 @@ def usual_settings() -> Iterator[None]:
         stack.enter_context(float32_by_default())
         device = torch.get_default_device()
         stack.callback(_put_back, device)
-        if device.type != "cpu":  # not always: it looks at every function that is called
+        if device.type != "cpu":  # only if needed: it intercepts every torch call
             stack.enter_context(torch.device("cpu"))
         yield

@@ -1,4 +1,4 @@
-"""Architectures of our own, which timm does not have; a checkpoint's config names them by these keys."""
+"""This package's own architectures, which timm lacks; a checkpoint's config names them by these keys."""
 
 from intraq_cli.models.nets.cifar_resnet import CifarResNet
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions; the shortcut has no parameters: every second pixel, new channels zero (option A)."""
+    """Two 3x3 convolutions; the shortcut has no parameters: it subsamples pixels and pads channels by 0 (option A)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class CifarResNet(nn.Module):
         self.fc = nn.Linear(64, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)``."""
+        """Return logits ``(B, num_classes)``."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in self.stages:
             x = stage(x)
