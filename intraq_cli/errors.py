@@ -67,10 +67,6 @@ NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
 """Hint for a folder that is not a checkpoint."""
 
 
-NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
-"""Hint for a folder that is not a checkpoint."""
-
-
 class CheckpointError(IntraqError):
     """The folder is not a checkpoint, or the checkpoint is damaged."""
 

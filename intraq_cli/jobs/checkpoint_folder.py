@@ -14,8 +14,8 @@ from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.io.json_files import plain, write_json
 from intraq_cli.jobs.bit_budget import Chosen
 from intraq_cli.jobs.evidence import evidence, write_evidence
-from intraq_cli.jobs.made import Made
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
@@ -32,7 +32,7 @@ class Finished:
     job: Job
     source: Source
     chosen: Chosen
-    quantized: Made
+    quantized: QuantizedModel
     made: TuningImages | None
     run: dict[str, Any]
     """The manifest, without the size and the time."""

@@ -15,7 +15,7 @@ from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import same_answers
-from intraq_cli.jobs.made import Made
+from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Captured, Teacher
@@ -87,7 +87,7 @@ class Job:
                 self._context_of("synthesis"),
             )
 
-    def quantize(self, plan: Plan, made: TuningImages | None) -> Made:
+    def quantize(self, plan: Plan, made: TuningImages | None) -> QuantizedModel:
         """Calibrate, tune (stage 2) and freeze.
 
         Raises:
@@ -96,7 +96,7 @@ class Job:
         with out_of_memory():
             return self._quantize(plan, made)
 
-    def _quantize(self, plan: Plan, made: TuningImages | None) -> Made:
+    def _quantize(self, plan: Plan, made: TuningImages | None) -> QuantizedModel:
         graph = self._prepared(plan)
         if made is None:
             return self._without_images(graph, plan)
@@ -109,7 +109,7 @@ class Job:
 
     def _by_images(
         self, student: QuantizedNetwork, graph: fx.GraphModule, used: TuningImages, held_out: Tensor
-    ) -> Made:
+    ) -> QuantizedModel:
         """Calibrate on the images ``used``, tune on them if the recipe says so, and freeze."""
         self._calibrate(student, graph, used)
         context = self._context_of("tuning")
@@ -152,7 +152,7 @@ class Job:
         held_out: Tensor,
         losses: dict[str, float],
         context: RunContext,
-    ) -> Made:
+    ) -> QuantizedModel:
         """Freeze the student, tuned or not, and measure it on the held-out images."""
         stored = _frozen(student)
         network, device = self.teacher.logits, context.device
@@ -160,7 +160,7 @@ class Job:
             lambda size: fidelity(student.graph, network, teacher, batches_on_device(held_out.split(size), device)),
             min(EVALUATION_BATCH, len(held_out)),
         )
-        return Made(student, stored, follows, losses)
+        return QuantizedModel(student, stored, follows, losses)
 
     def _calibrate(
         self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_statistics: bool = False
@@ -198,13 +198,13 @@ class Job:
 
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
 
-    def _without_images(self, graph: fx.GraphModule, plan: Plan) -> Made:
+    def _without_images(self, graph: fx.GraphModule, plan: Plan) -> QuantizedModel:
         """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""
 
-        def made_by(plan: Plan, images: TuningImages | None) -> Made:
+        def made_by(plan: Plan, images: TuningImages | None) -> QuantizedModel:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
             self._calibrate(student, graph, images, by_statistics=images is None)
-            return Made(student, _frozen(student), Fidelity(), {})
+            return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
         return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by)
 

@@ -21,9 +21,9 @@ from intraq_cli.jobs.evidence import recorded
 from intraq_cli.jobs.forecast import foretell
 from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.jobs.inspection import inspected
-from intraq_cli.jobs.made import Made
 from intraq_cli.jobs.manifest import manifest, origin_of
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import Plan
@@ -186,7 +186,9 @@ class QuantizationRun:
         )
 
 
-def _with_figures(result: QuantizationResult, made: TuningImages | None, quantized: Made) -> QuantizationResult:
+def _with_figures(
+    result: QuantizationResult, made: TuningImages | None, quantized: QuantizedModel
+) -> QuantizationResult:
     """Return the result with the measured values filled in."""
     follows = quantized.fidelity
     if made is not None:

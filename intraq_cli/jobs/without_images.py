@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
-from intraq_cli.jobs.made import Made
+from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
@@ -47,7 +47,7 @@ WEAK = 0.3
 """Above this relative error of logits on random images, a warning names ways to a better network."""
 
 
-MadeBy = Callable[[Plan, TuningImages | None], Made]
+Quantize = Callable[[Plan, TuningImages | None], QuantizedModel]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class WithoutImages:
     plan: Plan
     context: RunContext
 
-    def better(self, made_by: MadeBy) -> Made:
+    def better(self, made_by: Quantize) -> QuantizedModel:
         """Return the network that better matches the teacher on random images; report doubts about it as warnings.
 
         Args:
@@ -78,12 +78,12 @@ class WithoutImages:
         self._tell(error, on_any)
         return replace(made, logits_error=error)
 
-    def _compared(self, made: Made, made_by: MadeBy, nearest: TuningImages) -> Made:
+    def _compared(self, made: QuantizedModel, made_by: Quantize, nearest: TuningImages) -> QuantizedModel:
         """Return ``made``, or the network with ranges from random images if it matches much better on unseen ones."""
         first, unseen = nearest.select(slice(CALIBRATION_IMAGES)), nearest.images[CALIBRATION_IMAGES:]
         wanted = self._logits(self.teacher.logits, unseen)
 
-        def error_of(network: Made) -> float:
+        def error_of(network: QuantizedModel) -> float:
             return relative_error(wanted, self._logits(network.student, unseen))
 
         error = error_of(made)

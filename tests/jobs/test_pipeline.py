@@ -12,8 +12,8 @@ from intraq_cli.events import Warned
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.graph.proof import relative_error
 from intraq_cli.jobs import pipeline, without_images
-from intraq_cli.jobs.made import Made
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
@@ -208,7 +208,7 @@ def test_whether_batch_norms_fit_a_network_is_judged_at_eight_bits(job, at_eight
             logits = one.teacher.logits(x)
             return logits + share * (logits - logits.mean(0))
 
-        return Made(student, {}, Fidelity(), {})
+        return QuantizedModel(student, {}, Fidelity(), {})
 
     better = WithoutImages(one.teacher, one.captured.graph, plan, one.context).better(made_by)
     random = at_eight[0] > without_images.CONTRADICTED * at_eight[1]

@@ -10,7 +10,7 @@ from intraq_cli.quantization.network import QuantizedNetwork
 
 
 @dataclass(frozen=True)
-class Made:
+class QuantizedModel:
     """The result of ``quantize``, before anything is written."""
 
     student: QuantizedNetwork
