@@ -392,6 +392,7 @@ def test_ctrl_c_while_the_command_is_being_imported_ends_it_without_a_traceback(
     """A finder of modules stands for the user, who presses the keys as ``module`` is looked for."""
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 class Impatient:
     def find_spec(self, name, *_):
         if name == {module!r}:
