@@ -103,6 +103,39 @@ class RunManifest(_Table):
     """SHA-256 of the model card, and of the one that it replaces."""
 
 
+class _Tuning(_Table):
+    steps: Count
+
+
+class _Recipe(_Table):
+    name: Text
+    tuning: _Tuning
+
+
+class _Versions(_Table):
+    intraq: Text
+
+
+class _Measured(_Table):
+    bytes_float: Count
+    bytes_quantized: Count
+    agreement: Figure | None = None
+    held_out: Count | None = None
+
+
+class PublishedRun(RunManifest):
+    """``run.json`` with all fields that a model card shows."""
+
+    name: Text
+    command: StrictStr
+    seed: Whole
+    images_from: Text | None = None
+    needs_factory: StrictBool
+    recipe: _Recipe
+    versions: _Versions
+    measured: _Measured
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Read the manifest of a checkpoint folder, validated by :class:`RunManifest`; empty if there is none.
 

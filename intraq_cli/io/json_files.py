@@ -21,14 +21,14 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD, keys to text.
+    """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD.
 
     Surrogates occur in file names with bytes that are not UTF-8.
     """
     if isinstance(value, str):
         return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
-        return {plain(key) if isinstance(key, str) else json.dumps(key): plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

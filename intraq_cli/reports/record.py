@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
 from intraq_cli.errors import CheckpointError
@@ -102,28 +102,21 @@ class LayerMoves(_Table):
     inputs: dict[Text, Number] = {}
 
 
-class Tuning(_Table):
-    """The tuning settings of a recipe."""
-
-    steps: Count
-
-
-class RecipeUsed(_Table):
+class RecipeName(_Table):
     """The recipe of the run."""
 
     name: Text
-    tuning: Tuning
 
 
 class Run(RunManifest):
-    """``run.json``, with all fields that a report or a model card shows."""
+    """``run.json``, with all fields that a report shows."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: Text
     command: StrictStr
     seed: Whole
-    recipe: RecipeUsed
+    recipe: RecipeName
     images: list[Text] = Field(default_factory=list)
     """Values of ``--images``."""
     images_from: Text | None = None
@@ -133,8 +126,6 @@ class Run(RunManifest):
     stages: dict[Text, Number] = Field(default_factory=dict)
     versions: dict[Text, Text]
     commit: Text | None = None
-    needs_factory: StrictBool = False
-    """Whether the network is built by code that the checkpoint does not contain."""
     measured: Measured
     inspection: Inspection | None = None
     losses: dict[Text, dict[Text, Number]] = Field(default_factory=dict)

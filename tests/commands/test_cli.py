@@ -388,7 +388,7 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
 
 
 @pytest.mark.parametrize("module", ["typer", "intraq_cli.commands.images"])
-def test_ctrl_c_while_the_command_is_being_imported_ends_it_without_a_traceback(tmp_path, module):
+def test_ctrl_c_while_the_command_is_being_imported_ends_it_without_a_traceback(module):
     """A finder of modules stands for the user, who presses the keys as ``module`` is looked for."""
     code = f"""
 import os, signal, sys

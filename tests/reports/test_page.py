@@ -144,7 +144,7 @@ def test_words_of_strangers_stay_words(tmp_path):
         name=EVIL,
         command=EVIL,
         device=EVIL,
-        recipe={"name": EVIL, "tuning": {"steps": 1}},
+        recipe={"name": EVIL},
         teacher={"source": EVIL, "revision": EVIL},
         versions={EVIL: EVIL},
         stages={EVIL: 1.0},
