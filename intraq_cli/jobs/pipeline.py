@@ -1,7 +1,7 @@
 """The stages of ``synthesize`` and ``quantize``, and the job that all of them work on."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,13 +19,14 @@ from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Captured, Teacher
-from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, NO_VALUES, calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import Plan, form_of, layer_bits
 from intraq_cli.quantization.quantizers import WeightQuantizer
+from intraq_cli.quantization.ranges import clipped_pooled_values
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import batches_on_device, place, training_settings
@@ -163,7 +164,12 @@ class Job:
         return QuantizedModel(student, stored, follows, losses)
 
     def _calibrate(
-        self, student: QuantizedNetwork, teacher: fx.GraphModule, used: TuningImages | None, by_statistics: bool = False
+        self,
+        student: QuantizedNetwork,
+        teacher: fx.GraphModule,
+        used: TuningImages | None,
+        by_statistics: bool = False,
+        pooled: Mapping[str, Tensor] = NO_VALUES,
     ) -> None:
         """Set the student's first grids, from images (random ones if none are given) or batch-norm statistics."""
         self.context.store.began("calibration")
@@ -178,11 +184,18 @@ class Job:
             warm_up(student, batches_on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, by_statistics)
+            self._calibrate_on(student, teacher, images, by_statistics, pooled)
         place(student, device)
         report(StageDone("calibration", self.context.store.ended("calibration")))
 
-    def _calibrate_on(self, student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, sampled: bool) -> None:
+    def _calibrate_on(
+        self,
+        student: QuantizedNetwork,
+        teacher: fx.GraphModule,
+        images: Tensor,
+        sampled: bool,
+        pooled: Mapping[str, Tensor],
+    ) -> None:
         """Calibrate on ``images``, or on as many as fit into memory: every layer must process all of them at once."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
@@ -194,19 +207,26 @@ class Job:
             forget_grids(student, weights)
             student.load_state_dict(before)
             (first,) = batches_on_device([images[:count]], device)
-            calibrate(student, teacher, first, self.recipe.quantization, sampled=sampled)
+            calibrate(student, teacher, first, self.recipe.quantization, sampled, pooled)
 
         MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> QuantizedModel:
         """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""
 
-        def made_by(plan: Plan, images: TuningImages | None) -> QuantizedModel:
+        def made_by(
+            plan: Plan, images: TuningImages | None, pooled: Mapping[str, Tensor] = NO_VALUES
+        ) -> QuantizedModel:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-            self._calibrate(student, graph, images, by_statistics=images is None)
+            self._calibrate(student, graph, images, images is None, pooled)
             return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
-        return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by)
+        def unclipped(made: QuantizedModel) -> QuantizedModel:
+            (pixels,) = batches_on_device([random_pixels(self.teacher.spec)], self.context.device)
+            pooled = clipped_pooled_values(made.student, graph, pixels)
+            return made_by(plan, None, pooled) if pooled else made
+
+        return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by, unclipped)
 
     def _context_of(self, stage: str) -> RunContext:
         """Return the context with a micro-batch size that fits into memory in a stage, unless one is given."""

@@ -59,48 +59,50 @@ class WithoutImages:
     plan: Plan
     context: RunContext
 
-    def better(self, made_by: Quantize) -> QuantizedModel:
+    def better(self, made_by: Quantize, unclipped: Callable[[QuantizedModel], QuantizedModel]) -> QuantizedModel:
         """Return the network that better matches the teacher on random images; report doubts about it as warnings.
 
         Args:
             made_by: quantizes according to a plan, with images or, if None is given, with batch-norm statistics.
+            unclipped: widens the ranges of a network from batch-norm statistics if random images show a need.
         """
         made, images = made_by(self.plan, None), random_pixels(self.teacher.spec)
-        error = on_any = relative_error(self._logits(self.teacher.logits, images), self._logits(made.student, images))
-        if error > DOUBTFUL:
+        on_any = self._error_on(images)(made)
+        if on_any > DOUBTFUL:
             nearest = self._nearest()
             if nearest is None:
                 what = "random images are nothing like what this network has seen: how well it follows cannot be told"
                 self._warn(f"{what}; --recipe calibrated or default learn images, quantize --images takes your own")
                 return made
-            made = self._compared(made, made_by, nearest)
-            error = made.logits_error
+            made, images = self._compared(made, made_by, nearest), nearest.images[CALIBRATION_IMAGES:]
+        if not made.random_images:
+            made = unclipped(made)
+        error = self._error_on(images)(made)
         self._tell(error, on_any)
         return replace(made, logits_error=error)
 
+    def _error_on(self, images: Tensor) -> Callable[[QuantizedModel], float]:
+        wanted = self._logits(self.teacher.logits, images)
+        return lambda made: relative_error(wanted, self._logits(made.student, images))
+
     def _compared(self, made: QuantizedModel, made_by: Quantize, nearest: TuningImages) -> QuantizedModel:
         """Return ``made``, or the network with ranges from random images if it matches much better on unseen ones."""
-        first, unseen = nearest.select(slice(CALIBRATION_IMAGES)), nearest.images[CALIBRATION_IMAGES:]
-        wanted = self._logits(self.teacher.logits, unseen)
-
-        def error_of(network: QuantizedModel) -> float:
-            return relative_error(wanted, self._logits(network.student, unseen))
-
+        first, error_of = nearest.select(slice(CALIBRATION_IMAGES)), self._error_on(nearest.images[CALIBRATION_IMAGES:])
         error = error_of(made)
         if error <= DOUBTFUL:
-            return replace(made, logits_error=error)
+            return made
         fine = at_eight_bits(self.plan)
         by_statistics = error if fine == self.plan else error_of(made_by(fine, None))
         other = made_by(fine, first)
         by_images = error_of(other)
         if by_statistics <= CONTRADICTED * by_images:
-            return replace(made, logits_error=error)
+            return made
         off = f"at 8 bits logits are off by {by_images:.2f} of their spread on them, by {by_statistics:.2f} with theirs"
         what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
         self._warn(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)")
         if fine != self.plan:
             other = made_by(self.plan, first)
-        return replace(other, logits_error=error_of(other), random_images=True)
+        return replace(other, random_images=True)
 
     def _nearest(self) -> TuningImages | None:
         """Return the random images with statistics nearest to the stored ones; None if even these are far from them.

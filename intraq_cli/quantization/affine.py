@@ -137,6 +137,13 @@ def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, top)
 
 
+def joined_grid(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], top: int) -> tuple[Tensor, Tensor]:
+    """Compute the grid that spans the ranges of two grids, each a scale and a zero-point, ``()``."""
+    low = torch.minimum(-a[1] * a[0], -b[1] * b[0])
+    high = torch.maximum((top - a[1]) * a[0], (top - b[1]) * b[0])
+    return grid_of_range(low, high, top)
+
+
 def mse_grid(
     rows: Tensor, top: int, symmetric: bool = False, importance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ errors of everything before it, and everything after it runs with the grid that 
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from intraq_cli.graph.batch_norms import (
 from intraq_cli.graph.layers import LAYERS, is_linear, run_layer
 from intraq_cli.graph.nodes import argument_node, tensor_of
 from intraq_cli.graph.values import PADS
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, joined_grid
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
@@ -49,10 +50,17 @@ that input itself, and nothing is gained."""
 LEAST_VARIANCE = 1e-5
 """Added to a channel's variance, relative to its batch norm's running variance; the default ``eps`` of torch."""
 
+NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
+
 
 @torch.no_grad()
 def calibrate(
-    student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor, config: Quantization, sampled: bool = False
+    student: QuantizedNetwork,
+    teacher: fx.GraphModule,
+    images: Tensor,
+    config: Quantization,
+    sampled: bool = False,
+    pooled: Mapping[str, Tensor] = NO_VALUES,
 ) -> None:
     """Set all grids and round all weights of ``student``; correct its batch norm statistics if ``config`` says so.
 
@@ -62,6 +70,7 @@ def calibrate(
         images: ``(B, C, H, W)``, on the same device; all run in one batch.
         config: the recipe's quantization section.
         sampled: make every batch norm output samples from its own statistics, independent of ``images``.
+        pooled: values by site, ``(B, C, ...)``, that ranges must cover too; see ``ranges.clipped_pooled_values``.
 
     Raises:
         ModelError: an activation is NaN or infinite.
@@ -71,7 +80,7 @@ def calibrate(
     # sampled values are unrelated to the float network's, so there is nothing to compensate
     comparable = config.weight_rounding == "gptq" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
-    calibrator = _Calibrator(student, config, float_, run, sampled)
+    calibrator = _Calibrator(student, config, float_, run, sampled, pooled)
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -103,6 +112,7 @@ class _Calibrator(fx.Interpreter):
         float_: FloatStatistics,
         run: FloatRun | None,
         sampled: bool,
+        pooled: Mapping[str, Tensor],
     ) -> None:
         super().__init__(student.graph)
         self.student, self.config, self.float, self.float_run = student, config, float_, run
@@ -111,6 +121,7 @@ class _Calibrator(fx.Interpreter):
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
         quantizers = student.activation_quantizers
         self.activations = {node: quantizers[name] for name, node in student.site_nodes.items()}
+        self.pooled = {student.site_nodes[name]: values for name, values in pooled.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.folded = {output.node: (k, output) for k, output in enumerate(folded_outputs(student.graph))}
         self.normalized = normalized_layers(student.graph)
@@ -200,10 +211,14 @@ class _Calibrator(fx.Interpreter):
         scale, zero_point = grid_of_values(x, quantizer.top)
         if self.sampled:
             scale = scale * max(1.0, WIDER ** (quantizer.bits - 4))
+        seen, pooled = x[:IMAGES_PER_RANGE], self.pooled.get(node)
+        if pooled is not None:
+            scale, zero_point = joined_grid((scale, zero_point), grid_of_values(pooled, quantizer.top), quantizer.top)
+            seen = torch.cat([seen, pooled[:IMAGES_PER_RANGE]])
         quantizer.set_grid(scale, zero_point)
         reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":
-            self._fit_to_output(quantizer, x[:IMAGES_PER_RANGE], node, reader)
+            self._fit_to_output(quantizer, seen, node, reader)
         return quantizer(x)
 
     def _reader(self, node: fx.Node) -> fx.Node | None:

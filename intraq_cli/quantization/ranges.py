@@ -1,11 +1,13 @@
 """The values that activation quantizers receive, compared with their grids."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from intraq_cli.graph.nodes import argument_node, run_each
+from intraq_cli.quantization.affine import grid_of_values, joined_grid
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 
@@ -53,6 +55,38 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
             found.sort(key=lambda one: one.sqnr)
             del found[most:]
     return found
+
+
+@torch.no_grad()
+def clipped_pooled_values(student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Return what the float network pools to one value per channel, where that reaches beyond the student's grid.
+
+    A mean of independent samples from batch-norm statistics hardly varies; in an image, neighbours are alike.
+
+    Args:
+        student: calibrated on such samples.
+        teacher: the float graph that it was made from, on the same device.
+        images: ``(B, C, H, W)``, on that device.
+
+    Returns:
+        Values ``(B, C, ...)`` by site.
+    """
+    run, found = fx.Interpreter(teacher), {}
+    values = {
+        node.name: run.env[node] for node in run_each(run, teacher.graph.nodes, images) if _is_pooled(run.env[node])
+    }
+    for site, node in student.site_nodes.items():
+        x, quantizer = values.get(argument_node(node).name), student.activation_quantizers[site]
+        if x is not None:
+            grid = quantizer.scale().to(x.dtype), quantizer.zero_point.to(x.dtype)
+            wider, _ = joined_grid(grid, grid_of_values(x, quantizer.top), quantizer.top)
+            if wider > grid[0] * (1 + 1 / quantizer.top):  # by more than a step
+                found[site] = x
+    return found
+
+
+def _is_pooled(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 1 and value[0].numel() == value.shape[1]
 
 
 def _range(site: str, quantizer: ActivationQuantizer, x: Tensor, out: Tensor) -> SiteRange:

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from intraq_cli.quantization.calibration import calibrate
-from intraq_cli.quantization.ranges import BINS, worst_ranges
+from intraq_cli.quantization.float_statistics import FloatRun
+from intraq_cli.quantization.ranges import BINS, clipped_pooled_values, worst_ranges
 from intraq_cli.recipe import Quantization
-from tests.conftest import graph_of, student_of
+from tests.conftest import SmallNet, graph_of, student_of, trained
 
 
 @pytest.fixture
@@ -57,3 +58,21 @@ def test_only_the_worst_are_kept_and_nothing_stays_behind(student):
     assert not any(quantizer._forward_hooks for quantizer in network.activation_quantizers.values())
     (one,) = worst_ranges(network, torch.zeros(2, 3, 8, 8), 1)
     assert sum(one.counts) > 0
+
+
+def test_pooled_values_that_random_images_push_beyond_a_grid_are_covered_by_the_next_one(random):
+    """Means of independent samples hardly vary: their range alone clips what bright and dark images pool."""
+    graph = graph_of(trained(SmallNet()))
+    images = torch.randn(64, 3, 8, 8, generator=random) + 4 * torch.randn(64, 3, 1, 1, generator=random)
+    first, second = student_of(graph, 8, 8, "inputs"), student_of(graph, 8, 8, "inputs")
+    calibrate(first, graph, images, Quantization(), sampled=True)
+    found = clipped_pooled_values(first, graph, images)
+    classifier = next(node for node in graph.graph.nodes if node.target is torch.ops.aten.linear.default)
+    torch.testing.assert_close(found, {"fc": FloatRun(graph, images).read_by(classifier.name)})
+    calibrate(second, graph, images, Quantization(), sampled=True, pooled=found)
+    before, after = (
+        float((one.activation_quantizers["fc"](found["fc"]).detach() - found["fc"]).square().mean() / found["fc"].var())
+        for one in (first, second)
+    )
+    assert before > 0.05
+    assert after < 1e-3
