@@ -166,10 +166,9 @@ def test_words_of_strangers_stay_words(tmp_path):
         page_of_several([read_record(evil), read_record(tmp_path / "<b>bold" / "<i>")]),
     ):
         tags = {tag for tag, _ in Page(text).tags}
-        assert not tags & {"script", "b" if "Synthetic images" not in text else "script", "i"}
+        assert not tags & {"script", "i", *(() if "Synthetic images" in text else "b")}
         assert [a for tag, a in Page(text).tags if tag == "img" and not a["src"].startswith("data:")] == []
         assert not [name for _, a in Page(text).tags for name in a if name.startswith("on")]
-        assert "49" not in re.findall(r"\{\{.{0,9}", text)
         assert "alert" in text  # it is shown
 
 
@@ -216,7 +215,7 @@ def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
     for verb in ("report", "inspect"):
         ran = intraq(verb, bad)
         assert (ran.code, "Traceback" in ran.err) == (1 if verb == "inspect" or value else 0, False)
-    assert len(ran.err.splitlines()) <= 2
+        assert len(ran.err.splitlines()) <= 2
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 1e-310, 1e98, 0.0])
