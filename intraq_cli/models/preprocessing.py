@@ -71,7 +71,7 @@ class InputOverride:
                 raise UsageError(
                     f"{said}: --input-size C,H,W has {counted(size[0], 'channel')}", "give one number for each"
                 )
-        check_pixel_scale(self.mean, self.std, "--mean and --std", UsageError)
+        check_pixel_scale(self.mean, self.std, "", UsageError)
         if self.crop_pct is not None and not MIN_CROP_PCT <= self.crop_pct <= MAX_CROP_PCT:
             raise UsageError(
                 f"--crop-pct {self.crop_pct:g}: must be from {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875"
@@ -87,7 +87,7 @@ def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] =
     Args:
         mean: per channel, or None.
         std: per channel, or None.
-        where: where they are stated, for the message.
+        where: where they are stated, for the message; empty for options.
         kind: class of the error to raise.
 
     Raises:
@@ -96,4 +96,5 @@ def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] =
     stated = {name: values for name, values in (("mean", mean), ("std", std)) if values}
     if any(abs(value) > PIXEL_SCALE for values in stated.values() for value in values):
         scaled = [f"--{name} {','.join(f'{v / 255:.4g}' for v in values)}" for name, values in stated.items()]
-        raise kind(f"{where} are for pixels in [0, 255], not in [0, 1]", f"divide them by 255: {' '.join(scaled)}")
+        names = f"{where}: {' and '.join(stated)}" if where else " and ".join(f"--{name}" for name in stated)
+        raise kind(f"{names} must be for pixels in [0, 1], not in [0, 255]", f"divide by 255: {' '.join(scaled)}")

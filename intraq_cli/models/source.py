@@ -188,7 +188,7 @@ class Source:
         spec = spec_of_config(stated, f"{self.spelled}: pretrained_cfg")
         mean = None if self.override.mean else spec.mean
         std = None if self.override.std else spec.std
-        check_pixel_scale(mean, std, f"{self.spelled}: mean and std of its pretrained_cfg")
+        check_pixel_scale(mean, std, f"{self.spelled}: pretrained_cfg")
         return spec
 
     def _copied(self) -> nn.Module:

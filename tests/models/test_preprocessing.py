@@ -95,13 +95,16 @@ def test_an_unknown_tag_beside_weights_is_refused(tmp_path):
     ],
 )
 def test_pixel_scale_is_recognised_and_spelled_right(mean, std, spelled):
-    with pytest.raises(UsageError, match=r"pixels in \[0, 255\]") as caught:
+    names = "--mean" if std is None else "--mean and --std"
+    with pytest.raises(UsageError, match=rf"^{names} must be for pixels in \[0, 1\], not in \[0, 255\]$") as caught:
         Source.parse("resnet18", InputOverride(mean=mean, std=std))
     assert spelled in caught.value.hint
 
 
 def test_pixel_scale_in_a_modules_own_cfg_is_refused():
-    with pytest.raises(ModelError, match=r"pretrained_cfg are for pixels in \[0, 255\]"):
+    with pytest.raises(
+        ModelError, match=r"pretrained_cfg: mean and std must be for pixels in \[0, 1\], not in \[0, 255\]"
+    ):
         Source.parse(small(input_size=(3, 8, 8), mean=(123.68,) * 3, std=(58.0,) * 3)).load()
 
 
