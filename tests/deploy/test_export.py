@@ -246,7 +246,7 @@ def test_other_placements_say_why_layers_stay_float(random):
     model = model_of(student, shape=(3, 8, 8))
     _integer, left = integer_layers(model)
     assert {layer.name for layer in left} >= {"conv1", "conv2", "conv3"}
-    assert all("zero-points" in layer.reason or "not quantized" in layer.reason for layer in left)
+    assert all("its own zero-point" in layer.reason or "not quantized" in layer.reason for layer in left)
     x = torch.randn(16, 3, 8, 8, generator=random)
     wanted, got = student(x), run(model, x)
     assert torch.allclose(wanted, got, atol=1e-3 * wanted.std().item())
@@ -427,7 +427,7 @@ def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
         ((tmp_path / "none",), 2, "is no folder"),
         ((folder, "--model", model, "--storage", "int3"), 2, "int3"),
         ((folder, "--model", model, "--out", tmp_path / "no" / "where.onnx"), 1, "no folder"),
-        ((folder,), 1, "holds no code"),
+        ((folder,), 1, "contains no code"),
         ((wide, "--model", model, "--storage", "int4"), 2, "no weight has 4 bits or fewer"),
     ):
         ran = intraq("export", *arguments)
