@@ -55,7 +55,7 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
         raise OutputError(f"{path} is {kinds[0]}, but the output is {kinds[1]}", "give another --out")
     if is_output is not None and path.is_dir() and any(path.iterdir()) and not is_output(path):
         raise OutputError(
-            f"{path} was not made by this command, so --force does not replace it",
+            f"{path} contains files that this command did not make, so --force does not replace it",
             "give another --out, or remove it",
         )
     parent = path.resolve().parent

@@ -130,8 +130,8 @@ def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
     [
         (lambda: quantize("resnet20_digits", w=4.5), "w is 4.5"),
         (lambda: quantize("resnet20_digits", w="four"), "w is 'four'"),
-        (lambda: quantize(3), "the model is int"),
-        (lambda: quantize(SmallNet), "the model is SmallNet"),
+        (lambda: quantize(3), "expected the name of a model or an nn.Module, got int"),
+        (lambda: quantize(SmallNet), "expected the name of a model or an nn.Module, got the class SmallNet"),
         (lambda: quantize(), "model"),
         (lambda: quantize("resnet20_digits", bits=4), "bits"),
         (lambda: quantize("resnet20_digits", set=3), "set is 3"),
@@ -145,8 +145,8 @@ def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
         (lambda: evaluate("resnet20_digits", data=["digits"]), "data is"),
         (lambda: evaluate("resnet20_digits", "digits", limit=2.5), "limit is 2.5"),
         (lambda: load(3), "target is 3"),
-        (lambda: load("resnet20_digits", model=3), "the model is int"),
-        (lambda: inspect(None), "the model is NoneType"),
+        (lambda: load("resnet20_digits", model=3), "expected the name of a model or an nn.Module, got int"),
+        (lambda: inspect(None), "expected the name of a model or an nn.Module, got NoneType"),
         (lambda: push("folder", 3), "repo_id is 3"),
     ],
 )  # fmt: skip

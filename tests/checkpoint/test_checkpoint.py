@@ -341,6 +341,8 @@ def test_force_replaces_checkpoints_and_no_other_folder_with_a_config(small_digi
     shutil.copytree(small_digits, tmp_path / "model")
     for folder in ("app", "model"):
         before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
-        with pytest.raises(OutputError, match="was not made by this command, so force=True does not replace it"):
+        with pytest.raises(
+            OutputError, match="contains files that this command did not make, so force=True does not replace it"
+        ):
             quantize(small_digits, out=tmp_path / folder, **given)
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before

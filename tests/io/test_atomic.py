@@ -193,7 +193,9 @@ def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files,
     if taken:
         check_output(folder, True, ours)
     else:
-        with pytest.raises(OutputError, match="thesis was not made by this command, so --force does not replace it"):
+        with pytest.raises(
+            OutputError, match="thesis contains files that this command did not make, so --force does not replace it"
+        ):
             check_output(folder, True, ours)
 
 
