@@ -14,6 +14,8 @@ MAX_SIDE = 2048
 """Largest image side in pixels; timm's largest input has 1024."""
 MAX_VALUES = 2**24
 """Largest number of values in one image: channels by height by width."""
+LARGEST_SIZE = f"at most {MAX_SIDE} pixels per side and {MAX_VALUES:,} values in all"
+"""Limits of an input, for messages."""
 
 
 def is_too_large(size: tuple[int, int, int]) -> bool:

@@ -63,8 +63,10 @@ class DataError(IntraqError):
     code = "data"
 
 
-NO_CHECKPOINT = "a checkpoint folder is what `intraq quantize` writes"
+NO_CHECKPOINT = "give a folder that `intraq quantize` wrote"
 """Hint for a folder that is not a checkpoint."""
+GET_AGAIN = "download or create it again"
+"""Hint for a damaged file or folder."""
 
 
 class CheckpointError(IntraqError):

@@ -29,7 +29,7 @@ def counted(number: int, noun: str) -> str:
 
 def logits_differ(largest: float) -> str:
     """Describe how far apart the logits of two networks are, given the largest difference in units of their spread."""
-    return f"differ by at most {largest:.2g} of their spread" if largest else "are the very same"
+    return f"differ by at most {largest:.2g} of their spread" if largest else "are identical"
 
 
 def duration(seconds: float | None) -> str:
@@ -96,7 +96,8 @@ def cut(text: str, most: int) -> str:
 def short(value: Any) -> str:
     """Format a value for a message: the length of a table or a list, the beginning of anything else."""
     if isinstance(value, (dict, list)):
-        return f"a {'table' if isinstance(value, dict) else 'list'} of {len(value)}"
+        kind, part = ("table", "key") if isinstance(value, dict) else ("list", "item")
+        return f"a {kind} of {counted(len(value), part)}"
     # Python refuses to convert an integer of thousands of digits to text
     text = f"a number of {value.bit_length()} bits" if type(value) is int and abs(value) > 2**63 else repr(value)
     return cut(text, 80)

@@ -241,5 +241,5 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_must_be_in_utf_8(tmp_path):
     path.write_text("[tuning]\nsteps = 7\n", encoding="utf-8-sig")
     assert load_recipe(str(path)).tuning.steps == 7
     path.write_text("[tuning]\nsteps = 7\n", encoding="utf-16")
-    with pytest.raises(RecipeError, match="is not UTF-8 text, from byte 0 on"):
+    with pytest.raises(RecipeError, match="is not UTF-8 text: byte 0 is invalid"):
         load_recipe(str(path))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
 from intraq_cli.checkpoint.write import FORMAT_VERSION
 from intraq_cli.choices import Placement
-from intraq_cli.errors import NO_CHECKPOINT, CheckpointError
+from intraq_cli.errors import GET_AGAIN, NO_CHECKPOINT, CheckpointError
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 from intraq_cli.models.config import is_class_count
 from intraq_cli.quantization.plan import Plan
@@ -47,20 +47,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: the folder is not such a checkpoint.
     """
     if not os.path.isfile(folder / "config.json"):
-        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json", NO_CHECKPOINT)
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no config.json", NO_CHECKPOINT)
     config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
     quantization = own_quantization(config)
     if quantization is None:
-        raise CheckpointError(f"{folder} is no intraq checkpoint", NO_CHECKPOINT)
+        raise CheckpointError(f"{folder} is not an intraq checkpoint", NO_CHECKPOINT)
     version = quantization.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder} has format version {version!s:.20}, this intraq reads {FORMAT_VERSION}",
-            "make it again with `intraq quantize`" if version == 1 else "update intraq",
+            f"{folder} has format version {version!s:.20}, but this version of intraq reads {FORMAT_VERSION}",
+            "create it again with `intraq quantize`" if version == 1 else "update intraq",
         )
     for key, fits in {"num_classes": is_class_count, "pretrained_cfg": lambda cfg: isinstance(cfg, dict)}.items():
         if not fits(config.get(key)):
-            raise CheckpointError(f"{folder}/config.json lacks {key}", NO_CHECKPOINT)
+            raise CheckpointError(f"{folder}/config.json has no valid {key}", NO_CHECKPOINT)
     return config
 
 
@@ -74,8 +74,9 @@ def read_plan(folder: Path, config: dict[str, Any]) -> Plan:
         found = _QuantizationConfig.model_validate(config["quantization_config"])
     except ValidationError as error:
         what = f"{folder}/config.json: quantization_config.{first_fault(error)}"
-        raise CheckpointError(what, "fetch it again") from error
+        raise CheckpointError(what, GET_AGAIN) from error
     placement = found.activations.placement
-    if placement == "inputs" and not {site.partition("#")[0] for site in found.sites} <= found.modules.keys():
-        raise CheckpointError(f"{folder}/config.json: an activation is quantized before a layer that is not")
+    for site in found.sites if placement == "inputs" else ():
+        if (name := site.partition("#")[0]) not in found.modules:
+            raise CheckpointError(f"{folder}/config.json: the input of {name} is quantized, but its weight is not")
     return Plan(placement, found.modules, found.sites)

@@ -16,7 +16,7 @@ from intraq_cli.checkpoint.config import own_quantization, read_config, read_pla
 from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
 from intraq_cli.checkpoint.layout import stored_quantizers, stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.errors import CheckpointError, ModelError, first_line
+from intraq_cli.errors import GET_AGAIN, CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.graph.layers import quantizable
@@ -38,6 +38,7 @@ from intraq_cli.runtime.device import place
 
 FOLDED_WEIGHT = re.compile(r"\.weight(_folded)+$")
 """Key of a weight with a folded batch norm, if other nodes also read the original weight, which keeps its own key."""
+SAME_CODE = "give the code that it was made from: --model file.py:factory"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     try:
         tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", "fetch or make it again") from error
+        raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", GET_AGAIN) from error
     _restore(quantized, tensors, folder)
     place(quantized.eval().requires_grad_(False), device)
     compute_on_integers(quantized)
@@ -114,10 +115,7 @@ def _float_graph(
 
     if needs_code(config.architecture):
         if model is None or not model.needs_code:
-            raise ModelError(
-                f"{folder} was made from {config.architecture} and holds no code",
-                "name it again: --model file.py:factory",
-            )
+            raise ModelError(f"{folder} was made from {config.architecture} and contains no code", SAME_CODE)
         teacher = model.taking(spec).load()
         place_teacher(teacher, "cpu")  # as when it was captured: its code may depend on the memory layout
         return _captured(folder, teacher.network, config, plan, spec)
@@ -138,7 +136,7 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     Raises:
         CheckpointError: the network does not accept the input in the config, or has other layer names or classes.
     """
-    hint = "name the code that it was made from" if needs_code(config.architecture) else "fetch it again"
+    hint = SAME_CODE if needs_code(config.architecture) else GET_AGAIN
     _check_names(folder, network, plan, hint)
     example = example_of(spec, network)
     network.requires_grad_(False)
@@ -148,7 +146,7 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
         if example.is_meta:
             raise _NotOnMetaError from error
         line = first_line(error)
-        raise CheckpointError(f"{folder}: the network does not run on input {spec.size}: {line}", hint) from error
+        raise CheckpointError(f"{folder}: the network fails on an input of {spec.size}: {line}", hint) from error
     logits = output_node(graph).args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", hint)
@@ -163,9 +161,9 @@ def _check_code(folder: Path, config: dict[str, Any], graph: fx.GraphModule) -> 
     """
     if is_other_code(config["quantization_config"].get("code"), graph):
         raise CheckpointError(
-            f"{folder}: the network of --model has other operations, or other numbers in its code, than the one that "
+            f"{folder}: the network of --model differs, in its operations or in numbers in its code, from the one that "
             "the checkpoint was made from",
-            "name the very code that it was made from, or quantize anew",
+            f"{SAME_CODE}, or quantize again",
         )
 
 
@@ -179,7 +177,7 @@ def _quantized(folder: Path, graph: fx.GraphModule, plan: Plan, header: dict[str
     known = {layer.name: layer for layer in quantizable(graph)}
     sites = activation_sites(graph, plan.placement)
     for name in (plan.weights.keys() - known.keys()) | (plan.activations.keys() - sites.keys()):
-        raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", "fetch it again")
+        raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", GET_AGAIN)
     quantized = QuantizedNetwork(graph, plan)
     check_tensors(header, stored_tensors(quantized, header), str(folder), CheckpointError)
     return quantized
@@ -217,14 +215,14 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
     """
 
     def refuse(what: str) -> NoReturn:
-        raise CheckpointError(f"{folder}: model.safetensors: {what}", "fetch it again")
+        raise CheckpointError(f"{folder}: model.safetensors: {what}", GET_AGAIN)
 
     names = float_names(quantized.float_tensors, stored_quantizers(quantized))
     for name, bits in quantized.plan.weights.items():
         key, shape = quantized.weight_keys[name], quantized.weights[name].weight.shape
         words, scale, zeros, stated = map(tensors.pop, weight_keys(key))
         if stated.tolist() != list(shape):
-            refuse(f"the weight of {name} has another shape")
+            refuse(f"the weight of {name} has the wrong shape")
         codes = unpack(words, bits, shape[1:].numel()).view(shape)
         zero_point = unpack(zeros.T, bits, shape[0])[0].to(scale.dtype)
         weight = dequantize(codes, scale[:, 0], zero_point)
@@ -235,11 +233,11 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         prefix = site_prefix(quantized.plan, site)
         scale, zero_point = map(tensors.pop, grid_keys(prefix))
         if not 0 < scale < math.inf or int(zero_point) >= 2**quantizer.bits:
-            refuse(f"the scale of {prefix} is not one positive number, or its zero-point is off the grid")
+            refuse(f"the scale of {prefix} is not positive and finite, or its zero-point is out of range")
         quantizer.set_grid(scale, zero_point.to(scale.dtype))
     for key, held in quantized.float_tensors.items():
         tensor = tensors[names[key]]
         numbers = tensor.is_floating_point() or tensor.is_complex()
         if numbers and not is_sound(key, tensor, isinstance(held, nn.Parameter)):
-            refuse(f"{key} holds NaN or infinite values")
+            refuse(f"{key} contains NaN or infinite values")
     quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[names[key]].to(tensor.dtype))

@@ -16,7 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import GET_AGAIN, CheckpointError
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 
 MOST = 2**64
@@ -149,5 +149,5 @@ def read_run(folder: Path) -> dict[str, Any]:
         RunManifest.model_validate(run)
     except ValidationError as error:
         what = f"{folder}/run.json is damaged: {first_fault(error)}"
-        raise CheckpointError(what, "load() needs no run.json; fetch it again") from error
+        raise CheckpointError(what, f"{GET_AGAIN}; load() also works without run.json") from error
     return run

@@ -62,7 +62,9 @@ def check_storable(graph: fx.GraphModule) -> None:
     for key, tensor in read_tensors(graph).items():
         if tensor.dtype not in DTYPES or tensor.layout is not torch.strided:
             kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
-            raise ModelError(f"{key} is a tensor that no checkpoint can hold ({kind})", "give it as dense float32")
+            raise ModelError(
+                f"{key} is a tensor that no checkpoint can store ({kind})", "make it a dense float32 tensor"
+            )
 
 
 def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:

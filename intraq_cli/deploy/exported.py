@@ -15,6 +15,8 @@ from intraq_cli.io.untrusted import first_fault
 from intraq_cli.models.config import MAX_CLASSES, PretrainedCfg, spec_of_config
 from intraq_cli.models.input_spec import InputSpec
 
+MAKE_ONE = "make one with `intraq export FOLDER`"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -54,7 +56,7 @@ def open_exported(path: Path) -> Exported:
         ModelError: its metadata specify an invalid input.
     """
     if not path.is_file():
-        raise ExportError(f"no file {path}", "make one with `intraq export FOLDER`")
+        raise ExportError(f"there is no file {path}", MAKE_ONE)
     session = open_session(path)
     about = _metadata(session, path)
     spec = spec_of_config(about.pretrained_cfg, f"{path}: pretrained_cfg", ExportError)
@@ -72,7 +74,7 @@ def _metadata(session: Any, path: Path) -> _Metadata:
     """
     said = session.get_modelmeta().custom_metadata_map.get(PRODUCER)
     if said is None:
-        raise ExportError(f"{path} was not made by `intraq export`", "its metadata say nothing of images and classes")
+        raise ExportError(f"{path} was not made by `intraq export`: it has no metadata on images and classes", MAKE_ONE)
     try:
         return _Metadata.model_validate_json(said)
     except ValidationError as error:
@@ -90,8 +92,6 @@ def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: P
     except Exception as error:  # the runtime's errors have no common base class
         if interruption(error):
             raise
-        raise ExportError(
-            f"{path} does not run on input {spec.size}: {first_line(error)}", "export it again"
-        ) from error
+        raise ExportError(f"{path} fails on an input of {spec.size}: {first_line(error)}", "export it again") from error
     if logits.shape != (1, num_classes):
-        raise ExportError(f"{path} does not return {num_classes} logits, as it says", "export it again")
+        raise ExportError(f"{path} does not return the {num_classes} logits that its metadata state", "export it again")

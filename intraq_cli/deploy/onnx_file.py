@@ -28,6 +28,7 @@ NEARLY = 1e-4
 within 1e-8 and 1e-5."""
 CODES_SUFFIX = "_codes"
 """Suffix of the name of a weight whose codes take four bits."""
+IN_TORCH = "run the checkpoint in torch, with load()"
 
 
 def onnx_model(graph: fx.GraphModule, input_size: tuple[int, int, int], storage: Storage, about: dict[str, Any]) -> Any:
@@ -69,8 +70,8 @@ def _refusal(error: BaseException) -> ExportError:
         error, root = root, root.__cause__
     lacking = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", str(error))
     if lacking:
-        return ExportError(f"ONNX has no operator for {lacking[1]}, which this network calls", "use load() in torch")
-    return ExportError(f"torch.onnx cannot write this network: {first_line(error)}", "use load() in torch")
+        return ExportError(f"ONNX has no operator for {lacking[1]}, which this network calls", IN_TORCH)
+    return ExportError(f"torch.onnx cannot export this network: {first_line(error)}", IN_TORCH)
 
 
 def _with_nearly_neutral_numbers(graph: fx.GraphModule) -> fx.GraphModule:

@@ -46,7 +46,7 @@ def open_session(file: Path | bytes, threads: int | None = None, optimized: Path
         return ort.InferenceSession(file if isinstance(file, bytes) else str(file), options, ["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors have no common base class
         where = "the model" if isinstance(file, bytes) else file
-        raise ExportError(f"onnxruntime does not take {where}: {first_line(error)}", "make it again") from error
+        raise ExportError(f"onnxruntime cannot load {where}: {first_line(error)}", "export it again") from error
 
 
 class OnnxNetwork(nn.Module):
@@ -109,13 +109,13 @@ def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:
     if weight is None or weight.op_type != "DequantizeLinear":
         return "its weight is not quantized"
     if kinds.get(weight.input[0]) == types.UINT8:
-        return "its weight's channels have zero-points of their own"
+        return "each channel of its weight has its own zero-point"
     source = makers.get(node.input[0])
     if source is None or source.op_type != "DequantizeLinear":
         return "its input is not quantized"
     readers = [other for other in model.graph.node if node.output[0] in other.input]
     if [reader.op_type for reader in readers] != ["QuantizeLinear"]:
-        return "what it puts out is not quantized"
+        return "its output is not quantized"
     return "the runtime has no integer kernel for it"
 
 

@@ -5,6 +5,7 @@ import unicodedata
 
 from intraq_cli.errors import DataError
 from intraq_cli.models.class_names import imagenet_names
+from intraq_cli.words import counted
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
 """Names of splits of a data set."""
@@ -12,7 +13,7 @@ PARTS = SPLITS | {"images", "labels", "annotations", "masks"}
 """Words in the folder names of such splits and of other parts of a data set."""
 NUMBERED = re.compile(r"(\d+)[ ._-]+(.+)", re.ASCII)
 """A name that begins with a class index, such as ``07_dog``."""
-FOLDERS = "save it as class folders that are named by class index"
+FOLDERS = "save it as class folders named by class index"
 """Hint if a data set's own classes do not match the model."""
 FEW = 100
 """One in this many of a data set's names may belong to another class of the model: ImageNet has two classes "crane"."""
@@ -40,21 +41,22 @@ def class_indices(
     notes: list[str] = []
     found = _known_labels(names, num_classes, label_names, data_set, notes)
     if found is None and data_set is None and (found := _numbers_in_front(names, num_classes, label_names)):
-        notes.append(f"the numbers in front of the folders' names are taken for class indices, e.g. of {names[0]}")
+        notes.append(f"the numbers at the start of folder names are taken as class indices, e.g. in {names[0]}")
     if found is None and all(name.isdecimal() for name in names):
         found = _numbers(names, num_classes, data_set)
     if found is None and data_set is not None:
         found = _own_order(names, num_classes, label_names, data_set)
-        notes.append(
-            f"classes are taken in the order of {data_set}, {names[0]} for class 0: their names say nothing else"
-        )
+        order = f"in the order of {data_set} ({names[0]} is class 0)"
+        notes.append(f"classes are taken {order}: not all names are labels of the model")
     elif found is None:
         found = _sorted(names, num_classes, label_names)
-        notes.append(f"class folders are taken in sorted order, {names[0]} for class 0: their names say nothing else")
+        notes.append(
+            f"class folders are taken in sorted order ({names[0]} is class 0): their names are not labels of the model"
+        )
     absent = num_classes - len(found)
     if absent:
-        where = "have no folder" if data_set is None else f"are not in {data_set}"
-        notes.append(f"{absent} of the model's {num_classes} classes {where}")
+        lacking = "there are no folders for" if data_set is None else f"{data_set} lacks"
+        notes.append(f"{lacking} {absent} of the model's {num_classes} classes")
     return found, notes
 
 
@@ -64,11 +66,11 @@ def _numbers(names: list[str], num_classes: int, data_set: str | None) -> dict[s
         return None  # the data set's own numbers, not class indices
     if wrong:
         raise DataError(
-            f"class folder {wrong[0]} does not fit a model of {num_classes} classes",
-            f"folder names that are numbers are class indices, 0 to {num_classes - 1}",
+            f"class folder {wrong[0]} does not match a model of {num_classes} classes",
+            f"folder names that are numbers are class indices: use 0 to {num_classes - 1}",
         )
     if len({int(name) for name in names}) < len(names):
-        raise DataError(f"two {_called(data_set)} mean the same class index", "e.g. 1 and 01; rename one")
+        raise DataError(f"two {_called(data_set)} have the same class index", "rename one, e.g. of 1 and 01")
     return {name: int(name) for name in names}
 
 
@@ -88,15 +90,15 @@ def _numbered(name: str) -> tuple[int | None, str]:
 def _own_order(names: list[str], num_classes: int, label_names: list[str] | None, data_set: str) -> dict[str, int]:
     if len(names) != num_classes:
         raise DataError(
-            f"{data_set} has {len(names)} classes, the model {num_classes}, and not all are called as the model's are",
-            "choose a data set of the model's classes",
+            f"{data_set} has {len(names)} classes, but the model has {num_classes}, and not all names match",
+            "choose a data set with the model's classes",
         )
     labels = _plain_labels(num_classes, label_names)
     known = [index for index, name in enumerate(names) if _plain(name) in labels]
     moved = [index for index in known if _plain(names[index]) != labels[index]]
     if len(moved) > len(known) // FEW:
         theirs, ours = names[moved[0]], (label_names or [])[moved[0]]
-        raise DataError(f"class {moved[0]} is {theirs} in {data_set}, {ours} in the model", FOLDERS)
+        raise DataError(f"class {moved[0]} is {theirs} in {data_set}, but {ours} in the model", FOLDERS)
     return {name: index for index, name in enumerate(names)}
 
 
@@ -109,16 +111,16 @@ def _sorted(folders: list[str], num_classes: int, label_names: list[str] | None)
     labels = _plain_labels(num_classes, label_names)
     if any(_plain(name) in labels for name in folders):
         odd = next(name for name in folders if _plain(name) not in labels)
-        raise DataError(f"class folder {odd} is none of the model's labels, others are", "rename it, or take it away")
+        raise DataError(f"class folder {odd} is not one of the model's labels, but others are", "rename or remove it")
     if len(folders) != num_classes:
         raise DataError(
-            f"{len(folders)} class folders do not fit a model of {num_classes} classes",
+            f"{counted(len(folders), 'class folder')} cannot be matched to a model of {num_classes} classes",
             "name them by class index, WordNet id or the model's labels, or give one folder for every class",
         )
     by_letters, by_numbers = sorted(folders), sorted(folders, key=_by_numbers)
     for index, (name, other) in enumerate(zip(by_letters, by_numbers, strict=True)):
         if name != other:
-            what = f"class {index} is {name} by the order of letters, {other} by that of numbers"
+            what = f"class {index} is {name} in alphabetical order, but {other} in numerical order"
             raise DataError(what, f"name the folders by class index, 0 to {num_classes - 1}")
     return {name: index for index, name in enumerate(by_letters)}
 
@@ -175,12 +177,13 @@ def _known_labels(
                 hint = "name folders by class index" if data_set is None else FOLDERS
                 raise DataError(f"two classes of the model are called {twice[0]}", hint)
             if len({indices[0] for indices in found.values()}) < len(names):
-                hint = "e.g. dog and dogs; put them together"
+                hint = "merge them, e.g. dog and dogs"
                 raise DataError(f"two {_called(data_set)} mean the same class", hint)
             moved = [name for name, (index,) in found.items() if _numbered(name)[0] not in (None, index)]
             if of_name is _plain_behind_number and moved:
                 index = found[moved[0]][0]
-                notes.append(f"the numbers in front of names are not the model's indices: {moved[0]} is class {index}")
+                what = "the numbers at the start of names are not the model's class indices"
+                notes.append(f"{what}: {moved[0]} is class {index}")
             return {name: indices[0] for name, indices in found.items()}
     return None
 

@@ -16,10 +16,11 @@ from torch.utils.data import Dataset, TensorDataset
 
 from intraq_cli.errors import DataError, UsageError, first_line
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.image_files import EXTENSIONS, ImageReader, decoding
+from intraq_cli.evaluation.image_files import ENDINGS, EXTENSIONS, ImageReader, decoding
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.runtime.torch_defaults import float32_by_default
+from intraq_cli.words import counted
 from intraq_cli.zoo import model_folder
 
 MODES = {1: "L", 3: "RGB"}
@@ -52,14 +53,14 @@ def open_data(
     """
     on_the_hub, cifar = data.startswith("hfds:"), data in ("cifar10", "cifar100")
     if split is not None and not on_the_hub:
-        raise UsageError(f"--split {split}: {data} is no data set on the Hub", "leave it out")
+        raise UsageError(f"--split {split}: {data} is not a data set on the Hub", "leave it out")
     if data_dir is not None and not cifar:
         raise UsageError(f"--data-dir {data_dir}: {data} is neither cifar10 nor cifar100", "leave it out")
     model = _Model(spec, num_classes, label_names)
     if on_the_hub:
         return _hub_dataset(data.removeprefix("hfds:"), model, split)
     if (data == "digits" or (cifar and data_dir is None)) and os.path.isdir(data):
-        note = f"{data} is taken for the folder here, not for the data set of that name"
+        note = f"{data} is taken as the folder here, not as the data set of that name"
         found = _class_folders(Path(data), model)
         return replace(found, name=f"./{data}", notes=(note, *found.notes))
     if cifar:
@@ -69,7 +70,8 @@ def open_data(
     folder = Path(data)
     if not os.path.isdir(folder):
         raise DataError(
-            f"no data folder {data}", "a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME"
+            f"there is no data folder {data}",
+            "give a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME",
         )
     return _class_folders(folder, model)
 
@@ -104,7 +106,7 @@ def image_reader(spec: InputSpec) -> ImageReader:
     """
     mode = MODES.get(spec.input_size[0])
     if mode is None:
-        raise DataError(f"image files have 1 or 3 channels; the model takes {spec.input_size[0]}")
+        raise DataError(f"image files have 1 or 3 channels, but the model takes {spec.input_size[0]}")
     return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct, preprocessing(spec))
 
 
@@ -146,21 +148,19 @@ class _Files(Dataset[Item]):
 def _class_folders(folder: Path, model: _Model) -> LabelledImages:
     classes = _class_names(folder)
     if not classes:
-        raise DataError(f"{folder} holds no class folders", "one folder per class, with the images inside")
+        raise DataError(f"{folder} contains no class folders", "give a folder with one folder of images per class")
     if len(classes) == 1 and len(_class_names(folder / classes[0])) > 1:
         raise DataError(
-            f"{folder} holds one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
+            f"{folder} contains one folder of folders, not class folders", f"did you mean {folder / classes[0]}?"
         )
     found = {name: image_paths(folder / name) for name in classes}
     files = [path for paths in found.values() for path in paths]
     if not files:
-        raise DataError(
-            f"no image files in the class folders of {folder}", f"known endings: {' '.join(sorted(EXTENSIONS))}"
-        )
+        raise DataError(f"there are no image files in the class folders of {folder}", ENDINGS)
     indices, notes = class_indices(classes, model.num_classes, model.label_names)
     bare = [name for name, paths in found.items() if not paths]
     if bare:
-        notes.append(f"{len(bare)} class folders hold no image files, e.g. {bare[0]}")
+        notes.append(f"no image files in {counted(len(bare), 'class folder')}, e.g. {bare[0]}")
     labelled = [(path, indices[name]) for name, paths in found.items() for path in paths]
     dataset = _Files(folder, labelled, model.spec)
     return LabelledImages(str(folder), dataset, len(labelled), tuple(notes), _decoded_bytes(model.spec), dataset.digest)
@@ -180,7 +180,9 @@ def _class_names(folder: Path) -> list[str]:
     home = folder.resolve()
     for name in found:
         if not (folder / name).resolve().is_relative_to(home):
-            raise DataError(f"the class folder {folder / name} is a link that leads out of {folder}", "copy it: cp -rL")
+            raise DataError(
+                f"the class folder {folder / name} is a link that points outside {folder}", "copy it: cp -rL"
+            )
     return found
 
 
@@ -214,8 +216,8 @@ def _digits(model: _Model) -> LabelledImages:
 
     if model.spec.input_size != (1, 8, 8) or model.num_classes != 10:
         raise DataError(
-            "the bundled digits are 1x8x8 images of ten classes, which is not what this model takes",
-            "use --data with images of your own",
+            "the bundled digits are 1x8x8 images of ten classes, which this model does not take",
+            "give images of your own with --data",
         )
     held_out = load_file(model_folder("resnet20_digits") / "held_out.safetensors")
     images = model.spec.from_pixels(held_out["images"].float()[:, None] / 16)
@@ -243,7 +245,7 @@ class _DataSet(Dataset[Item]):
             item = self.items[index]
         image, label = (item[column] for column in self.columns)
         if label is None or not 0 <= label < len(self.classes):
-            raise DataError(f"image {index} has no label of a class: {label}", "choose a --split that has labels")
+            raise DataError(f"image {index} has no valid class label: {label}", "choose a --split that has labels")
         return self.images.decode(image, f"image {index}"), self.classes[label]
 
 
@@ -256,7 +258,7 @@ def _data_set(
 ) -> LabelledImages:
     """Wrap a data set; ``names`` are the names of its labels, in their order."""
     if not len(items):
-        raise DataError(f"{name} holds no images", "choose another --split")
+        raise DataError(f"{name} contains no images", "choose another --split")
     indices, notes = class_indices(names, model.num_classes, model.label_names, name)
     dataset = _DataSet(items, model.spec, columns, [indices[label] for label in names])
     return LabelledImages(name, dataset, len(items), tuple(notes), _decoded_bytes(model.spec))
@@ -266,14 +268,14 @@ def _cifar(name: str, model: _Model, data_dir: str | None) -> LabelledImages:
     from torchvision import datasets
 
     if model.num_classes != int(name.removeprefix("cifar")):
-        raise DataError(f"{name} does not fit a model of {model.num_classes} classes")
+        raise DataError(f"{name} does not match a model of {model.num_classes} classes")
     if data_dir is None:
-        raise DataError(f"--data {name} needs --data-dir", "the folder that holds torchvision's extracted archive")
+        raise DataError(f"--data {name} needs --data-dir", "give the folder with torchvision's extracted archive")
     kind = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
     try:
         items = kind(data_dir, train=False, download=False)
     except RuntimeError as error:
-        raise DataError(f"no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
+        raise DataError(f"there is no {name} in {data_dir}", f"put torchvision's {kind.base_folder} there") from error
     return _data_set(name, items, items.classes, model)
 
 
@@ -291,6 +293,6 @@ def _hub_dataset(name: str, model: _Model, split: str | None) -> LabelledImages:
     image = next((k for k, f in items.features.items() if type(f).__name__ == "Image"), None)
     label = next((k for k, f in items.features.items() if type(f).__name__ == "ClassLabel"), None)
     if image is None or label is None:
-        raise DataError(f"{name} has no image column with a class label beside it")
+        raise DataError(f"{name} has no image column, or none of class labels", "choose a data set with both")
     names = list(items.features[label].names)
     return _data_set(f"hfds:{name}", items, names, model, (image, label))

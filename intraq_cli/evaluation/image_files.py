@@ -14,6 +14,8 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+ENDINGS = f"use files that end in {' '.join(sorted(EXTENSIONS))}"
+"""Hint for a folder without image files."""
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
 """Formats that are decoded, whatever the file's name; PIL has others, one of which (EPS) runs a program."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
@@ -57,9 +59,9 @@ class ImageReader:
                 is damaged, too large or too narrow.
         """
         if not path.is_file():
-            raise UnreadableImageError(f"{path} is no regular file" if path.exists() else f"no file {path}")
+            raise UnreadableImageError(f"{path} is not a regular file" if path.exists() else f"there is no file {path}")
         if root is not None and path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise UnreadableImageError(f"{path} is a link that leads out of the data folder")
+            raise UnreadableImageError(f"{path} is a link that points outside the data folder")
         Image.init()  # without it, PIL knows only the most common formats
         with decoding(str(path)), Image.open(path, formats=FORMATS) as image:
             return self.tensor(image)
@@ -83,7 +85,7 @@ class ImageReader:
         """
         width, height = image.size
         if min(width, height) < 1 or width * height > MAX_PIXELS:
-            raise ValueError(f"{width}x{height} pixels")
+            raise ValueError(f"{width}x{height} pixels: empty or too large")
         if self.edge**2 * max(width, height) / min(width, height) > MAX_PIXELS:
             raise ValueError(f"{width}x{height} pixels: too long and narrow")
         return self.transform(_eight_bit(_upright(image), image.format).convert(self.mode))
@@ -121,12 +123,12 @@ def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
         ValueError: floating-point pixels, whose range is not known, or integers beyond 16 bits.
     """
     if image.mode == "F":
-        raise ValueError("floating-point pixels")
+        raise ValueError("floating-point pixels are not supported")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("pixels of more than 16 bits")
+        raise ValueError("pixels of more than 16 bits are not supported")
     # 32-bit integers may hold 8-bit pixels; for PNG and PGM files, PIL also uses them for 16-bit pixels
     eight = image.mode == "I" and kind not in ("PNG", "PPM") and values.max() <= 255
     return Image.fromarray((values if eight else values >> 8).astype(np.uint8))

@@ -73,7 +73,7 @@ class LabelledImages:
                     raise error
                 refused.append(error)
             if len(refused) > max(FEW, self.count // 100) or len(refused) == self.count:
-                hint = "remove or repair them; instead of links that lead out of the folder, copy the files (cp -rL)"
+                hint = "remove or repair them; replace links that point outside the folder by copies (cp -rL)"
                 raise DataError(f"{len(refused)} of {self.count} images cannot be used, e.g. {refused[0]}", hint)
             if batch is not None:
                 yield batch
@@ -96,7 +96,7 @@ class LabelledImages:
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) or "Traceback" in str(error):
                 raise
-            hint = "memory may have run out: give a smaller --batch-size"
+            hint = "memory may have run out: try a smaller --batch-size"
             raise DataError("a process that decodes images was killed", hint) from error
 
     def _workers(self, batch_size: int) -> int:

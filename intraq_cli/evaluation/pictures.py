@@ -9,7 +9,7 @@ from torch import Tensor
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.data import image_paths, image_reader
-from intraq_cli.evaluation.image_files import EXTENSIONS, UnreadableImageError
+from intraq_cli.evaluation.image_files import ENDINGS, UnreadableImageError
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.words import some_of
@@ -33,7 +33,7 @@ def named_pictures(path: Path) -> list[Picture]:
         return [Picture(path, None)]
     found = image_paths(path)
     if not found:
-        raise DataError(f"{path} holds no images", f"known endings: {' '.join(sorted(EXTENSIONS))}")
+        raise DataError(f"{path} contains no images", ENDINGS)
     folder = path.resolve()
     return [Picture(file, folder) for file in found]
 

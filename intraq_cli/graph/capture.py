@@ -25,9 +25,9 @@ from intraq_cli.graph.proof import same_answers
 MOST_READS = 64
 """Largest number of values that a network may read from its tensors into Python in one run; each adds a node to its
 graph, which takes a tenth of a second."""
-ONE_SIZE = "the network takes batches of one size only"
-FIXED = "only a network whose path is the same for all images can be quantized"
-OWN_NUMBERS = "let it go by numbers of Python in place of tensors of its own (int(...) once, as it is built)"
+ONE_SIZE = "the network accepts batches of one size only"
+FIXED = "give a network that runs the same operations on all images"
+OWN_NUMBERS = "branch on Python numbers instead of its own tensors (int(...) once, when it is built)"
 
 
 @torch.no_grad()
@@ -44,18 +44,18 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
-        raise ModelError("the network has layers without a shape (lazy modules)", "show it a batch of images first")
+        raise ModelError("the network has lazy layers without a shape", "run it on a batch of images first")
     _check_reads(network, example)
     exported = _exported(network, example)
     try:
         graph = normalize(exported, network)
     except (KeyError, SyntaxError) as error:  # a name in the network is reserved by torch.fx or Python
-        way_out = "rename the tensor or module, whose name torch.fx or Python uses itself"
+        way_out = "rename the tensor or module whose name torch.fx or Python reserves"
         raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
     except RuntimeError as error:
         if "is mutated in the forward" not in str(error):
             raise
-        way_out = "layers in a plain list, which eval() does not reach, belong into an nn.ModuleList"
+        way_out = "put layers that are in a plain list, which eval() does not reach, into an nn.ModuleList"
         raise ModelError("the network changes its own tensors as it runs", way_out) from error
     try:
         _record_shapes(graph, example)
@@ -76,8 +76,8 @@ def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
         and same_answers(network, graph, torch.cat([example, example.flip(-1)])[:3])
     ):
         raise ModelError(
-            "the network does not compute what its captured graph computes",
-            "its answers depend on something beside its input, such as a counter or the batch",
+            "the network and its captured graph compute different results",
+            "make each result depend on its image alone, not on a counter or the rest of the batch",
         )
 
 
@@ -123,13 +123,15 @@ def _refusal(error: Exception) -> ModelError:
     here = "{}, line {}: {}".format(*where[-1]) if where else ""
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         # without counted reads, any values that it read into Python were computed from its own tensors only
-        what, way_out = ("its input", FIXED) if _Counted.reads else ("its input or of its own tensors", OWN_NUMBERS)
-        return ModelError(f"the network's path depends on the values of {what} ({here or first_line(error)})", way_out)
+        what, way_out = ("its input", FIXED) if _Counted.reads else ("its input or its own tensors", OWN_NUMBERS)
+        return ModelError(
+            f"the network's control flow depends on values of {what} ({here or first_line(error)})", way_out
+        )
     if "specialized it to be a constant" in text or "Constraints violated" in text:
-        return ModelError(ONE_SIZE, "let its forward take a batch of any size")
+        return ModelError(ONE_SIZE, "make its forward accept batches of any size")
     if "fake tensor in the exported program" in text:
-        what = "the network replaces tensors of its own as it runs (as weight.data = ...)"
-        return ModelError(what, "replace them once, before, and let its forward only read them")
+        what = "the network replaces its own tensors as it runs (such as weight.data = ...)"
+        return ModelError(what, "replace them beforehand, so that its forward only reads them")
     return ModelError(f"the network cannot be captured as a graph: {here or first_line(error)}", FIXED)
 
 

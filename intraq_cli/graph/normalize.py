@@ -55,7 +55,9 @@ def normalize(exported: torch.export.ExportedProgram, network: nn.Module) -> fx.
         assert isinstance(graph, fx.GraphModule)
         _inline_modes(graph)
         if not _out_of_place(graph):
-            raise ModelError("the network changes its own tensors as it runs", "its answers depend on earlier images")
+            raise ModelError(
+                "the network changes its own tensors as it runs", "make its results independent of earlier images"
+            )
     _drop_checks(graph)
     graph = _with_own_tensors(graph, network)
     canonical_calls(graph)
@@ -75,7 +77,9 @@ def _inline_modes(graph: fx.GraphModule) -> None:
     """Inline what runs under ``torch.no_grad()`` or with autocast disabled; refuse branches and loops."""
     for node in calls(graph):
         if getattr(node.target, "__module__", None) == "torch._functorch.predispatch":
-            raise ModelError("the network cannot be captured as a graph: it uses torch.vmap", "give it without it")
+            raise ModelError(
+                "the network cannot be captured as a graph: it uses torch.vmap", "give the network without it"
+            )
         if not isinstance(node.target, HigherOrderOperator):
             continue
         name, settings = node.target.name(), SETTINGS.get(node.target.name())
@@ -155,7 +159,7 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
         key = str(node.target)
         tensor: Tensor | None = named[key] if key in named else tensor_of(graph, node)
         if tensor is None:
-            raise ModelError(f"the network cannot be captured as a graph: {key} is no tensor")
+            raise ModelError(f"the network cannot be captured as a graph: {key} is not a tensor")
         key = first.get(id(tensor), key)
         node.target = f"{NETWORK}{key}"
         held[node.target] = tensor

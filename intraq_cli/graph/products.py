@@ -195,11 +195,13 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
         name = f"network{name}"
     if not _multiplies(node, constant):
         kind = str(node.target)
-        reason = f"an operation that is not torch's own ({kind})"
+        reason = f"an operation from outside torch ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
     summed = "distance" if node.target is aten.sub.Tensor else "product and sum"
     kind, count = PRODUCTS.get(node.target, (summed, _outer))
-    reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
+    reason = REASONS.get(kind) or (
+        "a product with weights that is not a convolution or linear layer" if weights else "a product of activations"
+    )
     return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
 
 

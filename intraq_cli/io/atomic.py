@@ -35,32 +35,32 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
     """
     file = is_output is None
     if path.name in ("", ".."):
-        raise OutputError(f"{path} is no name for an output", "give --out a new name")
+        raise OutputError(f"{path} is not a name for an output", "give --out a new name")
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError as error:  # safetensors cannot open such a file
-        raise OutputError(f"{path}: the name is not UTF-8", "give another --out, in another folder perhaps") from error
-    lengths = (len(os.fsencode(path.name)), LONGEST_NAME), (len(os.fsencode(path.absolute())), LONGEST_PATH)
-    for length, most in lengths:
+        raise OutputError(f"{path}: the name is not UTF-8", "give another --out, perhaps in another folder") from error
+    for what, text, most in (("name", path.name, LONGEST_NAME), ("path", path.absolute(), LONGEST_PATH)):
+        length = len(os.fsencode(text))
         if length > most:
-            raise OutputError(f"an output called {path.name} is too long: {length} bytes", f"at most {most}")
+            raise OutputError(f"the {what} of output {path.name} is too long: {length} bytes", f"use at most {most}")
     if "\0" in str(path):
         raise OutputError(f"{path}: the name has a null character", "give another --out")
     if path.is_symlink():  # replacing it would not change its target, which may not even exist
-        raise OutputError(f"{path} is a link", "give --out the path that it leads to, or another one")
+        raise OutputError(f"{path} is a link", "give --out the path that it points to, or another one")
     if path.exists() and not force:
-        raise OutputError(f"{path} exists already", "give another --out, or --force to replace it")
+        raise OutputError(f"{path} already exists", "give another --out, or --force to replace it")
     if path.exists() and path.is_dir() == file:
         kinds = ("a folder", "a file") if file else ("a file", "a folder")
-        raise OutputError(f"{path} is {kinds[0]}, and the output {kinds[1]}", "give another --out")
+        raise OutputError(f"{path} is {kinds[0]}, but the output is {kinds[1]}", "give another --out")
     if is_output is not None and path.is_dir() and any(path.iterdir()) and not is_output(path):
         raise OutputError(
-            f"{path} holds other things than --force replaces, which is what the same command made earlier",
+            f"{path} contains files that this command did not make, so --force does not replace it",
             "give another --out, or remove it",
         )
     parent = path.resolve().parent
     if not parent.is_dir():
-        raise OutputError(f"there is no folder {parent}", "make it first, or give another --out")
+        raise OutputError(f"there is no folder {parent}", "create it first, or give another --out")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{parent} is not writable", "give another --out")
 
@@ -122,7 +122,7 @@ def _scratch(path: Path) -> Iterator[Path]:
             yield scratch
         finally:
             if (scratch / "old").exists() and not path.exists():  # it could not be put back
-                hint = f"what was there is now {scratch / 'old'}"
+                hint = f"the previous content is now in {scratch / 'old'}"
             else:
                 shutil.rmtree(scratch, ignore_errors=True)
     except (OSError, SafetensorError) as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intraq_cli.errors import IntraqError
+from intraq_cli.errors import GET_AGAIN, IntraqError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -45,7 +45,7 @@ def safe_path(folder: Path, name: str, kind: type[IntraqError]) -> Path:
     except RuntimeError:  # circular links
         target = Path()
     if not any(target.is_relative_to(place) for place in allowed):
-        raise kind(f"{path} is a link that leads out of its folder", "put the file itself there")
+        raise kind(f"{path} is a link that points outside its folder", "put the file itself there")
     return path
 
 
@@ -57,14 +57,14 @@ def read_text(path: Path, limit: int, kind: type[IntraqError]) -> str:
     """
     try:
         if not path.is_file():  # also refuses a pipe, which would block
-            raise kind(f"cannot read {path}: {'no regular file' if path.exists() else 'no such file'}")
+            raise kind(f"cannot read {path}: {'not a regular file' if path.exists() else 'no such file'}")
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:
-            raise kind(f"{path} is larger than {limit / 2**20:g} MiB", "it cannot be what it is meant to be")
+            raise kind(f"{path} is larger than {limit / 2**20:g} MiB", "check that it is the right file")
         return content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
-        raise kind(f"{path} is not UTF-8 text, from byte {error.start} on", "save it in UTF-8") from error
+        raise kind(f"{path} is not UTF-8 text: byte {error.start} is invalid", "save it in UTF-8") from error
     except (OSError, ValueError) as error:  # a ValueError: a null byte in the name
         raise kind(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -110,13 +110,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} is there twice")
+            raise ValueError(f"the key {key!r} occurs twice")
         found[key] = value
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -140,15 +140,15 @@ def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
     """
     from safetensors import SafetensorError, safe_open  # here, for a quick start
 
-    hint = "fetch or make it again"
+    damaged = f"{path} is not a safetensors file, or is damaged"
     try:
         if not path.is_file():
-            raise kind(f"{path} is a folder" if path.is_dir() else f"no file {path}", hint)
+            raise kind(f"{path} is a folder" if path.is_dir() else f"there is no file {path}", GET_AGAIN)
         with path.open("rb") as start:
             if int.from_bytes(start.read(8), "little") > MAX_HEADER:
-                raise kind(f"{path} is no safetensors file, or a damaged one: its header is too large", hint)
+                raise kind(f"{damaged}: its header is too large", GET_AGAIN)
         with safe_open(path, "pt") as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
             return {key: TensorInfo(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise kind(f"{path} is no safetensors file, or a damaged one: {error}", hint) from error
+        raise kind(f"{damaged}: {error}", GET_AGAIN) from error

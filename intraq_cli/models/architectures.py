@@ -43,5 +43,5 @@ def _built(architecture: str, kind: str, name: str, args: dict[str, Any]) -> nn.
 
     # accept only registry names: timm itself also accepts folders and repositories
     if not re.fullmatch(r"[\w.-]+", architecture, re.ASCII) or not timm.is_model(architecture):
-        raise ModelError(f"no architecture {architecture!r} in timm {timm.__version__}", "a newer timm may have it")
+        raise ModelError(f"timm {timm.__version__} has no architecture {architecture!r}", "install a newer timm")
     return timm.create_model(architecture, pretrained=False, **args)

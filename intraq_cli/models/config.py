@@ -13,7 +13,7 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, MIN_STD, Interpolation
 from intraq_cli.words import short
 
-DAMAGED = "the file is damaged, or no timm config.json"
+DAMAGED = "check the file: it is damaged, or is not a config.json in timm's format"
 MAX_CLASSES = 1_000_000
 MAX_ARGUMENT = 16384
 """Upper bound of a number in ``model_args``, such as a width or depth."""
@@ -36,7 +36,7 @@ REFUSED_ARGUMENTS = re.compile(
 
 def _printable(text: str) -> str:
     if not text.isprintable():  # it is printed in model cards
-        raise ValueError("not printable")
+        raise ValueError("contains unprintable characters")
     return text
 
 
@@ -45,7 +45,7 @@ def _repository(text: str) -> str:
     part = r"(\w|\w[\w.-]*\w)"
     spelled = re.fullmatch(f"{part}/{part}(@{part})?", text, re.ASCII) is not None
     if not spelled or len(text) > 96 or re.search(r"\.\.|--|\.git$", text):
-        raise ValueError("no name of a repository")
+        raise ValueError("not a valid repository name")
     return text
 
 
@@ -111,7 +111,7 @@ class ModelConfig(BaseModel):
     def _agree(self) -> Self:
         labels, classes = self.label_names, self.model_args.get("num_classes")
         if None not in (self.num_classes, classes) and classes != self.num_classes:
-            raise _stated(f"num_classes is {self.num_classes} and {classes}")
+            raise _stated(f"num_classes is {self.num_classes}, but {classes} in model_args")
         classes = self.num_classes if classes is None else classes
         if None not in (labels, classes) and len(labels or ()) != classes:
             raise _stated(f"{len(labels or ())} label_names for {classes} classes")
@@ -160,10 +160,10 @@ def spec_of_config(
     """
     if not isinstance(cfg, PretrainedCfg):
         known = {key: cfg[key] for key in SPEC if key in cfg}
-        cfg = _checked(PretrainedCfg, known, where, kind, "it has to be as timm writes it")
+        cfg = _checked(PretrainedCfg, known, where, kind, "write it in timm's format")
     for key in ("input_size", "mean", "std"):
         if getattr(cfg, key) is None:
-            raise kind(f"{where} lacks {key}", "it needs input_size, mean, std")
+            raise kind(f"{where} lacks {key}", "add input_size, mean and std")
     values: dict[str, Any] = cfg.model_dump(include=SPEC, exclude_none=True)
     lists: dict[str, Any] = {key: tuple(values.pop(key)) for key in ("input_size", "mean", "std")}
     return InputSpec(**lists, **values)
@@ -178,12 +178,12 @@ def _checked(model: type[M], data: dict[str, Any], where: str, kind: type[Intraq
         raise kind(f"{where}: {first['msg']}", hint)
     path = first["loc"][: 2 if first["loc"][0] == "pretrained_cfg" else 1]
     if path == ("architecture",):
-        raise kind(f"{where} names no architecture", "it needs timm's config.json")
+        raise kind(f"{where} names no architecture", "give a config.json in timm's format")
     value: Any = data
     for key in path:
         value = value[key]
     field = ".".join(map(str, path))
-    raise kind(f"{where}: {field} is {short(value)}", hint)
+    raise kind(f"{where}: {field} is {short(value)}, which is not valid", hint)
 
 
 def _stated(text: str) -> PydanticCustomError:
@@ -194,9 +194,9 @@ def _stated(text: str) -> PydanticCustomError:
 def _arguments(args: dict[str, Any]) -> dict[str, Any]:
     for name, value in args.items():
         if REFUSED_ARGUMENTS.fullmatch(name) or not re.fullmatch(r"[a-z]\w{0,63}", name, re.ASCII | re.IGNORECASE):
-            raise _stated(f"model_args may not hold {name!r}: it says more than a network's shape")
+            raise _stated(f"model_args may not contain {name!r}, only what sets the shape of a network")
         if not _is_argument(value, _bound(name)):
-            raise _stated(f"model_args.{name} is {short(value)}")
+            raise _stated(f"model_args.{name} is {short(value)}, which is not allowed")
     return args
 
 

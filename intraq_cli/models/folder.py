@@ -41,7 +41,7 @@ def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
         ModelError: the folder does not exist, or its files are damaged or do not match each other.
     """
     if not os.path.isfile(folder / "config.json"):
-        hint = "a model folder holds timm's config.json and model.safetensors"
+        hint = "give a folder with timm's config.json and model.safetensors"
         raise ModelError(f"{folder} has no config.json", hint)
     return load_config(read_config(folder, str(folder)), folder, spelled, pretrained)
 
@@ -80,8 +80,8 @@ def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool
     if made_up:
         which = f"{counted(len(made_up), 'tensor')} ({some_of(made_up)})"
         raise ModelError(
-            f"{source}: timm takes {which} not from model.safetensors but at random",
-            "the file lacks them, or config.json does not state num_classes beside the architecture",
+            f"{source}: timm sets {which} at random, not from model.safetensors",
+            "check that the file contains them, and that config.json states num_classes next to architecture",
         )
     return timm_teacher(network, source, name, config.label_names)
 

@@ -21,7 +21,7 @@ def copied(network: nn.Module, source: str) -> nn.Module:
     try:
         return copy.deepcopy(network, {id(tensor): _kept(tensor) for tensor in _kept_tensors(network)})
     except (*BUILD_ERRORS, NotImplementedError) as error:
-        hint = "give path/to/file.py:factory, which builds it"
+        hint = "give path/to/file.py:factory, a function that builds it"
         raise ModelError(f"{source} cannot be copied: {first_line(error)}", hint) from error
 
 
@@ -57,11 +57,11 @@ def check_built(network: nn.Module, source: str) -> None:
     """
     unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
     if unbuilt is not None:
-        raise ModelError(f"{source} has layers that are not built yet: {unbuilt}", "run it on an image first")
+        raise ModelError(f"{source} has lazy layers without a shape: {unbuilt}", "run it on a batch of images first")
     if isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"{source} was traced or scripted (torch.jit)", "give the module that it was made from")
     if next(network.parameters(), None) is None:
-        raise ModelError(f"{source} has no parameters", "weights are nn.Parameter, not buffers")
+        raise ModelError(f"{source} has no parameters", "make its weights nn.Parameter, not buffers")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

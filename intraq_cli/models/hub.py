@@ -20,6 +20,7 @@ CONNECT_TIMEOUT = 20.0
 LONGEST_WAIT = 300
 """Longest accepted ``retry-after``, in seconds: the Hub's rate limits apply to windows of five minutes."""
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs write access"
+UNREACHABLE = "the Hub cannot be reached"
 
 
 # --- down ---
@@ -78,21 +79,21 @@ def downloading(what: str) -> Iterator[None]:
         hint = "check the spelling; a private repository needs a token: `hf auth login`"
         raise ModelError(f"the Hub has no repository {what}, and there is no such folder here", hint) from error
     except hub.RevisionNotFoundError as error:
-        hint = "check --revision, or what stands behind the @"
+        hint = "check --revision, or the part after the @"
         raise ModelError(f"{what}: the repository has no such revision", hint) from error
     except hub.HFValidationError as error:
-        raise ModelError(f"{what} is no Hub repository name", "written ORG/NAME or ORG/NAME@REVISION") from error
+        raise ModelError(f"{what} is not a valid name on the Hub", "write ORG/NAME or ORG/NAME@REVISION") from error
     except hub.RemoteEntryNotFoundError as error:
         raise ModelError(
-            f"{what} lacks a file of a model: {first_line(error)}", "it needs config.json and weights"
+            f"{what} lacks a file: {first_line(error)}", "give a model with config.json and model.safetensors"
         ) from error
     except (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError) as error:
         answer = root_error(error)
         if isinstance(answer, hub.HfHubHTTPError) or _is_timeout(answer):
             reason, hint, _ = explain_failure(answer)
         else:
-            reason = "HF_HUB_OFFLINE is set" if is_offline() else "the Hub cannot be reached"
-            hint = "check the spelling of a folder, else the network; `intraq zoo list` shows models that need none"
+            reason, way = ("HF_HUB_OFFLINE is set", "unset it") if is_offline() else (UNREACHABLE, "check the network")
+            hint = f"{way}, or check the spelling of a folder; `intraq zoo list` shows models that work offline"
         raise ModelError(f"cannot download {what}: {reason}", hint) from error
     except hub.HTTPError as error:  # from the client's HTTP library
         reason, hint, _ = explain_failure(error)
@@ -148,7 +149,7 @@ def _refuse_to_wait_long(response: "Response") -> None:
     """Raise an error on a long ``retry-after``; the client itself would sleep that long, even for a day."""
     wait = response.headers.get("retry-after", "")
     if wait.isdigit() and int(wait) > LONGEST_WAIT:
-        raise HubError(f"the Hub takes no more requests for {wait} s", "try again then", "hub-busy")
+        raise HubError(f"the Hub accepts no more requests for {wait} s", "try again after that", "hub-busy")
 
 
 def request_timeout() -> float:
@@ -188,7 +189,7 @@ def explain_failure(error: BaseException) -> tuple[str, str, str]:
         hint = "try again; HF_HUB_DOWNLOAD_TIMEOUT sets the seconds to wait"
         return "the Hub did not answer in time", hint, "hub-unreachable"
     if is_http_error(error) or isinstance(error, hub.OfflineModeIsEnabled):
-        return f"the Hub cannot be reached: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
+        return f"{UNREACHABLE}: {first_line(error)}", "check the network and HF_ENDPOINT", "hub-unreachable"
     return " ".join(str(error).split()), "check HF_ENDPOINT, and try again", "hub"
 
 
@@ -198,7 +199,7 @@ def _explain_status(error: "HfHubHTTPError") -> tuple[str, str, str]:
     status = error.response.status_code
     said = f"{status}: {' '.join((error.server_message or error.response.reason_phrase).split())[:300]}"
     if isinstance(error, RevisionNotFoundError):
-        hint = "make the branch first: `hf repos branch create ORG/NAME REVISION`"
+        hint = "create the branch first: `hf repos branch create ORG/NAME REVISION`"
         return f"there is no such revision ({said})", hint, "hub-missing"
     if isinstance(error, GatedRepoError):
         return f"it is gated ({said})", "accept its terms on the Hub and log in: `hf auth login`", "hub-forbidden"
@@ -206,25 +207,15 @@ def _explain_status(error: "HfHubHTTPError") -> tuple[str, str, str]:
         case 401:
             return f"the token is not accepted ({said})", LOGIN, "hub-token"
         case 403:
-            return (
-                f"the token has no right to it ({said})",
-                "check the owner's name and the token's rights",
-                "hub-forbidden",
-            )
+            hint = "check the owner's name and the token's permissions"
+            return f"the token does not allow this ({said})", hint, "hub-forbidden"
         case 404:
-            return (
-                f"there is nothing of that name ({said})",
-                "check the spelling, and the token's rights",
-                "hub-missing",
-            )
+            return f"it was not found ({said})", "check the spelling and the token's permissions", "hub-missing"
         case 409 | 412:
-            return (
-                f"somebody else has changed it meanwhile ({said})",
-                "look at what is there, then again",
-                "hub-conflict",
-            )
+            hint = "check what is there now, then try again"
+            return f"somebody else has changed it in the meantime ({said})", hint, "hub-conflict"
         case 429:
-            return f"the Hub takes no more requests for now ({said})", "try again later", "hub-busy"
+            return f"the Hub accepts no more requests for now ({said})", "try again later", "hub-busy"
         case _ if status >= 500:
-            return f"the Hub failed ({said})", "try again later", "hub"
-    return f"the Hub refuses ({said})", "", "hub"
+            return f"the Hub reported an error ({said})", "try again later", "hub"
+    return f"the Hub refused the request ({said})", "", "hub"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intraq_cli.choices import MAX_SIDE, is_too_large
+from intraq_cli.choices import LARGEST_SIZE, is_too_large
 from intraq_cli.errors import ModelError
 
 
@@ -26,7 +26,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         c = self.input_size[0]
         if is_too_large(self.input_size):
-            raise ModelError(f"an input of {self.size} is too large", f"at most {MAX_SIDE} pixels a side")
+            raise ModelError(f"an input of {self.size} is too large", f"use {LARGEST_SIZE}")
         if len(self.mean) != c or len(self.std) != c:
             raise ModelError(
                 f"{c} input channels, but {len(self.mean)} means and {len(self.std)} standard deviations",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.errors import GET_AGAIN, IntraqError, ModelError
 from intraq_cli.io.untrusted import TensorInfo
 
 BUILD_ERRORS = (
@@ -27,6 +27,7 @@ BUILD_ERRORS = (
 """What a library's model builder may raise on an argument of the right type but with an unsuitable value."""
 MAX_PARTS = 50_000
 """Most modules and parameters of a network; timm's largest has about 1,900 parameters."""
+MISMATCH = "check that config.json and model.safetensors belong together"
 
 
 def parts_of(header: Mapping[str, TensorInfo]) -> int:
@@ -49,9 +50,7 @@ def limited(parts: int, weightless: bool = False) -> Iterator[None]:
         nonlocal count
         count += 1
         if count > parts:
-            raise ModelError(
-                f"config.json describes a network of more than {parts} parts", "model.safetensors holds fewer, or none"
-            )
+            raise ModelError(f"config.json describes a network of more than {parts} modules and parameters", MISMATCH)
         if weightless and isinstance(part, nn.Parameter):
             return nn.Parameter(torch.empty_like(part, device="meta"), part.requires_grad)
         return None
@@ -85,7 +84,8 @@ def build_on_meta(
     # a word packs at most 16 codes; the margin is for buffers that are computed, not stored in the file
     held = sum(math.prod(info.shape) for info in header.values())
     if described > 16 * held + 2**24:
-        raise kind(f"config.json describes a network of {described:,} values, model.safetensors holds {held:,}")
+        what = f"config.json describes a network of {described:,} values, but model.safetensors contains {held:,}"
+        raise kind(what, MISMATCH)
     return network
 
 
@@ -111,13 +111,13 @@ def check_tensors(
     """
     for key in sorted(header.keys() ^ expected.keys()):
         state = "unknown" if key in header else "missing"
-        raise kind(f"{where}: model.safetensors does not fit config.json: {key} is {state}", "fetch it again")
+        raise kind(f"{where}: model.safetensors does not match config.json: {key} is {state}", GET_AGAIN)
     for key, info in expected.items():
         if header[key] != info:
             raise kind(
-                f"{where}: model.safetensors does not fit config.json: {key} is {_spelled(header[key])}, "
+                f"{where}: model.safetensors does not match config.json: {key} is {_spelled(header[key])}, "
                 f"not {_spelled(info)}",
-                "fetch it again",
+                GET_AGAIN,
             )
 
 
@@ -130,8 +130,8 @@ def check_floats(network: nn.Module, held: Mapping[str, TensorInfo], where: str)
     for key, tensor in network.state_dict().items():
         floats = isinstance(tensor, Tensor) and tensor.is_floating_point()
         if floats and key in held and held[key].dtype not in FLOATS:
-            hint = "codes of a quantized network are no weights: give those of the float network"
-            raise ModelError(f"{where}: {key} is {_spelled(held[key])}, where the network has floats", hint)
+            hint = "give the weights of the float network, not the codes of a quantized one"
+            raise ModelError(f"{where}: {key} is {_spelled(held[key])}, but the network needs floats", hint)
 
 
 def _spelled(info: TensorInfo) -> str:

@@ -4,8 +4,9 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from intraq_cli.choices import MAX_SIDE, is_too_large
+from intraq_cli.choices import LARGEST_SIZE, is_too_large
 from intraq_cli.errors import IntraqError, ModelError, UsageError
+from intraq_cli.words import counted
 
 if TYPE_CHECKING:
     from intraq_cli.models.input_spec import InputSpec
@@ -59,23 +60,25 @@ class InputOverride:
         size = self.input_size
         if size is not None and (min(size) < 1 or is_too_large(size)):
             what = "too large" if min(size) >= 1 else "sizes must be at least 1"
-            raise UsageError(
-                f"--input-size {','.join(map(str, size))}: {what}", f"C,H,W, up to {MAX_SIDE} pixels a side"
-            )
+            raise UsageError(f"--input-size {','.join(map(str, size))}: {what}", f"give C,H,W with {LARGEST_SIZE}")
         for name, values, least in (("--mean", self.mean, -math.inf), ("--std", self.std, MIN_STD)):
             if values is None:
                 continue
             said = f"{name} {','.join(f'{value:g}' for value in values)}"
             if not all(math.isfinite(value) and value >= least for value in values):
-                raise UsageError(f"{said}: must be finite numbers{f' from {least:g}' * (least > 0)}", "e.g. 0.5")
+                raise UsageError(f"{said}: must be finite numbers{f' of at least {least:g}' * (least > 0)}", "e.g. 0.5")
             if size is not None and len(values) != size[0]:
-                raise UsageError(f"{said}: one number for each of {size[0]} channels", "of --input-size C,H,W")
-        check_pixel_scale(self.mean, self.std, "--mean and --std", UsageError)
+                raise UsageError(
+                    f"{said}: --input-size C,H,W has {counted(size[0], 'channel')}", "give one number for each"
+                )
+        check_pixel_scale(self.mean, self.std, "", UsageError)
         if self.crop_pct is not None and not MIN_CROP_PCT <= self.crop_pct <= MAX_CROP_PCT:
-            raise UsageError(f"--crop-pct {self.crop_pct:g}: must be {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875")
+            raise UsageError(
+                f"--crop-pct {self.crop_pct:g}: must be from {MIN_CROP_PCT} to {MAX_CROP_PCT}", "e.g. 0.875"
+            )
         known = get_args(Interpolation)
         if self.interpolation is not None and self.interpolation not in known:
-            raise UsageError(f"--interpolation {self.interpolation}: there is none such", ", ".join(known))
+            raise UsageError(f"--interpolation {self.interpolation}: no such method", f"choose from {', '.join(known)}")
 
 
 def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] = ModelError) -> None:
@@ -84,7 +87,7 @@ def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] =
     Args:
         mean: per channel, or None.
         std: per channel, or None.
-        where: where they are stated, for the message.
+        where: where they are stated, for the message; empty for options.
         kind: class of the error to raise.
 
     Raises:
@@ -93,4 +96,5 @@ def check_pixel_scale(mean: Any, std: Any, where: str, kind: type[IntraqError] =
     stated = {name: values for name, values in (("mean", mean), ("std", std)) if values}
     if any(abs(value) > PIXEL_SCALE for values in stated.values() for value in values):
         scaled = [f"--{name} {','.join(f'{v / 255:.4g}' for v in values)}" for name, values in stated.items()]
-        raise kind(f"{where} are for pixels in [0, 255], not in [0, 1]", f"divided by 255: {' '.join(scaled)}")
+        names = f"{where}: {' and '.join(stated)}" if where else " and ".join(f"--{name}" for name in stated)
+        raise kind(f"{names} must be for pixels in [0, 1], not in [0, 255]", f"divide by 255: {' '.join(scaled)}")

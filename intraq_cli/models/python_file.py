@@ -90,9 +90,9 @@ def _named(spelled: str, word: str, kind: type[IntraqError]) -> Iterator[Callabl
     text, _, name = spelled.rpartition(":")
     path = Path(text)
     if not os.path.isfile(path):
-        raise kind(f"no file {path}", f"written path/to/file.py:{word}")
+        raise kind(f"there is no file {path}", f"write path/to/file.py:{word}")
     if not name.isidentifier():
-        raise kind(f"{name!r} is no function name", f"written path/to/file.py:{word}")
+        raise kind(f"{name!r} is not a function name", f"write path/to/file.py:{word}")
     try:
         with _importable(path):
             module = _imported(path)
@@ -152,7 +152,7 @@ def _imported(path: Path) -> ModuleType:
     if package and re.search(rb"^\s*from\s+\.", path.read_bytes(), re.MULTILINE):
         found = importlib.import_module(f"{package}.{path.stem}")
         if Path(str(found.__file__)) != path.resolve():
-            raise ModelError(f"{path}: another package {package} is imported already: {found.__file__}", "rename one")
+            raise ModelError(f"{path}: another package {package} is already imported: {found.__file__}", "rename one")
         return found
     spec = importlib.util.spec_from_file_location(f"_intraq_user_{path.stem}", path)
     assert spec is not None

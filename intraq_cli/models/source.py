@@ -76,9 +76,9 @@ class Source:
             name = type(model).__name__
             source = cls("module", name, f"module:{name}", override=override, module=model)
         elif not isinstance(model, (str, os.PathLike)):
-            kind = model.__name__ if isinstance(model, type) else type(model).__name__
-            hint = "a name, a path, or the nn.Module itself (not its class)"
-            raise UsageError(f"the model is {kind}, which is no network and no name of one", hint)
+            kind = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+            hint = "give a name, a path, or the nn.Module itself (not its class)"
+            raise UsageError(f"expected the name of a model or an nn.Module, got {kind}", hint)
         else:
             text = os.fspath(model)
             kind, name = _kind(text, beside_weights=weights is not None)
@@ -89,16 +89,18 @@ class Source:
         if weights is None:
             return self
         if self.kind != "timm":
-            raise UsageError(f"--weights beside {self.spelled}", "it goes with a timm name alone, e.g. resnet18")
+            raise UsageError(
+                f"--weights cannot be used with {self.spelled}", "use it with a timm name such as resnet18"
+            )
         return replace(self, weights=Path(weights))
 
     def _at(self, revision: str | None) -> Self:
         if not revision:
             return self
         if self.kind != "hub":
-            raise UsageError(f"--revision {revision}: {self.spelled} is no repository on the Hub", "leave it out")
+            raise UsageError(f"--revision {revision}: {self.spelled} is not a repository on the Hub", "leave it out")
         if "@" in self.name:
-            raise UsageError(f"{self.spelled} names a revision, and --revision {revision} another", "name one of them")
+            raise UsageError(f"{self.spelled} names a revision, and so does --revision {revision}", "give only one")
         return replace(self, name=f"{self.name}@{revision}", spelled=f"{self.spelled}@{revision}")
 
     @property
@@ -180,18 +182,18 @@ class Source:
         if missing:
             scale = " (for pixels in [0, 1])" if {"mean", "std"} & missing.keys() else ""
             raise ModelError(
-                f"{self.spelled} does not say how it wants its input: {', '.join(missing)}",
-                f"add {' '.join(missing.values())}{scale}; in Python {next(iter(missing))}=...",
+                f"{self.spelled} does not specify its input: {', '.join(missing)}",
+                f"add {' '.join(missing.values())}{scale}; in Python, {next(iter(missing))}=...",
             )
         spec = spec_of_config(stated, f"{self.spelled}: pretrained_cfg")
         mean = None if self.override.mean else spec.mean
         std = None if self.override.std else spec.std
-        check_pixel_scale(mean, std, f"{self.spelled}: mean and std of its pretrained_cfg")
+        check_pixel_scale(mean, std, f"{self.spelled}: pretrained_cfg")
         return spec
 
     def _copied(self) -> nn.Module:
         if self.module is None:
-            raise ModelError(f"{self.spelled} is a network that only its own code builds", "give the module: model=...")
+            raise ModelError(f"{self.spelled} can only be built by its own code", "give the module itself: model=...")
         return copied(self.module, self.spelled)
 
 
@@ -221,12 +223,14 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
     if os.path.isdir(text):  # Path.is_dir and is_file would raise for a name that is too long
         return "folder", text
     if os.path.isfile(text):
-        raise ModelError(f"{text} is a file, and no model", "weights go with a timm name: ARCHITECTURE --weights FILE")
+        raise ModelError(
+            f"{text} is a file, not a model", "to use it as weights, give a timm name: ARCHITECTURE --weights FILE"
+        )
     if re.fullmatch(REPOSITORY, text):
         return "hub", text
     if "/" in text:
         here = os.path.isabs(text) or text.startswith(".")
-        hint = "a model is a folder or path/to/file.py:factory" if here else "models on the Hub are written ORG/NAME"
+        hint = "give a folder or path/to/file.py:factory" if here else "write a model on the Hub as ORG/NAME"
         raise ModelError(f"there is no folder {text}", hint)
     return "timm", text
 
@@ -234,10 +238,10 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
 def _no_function(file: str) -> ModelError:
     """Return the error for a Python file without the name of the function that builds the network."""
     if not os.path.isfile(file):
-        return ModelError(f"there is no file {file}", "a network of your own is written path/to/file.py:factory")
+        return ModelError(f"there is no file {file}", "write a network of your own as path/to/file.py:factory")
     names = factories_in(Path(file))
-    known = f"; it has {', '.join(names)}" if names else ""
-    return ModelError(f"{file} is a Python file: which function builds the network?", f"write {file}:factory{known}")
+    known = f"; it defines {', '.join(names)}" if names else ""
+    return ModelError(f"{file} does not say which function builds the network", f"write {file}:factory{known}")
 
 
 def _may_be_timm(text: str) -> bool:

@@ -18,7 +18,7 @@ PREFERRED = (r"(\w+_)?ema(_\w+)?\.", r"((model_)?state_dict|(model|net)(_state)?
 the weights reports the accuracy of that average."""
 COMPILED = "_orig_mod."
 """Prefix that ``torch.compile`` adds to the keys of a compiled module."""
-HINT = "only tensors are read, and no code is run: save network.state_dict()"
+HINT = "save network.state_dict() instead: only tensors are read, and no code is run"
 
 
 class _Unread:
@@ -48,7 +48,7 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
     needed = {key for key in known if not key.endswith("num_batches_tracked")}
     states = dict(_state_dicts(found))
     if not states:
-        raise ModelError(f"cannot read {path}: it holds {_described(found)}, and no state dict", HINT)
+        raise ModelError(f"{path} contains no state dict, only {_described(found)}", HINT)
     whole = {name + prefix: part for name, state in states.items() for prefix, part in _parts(state, needed)}
     named = ({name: whole[name] for name in whole if re.match(beginning, name)} for beginning in PREFERRED)
     chosen = next(filter(None, named), None) or {"": _nearest(states.values(), needed)}
@@ -57,17 +57,19 @@ def read_state_dict(path: Path, known: Collection[str]) -> dict[str, Tensor]:
     first, *more = chosen.values()
     if not all(_same(part[key], first[key]) for part in more for key in needed):
         names = ", ".join(name.rstrip(".") for name in chosen)
-        raise ModelError(f"{path} holds the weights of several networks: {names}", "save the state_dict() of one")
+        raise ModelError(f"{path} contains the weights of several networks: {names}", "save the state_dict() of one")
     return first
 
 
 def _check_tensors(path: Path, state: dict[str, Tensor]) -> None:
     for key, tensor in state.items():
         if tensor.layout is not torch.strided:
-            raise ModelError(f"{path}: {key} is a sparse tensor", "save dense ones: tensor.to_dense()")
+            raise ModelError(f"{path}: {key} is a sparse tensor", "save dense tensors: tensor.to_dense()")
         # an expanded view can have any size on a storage of one value
         if tensor.untyped_storage().nbytes() < tensor.nbytes:
-            raise ModelError(f"{path}: {key} claims more values than the file holds", "save network.state_dict()")
+            raise ModelError(
+                f"{path}: {key} has fewer values than its shape says", "save a full copy: tensor.contiguous()"
+            )
 
 
 def _state_dicts(found: Any, name: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -114,7 +116,7 @@ def _read(path: Path) -> Any:
     from safetensors.torch import load_file
 
     if not os.path.isfile(path):  # Path.is_dir and is_file would raise for a name that is too long
-        raise ModelError(f"no file {path}", "--weights is a safetensors or .pth file")
+        raise ModelError(f"there is no file {path}", "give --weights a safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -137,6 +139,6 @@ def _foreign(path: Path) -> list[str]:
 def _described(found: Any) -> str:
     """Describe the content of a file in one line."""
     if not isinstance(found, dict):
-        return f"a {type(found).__name__}"
-    kinds = [f"{key} ({type(value).__name__})" for key, value in found.items()]
-    return ", ".join(kinds[:8]) + (f" and {len(kinds) - 8} more" if len(kinds) > 8 else "") if kinds else "nothing"
+        return f"an object of type {type(found).__name__}"
+    kinds = [f"{key} ({type(value).__name__})" for key, value in found.items()] or ["an empty dict"]
+    return ", ".join(kinds[:8]) + (f" and {len(kinds) - 8} more" if len(kinds) > 8 else "")

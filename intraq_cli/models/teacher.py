@@ -25,6 +25,8 @@ aten = torch.ops.aten
 
 PROBABILITIES = {aten.softmax.int: "softmax", aten._softmax.default: "softmax", aten.sigmoid.default: "sigmoid"}
 """Operations that turn logits into probabilities, with their names."""
+DAMAGED = "check the weights: the file may be damaged"
+NO_LOGITS = "give a network that returns one logit per class"
 
 
 @dataclass(frozen=True)
@@ -123,31 +125,31 @@ def check_classifier(teacher: Teacher) -> int:
     parameters = dict(network.named_parameters(remove_duplicate=False))
     for name, tensor in state_tensors(network).items():
         if tensor.is_floating_point() and not tensor.is_meta and not is_sound(name, tensor, name in parameters):
-            raise ModelError(f"{teacher.source}: {name} holds NaN or infinite values", "the file may be damaged")
+            raise ModelError(f"{teacher.source}: {name} contains NaN or infinite values", DAMAGED)
     try:
         out = network(example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
         size, line = teacher.spec.size, first_line(error)
-        raise ModelError(f"{teacher.source} does not run on input {size}: {line}", _way_out(line)) from error
+        raise ModelError(f"{teacher.source} fails on an input of {size}: {line}", _way_out(line)) from error
     if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[1] < 2:
-        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(f"{teacher.source} returns {shape}, not logits (batch, classes)", _way_to_logits(out))
+        found = f"a tensor of {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ModelError(f"{teacher.source} returns {found}, not logits (batch, classes)", _way_to_logits(out))
     if getattr(network, "num_classes", None) == 0:  # timm's convention for a network without its last layer
         given = f"{out.shape[1]} features"
-        raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", "give a classifier")
+        raise ModelError(f"{teacher.source} has no classifier: it returns {given}, not logits", NO_LOGITS)
     labels = teacher.label_names
     if labels is not None and len(labels) != out.shape[1]:
         what = f"{teacher.source} has {len(labels)} label_names for {out.shape[1]} classes"
-        raise ModelError(what, "mend config.json")
+        raise ModelError(what, "correct label_names in config.json")
     if not out.is_meta and not out.isfinite().all():
-        raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", "the file may be damaged")
+        raise ModelError(f"{teacher.source} returns NaN or infinite logits on noise", DAMAGED)
     return out.shape[1]
 
 
 def _way_out(line: str) -> str:
     """Return a hint for an error that torch raised when the network ran in float32."""
     if re.search(r"\bd?type\b", line):
-        return "weights are in float32 here: let its forward not cast (half, double) or have layers of other types"
+        return "remove casts (half, double) and layers of other types from its forward: all weights are float32 here"
     return "set --input-size C,H,W"
 
 
@@ -155,7 +157,7 @@ def _way_to_logits(out: Any) -> str:
     """Return a hint for a network that returns its logits among other outputs, or in another shape."""
     ways: dict[str, Any] = {}
     if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == 1:
-        return "one logit says yes or no: put it into a module whose forward returns torch.cat([-x, x], 1), two classes"
+        return "wrap it in a module whose forward makes two classes of its logit x: torch.cat([-x, x], 1)"
     if isinstance(out, Tensor):
         ways["network(x).flatten(1)"] = out.flatten(1) if out.dim() > 2 and out[0].numel() == out.shape[1] else None
     elif isinstance(out, Mapping):
@@ -166,8 +168,8 @@ def _way_to_logits(out: Any) -> str:
         ways["network(x).logits"] = getattr(out, "logits", None)
     for way, found in ways.items():
         if isinstance(found, Tensor) and found.dim() == 2:
-            return f"put it into a module whose forward returns {way}"
-    return "give a classifier"
+            return f"wrap it in a module whose forward returns {way}"
+    return NO_LOGITS
 
 
 def example_of(spec: InputSpec, network: nn.Module) -> Tensor:
@@ -220,12 +222,12 @@ def captured_on_device(captured: Captured, teacher: Teacher, device: torch.devic
             raise
         raise ModelError(
             f"{teacher.source} runs on a CPU, but not on {device.type}: {first_line(error)}",
-            "use --device cpu; only parameters and buffers are moved, not other tensors that its modules hold",
+            "use --device cpu, or register its other tensors as buffers: only parameters and buffers are moved",
         ) from error
     if not alike:
         raise ModelError(
-            f"{teacher.source} computes something else on {device.type} than on a CPU",
-            "use --device cpu: checkpoints are loaded on one too",
+            f"{teacher.source} does not compute the same on {device.type} as on a CPU",
+            "use --device cpu: checkpoints have to run on CPUs too",
         )
     return replace(captured, graph=graph)
 
@@ -235,19 +237,20 @@ def doubts(captured: Captured) -> list[str]:
     found = []
     if draws_numbers(captured.graph):
         found.append(
-            "the network draws random numbers as it runs (dropout that is always on?): no two answers are equal"
+            "the network draws random numbers as it runs (is a dropout always on?): no two results are the same"
         )
     end = output_node(captured.graph).args[0]
     if isinstance(end, fx.Node) and end.target in PROBABILITIES:
         found.append(
-            f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken for logits, so that "
-            "divergences and losses say less; give a network that ends before it"
+            f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken as logits, so that "
+            "divergences and losses say less; give the network without it"
         )
     norms = norm_parameters(captured.graph)
     fresh = [norm for norm in norms if not norm.running_mean.any() and (norm.running_var == 1).all()]
     if fresh:
-        which = (
-            "no batch norm has" if len(fresh) == len(norms) else f"{len(fresh)} of {len(norms)} batch norms have not"
+        which = "all" if len(fresh) == len(norms) else f"{len(fresh)} of {len(norms)}"
+        found.append(
+            f"{which} batch norms have the statistics of an untrained network (mean 0, variance 1): images are learned "
+            "only from these"
         )
-        found.append(f"{which} statistics of data (means 0, variances 1): images are learned from nothing else")
     return found

@@ -32,9 +32,9 @@ def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teac
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
         here = [config.parent.name for config in Path().glob("*/config.json")]
-        hint = "a timm name, a folder, ORG/NAME on the Hub, path/to/file.py:factory, ..."
+        hint = "give a timm name, a folder, ORG/NAME on the Hub, path/to/file.py:factory, ..."
         close = did_you_mean(model, [*here, *model_names(), *timm.list_models()])
-        raise ModelError(f"no model and no folder {model!r}", close or hint)
+        raise ModelError(f"there is no model or folder {model!r}", close or hint)
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         hint = " ".join(filter(None, (did_you_mean(tag, tags), "known: " + (", ".join(tags) or "none"))))
@@ -49,7 +49,7 @@ def load_timm(model: str, pretrained: bool, weights: Path | None = None) -> Teac
     if not tags and not timm.models.is_model_pretrained(architecture):
         raise ModelError(
             f"timm has no pretrained weights for {architecture}",
-            "give them: --weights FILE, hf-hub:ORG/NAME or a folder",
+            "add --weights FILE, or give hf-hub:ORG/NAME or a folder",
         )
     with downloading(model):
         network = timm.create_model(model, pretrained=True)
@@ -72,7 +72,7 @@ def _with_weights(model: str, path: Path) -> nn.Module:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:40])
-        raise ModelError(f"{path} does not fit {model}: {reason}", "name the architecture it is from") from error
+        raise ModelError(f"{path} does not match {model}: {reason}", "give the architecture that it is from") from error
     return network
 
 

@@ -49,14 +49,14 @@ class BitRules:
             ModelError: a pattern matches none.
         """
         for patterns, names, what in (
-            (self.weights, layers, "no layer is named"),
-            (self.activations, layers, "no layer is named"),
-            (self.activations, readers, "in this placement nothing quantized is read by layers named"),
+            (self.weights, layers, "no layer matches"),
+            (self.activations, layers, "no layer matches"),
+            (self.activations, readers, "in this placement, no layer that reads quantized values matches"),
         ):
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
-                    hint = f"layers: {', '.join(names[:3])}, ...: `intraq inspect`"
-                    raise ModelError(f"--bits: {what} like {pattern!r}", hint)
+                    hint = f"choose from what `intraq inspect` lists: {', '.join(names[:3])}, ..."
+                    raise ModelError(f"--bits: {what} {pattern!r}", hint)
 
 
 NO_RULES = BitRules()
@@ -71,18 +71,20 @@ def read_bit_rules(file: str | Path | None) -> BitRules:
     if file is None:
         return NO_RULES
     path = Path(file)
-    hint = "`intraq inspect MODEL --bits-template` prints one to edit"
+    hint = "edit the file that `intraq inspect MODEL --bits-template` prints"
     try:
         found = tomllib.loads(read_text(path, LARGEST_FILE, RecipeError))
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"--bits {path} is not valid TOML: {error}", hint) from error
     for table, rules in found.items():
         if table not in TABLES or not isinstance(rules, dict):
-            raise RecipeError(f"--bits {path}: {table} is no table of bits", "tables: [weights] and [activations]")
+            raise RecipeError(
+                f"--bits {path}: {table} is not a table of bits", "use the tables [weights] and [activations]"
+            )
         for pattern, bits in rules.items():
             if type(bits) is not int or not 2 <= bits <= 8:
                 raise RecipeError(
-                    f"--bits {path}: {table} of {pattern!r} are {bits!r}", "bits are whole numbers from 2 to 8"
+                    f"--bits {path}: [{table}] gives {pattern!r} {bits!r} bits", "give a whole number from 2 to 8"
                 )
     return BitRules(**found)
 

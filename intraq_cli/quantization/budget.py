@@ -68,13 +68,13 @@ def chosen_budget(target_size: int | str | None, avg_bits: float | None, bops: f
     found = {option: value for option, value in given.items() if value is not None}
     if len(found) > 1:
         raise UsageError(
-            f"{' and '.join(found)}: one budget at a time", "give one, and look at the others in the result"
+            f"{' and '.join(found)}: only one budget is possible", "give one; the result also states the others"
         )
     if target_size is not None:
         return Budget("bytes", int(_quantity("--target-size", target_size, SIZES, "e.g. 2MB, 500kB")), str(target_size))
     if avg_bits is not None:
         if not 2 <= avg_bits <= 8:
-            raise UsageError(f"--avg-bits {avg_bits}: must be 2 to 8", "e.g. --avg-bits 3.5")
+            raise UsageError(f"--avg-bits {avg_bits}: must be from 2 to 8", "e.g. --avg-bits 3.5")
         return Budget("bits", avg_bits, str(avg_bits))
     if bops is not None:
         return Budget("bit operations", _quantity("--bops", bops, COUNTS, "e.g. 5G, 800M"), str(bops))
@@ -90,7 +90,7 @@ def _quantity(option: str, value: float | str, units: dict[str, float], hint: st
     except ValueError:
         found = 0.0
     if not 1 <= found < 2**53:
-        raise UsageError(f"{option} {value}: must be a number, with a unit perhaps", hint)
+        raise UsageError(f"{option} {value}: must be a number of at least 1, optionally with a unit", hint)
     return found
 
 

@@ -88,8 +88,8 @@ def calibrate(
     for name, activation in student.activation_quantizers.items():
         if not (activation.scale() + activation.zero_point).isfinite():
             raise ModelError(
-                f"quantized, the network puts out what is no number at {name}",
-                "try another --act-placement, or leave layers float by --bits FILE.toml",
+                f"the quantized network has NaN or infinite values at {name}",
+                "try another --act-placement, or more bits",
             )
         activation.scale.learn(config.activation_scale == "learned")
 

@@ -75,7 +75,7 @@ def plan_quantization(
     rules.check([layer.name for layer in found], [layer.name for layer in found if calls & {*layer.calls}])
     if placement == "activations":
         if not sites:
-            raise ModelError("no ReLU-like activation lies in front of a layer", "use --act-placement inputs")
+            raise ModelError("the network has no ReLU-like activation before a layer", "use --act-placement inputs")
         read = {call: rules.input_bits(layer.name, a_bits) for layer in found for call in layer.calls}
         wanted = {name: [read[call] for call in site.layer_calls] for name, site in sites.items()}
         return Plan(placement, weights, {name: max(bits, default=a_bits) for name, bits in wanted.items()})
@@ -151,7 +151,7 @@ def check_width(option: str, bits: int | None) -> None:
         UsageError: it is not.
     """
     if bits is not None and not 2 <= bits <= 8:
-        raise UsageError(f"{option} {bits}: bits must be 2 to 8")
+        raise UsageError(f"{option} {bits}: must be from 2 to 8 bits")
 
 
 def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
@@ -161,7 +161,7 @@ def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
         UsageError: there are none, or some are not 2 to 8.
     """
     if not widths:
-        raise UsageError(f"{name}: no bits", f"e.g. {name} 2,4,8")
+        raise UsageError(f"{name}: no bits given", f"e.g. {name} 2,4,8")
     for bits in widths:
         check_width(name, bits)
     return tuple(sorted({*widths}))

@@ -49,7 +49,7 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
     made = made.detach().to(given.weight)
     rows = made.flatten(1)
     if not (rows == rows.round()).all() or not ((rows >= given.low[:, None]) & (rows <= given.high[:, None])).all():
-        raise own.refuse("returned what are not all whole numbers between low and high")
+        raise own.refuse("returned values that are not whole numbers between low and high")
     return made
 
 

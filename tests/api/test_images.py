@@ -72,13 +72,15 @@ def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
         with pytest.raises(IntraqError):
             images(file, **refused)
     assert (there / "mine").read_text() == "mine"
-    with pytest.raises(IntraqError, match="other things"):
+    with pytest.raises(IntraqError, match="contains files that this command did not make"):
         images(file, png=there, force=True)
     assert (there / "mine").read_text() == "mine"
     (there / "0").mkdir()
     (there / "mine").unlink()
     Image.new("L", (8, 8)).save(there / "0/00001_0.900.png")
-    with pytest.raises(IntraqError, match="other things"):  # named as ours, and somebody else's
+    with pytest.raises(
+        IntraqError, match="contains files that this command did not make"
+    ):  # named as ours, and somebody else's
         images(file, png=there, force=True)
     shutil.rmtree(there)
     images(file, png=there)

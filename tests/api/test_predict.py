@@ -74,7 +74,7 @@ def test_a_picture_that_is_named_may_be_a_link_and_one_in_a_folder_may_not_lead_
     events = []
     images = [result.image for result in predict(Brightness(), folder, report=events.append, **INPUT)]
     assert images == [str(folder / name) for name in ("a.png", "c.png", "inside/e.png")]
-    assert "b.png is a link that leads out" in events[0].message
+    assert "b.png is a link that points outside" in events[0].message
 
 
 def test_no_picture_of_a_large_folder_is_left_out(tmp_path):

@@ -182,7 +182,7 @@ def test_a_product_and_mean_is_listed_as_one():
 def test_infinity_is_taken_in_masks_alone(tensor, value):
     network = trained(MaskOfInfinity())
     network.state_dict()[tensor].view(-1)[0] = float(value)
-    with pytest.raises(ModelError, match=f"{tensor} holds NaN or infinite values"):
+    with pytest.raises(ModelError, match=f"{tensor} contains NaN or infinite values"):
         quantize(network, recipe="instant", **GIVEN)
 
 

@@ -103,7 +103,7 @@ def test_the_manifest_holds_the_call_as_one_can_repeat_it(tmp_path, digits, monk
 
 def test_no_code_runs_that_the_user_did_not_type(factory, tmp_path):
     quantize(f"{factory}:net", out=tmp_path / "out", set=SET, device="cpu", **SPEC)
-    with pytest.raises(ModelError, match="holds no code") as caught:
+    with pytest.raises(ModelError, match="contains no code") as caught:
         load(tmp_path / "out")
     assert "--model file.py:factory" in caught.value.hint
 
@@ -184,14 +184,16 @@ def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize(("version", "hint"), [(1, "make it again with `intraq quantize`"), (3, "update intraq")])
+@pytest.mark.parametrize(("version", "hint"), [(1, "create it again with `intraq quantize`"), (3, "update intraq")])
 def test_a_checkpoint_of_another_format_says_what_to_do(digits, tmp_path, version, hint):
     shutil.copytree(digits, tmp_path / "copy")
     assert json.loads((digits / "config.json").read_text())["quantization_config"]["format_version"] == 2
     change_config(tmp_path / "copy", lambda c: c["quantization_config"].update(format_version=version))
     with pytest.raises(CheckpointError) as caught:
         load(tmp_path / "copy", device="cpu")
-    assert caught.value.message == f"{tmp_path / 'copy'} has format version {version}, this intraq reads 2"
+    assert (
+        caught.value.message == f"{tmp_path / 'copy'} has format version {version}, but this version of intraq reads 2"
+    )
     assert caught.value.hint == hint
 
 
@@ -339,6 +341,8 @@ def test_force_replaces_checkpoints_and_no_other_folder_with_a_config(small_digi
     shutil.copytree(small_digits, tmp_path / "model")
     for folder in ("app", "model"):
         before = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
-        with pytest.raises(OutputError, match="holds other things than force=True replaces"):
+        with pytest.raises(
+            OutputError, match="contains files that this command did not make, so force=True does not replace it"
+        ):
             quantize(small_digits, out=tmp_path / folder, **given)
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == before

@@ -218,7 +218,7 @@ def test_a_complex_parameter_that_is_used_is_stored_as_it_is(written, tmp_path):
     assert (tensors["filter"].dtype, tuple(tensors["filter"].shape)) == (torch.complex64, (8, 8, 5))
     tensors["filter"][0, 0, 0] = complex(0, float("nan"))
     save_file(tensors, tmp_path / "out/model.safetensors")
-    with pytest.raises(CheckpointError, match="filter holds NaN or infinite values"):
+    with pytest.raises(CheckpointError, match="filter contains NaN or infinite values"):
         load(tmp_path / "out", model=f"{tmp_path}/nets.py:filtered", device="cpu")
 
 
@@ -260,7 +260,7 @@ def test_what_stays_float_is_said(nets, tmp_path):
 
 
 def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_path):
-    with pytest.raises(ModelError, match=r"filter is a tensor that no checkpoint can hold \(complex128"):
+    with pytest.raises(ModelError, match=r"filter is a tensor that no checkpoint can store \(complex128"):
         quantize(f"{nets}:complex128", recipe="instant", out=tmp_path / "out", **SPEC)
     assert not (tmp_path / "out").exists()
 
@@ -278,7 +278,7 @@ def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_pat
 def test_code_that_computes_something_else_is_refused(written, tmp_path, was, now):
     written("net")
     (tmp_path / "nets.py").write_text(NETS.replace(was, now))
-    with pytest.raises(CheckpointError, match="other operations, or other numbers in its code"):
+    with pytest.raises(CheckpointError, match="differs, in its operations or in numbers in its code"):
         load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")
 
 

@@ -176,7 +176,10 @@ def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path, net):
     assert made.code == 1
     assert "--force" in made.err
     forced = intraq("quantize", *net, "--out", "x", *TINY, "--force")
-    assert (forced.code, "x holds other things than --force replaces" in forced.err) == (1, True)
+    assert (
+        forced.code,
+        "x contains files that this command did not make, so --force does not replace it" in forced.err,
+    ) == (1, True)
     assert (tmp_path / "x/mine").exists()
     earlier = {"quantization_config": {"quant_method": "intraq", "format_version": 1}}
     (tmp_path / "x/config.json").write_text(json.dumps(earlier))

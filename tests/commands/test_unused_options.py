@@ -74,7 +74,7 @@ def test_a_folder_goes_before_a_data_set_of_its_name_and_that_is_said(intraq, tm
     ran = intraq("evaluate", "resnet20_digits", "--data", "digits", "--json")
     found = json.loads(ran.out)
     assert (found["data"], found["n"]) == ("./digits", 10)
-    assert "digits is taken for the folder here, not for the data set of that name" in ran.err
+    assert "digits is taken as the folder here, not as the data set of that name" in ran.err
     (tmp_path / "digits").rename(tmp_path / "cifar10")
     ran = intraq("evaluate", "resnet20_digits", "--data", "cifar10", "--json")
     assert json.loads(ran.out)["n"] == 10

@@ -246,7 +246,7 @@ def test_other_placements_say_why_layers_stay_float(random):
     model = model_of(student, shape=(3, 8, 8))
     _integer, left = integer_layers(model)
     assert {layer.name for layer in left} >= {"conv1", "conv2", "conv3"}
-    assert all("zero-points" in layer.reason or "not quantized" in layer.reason for layer in left)
+    assert all("its own zero-point" in layer.reason or "not quantized" in layer.reason for layer in left)
     x = torch.randn(16, 3, 8, 8, generator=random)
     wanted, got = student(x), run(model, x)
     assert torch.allclose(wanted, got, atol=1e-3 * wanted.std().item())
@@ -383,13 +383,13 @@ def test_evaluate_and_predict_take_the_file(made, exported, tmp_path, labelled):
         ({"pretrained_cfg": True}, "metadata of {} are damaged: pretrained_cfg: "),
         ({"pretrained_cfg": None}, "metadata of {} are damaged: pretrained_cfg: "),
         ({"pretrained_cfg": {"mean": [0.5]}}, "pretrained_cfg lacks input_size"),
-        ({"num_classes": 2, "label_names": ["a", "b"]}, "{} does not return 2 logits, as it says"),
+        ({"num_classes": 2, "label_names": ["a", "b"]}, "{} does not return the 2 logits that its metadata state"),
         ({"num_classes": 0}, "metadata of {} are damaged: num_classes: "),
         ({"num_classes": True}, "metadata of {} are damaged: num_classes: "),
         ({"label_names": ["a", "b"]}, "metadata of {} are damaged: Value error, 2 label_names for 3 classes"),
         ({"label_names": [1, 2, 3]}, "metadata of {} are damaged: label_names.0: "),
-        ({"input_size": [3, 16, 16]}, "{} does not run on input 3,16,16: "),
-        ({"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}, "{} does not run on input 1,8,8: "),
+        ({"input_size": [3, 16, 16]}, "{} fails on an input of 3,16,16: "),
+        ({"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5]}, "{} fails on an input of 1,8,8: "),
         ({"teacher": 5}, "metadata of {} are damaged: teacher: "),
         ({"teacher": {"source": 5}}, "metadata of {} are damaged: teacher.source: "),
         ({"teacher": {"source": "resnet18", "weights": 5}}, "metadata of {} are damaged: teacher.weights: "),
@@ -427,7 +427,7 @@ def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
         ((tmp_path / "none",), 2, "is no folder"),
         ((folder, "--model", model, "--storage", "int3"), 2, "int3"),
         ((folder, "--model", model, "--out", tmp_path / "no" / "where.onnx"), 1, "no folder"),
-        ((folder,), 1, "holds no code"),
+        ((folder,), 1, "contains no code"),
         ((wide, "--model", model, "--storage", "int4"), 2, "no weight has 4 bits or fewer"),
     ):
         ran = intraq("export", *arguments)

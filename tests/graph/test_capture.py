@@ -202,8 +202,8 @@ def one_by_one(self, x):
 @pytest.mark.parametrize(
     ("middle", "says"),
     [
-        (branch, "depends on the values of its input \\(.*test_capture.py, line .*: return x if x.mean"),
-        (loop, "depends on the values of its input \\(.*line .*: while x.abs"),
+        (branch, "control flow depends on values of its input \\(.*test_capture.py, line .*: return x if x.mean"),
+        (loop, "control flow depends on values of its input \\(.*line .*: while x.abs"),
         (value_by_value, "value by value .*test_capture.py, line"),
         (one_by_one, "value by value .*test_capture.py, line"),
         (vmapped, "uses torch.vmap"),
@@ -224,7 +224,7 @@ def test_a_path_that_depends_on_a_buffer_is_told_apart():
     network.middle = lambda x: -x if (network.stage >= 3).all() else x
     with pytest.raises(ModelError, match=r"own tensors .*test_capture\.py, line") as caught:
         graph_of(network)
-    assert "numbers of Python" in caught.value.hint
+    assert "Python numbers" in caught.value.hint
 
 
 class Counting(SmallNet):
@@ -250,7 +250,7 @@ def test_a_network_that_limits_its_weights_as_it_runs_is_refused():
             self.conv1.weight.data = torch.renorm(self.conv1.weight.data, 2, 0, 1.0)
             return super().forward(x)
 
-    with pytest.raises(ModelError, match="replaces tensors of its own as it runs"):
+    with pytest.raises(ModelError, match="replaces its own tensors as it runs"):
         graph_of(trained(Limited()))
 
 
@@ -279,7 +279,7 @@ class Remembering(SmallNet):
 
 
 def test_a_graph_that_computes_something_else_is_refused():
-    with pytest.raises(ModelError, match="does not compute what its captured graph computes"):
+    with pytest.raises(ModelError, match="the network and its captured graph compute different results"):
         graph_of(trained(Remembering()))
 
 

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, 
     failing_renames(monkeypatch, {2, 3})
     with pytest.raises(OutputError) as caught:
         make(atomic_folder, old, True, lambda: None)
-    kept = Path(caught.value.hint.removeprefix("what was there is now "))
+    kept = Path(caught.value.hint.removeprefix("the previous content is now in "))
     assert contents(kept) == {"config.json": "old"}
 
 
@@ -139,7 +139,7 @@ def test_a_disk_that_does_not_take_it_leaves_what_was_there(old, tmp_path, monke
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
 def test_what_somebody_else_has_put_there_meanwhile_is_not_replaced(tmp_path, whole):
     path = tmp_path / "out"
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         make(whole, path, False, lambda: path.write_text("theirs"))
     assert contents(tmp_path) == {"out": "theirs"}
 
@@ -162,8 +162,8 @@ def test_a_read_only_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("path", "file", "says"),
     [
-        (".", False, "no name"),
-        ("..", False, "no name"),
+        (".", False, "is not a name for an output"),
+        ("..", False, "is not a name for an output"),
         ("out", True, "is a folder"),
         ("out/config.json", False, "is a file"),
     ],
@@ -193,7 +193,9 @@ def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files,
     if taken:
         check_output(folder, True, ours)
     else:
-        with pytest.raises(OutputError, match="thesis holds other things than --force replaces"):
+        with pytest.raises(
+            OutputError, match="thesis contains files that this command did not make, so --force does not replace it"
+        ):
             check_output(folder, True, ours)
 
 
@@ -212,7 +214,12 @@ def test_a_link_is_refused_as_what_it_leads_to_would_stay_as_it_is(old, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("a" * 245, "too long: 245 bytes"), ("a/" * 2000 + "b", "too long"), ("a\0b", "null character")]
+    ("name", "says"),
+    [
+        ("a" * 245, "the name of output a+ is too long: 245 bytes"),
+        ("a/" * 2000 + "b", "the path of output b is too long"),
+        ("a\0b", "null character"),
+    ],
 )
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path, name, says):
     for is_output in (None, ours):

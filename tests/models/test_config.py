@@ -85,7 +85,7 @@ def test_any_value_at_the_top_is_taken_or_is_one_line(field, value):
      "dtype", "model_name", "model_cfg", "pruned", "state_dict", "__class__", "a.b", "", "a b", "ä"],
 )  # fmt: skip
 def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
-    with pytest.raises(ModelError, match="model_args may not hold"):
+    with pytest.raises(ModelError, match="model_args may not contain"):
         check_config({**SOUND, "model_args": {name: None}}, "here")
 
 

@@ -46,7 +46,7 @@ def test_size_mean_and_std_leave_a_modules_own_crop_and_interpolation():
 def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
     found = Source.parse(small(mean=(0.5,) * 3, std=[0.5] * 3), InputOverride((3, 8, 8))).load().spec
     assert (found.input_size, found.mean, found.std, found.crop_pct) == ((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 1.0)
-    with pytest.raises(ModelError, match=r"does not say how it wants its input: std$") as caught:
+    with pytest.raises(ModelError, match=r"does not specify its input: std$") as caught:
         Source.parse(small(mean=(0.5,) * 3), InputOverride((3, 8, 8))).load()
     assert caught.value.hint.startswith("add --std S,S,S (for")
 
@@ -54,9 +54,9 @@ def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
 def test_what_shows_no_picture_needs_no_mean_and_no_standard_deviation():
     assert Source.parse(small(), InputOverride((1, 8, 8))).on_meta().spec.input_size == (1, 8, 8)
     assert Source.parse(small(mean=(0.5,) * 3), InputOverride((3, 8, 8))).on_meta().spec.mean == (0.5,) * 3
-    with pytest.raises(ModelError, match=r"does not say how it wants its input: input_size$") as caught:
+    with pytest.raises(ModelError, match=r"does not specify its input: input_size$") as caught:
         Source.parse(small()).on_meta()
-    assert caught.value.hint.startswith("add --input-size C,H,W; in Python")
+    assert caught.value.hint.startswith("add --input-size C,H,W; in Python,")
     with pytest.raises(ModelError, match="input_size"):
         Source.parse(small(input_size=8)).on_meta()
 
@@ -95,13 +95,16 @@ def test_an_unknown_tag_beside_weights_is_refused(tmp_path):
     ],
 )
 def test_pixel_scale_is_recognised_and_spelled_right(mean, std, spelled):
-    with pytest.raises(UsageError, match=r"pixels in \[0, 255\]") as caught:
+    names = "--mean" if std is None else "--mean and --std"
+    with pytest.raises(UsageError, match=rf"^{names} must be for pixels in \[0, 1\], not in \[0, 255\]$") as caught:
         Source.parse("resnet18", InputOverride(mean=mean, std=std))
     assert spelled in caught.value.hint
 
 
 def test_pixel_scale_in_a_modules_own_cfg_is_refused():
-    with pytest.raises(ModelError, match=r"pretrained_cfg are for pixels in \[0, 255\]"):
+    with pytest.raises(
+        ModelError, match=r"pretrained_cfg: mean and std must be for pixels in \[0, 1\], not in \[0, 255\]"
+    ):
         Source.parse(small(input_size=(3, 8, 8), mean=(123.68,) * 3, std=(58.0,) * 3)).load()
 
 
@@ -117,10 +120,10 @@ def test_what_no_image_can_be_taken_with_is_refused(stated):
         ({"input_size": (1, 8, 0)}, "--input-size 1,8,0: sizes must be at least 1"),
         ({"input_size": (1, -8, 8)}, "sizes must be at least 1"),
         ({"input_size": (1, 100_000, 100_000)}, "too large"),
-        ({"std": (1e-40,)}, "--std 1e-40: must be finite numbers from 1e-06"),
+        ({"std": (1e-40,)}, "--std 1e-40: must be finite numbers of at least 1e-06"),
         ({"std": (math.inf,)}, "--std inf: must be finite"),
         ({"mean": (math.inf,)}, "--mean inf: must be finite"),
-        ({"mean": (0.1, 0.2), "input_size": (1, 8, 8)}, "one number for each of 1 channels"),
+        ({"mean": (0.1, 0.2), "input_size": (1, 8, 8)}, "--input-size C,H,W has 1 channel$"),
     ],
 )
 def test_what_no_network_takes_is_wrong_usage(given, says):

@@ -73,7 +73,7 @@ def test_a_package_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path / "other"))
     import_module("zoo_of_yours.small.nets")
     try:
-        with pytest.raises(ModelError, match=r"another package zoo_of_yours\.small is imported already"):
+        with pytest.raises(ModelError, match=r"another package zoo_of_yours\.small is already imported"):
             call_factory(model)
     finally:
         for name in [name for name in sys.modules if name.startswith("zoo_of_yours")]:
@@ -150,11 +150,11 @@ def test_a_file_without_its_function_is_told_what_could_be_meant(spelled, tmp_pa
     text = spelled.format(tmp_path)
     (tmp_path / "sub").mkdir()
     (tmp_path / text).write_text(FILE)
-    with pytest.raises(ModelError, match="is a Python file: which function builds the network") as caught:
+    with pytest.raises(ModelError, match="does not say which function builds the network") as caught:
         inspect(text)
-    assert caught.value.hint == f"write {text}:factory; it has Net, small, deep"
+    assert caught.value.hint == f"write {text}:factory; it defines Net, small, deep"
     (tmp_path / text).write_text("def (")
-    with pytest.raises(ModelError, match="is a Python file") as caught:
+    with pytest.raises(ModelError, match="does not say which function builds the network") as caught:
         inspect(text)
     assert caught.value.hint == f"write {text}:factory"
     (tmp_path / text).unlink()

@@ -88,7 +88,7 @@ def test_of_two_networks_none_is_taken(network, wrapped, tmp_path):
     both = {"student": network.state_dict(), "teacher": other}
     flat = {f"{name}.{key}": tensor for name, state in both.items() for key, tensor in state.items()}
     torch.save(both if wrapped else {"state_dict": flat}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"holds the weights of several networks: .*student, .*teacher"):
+    with pytest.raises(ModelError, match=r"contains the weights of several networks: .*student, .*teacher"):
         read_state_dict(tmp_path / "w.pth", other.keys())
 
 
@@ -102,10 +102,10 @@ def test_a_prefix_that_is_the_networks_own_stays(tmp_path):
     ("content", "says"),
     [
         ({"epoch": 3, "optimizer": {"lr": 0.1}, "args": argparse.Namespace(a=1)},
-         "it holds epoch (int), optimizer (dict), args (argparse.Namespace), and no state dict"),
-        (nn.Linear(2, 2), "it holds a torch.nn.modules.linear.Linear, and no state dict"),
-        ([torch.zeros(2)], "it holds a list, and no state dict"),
-        ({}, "it holds nothing, and no state dict"),
+         "contains no state dict, only epoch (int), optimizer (dict), args (argparse.Namespace)"),
+        (nn.Linear(2, 2), "contains no state dict, only an object of type torch.nn.modules.linear.Linear"),
+        ([torch.zeros(2)], "contains no state dict, only an object of type list"),
+        ({}, "contains no state dict, only an empty dict"),
     ],
 )  # fmt: skip
 def test_what_is_no_state_dict_says_what_is_in_the_file(content, says, tmp_path):
@@ -137,7 +137,7 @@ def test_a_sparse_tensor_is_refused_by_name(sparse, tmp_path):
 def test_codes_are_not_taken_for_weights(network, dtype, tmp_path):
     state = network.state_dict()
     torch.save({**state, "fc.weight": state["fc.weight"].to(dtype)}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"fc\.weight is .*, where the network has floats"):
+    with pytest.raises(ModelError, match=r"fc\.weight is .*, but the network needs floats"):
         Source.parse("test_resnet", weights=tmp_path / "w.pth").load()
 
 
@@ -159,7 +159,7 @@ def test_codes_in_a_folder_are_not_taken_for_weights(network, tmp_path):
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     Source.parse(str(tmp_path)).load()
     save_file({**state, "fc.weight": state["fc.weight"].char()}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"fc\.weight is I8 \[7, \d+\], where the network has floats"):
+    with pytest.raises(ModelError, match=r"fc\.weight is I8 \[7, \d+\], but the network needs floats"):
         Source.parse(str(tmp_path)).load()
 
 

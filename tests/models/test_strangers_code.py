@@ -67,7 +67,7 @@ def test_of_several_state_dicts_the_one_with_all_the_networks_tensors_is_read(tm
 )
 def test_weights_that_timm_would_make_up_are_refused(tmp_path, config, changes):
     timm_folder(tmp_path / "net", config, **changes)
-    with pytest.raises(ModelError, match=r"not from model.safetensors but at random|cannot load"):
+    with pytest.raises(ModelError, match=r"at random, not from model.safetensors|cannot load"):
         Source.parse(str(tmp_path / "net")).load()
 
 

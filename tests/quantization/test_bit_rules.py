@@ -32,11 +32,11 @@ def test_of_several_patterns_the_last_that_matches_counts(tmp_path):
     ("text", "says"),
     [
         ("[weights\n", "bits.toml"),
-        ('[weights]\n"*" = 9\n', "are 9"),
-        ('[weights]\n"*" = true\n', "are True"),
-        ('[weights]\n"*" = "4"\n', "are '4'"),
-        ("[biases]\n", "biases is no table"),
-        ("weights = 4\n", "weights is no table"),
+        ('[weights]\n"*" = 9\n', "[weights] gives '*' 9 bits"),
+        ('[weights]\n"*" = true\n', "[weights] gives '*' True bits"),
+        ('[weights]\n"*" = "4"\n', "[weights] gives '*' '4' bits"),
+        ("[biases]\n", "biases is not a table"),
+        ("weights = 4\n", "weights is not a table"),
     ],
 )
 def test_what_says_something_else_is_refused(tmp_path, text, says):
@@ -48,7 +48,7 @@ def test_what_says_something_else_is_refused(tmp_path, text, says):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.toml"):
         read_bit_rules(tmp_path / "none.toml")
-    with pytest.raises(RecipeError, match=r"cannot read .*: no regular file"):
+    with pytest.raises(RecipeError, match=r"cannot read .*: not a regular file"):
         read_bit_rules(tmp_path)
 
 
@@ -115,6 +115,6 @@ def test_names_that_look_like_patterns_match_themselves(tmp_path):
 
 def test_bits_of_what_no_layer_reads_quantized_are_refused(network):
     rules = BitRules({}, {"conv1": 4})
-    with pytest.raises(ModelError, match="nothing quantized is read by layers named like 'conv1'"):
+    with pytest.raises(ModelError, match="no layer that reads quantized values matches 'conv1'"):
         plan_quantization(graph_of(network), 4, 4, "activations", None, rules)
     assert plan_quantization(graph_of(network), 4, 4, "inputs", None, rules).activations["conv1"] == 4

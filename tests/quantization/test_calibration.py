@@ -114,5 +114,5 @@ def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, r
 
 def test_an_activation_that_is_no_number_is_refused_by_name(graph):
     images = torch.full((4, 3, 8, 8), torch.nan)
-    with pytest.raises(ModelError, match="what is no number at conv1"):
+    with pytest.raises(ModelError, match="has NaN or infinite values at conv1"):
         calibrate(student_of(graph), graph, images, Quantization(correction="never"))

@@ -206,5 +206,5 @@ def test_a_network_whose_only_activation_is_its_answer_is_refused_in_that_placem
     network = trained(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     )
-    with pytest.raises(ModelError, match="no ReLU-like activation lies in front of a layer"):
+    with pytest.raises(ModelError, match="no ReLU-like activation before a layer"):
         plan_quantization(graph_of(network), 4, 4, "activations")

@@ -268,7 +268,7 @@ def test_metrics_of_other_types_are_one_line(folder, intraq, line):
 def test_metrics_that_lead_out_of_the_folder_are_not_read(folder, tmp_path, intraq):
     (folder / "metrics.jsonl").rename(tmp_path / "elsewhere")
     (folder / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
-    assert "leads out of its folder" in intraq("report", folder).err
+    assert "points outside its folder" in intraq("report", folder).err
 
 
 def test_a_page_is_small_however_large_the_network(tmp_path):
@@ -298,7 +298,7 @@ def test_report_takes_the_place_of_the_folders_own_and_asks_before_any_other(fol
         "checkpoints": [str(folder)],
     }
     report(folder, out=tmp_path / "mine.html")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         report(folder, out=tmp_path / "mine.html")
     report(folder, out=tmp_path / "mine.html", force=True)
     other = folder_of(tmp_path / "other")

@@ -105,7 +105,7 @@ def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
         found = json.loads(made.stdout)  # one object, from one process
         assert made.returncode == expected, made.stderr
         assert made.stderr.count("synthesis: done") == 1 - expected
-    assert found["error"]["message"].endswith("exists already")
+    assert found["error"]["message"].endswith("already exists")
     assert json.loads((tmp_path / "o/run.json").read_text())["processes"] == 2
 
 

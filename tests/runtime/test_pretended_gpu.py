@@ -165,7 +165,7 @@ def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_
     ("changed", "message"),
     [
         ("+ self.held", "runs on a CPU, but not on cuda: .*device"),
-        ("+ (torch.arange(3, device=x.device) if x.is_cuda else 0)", "something else on cuda than on a CPU"),
+        ("+ (torch.arange(3, device=x.device) if x.is_cuda else 0)", "does not compute the same on cuda as on a CPU"),
     ],
 )
 def test_a_network_that_does_not_do_the_same_on_a_gpu_is_refused_at_once(changed, message, factory, gpu):
