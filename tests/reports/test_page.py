@@ -24,7 +24,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 SECTIONS = [
     "Size against divergence",
     "Sensitivity by layer",
-    "Noise along the depth",
+    "Quantization noise by depth",
     "Ranges of the worst activations",
     "Synthetic images",
     "Losses",
@@ -90,7 +90,7 @@ def test_the_figures_are_those_of_the_manifest(folder):
         "96.9 % of 32 held-out synthetic images; divergence 0.013 nats",
         "34 s on cpu (1 thread): synthesis 7.0 s, tuning 22 s",
         "intraq quantize net --w 4 --a 4",
-        "Least: 15.2 dB behind layer.bn2.",
+        "Lowest: 15.2 dB, at layer.bn2.",
         "this one",
         "4 bits, 1.25 % clipped, 15.0 dB",
         "dog 90 %, seen as cat",
