@@ -85,7 +85,9 @@ def circumstances_section(run: Run) -> Section:
     """Return the section about the origin of the run: network, recipe, seed, device, versions."""
     rows = list(_rows_of_circumstances(run))
     table = Table(["", ""], [list(row) for row in rows], texts=(0, 1))
-    return Section("Circumstances", "What must be the same for another run to give the same result.", table=table)
+    return Section(
+        "Reproducing this run", "What must be the same for another run to give the same result.", table=table
+    )
 
 
 def _rows_of_circumstances(run: Run) -> Iterator[tuple[str, str]]:

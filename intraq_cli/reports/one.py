@@ -240,7 +240,7 @@ def _images(record: Record) -> Section | None:
         kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         doubted = sample.first != sample.label
-        note = f"{sample.confidence:.0f} %" + (f", seen as {shortened(name(sample.first), 24)}" if doubted else "")
+        note = f"{sample.confidence:.0f} %" + (f", predicted as {shortened(name(sample.first), 24)}" if doubted else "")
         tiles.append(Tile(uri, shortened(name(sample.label), 30), note, doubted))
         rows.append([str(k), name(sample.label), decimals(sample.confidence, 1), name(sample.first)])
     share = run.measured.teacher_accuracy_synthetic

@@ -53,7 +53,7 @@ def tune(
         context: every batch is split among its processes.
 
     Raises:
-        DivergedError: the losses are not finite, or the network collapses, even at the lowest learning rate tried.
+        DivergedError: the losses are not finite, even at the lowest learning rate tried.
     """
     report = context.report
     context.store.began("tuning")
@@ -71,13 +71,13 @@ def tune(
             state = None
             student.load_state_dict(start)
             attempt += 1
-            collapsed = isinstance(error, CollapsedError)
-            what = "tuning reduced the network to chance level" if collapsed else "the losses of tuning are not finite"
-            if attempt == ATTEMPTS:
+            infinite = "the losses of tuning are not finite"
+            if attempt == ATTEMPTS:  # here the losses are not finite: collapse is not checked in the last attempt
                 raise DivergedError(
-                    f"{what}, even at a learning rate of {gentler.lr:g}",
+                    f"{infinite}, even at a learning rate of {gentler.lr:g}",
                     f"lower it (--set tuning.lr={gentler.lr / 4:.1g}), or skip tuning (--set tuning.steps=0)",
                 ) from error
+            what = "tuning reduced the network to chance level" if isinstance(error, CollapsedError) else infinite
             report(Warned(f"{what} at a learning rate of {gentler.lr:g}: retrying at a quarter of it"))
         else:
             report(StageDone("tuning", context.store.ended("tuning")))

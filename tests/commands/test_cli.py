@@ -243,7 +243,11 @@ def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args
         (("--crop-pct", "3"), "'--crop-pct': must be at most 2", "see --help"),
         (("--interpolation", "x"), "'--interpolation': 'x' is not one of 'nearest', ", "see --help"),
         (("--mean", "abc"), "--mean abc: must be numbers separated by commas", "e.g. --mean 0.485,0.456,0.406"),
-        (("--input-size", "1,8"), "--input-size 1,8: must be 3 whole numbers with", "e.g. --input-size 3,224,224"),
+        (
+            ("--input-size", "1,8"),
+            "--input-size 1,8: must be 3 whole numbers separated by commas",
+            "e.g. --input-size 3,224,224",
+        ),
     ],
 )
 def test_an_option_says_what_it_takes(intraq, args, message, hint):

@@ -31,7 +31,7 @@ SECTIONS = [
     "What is quantized",
     "Accuracy",
     "Export",
-    "Circumstances",
+    "Reproducing this run",
 ]
 
 
@@ -93,7 +93,7 @@ def test_the_figures_are_those_of_the_manifest(folder):
         "Lowest: 15.2 dB, at layer.bn2.",
         "this one",
         "4 bits, 1.25 % clipped, 15.0 dB",
-        "dog 90 %, seen as cat",
+        "dog 90 %, predicted as cat",
         "fixed conv2d 50.00 computed from the input",
         "1 of 2 layers run on integers in onnxruntime, 2.00 times as fast as float32",
         "torch 2.15.0",
@@ -111,7 +111,7 @@ def test_without_an_evaluation_the_verdict_says_how_closely_the_float_network_is
     (instant / "metrics.jsonl").unlink()
     (instant / "samples.png").unlink()
     page = Page(page_of_one(read_record(instant)))
-    assert page.headings == ["What is quantized", "Circumstances"]
+    assert page.headings == ["What is quantized", "Reproducing this run"]
     assert "Quantized without images; the file is 4.0 times smaller." in words(page_of_one(read_record(instant)))
 
 

@@ -169,7 +169,7 @@ def test_it_works_without_fcntl(tmp_path):
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
-    assert made.stdout.splitlines() == [f"another process is using on {tmp_path / 'out.unfinished'}", "[]"]
+    assert made.stdout.splitlines() == [f"another process is using {tmp_path / 'out.unfinished'}", "[]"]
 
 
 def test_a_killed_process_holds_no_lock(tmp_path):
