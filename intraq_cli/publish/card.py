@@ -31,7 +31,7 @@ DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 PLACEMENTS = {
     "inputs": "the input of every convolution and linear layer; the image itself at {image} bits",
-    "integer": "all that an integer runtime needs: inputs of layers, and at 8 bits those of other operations",
+    "integer": "all that an integer runtime needs (inputs of layers, and at 8 bits those of other operations)",
     "activations": "the output of every ReLU-like activation in front of a layer (as in the IntraQ paper)",
 }
 

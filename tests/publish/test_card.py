@@ -52,7 +52,7 @@ def card_of(network, folder, bits="", **options):
         ),
         ('[activations]\n"*" = 4', {}, "linear layer; the image itself at 4 bits |"),
         ('[activations]\n"fc" = 2', {}, "the image itself at 8 bits, the input of the last layer at 2 |"),
-        ('[activations]\n"more" = 6\n"fc" = 5', {}, "| 6 bits, per tensor, asymmetric: what enters"),
+        ('[activations]\n"more" = 6\n"fc" = 5', {}, "| 6 bits, per tensor, asymmetric: the input of every"),
         ('[activations]\n"conv" = 3', {"act_placement": "integer"}, "other operations), 1 of them at 3 |"),
         ('[activations]\n"*" = 3', {"act_placement": "integer"}, "| activations | 3 bits, per tensor"),
         ('[activations]\n"more" = 3', {"act_placement": "activations"}, "IntraQ paper), 1 of them at 3 |"),
