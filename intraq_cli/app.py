@@ -131,8 +131,8 @@ def _check_empty(args: list[str]) -> None:
     """
     for k, word in enumerate(args):
         if not word or (word.startswith("--") and word.endswith("=")):
-            before = word or " ".join(args[max(0, k - 1) : k])
-            raise UsageError(f"nothing is given after {before}", "a variable of the shell is empty, perhaps")
+            after = f"the value after {word or args[k - 1]}" if word or k else "the first argument"
+            raise UsageError(f"{after} is empty", "check whether a shell variable in the command is empty")
 
 
 def _rank() -> int:
@@ -146,7 +146,7 @@ def _stopped(terminated: bool, as_json: bool) -> int:
     word = "terminated" if terminated else "interrupted"
     if as_json:
         goes_on = calls.TYPED[:1] and calls.TYPED[0] in GOING_ON
-        hint = "give the same command again: it goes on from what is kept" if goes_on else ""
+        hint = "run the same command again to resume" if goes_on else ""
         print_json({"error": {"code": "interrupted", "message": word, "hint": hint}})
     stderr.print(word)
     return TERMINATED if terminated else INTERRUPTED

@@ -154,13 +154,13 @@ class Quantization:
     def _check_together(self) -> Self:
         if self.weight_rounding != "nearest" and self.weight_scale == "recomputed":
             raise RecipeError(
-                f"quantization.weight_rounding = {self.weight_rounding} needs scales that stay",
-                "set quantization.weight_scale=learned too, or weight_rounding=nearest",
+                f"quantization.weight_rounding = {self.weight_rounding} does not work with weight_scale = recomputed",
+                "set quantization.weight_scale=learned, or quantization.weight_rounding=nearest",
             )
         if self.activation_range == "ema" and (self.rounds_by_inputs or self.correction != "never"):
             raise RecipeError(
-                "quantization.activation_range = ema takes the weights as they are",
-                "set quantization.weight_rounding=nearest and quantization.correction=never too",
+                "quantization.activation_range = ema needs weight_rounding = nearest or squant, and correction = never",
+                "set quantization.weight_rounding=nearest and quantization.correction=never",
             )
         return self
 
@@ -255,7 +255,7 @@ class Recipe:
             key, equals, value = text.partition("=")
             section, dot, name = key.strip().partition(".")
             if not equals or not dot:
-                raise RecipeError(f"--set {text}: not of the form section.key=value", "e.g. --set tuning.steps=200")
+                raise RecipeError(f"--set {text}: must be of the form section.key=value", "e.g. --set tuning.steps=200")
             if section not in SECTIONS:
                 raise RecipeError(f"unknown recipe table {section!r} in --set {text}", f"tables: {', '.join(SECTIONS)}")
             table, dot, entry = name.partition(".")
@@ -280,7 +280,7 @@ def choose_placement(option: Placement | None, recipe: Recipe) -> Placement:
     placement = option or settings.act_placement or "inputs"
     if placement == "integer" and (settings.weight_scale == "recomputed" or settings.activation_range == "ema"):
         raise RecipeError(
-            f"placement integer does not go with recipe {recipe.name}: it has no scales yet to round biases by",
+            f"placement integer does not work with recipe {recipe.name}: its scales are unknown when biases are set",
             "set quantization.weight_scale=learned and quantization.activation_range=mse, or choose another recipe",
         )
     return placement

@@ -45,10 +45,14 @@ def recipe_path(name: str) -> Path:
     """
     if name.endswith(".toml"):
         if not os.path.isfile(name):
-            raise RecipeError(f"no recipe file {name}", "give an existing TOML file, or a name from `intraq zoo list`")
+            raise RecipeError(
+                f"there is no recipe file {name}", "give an existing TOML file, or a name from `intraq zoo list`"
+            )
         return Path(name)
     if name not in recipe_names():
-        raise RecipeError(f"no recipe {name!r}", did_you_mean(name, recipe_names()) or "`intraq zoo list` shows them")
+        raise RecipeError(
+            f"there is no recipe {name!r}", did_you_mean(name, recipe_names()) or "`intraq zoo list` lists them"
+        )
     return zoo_root() / "recipes" / f"{name}.toml"
 
 
@@ -81,11 +85,13 @@ def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
 
     def placed(name: str) -> str:
         file, _, function = name.rpartition(":")
-        hint = "name it yourself: --set synthesis.losses.FILE.py:FUNCTION=WEIGHT, quantization.weight_rounding=..."
+        hint = (
+            "name the code yourself: --set synthesis.losses.FILE.py:FUNCTION=WEIGHT or quantization.weight_rounding=..."
+        )
         if file and not (folder / file).resolve().is_relative_to(folder.resolve()):
-            raise RecipeError(f"recipe {recipe.name} names code outside of its own folder: {name}", hint)
+            raise RecipeError(f"recipe {recipe.name} names code outside its own folder: {name}", hint)
         if file and (folder / "config.json").exists():  # recipe and code may both be from a stranger
-            raise RecipeError(f"recipe {recipe.name}, in the folder of a model, names code: {name}", hint)
+            raise RecipeError(f"recipe {recipe.name} names code in a model's folder, which is not run: {name}", hint)
         return f"{folder / file}:{function}" if file else name
 
     losses = {placed(name): weight for name, weight in recipe.synthesis.losses.items()}

@@ -66,7 +66,7 @@ Text = Annotated[str, BeforeValidator(_text), "a string"]
 Texts = Annotated[
     list[str] | tuple[str, ...],
     BeforeValidator(_assignments),
-    'a dict as {"tuning.steps": 200}, or a list as ["tuning.steps=200"]',
+    'a dict such as {"tuning.steps": 200}, or a list such as ["tuning.steps=200"]',
 ]
 """Overrides of a recipe."""
 Paths = Annotated[

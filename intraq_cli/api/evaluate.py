@@ -85,7 +85,7 @@ def evaluate(
     """
     started = time.perf_counter()
     if isinstance(target, (list, tuple)):
-        raise UsageError("evaluate() takes one target", "evaluate_many() takes a list of them")
+        raise UsageError("evaluate() takes one target", "use evaluate_many() for several")
     check_positive("--limit", limit)
     check_positive("--batch-size", batch_size)
     if save:
@@ -108,7 +108,7 @@ def evaluate(
         report(Warned(note))
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
     kept = kept or KeptAnswers(answers_folder() if cache else None)
-    with kept_memory(where), out_of_memory():
+    with kept_memory(where), out_of_memory("use a smaller --batch-size"):
         accuracy = _measure(pair, images, batch_size, where, kept, report)
     seconds = time.perf_counter() - started
     report(StageDone("evaluation", seconds))
@@ -147,7 +147,9 @@ def _measure(
     ours = theirs if pair.network is pair.teacher else answers_of(pair.network, device)
     accuracy = compare(ours, theirs, images.batches(batch_size, report, pinned=device.type == "cuda"), report)
     if theirs.reused:
-        report(Noted(f"what the float model says of {theirs.reused} images was known; --no-cache asks again"))
+        report(
+            Noted(f"reusing the float model's stored predictions for {theirs.reused} images; --no-cache repeats them")
+        )
     if theirs.changed:
         kept.keep(key, theirs.known, on_disk=digest is not None)
     return accuracy
@@ -162,14 +164,17 @@ def _float_pair(source: Source, device: torch.device) -> _Pair:
 def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device) -> _Pair:
     theirs, ours = _num_classes(teacher, device), found.num_classes
     if theirs != ours:
-        hint = "name the float model that it was made from: --model"
+        hint = "give the float model that it was made from with --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
     return _Pair(found.network, teacher.network, teacher, found.spec, ours, found.label_names)
 
 
 def _check_save(target: Model) -> None:
     if isinstance(target, nn.Module) or not is_checkpoint(Path(target)):
-        raise UsageError(f"--save: {target} is no checkpoint folder", "figures are noted in the folder measured")
+        name = "a module" if isinstance(target, nn.Module) else target
+        raise UsageError(
+            f"--save: {name} is not a checkpoint folder", "leave it out: only a checkpoint folder can hold results"
+        )
     check_record(Path(target))
 
 

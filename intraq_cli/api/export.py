@@ -72,7 +72,7 @@ def export(
     started = time.perf_counter()
     check_positive("--batch", batch)
     if not os.path.isdir(folder):
-        raise UsageError(f"{folder} is no folder", "give what `intraq quantize` wrote")
+        raise UsageError(f"{folder} is not a folder", "give a checkpoint folder that `intraq quantize` wrote")
     check_packages()
     path = Path(out or Path(folder, FILE))
     check_output(path, force)
@@ -129,9 +129,10 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
     planned = [layer for layer in left if layer.name in checkpoint.network.plan.weights]
     count = f"{len(left)} layers stay" if len(left) > 1 else "1 layer stays"
     text = f"{count} float: {some_of([f'{layer.name} ({layer.reason})' for layer in left])}"
-    if planned and checkpoint.network.plan.placement == "integer" and not allow_float:
-        raise ExportError(text, "write the file all the same with --allow-float")
-    more = "" if checkpoint.network.plan.placement == "integer" else "; --act-placement integer is made for this"
+    integer = checkpoint.network.plan.placement == "integer"
+    if planned and integer and not allow_float:
+        raise ExportError(text, "add --allow-float to write the file anyway")
+    more = "" if integer else "; to avoid this, quantize with --act-placement integer"
     report(Noted(text + more))
 
 
@@ -142,10 +143,12 @@ def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: in
     same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
     if not math.isfinite(difference):
         raise ExportError(
-            "on some images the file's logits, or the checkpoint's, are no numbers", "use load() in torch"
+            "the logits of the exported file or of the checkpoint are NaN or infinite",
+            "use load() instead of an export",
         )
     if same < 1:
-        report(Warned(f"top-1 predictions of {round((1 - same) * len(pictures))} of {len(pictures)} images differ"))
+        different = round((1 - same) * len(pictures))
+        report(Warned(f"top-1 predictions differ from the checkpoint's on {different} of {len(pictures)} images"))
     plain = onnx_model(float_twin(checkpoint.network), checkpoint.spec.input_size, "int8", {})
     sessions = [open_session(plain.SerializeToString(), threads), session]
     ms_float, ms_quantized = milliseconds(sessions, pictures[:1].expand(batch, -1, -1, -1).contiguous())
@@ -178,6 +181,6 @@ def _pictures(checkpoint: Checkpoint, folder: Path, given: Path | None, report: 
     shown = images_of_sheet(folder / "samples.png", spec)
     if shown is not None:
         return shown
-    report(Noted("the checkpoint shows no images: compared on random ones"))
+    report(Noted("the checkpoint has no sample images: comparing on random ones"))
     coarse = torch.rand(IMAGES, spec.input_size[0], 8, 8, generator=torch.Generator().manual_seed(0))
     return spec.from_pixels(torch.nn.functional.interpolate(coarse, spec.input_size[1:], mode="bilinear"))

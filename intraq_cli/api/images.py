@@ -44,7 +44,9 @@ def images(
     if sheet is not None:
         check_output(Path(sheet), force)
         if Path(sheet).suffix.lower() not in SUFFIXES:
-            raise UsageError(f"--sheet {sheet}: neither a PNG nor a JPEG file", f"one of {', '.join(SUFFIXES)}")
+            raise UsageError(
+                f"--sheet {sheet}: neither a PNG nor a JPEG file", f"end its name in {', '.join(SUFFIXES)}"
+            )
     whole = read_images(Path(file))
     found = _of_classes(whole, file, classes)
     if png is not None:
@@ -60,9 +62,11 @@ def _of_classes(found: ImageSet, file: str | Path, classes: Sequence[int] | None
     if classes is None:
         return found
     made = found.made
+    if not classes:
+        raise DataError("--classes names no class", "leave it out for all classes")
     missing = sorted({*classes} - {*made.labels.tolist()})
-    if missing or not classes:
-        raise DataError(f"{file} has no images of class {', '.join(map(str, missing)) or '(none given)'}")
+    if missing:
+        raise DataError(f"{file} has no images of class {', '.join(map(str, missing))}")
     chosen = torch.isin(made.labels, torch.tensor([*classes]))
     return replace(found, made=made.select(chosen))
 

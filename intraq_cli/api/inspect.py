@@ -92,7 +92,10 @@ def _checkpoint(model: Model) -> InspectionResult | None:
         return None
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
     if not weights.is_file():
-        raise CheckpointError(f"{folder} is no whole checkpoint: model.safetensors is missing", "make it again")
+        raise CheckpointError(
+            f"{folder} is not a complete checkpoint: model.safetensors is missing",
+            "make the checkpoint again with `intraq quantize`",
+        )
     measured = run.get("measured")
     found = {
         **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),
@@ -104,5 +107,5 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     try:
         return TypeAdapter(InspectionResult).validate_python(found)
     except ValidationError as error:
-        hint = "load() needs no run.json; make the checkpoint again"
-        raise CheckpointError(f"{folder}/run.json does not say what its layers are", hint) from error
+        hint = "make the checkpoint again with `intraq quantize`; load() works without run.json"
+        raise CheckpointError(f"{folder}/run.json does not describe the layers", hint) from error

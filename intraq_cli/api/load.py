@@ -34,7 +34,7 @@ def load(
     code = None if model is None else Source.parse(model)
     checkpoint = find_checkpoint(target, code, choose_device(device), revision)
     if checkpoint is None:
-        raise CheckpointError(f"{target} is no intraq checkpoint", NO_CHECKPOINT)
+        raise CheckpointError(f"{target} is not an intraq checkpoint", NO_CHECKPOINT)
     network = checkpoint.network
     network.make_transform, network.label_names = partial(picture_transform, checkpoint.spec), checkpoint.label_names
     return network

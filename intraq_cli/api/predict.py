@@ -61,7 +61,7 @@ def predict(
     """
     given = [images] if isinstance(images, (str, Path)) else list(images)
     if not given:
-        raise UsageError("no images", "give files, or folders of them")
+        raise UsageError("no images are given", "give image files, or folders of them")
     where = choose_device(device)
     name = str(target) if isinstance(target, (str, Path)) else ""
     code = None if model is None else Source.parse(model)
@@ -75,12 +75,12 @@ def predict(
         check_classifier(teacher)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
-        check_unused(f"{name} has weights of its own", weights=weights)
+        check_unused(f"{name} has its own weights", weights=weights)
         if model is not None and not (isinstance(found, Checkpoint) and needs_code(found.config["architecture"])):
-            report(Noted(f"{name} says itself how its network is built: --model is not used"))
+            report(Noted(f"--model is not used: {name} contains its own architecture"))
         network, spec, labels = found.network, found.spec, found.label_names
     pictures = [picture for path in given for picture in named_pictures(Path(path))]
-    with out_of_memory():
+    with out_of_memory("give fewer images at a time, or use --device cpu"):
         return _predictions(network, where, spec, labels, pictures, report)
 
 

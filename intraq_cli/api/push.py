@@ -49,7 +49,7 @@ def push(
     check_repository_name(repo_id)
     check_revision(revision)
     if message is not None and not message.strip():
-        raise UsageError("the message of a commit cannot be empty", "leave --message out for a usual one")
+        raise UsageError("the commit message is empty", "leave out --message for the default one")
     folder = Path(folder)
     branch = None if create_pr else revision
     files = timm_files(folder, repo_id) if timm else checkpoint_files(folder, repo_id, branch, report)

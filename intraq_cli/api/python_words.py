@@ -40,18 +40,25 @@ def _arguments(text: str) -> str:
 
 
 def _spelled(text: str) -> str:
+    text = re.sub(
+        r"--set (\w+\.[\w.:]+)=([\w.-]*\w)", lambda found: f'set={{"{found[1]}": {_setting(found[2])}}}', text
+    )
     text = re.sub(r"(?<![\w-])(-n|--num-images)(?![\w-])", "--n", text)
     text = re.sub(r"--no-(cache|resume)\b", r"\1=False", text)
     text = re.sub(rf"--({'|'.join(FLAGS)})\b", lambda found: f"{_name(found[1])}=True", text)
     text = re.sub(r"--(device|recipe|act-placement) ([a-z]\w*)", lambda found: f"{_name(found[1])}={found[2]!r}", text)
     # a value: numbers, words in capitals, or text followed by a colon
-    value = r"--([a-z]+(?:-[a-z]+)*) ([\dA-Z][\d.,A-Z]*(?![\w.,])|\S+(?=:(?: |$)))"
+    value = r"--([a-z]+(?:-[a-z]+)*) ([\dA-Z][\d.,A-Z]*(?![\w.,])|\w+\.py:\w+|\S+(?=:(?: |$)))"
     text = re.sub(value, lambda found: f"{_name(found[1])}={_value(found[2])}", text)
     return re.sub(r"--([a-z]+(?:-[a-z]+)*)(:?)", lambda found: _name(found[1]) + (found[2] or "="), text)
 
 
 def _name(option: str) -> str:
     return option.replace("-", "_")
+
+
+def _setting(text: str) -> str:
+    return text if text[0].isdigit() or text.isupper() else f'"{text}"'
 
 
 def _value(text: str) -> str:
@@ -78,7 +85,9 @@ def wrong_call(
     if kind == "multiple_argument_values":
         return UsageError(f"{name}() got multiple values for argument {where!r}")
     if kind.startswith("missing_"):
-        return UsageError(f"{name}() is missing the argument {where!r}", f"`help(intraq_cli.{name})` lists them all")
+        return UsageError(
+            f"{name}() is missing the argument {where!r}", f"`help(intraq_cli.{name})` lists all arguments"
+        )
     if isinstance(where, int):  # passed by position
         where = list(parameters)[where]
     given = kwargs[where] if where in kwargs else args[list(parameters).index(where)]
@@ -92,17 +101,17 @@ def _too_many(name: str, parameters: Mapping[str, Parameter], args: tuple[Any, .
     message = f"{name}() takes {counted(len(taken), 'positional argument')} but {len(args)} were given"
     if any(get_origin(kind) in LISTS for kind in (taken[-1].annotation, *get_args(taken[-1].annotation))):
         listed = [*args[: len(taken) - 1], [*args[len(taken) - 1 :]]]
-        return UsageError(message, f"several go in a list: {name}({', '.join(map(repr, listed))})")
-    return UsageError(message, f"all others go by name: {', '.join(f'{one}=...' for one in named[:3])}, ...")
+        return UsageError(message, f"give several in a list: {name}({', '.join(map(repr, listed))})")
+    return UsageError(message, f"give all others by name: {', '.join(f'{one}=...' for one in named[:3])}, ...")
 
 
 def _instead(name: str, unknown: str, parameters: Mapping[str, Parameter]) -> str:
     """Return a hint that suggests the intended argument."""
     if (name, unknown) == ("quantize", "seeds"):
-        return "quantize_seeds() takes several seeds"
+        return "use quantize_seeds() for several seeds"
     if OPTIONS.get(unknown) in parameters:
         return f"did you mean {OPTIONS[unknown]}?"
-    return did_you_mean(unknown, [*parameters]) or f"`help(intraq_cli.{name})` lists them all"
+    return did_you_mean(unknown, [*parameters]) or f"`help(intraq_cli.{name})` lists all arguments"
 
 
 def _expected(annotation: Any) -> str:

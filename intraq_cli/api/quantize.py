@@ -146,7 +146,7 @@ def quantize(
         return run.foretold()
     if taken_again:
         if made := run.made_before():
-            report(Noted(f"{path} is there already, from the same run"))
+            report(Noted(f"{path} already contains the result of the same run"))
             return made
         check_free(path, force, is_own_checkpoint)
     result = run.carried_out(force, resume, command, images)
@@ -166,6 +166,6 @@ def _exported(result: QuantizationResult, to: Literal["onnx"], model: Model, rep
     try:
         exported = exporting.export(path, to=to, model=code, report=report)
     except BaseException:  # including an interruption
-        report(Warned(f"the checkpoint {path} is complete, only its export is not: intraq export {path}"))
+        report(Warned(f"the checkpoint {path} is complete, but was not exported; to export it: intraq export {path}"))
         raise
     return replace(result, export=exported, seconds=result.seconds + time.perf_counter() - started)

@@ -56,20 +56,20 @@ def compare(targets: Folders) -> ComparisonResult:
     """
     given = _listed(targets)
     if len(given) < 2:
-        raise UsageError("one checkpoint has nothing to be compared with", "name at least two")
+        raise UsageError("only one checkpoint is given", "give at least two to compare")
     return comparison([_record(target) for target in given], given)
 
 
 def _listed(given: Folders) -> list[str]:
     names = [str(one) for one in ([given] if isinstance(given, (str, Path)) else given)]
     if not names:
-        raise UsageError("no checkpoint", "name what `intraq quantize` wrote")
+        raise UsageError("no checkpoint is given", "give folders that `intraq quantize` wrote")
     return names
 
 
 def _record(target: str) -> Record:
     folder = find_folder(target, None)
     if folder is None:
-        raise CheckpointError(f"{target} is no checkpoint", NO_CHECKPOINT)
+        raise CheckpointError(f"{target} is not a checkpoint", NO_CHECKPOINT)
     record = read_record(folder)
     return record if os.path.isdir(target) else replace(record, name=target)  # else it has the name of a Hub snapshot

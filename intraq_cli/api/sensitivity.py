@@ -91,7 +91,7 @@ def sensitivity(
     started = time.perf_counter()
     chosen = asked_widths("--widths", widths)
     if n is not None and n < 2:
-        raise UsageError(f"-n {n}: at least two images", "64 tell layers apart")
+        raise UsageError(f"-n {n}: must be at least 2", "64 images are enough to compare layers")
     settings = chosen_recipe(recipe, set)
     tell_unused(set, report)
     where = choose_device(device, deterministic)

@@ -44,7 +44,7 @@ def evaluate_many(
         IntraqError: the first error, if all of them fail.
     """
     if not targets:
-        raise UsageError("no target", "give at least one checkpoint, file or model")
+        raise UsageError("no target is given", "give at least one checkpoint, file or model")
     kept = KeptAnswers(answers_folder() if cache else None)
 
     def one(target: Model) -> Any:
@@ -74,9 +74,9 @@ def quantize_seeds(
     """
     if not seeds or len({*seeds}) < len(seeds) or not 0 <= min(seeds) <= max(seeds) <= LARGEST_SEED:
         which = ", ".join(map(str, seeds)) or "none"
-        raise UsageError(f"seeds {which}: whole numbers from 0 to {LARGEST_SEED}, no two alike")
+        raise UsageError(f"seeds {which}: must be different whole numbers from 0 to {LARGEST_SEED}")
     if "seed" in options:
-        raise UsageError("seed and seeds together", "give one of them")
+        raise UsageError("seed and seeds are both given", "leave out one of them")
 
     board = options.pop("tensorboard", None)
 

@@ -83,7 +83,9 @@ def synthesize(
     report = to_tensorboard(report, tensorboard)
     settings = chosen_recipe(recipe, [*set, *([f"synthesis.num_images={n}"] if n is not None else [])])
     if not settings.synthesis.num_images:
-        raise UsageError(f"recipe {settings.name} makes no images", "give their number with -n, or another recipe")
+        raise UsageError(
+            f"recipe {settings.name} makes no images", "give their number with -n, or choose another --recipe"
+        )
     tell_unused(set, report)
     where = choose_device(device, deterministic)
     check_free(out, force)

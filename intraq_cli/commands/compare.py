@@ -44,4 +44,4 @@ def _print(result: "ComparisonResult") -> None:
         print("\nsignal to noise in dB, where it differs most")
         print_rows([*columns, Column("spread", right=True)], noise)
     if not result.same_model:
-        print_hint("not all are of the same float weights: agreement and divergence are of different networks")
+        print_hint("the float weights differ, so agreement and divergence are not comparable")

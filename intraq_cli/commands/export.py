@@ -53,13 +53,13 @@ def export_rows(result: "ExportResult") -> list[tuple[str, str]]:
     integer, left = result.layers_integer, result.layers_float
     same = "equal" if result.first_choices_equal else "NOT all equal"
     ratio = result.ms_float / result.ms_quantized
-    times = f"{result.ms_quantized:.2f} ms a batch of {result.batch}, float32 {result.ms_float:.2f} ms"
-    more = [(".", f"and {len(left) - SHOWN} more: --json has them all")] if len(left) > SHOWN else []
+    times = f"{result.ms_quantized:.2f} ms per batch of {result.batch}, float32 {result.ms_float:.2f} ms"
+    more = [(".", f"and {len(left) - SHOWN} more; --json lists them all")] if len(left) > SHOWN else []
     return [
         ("integer", f"{len(integer)} of {len(integer) + len(left)} layers in onnxruntime"),
         *(("float", f"{layer['name']}: {layer['reason']}") for layer in left[:SHOWN]),
         *more,
-        ("predictions", f"top-1 {same} to load()'s on {result.images} images"),
+        ("predictions", f"top-1 {same} to those of load() on {result.images} images"),
         ("logits", logits_differ(result.logits_difference)),
         ("speed", f"{times}: {ratio:.2f} times as fast, on {counted(result.threads, 'thread')}"),
     ]

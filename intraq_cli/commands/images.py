@@ -40,7 +40,9 @@ def _print(result: "ImagesResult") -> None:
     of_all = "" if result.n == result.n_file else f", of all {result.n_file} images in the file"
     size = f"{result.n} of {'x'.join(map(str, result.image_shape))}"
     losses = "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())
-    confident = None if result.confidence is None else f"{100 * result.confidence:.1f} % on average for that class"
+    confident = (
+        None if result.confidence is None else f"{100 * result.confidence:.1f} % on average for the intended class"
+    )
     rows = [
         ("images", f"{size}, chosen out of {result.n_file}" if of_all else size),
         ("classes", _classes(result)),
@@ -48,7 +50,7 @@ def _print(result: "ImagesResult") -> None:
         ("model", f"{result.model}, seed {result.seed}"),
         ("recipe", _recipe(result.recipe)),
         ("losses", f"{losses}{of_all}"),
-        ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for{of_all}"),
+        ("teacher", f"assigns {result.teacher_accuracy:.1f} % to the class they were made for{of_all}"),
         ("heterogeneity", f"{heterogeneity(result.heterogeneity)}{of_all}"),
         ("file", file_size(result.bytes)),
         ("written", ", ".join(path for path in (result.png, result.sheet) if path)),
@@ -75,4 +77,4 @@ def _recipe(recipe: dict[str, Any]) -> str:
         bundled = load_recipe(name).to_dict()["synthesis"]
         other[name] = [f"{key}={value}" for key, value in recipe.items() if bundled.get(key) != value]
     nearest = min(other, key=lambda name: len(other[name]))
-    return nearest + (f", but {', '.join(other[nearest])}" if other[nearest] else "")
+    return nearest + (f" with {', '.join(other[nearest])}" if other[nearest] else "")

@@ -61,7 +61,7 @@ def inspect(
     """
     given = calls.passed_on(locals())
     if bits_template and as_json:
-        raise UsageError("--bits-template prints TOML, --json a JSON object", "give one of them")
+        raise UsageError("--bits-template prints TOML, --json a JSON object", "give only one of them")
     from intraq_cli.api import inspect as api
 
     found = api.inspect(**given)
@@ -88,8 +88,8 @@ def _print(found: "InspectionResult") -> None:
         [
             ("quantized", f"{len(found.layers) - len(kept)} of {len(found.layers)} operations that multiply"),
             *[("float", one_line(f"{layer.name}: {layer.float_reason}")) for layer in kept],
-            ("parameters", f"{found.parameters:,}, of which quantized {found.parameters_quantized:,}"),
-            ("multiply-adds", f"{found.multiply_adds:,} an image, of which in low bits {found.low_bit_share:.1f} %"),
+            ("parameters", f"{found.parameters:,}, of which {found.parameters_quantized:,} are quantized"),
+            ("multiply-adds", f"{found.multiply_adds:,} per image, of which {found.low_bit_share:.1f} % in low bits"),
             ("size", sizes(found.bytes_float, found.bytes_quantized)),
             ("batch norms", f"{found.batch_norms} calls; ReLU-like activations {found.activations}"),
             *[(one_line(name), text) for name, text in noted],

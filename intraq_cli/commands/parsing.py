@@ -34,7 +34,7 @@ def numbers(example: str, kind: type, count: int | None = None) -> Callable[[str
             values = ()
         if not values or (count is not None and len(values) != count):
             many = "" if count is None else f"{count} "
-            raise UsageError(f"{option} {text}: must be {many}{what} with commas between", f"e.g. {example}")
+            raise UsageError(f"{option} {text}: must be {many}{what} separated by commas", f"e.g. {example}")
         return values
 
     return parse
@@ -48,7 +48,7 @@ def bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
         parts = [first, last] if dash else text.split(",")
         if not all(part.isdecimal() and len(part) < 3 for part in parts):
             raise UsageError(
-                f"{option} {text}: must be bits from 2 to 8", f"e.g. {option} 4; under a budget {option} 2-8"
+                f"{option} {text}: must be from 2 to 8 bits", f"e.g. {option} 4; with a budget, {option} 2-8"
             )
         found = [int(part) for part in parts]
         if dash:

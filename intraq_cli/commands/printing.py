@@ -60,7 +60,7 @@ def heterogeneity(value: float) -> str:
 def expected(foretold: "Foretold | None", device: str) -> str:
     """Return the time and memory that a dry run expects, as text."""
     if foretold is None:
-        return "time and memory: not told beforehand, there are no steps to time"
+        return "time and memory: no estimate, as there are no steps to time"
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in foretold.stages.items())
     memory = "" if foretold.memory_bytes is None else f", {foretold.memory_bytes / 1e9:.1f} GB of memory"
     return f"about {duration(foretold.seconds)} on {device} ({stages}){memory}"

@@ -65,7 +65,7 @@ class _Paces:
         if self.hint and pace.left is not None and pace.left > LONG:
             self.hint = False
             print_hint(
-                f"hint: {duration(pace.left)} are left of this stage; --recipe fast takes about an eighth of the time"
+                f"hint: this stage takes another {duration(pace.left)}; --recipe fast takes about an eighth of the time"
             )
         return pace
 

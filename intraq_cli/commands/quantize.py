@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FRONTIER = (
     Column(""),
-    *(Column(name, right=True) for name in ("size", "bits a weight", "bit operations", "expected divergence")),
+    *(Column(name, right=True) for name in ("size", "bits per weight", "bit operations", "expected divergence")),
 )
 
 
@@ -108,8 +108,8 @@ def _bits(result: "QuantizationResult") -> str:
         return f"W{result.w_bits}A{result.a_bits}"
     (point,) = (point for point in result.frontier if point.chosen)
     return (
-        f"{point.avg_bits:.2f} bits a weight, mostly W{result.w_bits}A{result.a_bits}, "
-        f"{point.bit_operations / 1e9:.2f} G bit operations an image"
+        f"{point.avg_bits:.2f} bits per weight, mostly W{result.w_bits}A{result.a_bits}, "
+        f"{point.bit_operations / 1e9:.2f} G bit operations per image"
     )
 
 
@@ -133,9 +133,9 @@ def _print_frontier(result: "QuantizationResult") -> None:
 def _off(result: "QuantizationResult") -> str:
     """Return the logits' error on random images, and how far to trust it."""
     if math.isnan(result.logits_error):
-        return "not known: random images are nothing like what this network has seen"
-    worth = "as its ranges are: no guide to real ones" if result.random_images else "a rough guide to real ones"
-    return f"{decimals(result.logits_error, 3)} of their spread, on random images; {worth}"
+        return "unknown: random images do not resemble this network's training data"
+    worth = "no guide to real ones, as they set the ranges" if result.random_images else "a rough guide to real ones"
+    return f"{decimals(result.logits_error, 3)} of their spread on random images; {worth}"
 
 
 def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
@@ -143,7 +143,9 @@ def _on_images(result: "QuantizationResult") -> list[tuple[str, str]]:
     if result.losses and not result.held_out:
         return [("agreement", "not measured: no image was held out")]
     if not result.held_out:
-        source = "random images: batch-norm statistics do not fit" if result.random_images else "batch-norm statistics"
+        source = (
+            "random images, as batch-norm statistics do not fit" if result.random_images else "batch-norm statistics"
+        )
         return [("images", f"none: ranges and corrections come from {source}"), ("logits off", _off(result))]
     weakest = min(result.sqnr, key=lambda name: result.sqnr[name])
     held_out = held_out_images(result.held_out, result.pictures)

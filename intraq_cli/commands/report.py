@@ -26,4 +26,4 @@ def report(
         print(result.path)
     else:
         print_table(result.path, [("of", ", ".join(result.checkpoints)), ("size", file_size(result.bytes))])
-        print_hint("next: open it in a browser; it needs no network")
+        print_hint("next: open it in a browser; it works offline")

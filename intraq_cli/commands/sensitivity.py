@@ -53,7 +53,7 @@ def sensitivity(
         _print(result)
         if not quiet:
             print_hint(
-                "next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer; `--bits FILE` is for your own"
+                "next: `intraq quantize MODEL --target-size SIZE` chooses bits by layer; `--bits FILE` sets your own"
             )
 
 
@@ -62,13 +62,13 @@ def _print(result: "SensitivityResult") -> None:
     coarsest = result.widths[0]
     layers = sorted(result.layers, key=lambda one: -max(one.weights[coarsest], one.inputs.get(coarsest, 0.0)))
     print(f"{result.model}, placement {result.act_placement}, {result.n} images, {duration(result.seconds)}")
-    print(f"Divergence from the float network at temperature {result.temperature:g}; 0: it answers as before.")
-    print(f"In all tables the layer comes first that moves the network most when it alone is at {coarsest} bits.")
+    print(f"Divergence from the float network at temperature {result.temperature:g}; 0: no change.")
+    print(f"Every table begins with the layer that changes the output most when it alone has {coarsest} bits.")
     print("\nweight of this layer alone quantized")
     _print_figures(result.widths, [(one.name, one.weights) for one in layers])
     print("\ninput of this layer alone quantized")
     _print_figures(result.widths, [(one.name, one.inputs) for one in layers])
-    print("\nall but it: everything quantized, this layer alone left float")
+    print("\neverything quantized except this layer")
     _print_figures(
         result.widths, [*((one.name, one.spared) for one in layers), ("(no layer float)", result.everything)]
     )

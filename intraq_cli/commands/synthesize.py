@@ -69,7 +69,7 @@ def _print(result: "SynthesisResult") -> None:
         [
             ("images", f"{result.n} of {'x'.join(map(str, result.image_shape))}"),
             ("losses", "  ".join(f"{name} {value:.4f}" for name, value in result.losses.items())),
-            ("teacher", f"puts {result.teacher_accuracy:.1f} % into the class they were made for"),
+            ("teacher", f"assigns {result.teacher_accuracy:.1f} % to the class they were made for"),
             ("heterogeneity", heterogeneity(result.heterogeneity)),
             *([("pictures", result.png)] if result.png else []),
             ("time", f"{duration(result.seconds)} on {result.device}"),

@@ -44,7 +44,7 @@ def print_rows(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
     for row in cells:
         console.print(_line(shown, [row[k] for k in kept], widths, mark), markup=False)
     if left_out := [column.name for k, column in enumerate(columns) if k not in kept]:
-        text = f"not shown, for want of width: {', '.join(left_out)}"
+        text = f"not shown, as the terminal is too narrow: {', '.join(left_out)}"
         console.print(text, style="dim", markup=False)
 
 

@@ -48,12 +48,12 @@ def show(
     intraq zoo show results --model resnet20 --w 4
     """
     if as_json and as_csv:
-        raise UsageError("--csv prints CSV, --json a JSON object", "give one of them")
+        raise UsageError("--csv prints CSV, --json a JSON object", "give only one of them")
     tables = zoo.result_tables()
     name = MEASURED if name == "results" else name
     chosen = RowFilter(model, recipe, w, a, placement)
     if name not in tables and (as_csv or chosen != RowFilter()):
-        raise UsageError(f"{name} is no table of results", f"--csv and filters go with {', '.join(tables)}")
+        raise UsageError(f"{name} is not a table of results", f"--csv and filters only apply to {', '.join(tables)}")
     if name in tables:
         print_results(name, zoo.read_table(tables[name]), chosen, as_json, as_csv)
     elif name in zoo.model_names():
@@ -70,4 +70,6 @@ def show(
             print(zoo.recipe_path(name).read_text(encoding="utf-8").rstrip())
     else:
         known = [*zoo.recipe_names(), *zoo.model_names(), *tables, "results"]
-        raise RecipeError(f"nothing in the zoo is called {name!r}", did_you_mean(name, known) or "`intraq zoo list`")
+        raise RecipeError(
+            f"nothing in the zoo is called {name!r}", did_you_mean(name, known) or "`intraq zoo list` lists all names"
+        )

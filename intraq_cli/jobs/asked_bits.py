@@ -70,7 +70,7 @@ def asked_bits(
     """
     check_width("--first-last-bits", first_last_bits)
     if sensitivity is not None and budget is None:
-        raise UsageError("--sensitivity is for choosing bits", "give --target-size, --avg-bits or --bops")
+        raise UsageError("--sensitivity needs a budget to choose bits for", "add --target-size, --avg-bits or --bops")
     measured_before = None if sensitivity is None else read_sensitivity(Path(sensitivity))
     if measured_before is not None and budget is not None:
         w = tuple(measured_before.widths) if w is None else w
@@ -85,10 +85,13 @@ def _widths(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget
     several = [name for name, widths in found.items() if len(widths) > 1]
     if several and budget is None:
         raise UsageError(
-            f"{several[0]}: several widths, and no budget to choose by", "give --target-size, --avg-bits or --bops"
+            f"{several[0]}: several widths need a budget", "give one width, or add --target-size, --avg-bits or --bops"
         )
     if "--a" in several and budget is not None and budget.kind != "bit operations":
-        raise UsageError("--a: several widths, but activations take no bytes", "give one, or a budget of --bops")
+        raise UsageError(
+            "--a: several widths, but only a budget in bit operations limits activations",
+            "give one width, or use --bops",
+        )
     if budget is None:
         return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)))
     inputs = ALL if budget.kind == "bit operations" else (INPUT_BITS,)

@@ -77,12 +77,15 @@ class BitChoice:
         if asked.budget is not None and self._least > self._limit:
             widths = f"{asked.w[0]}-bit weights" + (f" and {asked.a[0]}-bit activations" if len(asked.a) > 1 else "")
             what = f"{asked.budget} cannot be met: {widths} take {self._told(self._least)}"
-            raise BudgetError(what, "give more, or fix fewer layers with --bits and --first-last-bits")
+            raise BudgetError(
+                what, "raise the budget, or fix the bits of fewer layers with --bits and --first-last-bits"
+            )
         if known is not None:
             lacking = {*self.widths.weights, *self.widths.inputs} - {*known.widths}
             if lacking or {one.name for one in known.layers} != {one.layer.name for one in self.layers}:
                 what = f"widths {', '.join(map(str, sorted(lacking)))}" if lacking else "some of the layers"
-                raise DataError(f"the sensitivities lack {what}", "intraq sensitivity MODEL --widths 2,3,4,5,6,7,8")
+                hint = "measure them with `intraq sensitivity MODEL --widths 2,3,4,5,6,7,8 --out FILE`"
+                raise DataError(f"the sensitivity file lacks {what}", hint)
 
     @property
     def widths(self) -> Widths:
@@ -101,7 +104,7 @@ class BitChoice:
         found = {one.name: one for one in sensitivities}
         bits = self._within(self._limit, found)
         if bits is None:
-            raise BudgetError(f"{self._budget} cannot be met", "give more")
+            raise BudgetError(f"{self._budget} cannot be met", "raise the budget")
         points = [self._point(bits, found, True)]
         for limit in self._other_limits():
             other = self._within(limit, found)
@@ -148,7 +151,7 @@ class BitChoice:
 
     def _told(self, amount: float) -> str:
         if self._budget.kind == "bits":
-            return f"{amount / sum(one.layer.parameters for one in self.layers):.2f} bits a weight"
+            return f"{amount / sum(one.layer.parameters for one in self.layers):.2f} bits per weight"
         return f"{amount:,.0f} {self._budget.kind}"
 
     def _within(self, limit: float, sensitivities: dict[str, LayerSensitivity]) -> dict[str, Bits] | None:

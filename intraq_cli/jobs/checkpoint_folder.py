@@ -75,13 +75,14 @@ def _load_once(folder: Path, end: Finished) -> None:
         ModelError: they cannot be loaded, or the loaded network has other logits.
     """
     device = end.job.context.device
-    what = f"{end.source.spelled} cannot be had back from its checkpoint"
+    what = f"the new checkpoint of {end.source.spelled} is wrong"
+    hint = "nothing was written; report this network as a bug in intraq"
     try:
         loaded = read_checkpoint(folder, end.source if end.source.needs_code else None, device).network
     except IntraqError as error:
-        raise ModelError(f"{what}: {error.message}", "nothing was kept; please report this network") from error
+        raise ModelError(f"{what}: {error.message}", hint) from error
     images = random_pixels(end.job.teacher.spec, 2).to(device)
     tolerance = 0.0 if device.type == "cpu" else SAME  # a GPU sums in varying order
     student = end.quantized.student
     if not draws_numbers(student.graph) and not same_answers(student, loaded, images, tolerance):
-        raise ModelError(f"{what}: its logits are others", "nothing was kept; please report this network")
+        raise ModelError(f"{what}: its logits differ after loading", hint)

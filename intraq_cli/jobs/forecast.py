@@ -57,7 +57,7 @@ def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: floa
             ]
             more = _trial(job, plan, made, *second)
     except IntraqError as error:
-        job.context.report(Warned(f"time and memory cannot be told beforehand: {error.message}"))
+        job.context.report(Warned(f"time and memory cannot be estimated: {error.message}"))
         return None
     return _Count(job, made, few, more).result(setup if plan is None else 2 * setup)
 

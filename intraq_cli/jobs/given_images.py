@@ -54,8 +54,8 @@ def given_images(
     files = [Path(one) for one in images if not Path(one).is_dir()]
     if max(len(files), len(folders)) > 1:
         raise UsageError(
-            "--images names several files, or several folders",
-            "one file that `intraq synthesize` wrote, one folder of pictures, or one of each",
+            "--images is given several files, or several folders",
+            "give one file that `intraq synthesize` wrote, one folder of pictures, or one of each",
         )
     if launched().rank:
         report = silent
@@ -67,10 +67,10 @@ def given_images(
 def _synthetic(file: Path, source: Source, teacher: Teacher, captured: Captured, report: Report) -> TuningImages:
     made, origin = load_images(file, teacher.spec, captured.num_classes)
     if origin.get("sha256") != teacher.sha256:
-        report(Warned(f"{file} was made from other weights ({origin.get('model')}) than {source.spelled}"))
+        report(Warned(f"{file} was learned from other weights ({origin.get('model')}) than those of {source.spelled}"))
         return replace(made, learned_from=str(origin.get("model")))
     if is_other_code(origin.get("network"), captured.graph):
-        report(Warned(f"{file} was made from other code than that of {source.spelled}"))
+        report(Warned(f"{file} was made with other code than that of {source.spelled}"))
     return made
 
 
@@ -94,9 +94,9 @@ def _pictures(
     report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(pictures)} pictures in {folder}"
-    report(Noted(f"{used}: BNS {bns:.3g}; they stay on this machine, and are shown nowhere"))
+    report(Noted(f"using {used}: BNS {bns:.3g}; they stay on this machine and are not shown in any output"))
     if bns > UNLIKE:
-        report(Warned(f"what the network sees in {folder} is not what it was trained on (BNS {bns:.3g})"))
+        report(Warned(f"the pictures in {folder} do not resemble the network's training data (BNS {bns:.3g})"))
     return made
 
 

@@ -122,8 +122,8 @@ class Job:
         before, after = calibrated.fidelity, tuned.fidelity
         if not is_clearly_worse(after, before):
             return tuned
-        figures = f"{before.agreement:.1f} % before it, {after.agreement:.1f} % after"
-        context.report(Warned(f"tuning is undone: agreement on images held out from it was {figures}"))
+        figures = f"from {before.agreement:.1f} % to {after.agreement:.1f} %"
+        context.report(Warned(f"tuning was discarded: it lowered agreement on held-out images {figures}"))
         return replace(calibrated, tuning_undone=True)
 
     def _prepared(self, plan: Plan) -> fx.GraphModule:
@@ -143,8 +143,9 @@ class Job:
             if unchanged or draws_numbers(made) or same_answers(self.teacher.network, made, pixels):
                 return made
             if equalized:
-                self.context.report(Warned("channels are not equalized: the network would not compute the same"))
-        raise ModelError("the network would not compute the same with its batch norms in its convolutions")
+                self.context.report(Warned("channels are not equalized: that would change what the network computes"))
+        what = "folding the batch norms into the convolutions would change what the network computes"
+        raise ModelError(what, "use --act-placement inputs")
 
     def _freeze(
         self,
@@ -201,7 +202,9 @@ class Job:
         spec, device = self.teacher.spec, self.context.device
         size = largest_micro_batch(self.captured.graph, spec.input_size, device, "calibration")
         if size is not None and size < len(images):
-            self.context.report(Warned(f"calibrated on {size} of {len(images)} images: memory holds no more"))
+            self.context.report(
+                Warned(f"calibrating on only {size} of {len(images)} images: more do not fit into memory")
+            )
 
         def on_first(count: int) -> None:
             forget_grids(student, weights)
@@ -209,7 +212,7 @@ class Job:
             (first,) = batches_on_device([images[:count]], device)
             calibrate(student, teacher, first, self.recipe.quantization, sampled, pooled)
 
-        MicroBatches(size, self.context.report, "calibrated on them alone").run(on_first, len(images))
+        MicroBatches(size, self.context.report, "and calibrating only on these").run(on_first, len(images))
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> QuantizedModel:
         """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""

@@ -29,14 +29,14 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     recipe = load_recipe(name).override([*overrides])
     titles = [*OWN_LOSSES]
     for loss in recipe.synthesis.losses:
-        titles.append(_loaded(loss, "loss on the images", "image_loss", IMAGE_LOSSES).title)
+        titles.append(_loaded(loss, "image loss", "image_loss", IMAGE_LOSSES).title)
         if titles[-1] in BESIDE_LOSSES:
-            raise RecipeError(f"{loss}: the metrics have a {titles[-1]} of their own", "give the function another name")
+            raise RecipeError(f"{loss}: {titles[-1]} is the name of a built-in metric", "rename the function")
         if titles.count(titles[-1]) > 1:
-            raise RecipeError(f"two losses are called {titles[-1]}", "give one of the functions another name")
+            raise RecipeError(f"two losses have the name {titles[-1]}", "rename one of the functions")
     rounding = recipe.quantization.weight_rounding
     if rounding not in ROUNDINGS:
-        _loaded(rounding, "rounding of weights", "weight_rounding", WEIGHT_ROUNDINGS)
+        _loaded(rounding, "weight rounding", "weight_rounding", WEIGHT_ROUNDINGS)
     return recipe
 
 
@@ -51,17 +51,20 @@ def check_stages(recipe: Recipe, has_images: bool) -> None:
         RecipeError: a stage needs images, and there are none.
         UsageError: there are more processes than images in a tuning batch.
     """
-    without = f"recipe {recipe.name} makes no images (synthesis.num_images = 0), and"
+    without = f"recipe {recipe.name} makes no images (synthesis.num_images = 0), but"
+    other = "--images, or another --recipe"
     if not has_images and not recipe.synthesis.num_images:
         if recipe.tuning.steps:
-            raise RecipeError(f"{without} has tuning.steps", "set tuning.steps=0, or choose another recipe")
+            raise RecipeError(
+                f"{without} tuning.steps = {recipe.tuning.steps} needs some", f"use --set tuning.steps=0, {other}"
+            )
         if recipe.quantization.activation_range == "ema":
-            hint = "set quantization.activation_range=mse, or choose another recipe"
-            raise RecipeError(f"{without} activation_range = ema needs some", hint)
+            hint = f"use --set quantization.activation_range=mse, {other}"
+            raise RecipeError(f"{without} quantization.activation_range = ema needs some", hint)
     processes, batch = launched().size, recipe.tuning.batch_size
     if recipe.tuning.steps and processes > batch:
-        what = f"{processes} processes share a batch of {batch} images in tuning"
-        raise UsageError(what, "start fewer, or set tuning.batch_size")
+        what = f"{processes} processes cannot share a tuning batch of {batch} images"
+        raise UsageError(what, f"start at most {batch} processes, or use --set tuning.batch_size={processes}")
 
 
 def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -> Extension:
@@ -70,7 +73,7 @@ def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -
         function = load_function(name)
         table[name] = Extension(name, function, file, file_digest(Path(file)))
     if name not in table:
-        hint = f"write path/to/file.py:function, or decorate it with intraq_cli.{decorator}"
+        hint = f"give path/to/file.py:function, or decorate the function with intraq_cli.{decorator}"
         raise RecipeError(f"there is no {what} called {name}", did_you_mean(name, [*table]) or hint)
     return table[name]
 
@@ -88,4 +91,4 @@ def tell_unused(overrides: Sequence[str], report: Report) -> None:
     for text in overrides:
         section = text.strip().partition(".")[0]
         if section != "synthesis":
-            report(Warned(f"{text} has no effect: nothing is read here of the recipe's [{section}]"))
+            report(Warned(f"{text} has no effect: this command does not use the recipe's table [{section}]"))

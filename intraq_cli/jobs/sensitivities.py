@@ -24,7 +24,7 @@ FEWEST, MOST = 64, 256
 """Bounds of the number of images. Small images are cheap; small divergences need many images to rank the layers."""
 PIXELS = 64 * 160**2
 """Pixels of all images together, within these bounds."""
-HINT = "make it with `intraq sensitivity MODEL --out FILE`"
+HINT = "make one with `intraq sensitivity MODEL --out FILE`"
 
 
 def image_count(spec: InputSpec) -> int:
@@ -55,7 +55,7 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
     kept.began("sensitivity")
     said = ranks.broadcast_object(kept.load("sensitivity"))
     if said is None:
-        with out_of_memory():
+        with out_of_memory("measure on fewer images with `intraq sensitivity MODEL -n 32 --out FILE`"):
             shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
             found = layer_sensitivities(graph, placement, shown, widths, step)
         # on GPUs the results of processes differ in the last bits, but all must make the same choice
@@ -77,7 +77,7 @@ def read_sensitivity(path: Path) -> SensitivityResult:
     try:
         return TypeAdapter(SensitivityResult).validate_json(text)
     except ValidationError as error:
-        raise DataError(f"{path} holds no sensitivities", HINT) from error
+        raise DataError(f"{path} is not a sensitivity file", HINT) from error
 
 
 def check_origin(found: SensitivityResult, teacher: Teacher, captured: Captured, placement: Placement) -> None:
@@ -87,12 +87,12 @@ def check_origin(found: SensitivityResult, teacher: Teacher, captured: Captured,
         DataError: they were measured on other weights, other code or another input, or for another placement.
     """
     if found.act_placement != placement:
-        what = f"the sensitivities were measured for placement {found.act_placement}, this is {placement}"
+        what = f"the sensitivities were measured for placement {found.act_placement}, not {placement}"
         raise DataError(what, HINT)
     if found.sha256 != teacher.sha256:
         raise DataError(f"the sensitivities were measured on other weights ({found.model})", HINT)
     if is_other_code(found.network, captured.graph):
-        raise DataError(f"the sensitivities were measured on other code ({found.model})", HINT)
+        raise DataError(f"the sensitivities were measured with other code of the network ({found.model})", HINT)
     if found.input_size != teacher.spec.input_size:
-        size = ",".join(map(str, found.input_size))
-        raise DataError(f"the sensitivities were measured on images of {size}", HINT)
+        theirs, ours = (",".join(map(str, size)) for size in (found.input_size, teacher.spec.input_size))
+        raise DataError(f"the sensitivities were measured on images of size {theirs}, not {ours}", HINT)

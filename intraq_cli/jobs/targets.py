@@ -16,7 +16,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher
 
-AGAIN = "name the float model that it was made from: --model, and --weights if it was made from a file"
+AGAIN = "give the float model with --model, and with --weights if its weights come from a file"
 
 
 def find_checkpoint(target: str, code: Source | None, device: torch.device, revision: str | None) -> Checkpoint | None:
@@ -51,12 +51,12 @@ def find_quantized(
         IntraqError: the target is damaged, or cannot be fetched.
     """
     if target.endswith(".onnx"):
-        check_unused(f"{target} is a file", revision=revision)
+        check_unused(f"{target} is a file and has no revisions", revision=revision)
         found: Checkpoint | Exported | None = open_exported(Path(target))
     else:
         found = find_checkpoint(target, code, device, revision) if target else None
-    if found is not None and override.stated:
-        raise UsageError("a checkpoint knows its own input", "leave out --input-size, --mean, --std and their like")
+    if found is not None:
+        check_unused(f"{target} has its own input size and preprocessing", **override.stated)
     return found
 
 
@@ -68,7 +68,7 @@ def find_folder(target: str, revision: str | None) -> Path | None:
     """
     if os.path.isdir(target):  # before a bundled model of the same name
         if revision:
-            raise UsageError(f"--revision {revision}: {target} is a folder", "leave it out")
+            raise UsageError(f"--revision {revision}: {target} is a folder and has no revisions", "leave it out")
         return Path(target) if is_checkpoint(Path(target)) else None
     source = Source.parse(target, revision=revision)
     return fetch_checkpoint(source.name) if source.kind == "hub" else None
@@ -95,7 +95,7 @@ def teacher_of(
     try:
         teacher = source.taking(checkpoint.spec).load()
     except ModelError as error:
-        raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
+        raise ModelError(f"the float model cannot be loaded: {error.message}", AGAIN) from error
     if noted.get("sha256") not in (None, teacher.sha256):
         report(Warned(f"the float weights of {source.spelled} are not those that the checkpoint was made from"))
     return teacher
@@ -105,17 +105,21 @@ def _noted_source(noted: dict[str, Any], weights: str | Path | None, from_hub: b
     """Return the source of the teacher that a manifest names."""
     name = noted.get("source")
     if not isinstance(name, str):
-        raise CheckpointError("the checkpoint does not say what it was made from", "name its teacher with --model")
+        raise CheckpointError(
+            "the checkpoint does not say which model it was made from", "give its float model with --model"
+        )
     if needs_code(name):
-        raise ModelError(f"the checkpoint was made from {name}", "name it again: --model file.py:factory")
+        raise ModelError(
+            f"the checkpoint was made from {name}, whose code it does not contain", "add --model file.py:factory"
+        )
     file = noted.get("weights") if weights is None else None
     try:
         source = Source.parse(name, weights=weights or file)
         if source.kind == "hub" and noted.get("revision"):  # the exact commit, even if the branch has moved on
             source = Source.parse(split_revision(name)[0], revision=noted["revision"])
     except IntraqError as error:
-        raise ModelError(f"the float teacher cannot be had: {error.message}", AGAIN) from error
+        raise ModelError(f"the float model cannot be loaded: {error.message}", AGAIN) from error
     if from_hub and (file or source.kind == "folder"):
-        what = f"it was made from {file or name}, and paths in a file's metadata or from the Hub are not followed"
-        raise ModelError(f"the float teacher cannot be had: {what}", AGAIN)
+        what = f"{file or name} is a path, and paths from the Hub or from a file's metadata are not followed"
+        raise ModelError(f"the float model cannot be loaded: {what}", AGAIN)
     return source

@@ -71,8 +71,8 @@ class WithoutImages:
         if on_any > DOUBTFUL:
             nearest = self._nearest()
             if nearest is None:
-                what = "random images are nothing like what this network has seen: how well it follows cannot be told"
-                self._warn(f"{what}; --recipe calibrated or default learn images, quantize --images takes your own")
+                what = "random images do not resemble this network's training data, so the error is unknown"
+                self._warn(f"{what}; use a recipe that learns images (calibrated, default), or --images with your own")
                 return made
             made, images = self._compared(made, made_by, nearest), nearest.images[CALIBRATION_IMAGES:]
         if not made.random_images:
@@ -97,9 +97,9 @@ class WithoutImages:
         by_images = error_of(other)
         if by_statistics <= CONTRADICTED * by_images:
             return made
-        off = f"at 8 bits logits are off by {by_images:.2f} of their spread on them, by {by_statistics:.2f} with theirs"
-        what = "batch-norm statistics do not fit this network: ranges are taken from random images instead"
-        self._warn(f"{what} ({off}); try it on images of your own (evaluate, or quantize --images)")
+        off = f"at 8 bits, the logits are then off by {by_images:.2f} of their spread instead of {by_statistics:.2f}"
+        what = "batch-norm statistics do not fit this network: ranges come from random images instead"
+        self._warn(f"{what} ({off}); test it with `intraq evaluate`, or give pictures with --images")
         if fine != self.plan:
             other = made_by(self.plan, first)
         return replace(other, random_images=True)
@@ -128,13 +128,13 @@ class WithoutImages:
         """Warn if the network matches badly on the nearest random images, or on unselected ones."""
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"
-            self._warn(f"{off}: this network may be ruined")
+            self._warn(f"{off}: its predictions may be useless")
         elif not on_any <= BLOWN_UP:
             off = f"on some random images the logits are off by {on_any:.0f} times their spread"
-            self._warn(f"{off}: images unlike those of training may ruin it, try it on images of your own")
+            self._warn(f"{off}: images unlike the training data may break it, test it with `intraq evaluate`")
         elif error > WEAK:
             off = f"on random images the logits are off by {error:.2f} of their spread"
-            self._warn(f"{off}: --recipe calibrated or default, which learn images, or more bits do better")
+            self._warn(f"{off}: use a recipe that learns images (calibrated, default), or more bits")
 
     def _warn(self, message: str) -> None:
         self.context.report(Warned(message))

@@ -30,9 +30,9 @@ DATA_SETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Names of data sets on the Hub, for the metadata."""
 
 PLACEMENTS = {
-    "inputs": "what enters every convolution and linear layer; the image itself at {image} bits",
-    "integer": "all that an integer runtime needs (inputs of layers, and at 8 bits what goes between other operations)",
-    "activations": "what leaves every ReLU-like activation in front of a layer (the placement of the IntraQ paper)",
+    "inputs": "the input of every convolution and linear layer; the image itself at {image} bits",
+    "integer": "all that an integer runtime needs (inputs of layers, and at 8 bits those of other operations)",
+    "activations": "the output of every ReLU-like activation in front of a layer (as in the IntraQ paper)",
 }
 
 
@@ -78,7 +78,9 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
         widest=max(modules.values()),
         cfg=config["pretrained_cfg"],
         numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
-        licence_row="unknown: the base model states none" if licence == "unknown" else f"of the base model: {licence}",
+        licence_row="unknown: the base model states none"
+        if licence == "unknown"
+        else f"{licence}, from the base model",
     )
     return f"{card}\n"
 
@@ -92,7 +94,9 @@ def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_
     try:
         return model_card(config, run, timm_repo)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", "make it again") from error
+        raise CheckpointError(
+            f"{folder}/run.json lacks what the card needs: {error}", "make the checkpoint again with `intraq quantize`"
+        ) from error
 
 
 def card_digest(card: str) -> str:
@@ -126,7 +130,7 @@ def _exceptions(modules: dict[str, int], w_bits: int) -> str:
     bits = [*modules.values()]
     counts = Counter(b for b in bits if b != w_bits)
     if not counts:
-        return "the first and the last included"
+        return "including the first and the last"
     if len(counts) == 1 and counts.total() == 2 and w_bits not in (bits[0], bits[-1]):
         return f"the first and the last at {bits[0]}"
     return "of which " + ", ".join(f"{count} at {b}" for b, count in sorted(counts.items()))
@@ -144,7 +148,7 @@ def benchmark_results(run: dict[str, Any]) -> str | None:
             round(one["top1"], 4),
             dataset_revision=one["benchmark"]["revision"],
             date=one["date"],
-            notes=f"top-1 accuracy in percent, {one['n']:,} images; the float model: {one['float_top1']:.2f}",
+            notes=f"top-1 accuracy in percent, {one['n']:,} images; float model: {one['float_top1']:.2f}",
         )
         for one in run.get("evaluations", [])
         if one.get("benchmark")
@@ -164,7 +168,7 @@ def _activations(quantization: dict[str, Any]) -> str:
     counts = Counter(_other_bits(quantization))
     last = [*quantization["sites"].values()][-1]
     if placement != "integer" and counts.total() == 1 and counts[last]:
-        return f"{text}, what enters the last layer at {last}"
+        return f"{text}, the input of the last layer at {last}"
     return text + "".join(f", {count} of them at {b}" for b, count in sorted(counts.items()))
 
 

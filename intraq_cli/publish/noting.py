@@ -36,7 +36,9 @@ def check_record(folder: Path) -> None:
         CheckpointError: no report can be made of the folder's contents.
     """
     if not (folder / "run.json").is_file() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot record in {folder}/run.json", "--save needs a checkpoint folder of your own")
+        raise OutputError(
+            f"cannot save results in {folder}/run.json", "--save needs a checkpoint folder that you can write to"
+        )
     read_record(folder)
 
 
@@ -93,7 +95,9 @@ def _note(
     with _locked(folder):
         run = read_run(folder)  # read again: other processes may have changed it
         if any(run.get(key) != checkpoint.run.get(key) for key in MAKING):
-            raise OutputError(f"{folder} holds another checkpoint than before", "do the same with this one")
+            raise OutputError(
+                f"{folder} was replaced by another checkpoint during the run", "run the same command again"
+            )
         card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
         ours = card is None or is_own_card(card, run)
         noted = plain(change(run))
@@ -109,7 +113,7 @@ def _note(
             with atomic_file(path, force=True) as scratch:
                 scratch.write_text(made, encoding="utf-8")
     if not ours:
-        report(Warned(f"{path} is not as intraq wrote it and was left alone; remove it to have it made"))
+        report(Warned(f"{path} was edited by hand and is not updated; delete it to have it written again"))
 
 
 @contextmanager
@@ -128,9 +132,11 @@ def _locked(folder: Path) -> Iterator[None]:
                 if os.name != "nt":  # Windows cannot remove a held lock; its release removes it
                     file.unlink(missing_ok=True)
     except Timeout as error:
-        raise OutputError(f"another process is at work on {folder}/run.json", "try again when it is done") from error
+        raise OutputError(f"another process is writing {folder}/run.json", "try again when it has finished") from error
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
+        ) from error
 
 
 def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:

@@ -76,13 +76,13 @@ def _sent_card(
     if card is None or is_own_card(card, run):
         made = folder_card(folder, config, run)
         if card not in (None, made):
-            report(Noted(f"{folder}/README.md is older than run.json: the card is made anew"))
+            report(Noted(f"{folder}/README.md is older than run.json: writing the card again"))
         return made
     untold = [one["data"] for one in run.get("evaluations", []) if f"{one['top1']:.2f}" not in card]
     untold += ["model.onnx"] if run.get("export") and "model.onnx" not in card else []
     if untold:
-        what = f"what run.json notes of {some_of(untold)}"
-        report(Warned(f"{folder}/README.md does not tell {what}; remove it to have it made anew"))
+        what = f"these results in run.json: {some_of(untold)}"
+        report(Warned(f"{folder}/README.md does not mention {what}; delete it to have it written again"))
     return card_without_paths(card, [config, run])
 
 
@@ -104,8 +104,8 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     # num_batches_tracked of a batch norm does not matter for inference
     if quantized.computed or [key for key in absent if not key.endswith(".num_batches_tracked")]:
         raise ModelError(
-            f"timm would run other weights of {config['architecture']} than the quantized ones",
-            "push it without --timm",
+            f"timm would run {config['architecture']} with other weights than the quantized ones",
+            "push without --timm",
         )
     made = {
         "README.md": folder_card(folder, config, run, repo_id).encode(),
@@ -132,27 +132,32 @@ def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any],
         if not path.is_file():
             if name in OPTIONAL and not path.is_symlink():
                 continue
-            raise CheckpointError(f"{folder} is no whole checkpoint: {name} is missing", NO_CHECKPOINT)
+            raise CheckpointError(f"{folder} is not a complete checkpoint: {name} is missing", NO_CHECKPOINT)
         if path.resolve().parent != folder.resolve():
-            raise CheckpointError(f"{path} is a link out of the folder", "put the file itself there")
+            raise CheckpointError(f"{path} is a link that leads out of the folder", "put the file itself there")
         try:
             files[name] = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     if not files.get("samples.png", PNG).startswith(PNG):
-        raise CheckpointError(f"{folder}/samples.png is no PNG image", "remove it")
+        raise CheckpointError(f"{folder}/samples.png is not a PNG image", "delete it")
     try:
         files.get("README.md", b"").decode()
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"{folder}/README.md is not UTF-8", "remove it: it will be made again") from error
+        raise CheckpointError(f"{folder}/README.md is not UTF-8 text", "delete it: it is written again") from error
     config, run = read_json(folder / "config.json", CheckpointError), read_run(folder)
     try:
         base = base_model(config, run)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/run.json does not say what it was made from", "make it again") from error
+        raise CheckpointError(
+            f"{folder}/run.json does not say which model it was made from",
+            "make the checkpoint again with `intraq quantize`",
+        ) from error
     _refuse_tokens(folder, files)
     if base == repo_id:
-        raise CheckpointError(f"{repo_id} is the float model that {folder} was made from", "choose another name")
+        raise CheckpointError(
+            f"{repo_id} is the float model that {folder} was made from", "choose another repository name"
+        )
     return files, config, run
 
 
@@ -163,7 +168,10 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     quantization = config.get("quantization_config")
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):
-        raise CheckpointError(f"{folder}: model.safetensors does not fit config.json", "make it again")
+        raise CheckpointError(
+            f"{folder}: model.safetensors does not match config.json",
+            "make the checkpoint again with `intraq quantize`",
+        )
 
 
 def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], report: Report) -> None:
@@ -173,14 +181,14 @@ def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], re
         CheckpointError: it is another file, or is missing.
     """
     file, proof = files.get("model.onnx"), run.get("export")
-    hint = f"write it again: intraq export {folder} --force"
+    hint = f"write it again with `intraq export {folder} --force`"
     if proof is None:
         if file is not None:
-            report(Warned(f"{folder}/model.onnx is sent as it is: run.json notes no proof of it"))
+            report(Warned(f"{folder}/model.onnx is uploaded unchecked: run.json does not describe it"))
     elif file is None:
-        raise CheckpointError(f"{folder}/model.onnx is missing, of which run.json and the card speak", hint)
+        raise CheckpointError(f"{folder}/model.onnx is missing, but run.json and the card describe it", hint)
     elif len(file) != proof["bytes"] or proof["sha256"] != hashlib.sha256(file).hexdigest():
-        raise CheckpointError(f"{folder}/model.onnx is not the file of which run.json and the card speak", hint)
+        raise CheckpointError(f"{folder}/model.onnx is not the file that run.json and the card describe", hint)
 
 
 def _check_timm_has(config: dict[str, Any]) -> None:
@@ -188,7 +196,7 @@ def _check_timm_has(config: dict[str, Any]) -> None:
 
     architecture = str(config.get("architecture"))
     if architecture in ARCHITECTURES or not timm.is_model(architecture):
-        raise ModelError(f"timm has no architecture {architecture}", "push it without --timm")
+        raise ModelError(f"timm has no architecture {architecture}", "push without --timm")
 
 
 def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> bytes:
@@ -213,4 +221,4 @@ def _timm_config(network: Any, config: dict[str, Any], run: dict[str, Any]) -> b
 def _refuse_tokens(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         if name.endswith((".json", ".md")) and TOKEN.search(content):
-            raise CheckpointError(f"{folder}/{name} holds what looks like a token of the Hub", "take it out first")
+            raise CheckpointError(f"{folder}/{name} contains what looks like a Hub token", "remove the token first")

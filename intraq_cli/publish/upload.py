@@ -39,7 +39,7 @@ def check_revision(revision: str | None) -> None:
     """
     fits = revision is None or re.fullmatch(r"[\w][\w./-]*(?<![./])", revision, re.ASCII)
     if not fits or ".." in str(revision):
-        raise UsageError(f"{revision!r} is no name of a branch", "letters, digits, dots, dashes and slashes")
+        raise UsageError(f"{revision!r} is not a branch name", "use letters, digits, and ._-/ between them")
 
 
 def check_repository_name(repo_id: str) -> None:
@@ -57,7 +57,7 @@ def check_repository_name(repo_id: str) -> None:
     except HFValidationError:
         valid = False
     if not valid:
-        raise UsageError(f"{repo_id!r} is no Hub repository name", "written ORG/NAME, e.g. my-name/resnet18-w4a4")
+        raise UsageError(f"{repo_id!r} is not a Hub repository name", "write ORG/NAME, e.g. my-name/resnet18-w4a4")
 
 
 def upload(
@@ -101,7 +101,7 @@ def upload(
             )
         report(StepDone("upload", 2, 0, f"committed {commit.oid[:12]}"))
         hub.compare(files, commit.oid)
-        report(StepDone("upload", 3, 0, "compared with what was sent"))
+        report(StepDone("upload", 3, 0, "compared with the local files"))
     report(StageDone("upload", time.perf_counter() - started))
     return commit
 
@@ -119,14 +119,14 @@ class _Repository:
         """Return the information about an existing repository, or create it and return None."""
         head = self.ask(lambda: self._look(revision))
         if head is None and revision not in (None, "main"):
-            missing = f"{self.repo_id} is not there, so it has no branch {revision}"
+            missing = f"{self.repo_id} does not exist, so it has no branch {revision}"
             raise HubError(missing, "push without --revision first", "hub-missing")
         if head is None:  # None, not False: private may be the default of an organisation
             self.ask(lambda: self.api.create_repo(self.repo_id, private=private or None))
         elif private and head.private is False:
             hint = "make it private in its settings on the Hub, or push without --private"
-            raise HubError(f"{self.repo_id} is there and public, against --private", hint)
-        self.report(StepDone("upload", 1, 0, f"{'made' if head is None else 'found'} the repository"))
+            raise HubError(f"{self.repo_id} already exists and is public, not private", hint)
+        self.report(StepDone("upload", 1, 0, f"{'created' if head is None else 'found'} the repository"))
         return head
 
     def _look(self, revision: str | None) -> "ModelInfo | None":
@@ -147,11 +147,13 @@ class _Repository:
         except HubError as error:
             if not created:
                 raise
-            left = f"; {self.repo_id} was made and stays, empty unless the commit came through"
+            left = f"; {self.repo_id} was created, and is empty unless the commit succeeded"
             raise HubError(error.message + left, error.hint, error.code) from error
         except BaseException as error:
             if not isinstance(error, Exception):  # Ctrl-C, or a signal
-                self.report(Warned(f"broken off in the middle: {repository_url(self.repo_id)} shows what is there"))
+                self.report(
+                    Warned(f"the upload was interrupted: {repository_url(self.repo_id)} shows what was uploaded")
+                )
             raise
 
     def commit(
@@ -191,8 +193,8 @@ class _Repository:
         wrong = [path for path, content in files.items() if not _same(found.get(path), content)]
         if wrong:
             raise HubError(
-                f"{self.repo_id} does not hold what was sent: {', '.join(wrong)} differ",
-                f"commit {revision[:12]} is there but damaged: push again",
+                f"{self.repo_id} does not contain what was uploaded: {', '.join(wrong)} differ",
+                f"commit {revision[:12]} is damaged: push again",
             )
 
     def ask(self, call: Callable[[], T]) -> T:
@@ -214,7 +216,7 @@ class _Repository:
                 if wait is None or not left:
                     reason, hint, code = explain_failure(answer)
                     raise HubError(self.scrub(f"cannot push to {self.repo_id}: {reason}"), hint, code) from error
-            self.report(Warned(f"the Hub asks to wait {wait} s"))
+            self.report(Warned(f"the Hub limits requests: trying again in {wait} s"))
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
@@ -237,9 +239,9 @@ def _token(given: str | None) -> str:
 
     token = given or get_token_to_send(None)
     if not token:
-        raise HubError("no token for the Hub", LOGIN, "hub-token")
+        raise HubError("there is no token for the Hub", LOGIN, "hub-token")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise HubError("the token for the Hub holds characters that no token has", LOGIN, "hub-token")
+        raise HubError("the token for the Hub contains invalid characters", LOGIN, "hub-token")
     return token
 
 

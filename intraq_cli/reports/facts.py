@@ -20,7 +20,9 @@ def layers_section(run: Run) -> Section | None:
         f"{found.low_bit_share:.1f} % of the multiply-adds have both factors in low bits."
     )
     if found.act_placement != "integer":
-        lead += " Batch norms, biases and sums of branches stay float: only placement integer quantizes them too."
+        lead += (
+            " Batch norms, biases and sums of residual branches stay float: only placement integer quantizes them too."
+        )
     table = None
     if kept:
         rows = [
@@ -66,13 +68,13 @@ def export_section(run: Run) -> Section | None:
     same = "equal" if made.first_choices_equal else "not all equal"
     lead = (
         f"{len(made.layers_integer)} of {layers} layers run on integers in onnxruntime, {times:.2f} times as fast "
-        f"as float32 (a batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). Top-1 predictions "
-        f"{same} to load()'s on {made.images} images; logits {logits_differ(made.logits_difference)}."
+        f"as float32 (batch of {made.batch}, {counted(made.threads, 'thread')}, {made.processor}). Top-1 predictions "
+        f"{same} to those of load() on {made.images} images; logits {logits_differ(made.logits_difference)}."
     )
     bars = [("quantized", [made.ms_quantized]), ("float32", [made.ms_float])]
-    chart = panel(lambda width: row_chart(bars, Axis("milliseconds a batch"), width, bars=True))
+    chart = panel(lambda width: row_chart(bars, Axis("milliseconds per batch"), width, bars=True))
     rows = [[name, decimals(values[0], 3)] for name, values in bars]
-    figure = Figure([chart], Table(["network", "ms a batch"], rows), "times as a table")
+    figure = Figure([chart], Table(["network", "ms per batch"], rows), "times as a table")
     kept = [[layer.get("name") or "network", layer.get("reason", "")] for layer in made.layers_float]
     table = Table(["stays float in the file", "why"], kept, texts=(0, 1)) if kept else None
     file = Table(["model.onnx", ""], [["bytes", f"{made.bytes:,}"], ["opset", str(made.opset)]])
@@ -83,7 +85,9 @@ def circumstances_section(run: Run) -> Section:
     """Return the section about the origin of the run: network, recipe, seed, device, versions."""
     rows = list(_rows_of_circumstances(run))
     table = Table(["", ""], [list(row) for row in rows], texts=(0, 1))
-    return Section("Circumstances", "What a second run must have in common with this one.", table=table)
+    return Section(
+        "Reproducing this run", "What must be the same for another run to give the same result.", table=table
+    )
 
 
 def _rows_of_circumstances(run: Run) -> Iterator[tuple[str, str]]:

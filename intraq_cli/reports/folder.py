@@ -45,7 +45,7 @@ def read_record(folder: Path) -> Record:
         CheckpointError: the folder is not a checkpoint, or its contents are invalid.
     """
     if not (folder / "config.json").is_file() or not (folder / "run.json").is_file():
-        raise CheckpointError(f"{folder} is no checkpoint", NO_CHECKPOINT)
+        raise CheckpointError(f"{folder} is not a checkpoint", NO_CHECKPOINT)
     config = read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
     return record_of(folder, config, read_run(folder))
 
@@ -77,7 +77,7 @@ def read_steps(folder: Path) -> list[Step]:
         lines = read_text(path, MAX_JSON, CheckpointError).splitlines()
         return [Step.model_validate(parse_json(line)) for line in lines]
     except (ValidationError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", "remove it: load() does not need it") from error
+        raise CheckpointError(f"{path} is damaged: {error}", "delete it: load() does not need it") from error
 
 
 def _pictures(folder: Path, config: dict[str, Any]) -> list[bytes]:

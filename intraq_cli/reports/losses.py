@@ -17,12 +17,12 @@ MOST_ROWS = 40
 """Maximum number of rows of a table."""
 WORDS = {
     "bns": "batch-norm statistics",
-    "sil": "class, soft inception loss",
+    "sil": "soft inception loss, of the class",
     "mdc": "marginal distance",
     "kl": "divergence from the float network",
     "ce": "cross-entropy",
-    "features": "distance of features",
-    "total": "all of them, weighted",
+    "features": "feature distance",
+    "total": "weighted sum of all",
 }
 STAGES = {"synthesis": "Images (stage 1), one batch after another", "tuning": "Tuning (stage 2)"}
 
@@ -37,13 +37,15 @@ def losses_section(run: Run, steps: Sequence[Step]) -> Section | None:
     ]
     if not figures and not ends:
         return None
-    table = Table(["stage", "term", "at the end"], ends, texts=(0, 1))
+    table = Table(["stage", "term", "final value"], ends, texts=(0, 1))
     if not figures:
-        return Section("Losses", "Where they ended.", table=table)
-    lead = "Every reported step. Where they ended: of finished images, and the mean of tuning's last tenth."
+        return Section("Losses", "Final values.", table=table)
+    lead = (
+        "Every reported step. Final values are those of the finished images, and means over the last tenth of tuning."
+    )
     if run.measured.tuning_undone:
-        lead += " Tuning was undone, so its losses are not those of this checkpoint."
-    return Section("Losses", lead, figures, details=[("where they ended", table)] if ends else [])
+        lead += " Tuning was discarded, so its losses are not those of this checkpoint."
+    return Section("Losses", lead, figures, details=[("final values", table)] if ends else [])
 
 
 def _figure(stage: str, steps: Sequence[Step]) -> Figure | None:

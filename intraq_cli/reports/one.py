@@ -85,17 +85,17 @@ def verdict(run: Run) -> str:
             f"{images_of(made.pictures)} that tuning did not see, at a divergence of {decimals(made.kl, 3)} nats; "
             f"the file is {smaller}. {undone(run)}Accuracy on real images was not measured yet."
         )
-    how, off = "without images" if made.images is None else "by images of which none was held out", ""
+    how, off = "without images" if made.images is None else "with images, of which none was held out", ""
     if made.random_images:
-        how = "by random images, as its batch-norm statistics do not fit it"
+        how = "with random images, as the batch-norm statistics do not fit the network"
     if made.logits_error is not None:
-        off = f"on random ones the logits are off by {decimals(made.logits_error, 3)} of their spread; "
+        off = f"on random images the logits are off by {decimals(made.logits_error, 3)} of their spread; "
     return f"Quantized {how}; {off}the file is {smaller}. Accuracy on real images was not measured yet."
 
 
 def undone(run: Run) -> str:
     """Return a sentence if tuning was undone, else an empty string."""
-    return "Tuning made it follow less closely and was undone: it is calibrated alone. " * run.measured.tuning_undone
+    return "Tuning made the network worse and was discarded: it is only calibrated. " * run.measured.tuning_undone
 
 
 def _facts(run: Run) -> list[Fact]:
@@ -136,7 +136,7 @@ def _frontier(points: Sequence[FrontierPoint]) -> Section | None:
     rows = [[file_size(point.bytes), f"{point.divergence:.4g}", "chosen" if point.chosen else ""] for point in ordered]
     table = Table(["size", "divergence", ""], rows, texts=(2,))
     chart = panel(lambda width: xy_chart(series, Axis(f"size, {name}"), y, width))
-    lead = "What bits by layer would buy: bytes, and the sum of their divergences below, before tuning."
+    lead = "Choices of bits by layer: file size, and expected divergence before tuning, summed over the layers."
     return Section("Size against divergence", lead, [Figure([chart], table, f"{len(rows)} choices as a table")])
 
 
@@ -173,7 +173,7 @@ def _sensitivity(layers: Sequence[LayerMoves], run: Run) -> Section | None:
     shown = legend[: 1 + any(moves[1] is not None for _, moves in worst)]
     chart = panel(lambda width: row_chart(worst, x, width), legend=shown)
     many = f"The {len(worst)} most sensitive of {len(found)} layers" if len(found) > len(worst) else "Layers"
-    lead = f"{many}: how far the network moves when one weight, or one input, alone goes to few bits."
+    lead = f"{many}: the divergence when the weights or the input of one layer alone are quantized."
     return Section("Sensitivity by layer", lead, [Figure([chart], Table(head, rows), f"{len(rows)} layers as a table")])
 
 
@@ -192,11 +192,11 @@ def _noise(run: Run) -> Section | None:
     chart = panel(lambda width: xy_chart(series, x, y, width))
     rows = [[str(k), name, decimals(value, 1)] for k, (name, value) in enumerate(run.measured.sqnr.items(), 1)]
     lead = (
-        f"How far quantization noise lies under the signal behind every batch norm, on the held-out "
-        f"{images_of(run.measured.pictures)}. Least: {found[worst]:.1f} dB behind {shortened(worst, 60)}."
+        f"Signal-to-quantization-noise ratio at the output of every batch norm, on the held-out "
+        f"{images_of(run.measured.pictures)}. Lowest: {found[worst]:.1f} dB, at {shortened(worst, 60)}."
     )
     table = Table(["", "batch norm", "dB"], rows, texts=(1,))
-    return Section("Noise along the depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
+    return Section("Quantization noise by depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
 
 
 def _ranges(ranges: Sequence[RangeRow]) -> Section | None:
@@ -219,8 +219,8 @@ def _ranges(ranges: Sequence[RangeRow]) -> Section | None:
         for row in ranges
     ]
     lead = (
-        f"What arrives at the {len(rows)} activation quantizers that err most, before it is rounded; the dashed lines "
-        "are the ends of the grid, and what lies beyond them is clipped. Shares on a logarithmic scale."
+        f"Values before rounding at the {len(rows)} activation quantizers with the largest error; dashed lines mark "
+        "the ends of the grid, beyond which values are clipped. Shares are on a logarithmic scale."
     )
     table = Table(head, rows)
     return Section("Ranges of the worst activations", lead, [Figure(panels, table, "ranges as a table", columns=3)])
@@ -240,12 +240,12 @@ def _images(record: Record) -> Section | None:
         kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
         uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         doubted = sample.first != sample.label
-        note = f"{sample.confidence:.0f} %" + (f", seen as {shortened(name(sample.first), 24)}" if doubted else "")
+        note = f"{sample.confidence:.0f} %" + (f", predicted as {shortened(name(sample.first), 24)}" if doubted else "")
         tiles.append(Tile(uri, shortened(name(sample.label), 30), note, doubted))
         rows.append([str(k), name(sample.label), decimals(sample.confidence, 1), name(sample.first)])
     share = run.measured.teacher_accuracy_synthetic
-    into = "" if share is None else f" Of all images it puts {share:.1f} % into their class."
+    into = "" if share is None else f" It assigns {share:.1f} % of all images to their class."
     teacher = f"other weights ({shortened(run.images_from, 60)})" if run.images_from else "the network alone"
-    lead = f"Learned from {teacher}: the class of each, and the float network's confidence in it.{into}"
+    lead = f"Learned from {teacher}, with the class of each and the float network's confidence in it.{into}"
     table = Table(["", "class", "confidence, %", "top-1 prediction"], rows, texts=(1, 3))
     return Section("Synthetic images", lead, tiles=tiles, details=[("images as a table", table)])

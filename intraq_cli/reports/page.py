@@ -52,7 +52,7 @@ def _small(page: Page) -> str:
         made = render(choice)
         if len(made.encode()) < MOST_BYTES:
             return made
-    raise CheckpointError(f"a report of {page.title} would be larger than 1 MB", "its run.json holds too much")
+    raise CheckpointError(f"a report of {page.title} would be larger than 1 MB", "its run.json is too large")
 
 
 def render(page: Page) -> str:

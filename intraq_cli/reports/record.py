@@ -161,5 +161,5 @@ def checked_run(run: dict[str, Any], where: str) -> Run:
     try:
         return Run.model_validate(run)
     except ValidationError as error:
-        what = f"{where}/run.json does not say what a report tells: {first_fault(error)}"
-        raise CheckpointError(what, "make it again") from error
+        what = f"{where}/run.json lacks what the report needs: {first_fault(error)}"
+        raise CheckpointError(what, "make the checkpoint again with `intraq quantize`") from error

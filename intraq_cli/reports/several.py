@@ -24,7 +24,7 @@ def page(records: Sequence[Record]) -> Page:
     sections = [every, _size(found), _noise(found), _differences(found)]
     subtitle = "side by side"
     if not found.same_model:
-        subtitle += "; not all of the same float weights, so that agreement and divergence are of different networks"
+        subtitle += "; the float weights differ, so agreement and divergence are not comparable"
     return Page(
         title=" and ".join(names) if len(names) < 3 else f"{len(names)} checkpoints",
         subtitle=subtitle,
@@ -38,7 +38,7 @@ def _verdict(found: ComparisonResult) -> str:
     """Name the smallest and the best checkpoints, as far as known; values that print the same are ties."""
     sizes = [(one.bytes_quantized, one.name) for one in found.checkpoints]
     smallest, size, alone = _best(sizes, min, file_size)
-    text = f"The smallest {alone} {smallest} with {size}" if alone else f"All are of the same size, {size}"
+    text = f"The smallest {alone} {smallest} with {size}" if alone else f"All have the same size, {size}"
     key, values = _quality(found)
     known = [(value, one.name) for value, one in zip(values, found.checkpoints, strict=True) if value is not None]
     if len(known) < 2:
@@ -117,8 +117,8 @@ def _noise(found: ComparisonResult) -> Section | None:
         for k, row in enumerate(found.noise, 1)
     ]
     table = Table(["", "batch norm", *names, "spread"], rows, texts=(1,))
-    lead = "How far quantization noise lies under the signal behind every batch norm, on each run's held-out images."
-    return Section("Noise along the depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
+    lead = "Signal-to-quantization-noise ratio at the output of every batch norm, on each run's held-out images."
+    return Section("Quantization noise by depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
 
 
 def _differences(found: ComparisonResult) -> Section | None:

@@ -102,7 +102,7 @@ class Accelerated(Generic[Made]):
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             # and looks for CUDA on machines without it
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            report(Noted("torch.compile: the first step takes minutes"))
+            report(Noted("torch.compile: the first step may take minutes"))
 
     def run(self, work: Callable[[Callable[[Tensor], Made]], Result]) -> Result:
         """Return ``work(function)`` with the fast version; if it fails, switch to the plain one permanently.
@@ -121,7 +121,7 @@ class Accelerated(Generic[Made]):
                     raise
                 self.fast = None
                 what = "torch.compile" if self.mode == "compiled" else "recording a CUDA graph"
-                self.report(Warned(f"{what} failed, going on without it: {first_line(error)[:200]}"))
+                self.report(Warned(f"{what} failed, continuing without it: {first_line(error)[:200]}"))
             torch.cuda.empty_cache()
         return work(self.function)
 
@@ -135,7 +135,7 @@ def _telling_of_the_wait(report: Report) -> Iterator[None]:
         minutes = 0
         while not over.wait(MINUTE):
             minutes += 1
-            report(Noted(f"torch.compile: {counted(minutes, 'minute')} so far"))
+            report(Noted(f"torch.compile: {counted(minutes, 'minute')} of compiling so far"))
 
     watch = threading.Thread(target=tell, daemon=True)
     watch.start()

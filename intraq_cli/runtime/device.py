@@ -45,21 +45,28 @@ def choose_device(name: str = "auto", deterministic: bool = False) -> torch.devi
         return torch.device("cpu")
     kind, _, index = name.partition(":")
     if kind == "mps":
-        raise DeviceError("mps is not supported: it has no float64, which losses are summed in", "use --device cpu")
+        raise DeviceError("mps is not supported: it has no float64, in which losses are summed", "use --device cpu")
     if kind != "cuda" or (":" in name and not (index.isascii() and index.isdigit())):
-        raise UsageError(f"no device {name!r}", "auto, cpu, cuda or cuda:N")
+        raise UsageError(f"there is no device {name!r}", "use auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         raise DeviceError("CUDA is not available here", "use --device cpu, or install a torch build for your driver")
     launch = launched()
     if index and launch.local_size > 1:
-        raise UsageError(f"{launch.local_size} processes of this job would share {name}", "--device cuda, one GPU each")
+        raise UsageError(
+            f"{launch.local_size} processes of this job would share {name}",
+            "use --device cuda, which gives each its own GPU",
+        )
     if launch.size > 1 and not index:
         if launch.local_rank is None:
-            raise UsageError("LOCAL_RANK is not set, which says whose GPU is which", "start the job with torchrun")
+            raise UsageError(
+                "LOCAL_RANK, which assigns a GPU to each process, is not set", "start the job with torchrun"
+            )
         index = str(launch.local_rank)
     if index and int(index) >= torch.cuda.device_count():
-        hint = "start one process for each GPU" if launch.size > 1 else "count from cuda:0"
-        raise DeviceError(f"there is no cuda:{index}: {torch.cuda.device_count()} GPUs here", hint)
+        hint = "start one process per GPU" if launch.size > 1 else "GPUs are numbered from cuda:0"
+        raise DeviceError(
+            f"there is no cuda:{index}: this machine has {counted(torch.cuda.device_count(), 'GPU')}", hint
+        )
     return torch.device(f"cuda:{index}" if index else "cuda")
 
 

@@ -97,8 +97,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         return
     if dist.is_initialized():
         raise DeviceError(
-            f"this process has a process group already ({dist.get_backend()}, {dist.get_world_size()} processes)",
-            "call dist.destroy_process_group() first: intraq makes its own",
+            f"this process already has a process group ({dist.get_backend()}, {dist.get_world_size()} processes)",
+            "call torch.distributed.destroy_process_group() first: intraq creates its own",
         )
     # this module's default arguments keep a reference to the group that exists when it is imported; a group that
     # outlives the block can end the process with SIGABRT at exit (pytorch/pytorch#190489), so import it before
@@ -129,17 +129,17 @@ def _start(device: torch.device) -> Any:
 
 START_HINT = "start all processes with torchrun, or set MASTER_ADDR and MASTER_PORT for each of them"
 FAILURES = (
-    (r"Duplicate GPU", "processes of this job share a GPU", "--device cuda gives each its own"),
+    (r"Duplicate GPU", "processes of this job share a GPU", "use --device cuda, which gives each its own"),
     (
         r"CUDA error|Cuda failure",
         "the GPU of process {rank} failed",
-        "look at `nvidia-smi`; then start again: it goes on",
+        "check `nvidia-smi`, then start the job again: it resumes",
     ),
-    (r"(?i)timed? ?out", "another process of this job does not answer", "start the job again: it goes on"),
+    (r"(?i)timed? ?out", "another process of this job does not answer", "start the job again: it resumes"),
     (
         r"gloo|NCCL|(?i:connection|socket|store)",
-        "another process of this job is gone",
-        "start the job again: it goes on",
+        "another process of this job has ended",
+        "start the job again: it resumes",
     ),
 )
 """Patterns in errors of gloo, NCCL and CUDA, in the order in which they are tried; their meaning; and a hint."""
@@ -159,7 +159,7 @@ def _named_failure(rank: int, starting: bool = False) -> Iterator[None]:
             raise
         line = first_line(error)[:200]
         if starting and isinstance(error, (dist.DistError, ValueError)):
-            raise DeviceError(f"the processes of this job do not find one another: {line}", START_HINT) from error
+            raise DeviceError(f"the processes of this job cannot connect to one another: {line}", START_HINT) from error
         for pattern, message, hint in FAILURES:
             if re.search(pattern, str(error)):
                 raise DeviceError(f"{message.format(rank=rank)}: {line}", hint) from error

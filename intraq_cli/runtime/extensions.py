@@ -93,7 +93,9 @@ def weight_rounding(function: F) -> F:
 def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:
     name = getattr(function, "__name__", "")
     if name in own or not name.isidentifier():
-        raise UsageError(f"{name or function!r} is no name for a function of yours", f"not {', '.join(own)}")
+        raise UsageError(
+            f"{name or function!r} cannot be the name of your function", f"use a name other than {', '.join(own)}"
+        )
     file, sha256 = inspect.getsourcefile(function) or "", None
     if Path(file).is_file():
         sha256 = file_digest(Path(file))

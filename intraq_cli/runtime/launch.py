@@ -37,5 +37,8 @@ def launched() -> Launch:
 def _number(name: str) -> int | None:
     text = os.environ.get(name, "")
     if text and not (text.isascii() and text.isdigit()):
-        raise UsageError(f"{name}={text!r} in the environment is no number", "start the job with torchrun, or unset it")
+        raise UsageError(
+            f"the environment variable {name}={text!r} is not a whole number",
+            "start the job with torchrun, or unset it",
+        )
     return int(text) if text else None

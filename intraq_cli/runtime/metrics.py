@@ -38,7 +38,7 @@ class Metrics:
             for line in store.lines(METRICS):
                 self._note(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{store.folder}/{METRICS} is damaged", "--no-resume starts anew") from error
+            raise OutputError(f"{store.folder}/{METRICS} is damaged", "use --no-resume to start over") from error
         self._began: dict[str, float] = {}
 
     def report(self, event: Event) -> None:
@@ -88,7 +88,7 @@ def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}", "give --tensorboard another folder") from error
+        raise OutputError(f"cannot create {folder}: {error.strerror}", "give --tensorboard another folder") from error
     writers: dict[str, Any] = {}
 
     def watched(event: Event) -> None:

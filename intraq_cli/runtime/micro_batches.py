@@ -29,7 +29,7 @@ OUT_OF_MEMORY = (
 PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.5}
 """Memory of a step, relative to what the float network saves for its backward pass."""
-SAME_RESULT = "with the same result"
+SAME_RESULT = "which does not change the result"
 
 Result = TypeVar("Result")
 
@@ -61,7 +61,7 @@ class MicroBatches:
                     raise
                 self.size = -(-size // 2)
             torch.cuda.empty_cache()
-            smaller = f"going on with {self.size}, {self.outcome}"
+            smaller = f"continuing with {self.size}, {self.outcome}"
             self.report(Warned(f"out of memory with {size} images at once: {smaller}"))
 
 

@@ -6,10 +6,15 @@ from contextlib import contextmanager
 from intraq_cli.errors import DeviceError
 from intraq_cli.runtime.micro_batches import is_out_of_memory
 
+SMALLER = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
+
 
 @contextmanager
-def out_of_memory() -> Iterator[None]:
+def out_of_memory(hint: str = SMALLER) -> Iterator[None]:
     """Within the block, turn out-of-memory errors into an error with a hint.
+
+    Args:
+        hint: what to do; by default, for a job that learns images or tunes.
 
     Raises:
         DeviceError: in place of torch's error.
@@ -19,7 +24,6 @@ def out_of_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = "use smaller batches: --set synthesis.batch_size=64 --set tuning.batch_size=32"
         raise DeviceError("out of memory", hint) from error
 
 
@@ -37,5 +41,5 @@ def deterministic_or_refused() -> Iterator[None]:
             raise
         operation = str(error).split(" does not have")[0]
         raise DeviceError(
-            f"{operation} sums in any order on a GPU", "leave out --deterministic, or use --device cpu"
+            f"{operation} is not deterministic on a GPU", "leave out --deterministic, or use --device cpu"
         ) from error

@@ -78,7 +78,7 @@ class ResumeStore:
         except Exception as error:  # torch's errors on damaged files have no common class
             if interruption(error):
                 raise
-            raise OutputError(f"{self.folder}/{name}.pt cannot be read", "--no-resume starts anew") from error
+            raise OutputError(f"{self.folder}/{name}.pt cannot be read", "use --no-resume to start over") from error
 
     def save(self, name: str, state: Any) -> None:
         """Save ``state``: tensors, numbers and strings, in lists and dictionaries."""
@@ -132,7 +132,7 @@ class ResumeStore:
             (self.folder / f"{name}.pt").unlink(missing_ok=True)
 
     def _give_up(self, error: Exception) -> None:
-        self.report(Warned(f"cannot keep what is done so far in {self.folder}: {error}"))
+        self.report(Warned(f"cannot save progress in {self.folder}, so this run cannot be resumed: {error}"))
         self.folder = None
 
 
@@ -164,16 +164,18 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
         except OSError as error:
             if not any(folder.glob("*.pt")):
                 _remove(folder, lock)
-            raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
+            raise OutputError(
+                f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
+            ) from error
         if going_on:
-            report(Noted(f"going on from {folder}"))
+            report(Noted(f"resuming from {folder}"))
         store = ResumeStore(folder, report)
         try:
             yield store
         except BaseException:
             if any(folder.glob("*.pt")):
                 store.note_seconds()
-                report(Noted(f"what is done is kept in {folder}: the same command goes on from there"))
+                report(Noted(f"progress is saved in {folder}: run the same command again to resume"))
             else:
                 _remove(folder, lock)
             raise
@@ -191,7 +193,9 @@ def _put_back(path: Path, folder: Path) -> None:
     for old in folder.glob(f".{escape(path.name)}.*/old"):
         if not path.exists():
             old.rename(path)
-            raise OutputError(f"{path} is back, which a killed run was about to replace", "run the same command again")
+            raise OutputError(
+                f"{path} was restored, as a killed run had not yet replaced it", "run the same command again"
+            )
 
 
 def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
@@ -208,7 +212,8 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
         changed = sorted(key for key in {*before, *job} if before.get(key) != job.get(key))
         if changed:
             raise OutputError(
-                f"{folder} is of a run with another {', '.join(changed)}", "--no-resume starts anew; or another --out"
+                f"{folder} is from a run that differs in {', '.join(changed)}",
+                "use --no-resume to start over, or give another --out",
             )
         return True
     for log in folder.glob(LOGS):
@@ -231,9 +236,7 @@ def _locked(folder: Path) -> FileLock:
         OutputError: another process holds the lock, or the folder cannot be created, or holds other things.
     """
     if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
-        raise OutputError(
-            f"{folder} holds other things than an unfinished run, which would be kept there", "give another --out"
-        )
+        raise OutputError(f"{folder} is needed to save progress, but contains other files", "give another --out")
     lock = FileLock(folder / "lock", blocking=False)
     for attempt in range(LOCK_ATTEMPTS):  # the previous holder may be removing the folder
         try:
@@ -243,13 +246,15 @@ def _locked(folder: Path) -> FileLock:
         except Timeout as error:
             if (folder / "lock").exists():
                 raise OutputError(
-                    f"another process is at work on {folder}", "wait for it, or give another --out"
+                    f"another process is using {folder}", "wait until it has finished, or give another --out"
                 ) from error
         except OSError as error:
             if isinstance(error, FileNotFoundError) and folder.parent.is_dir() and attempt < LOCK_ATTEMPTS - 1:
                 continue
-            raise OutputError(f"cannot write {folder}: {error.strerror}", "check the folder and the disk") from error
-    raise OutputError(f"{folder} is removed again and again", "give another --out")
+            raise OutputError(
+                f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
+            ) from error
+    raise OutputError(f"another process keeps removing {folder}", "give another --out")
 
 
 def _remove(folder: Path, lock: FileLock) -> None:

@@ -94,11 +94,11 @@ def read_images(path: Path) -> ImageSet:
     said = _check_about(path, about)
     spec, names = spec_of_config(said.input, f"{path}: input", DataError), said.label_names
     if spec.input_size != tensors["images"].shape[1:]:
-        raise DataError(f"{path} is damaged: its images have another shape than its metadata say", HINT)
+        raise DataError(f"{path} is damaged: its images do not have the shape in its metadata", HINT)
     if tensors["labels"].min() < 0 or (names and tensors["labels"].max() >= len(names)):
-        raise DataError(f"{path} is damaged: it has labels of no class", HINT)
+        raise DataError(f"{path} is damaged: a label is not one of its classes", HINT)
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise DataError(f"{path} holds images that are not finite", HINT)
+        raise DataError(f"{path} contains NaN or infinite values", HINT)
     figures = said.losses, said.teacher_accuracy, said.heterogeneity
     made = TuningImages(tensors["images"], tensors["labels"], *figures, tensors.get("confidences"))
     return ImageSet(made, said.origin.model_dump(exclude_unset=True), spec, names)
@@ -112,11 +112,11 @@ def load_images(path: Path, spec: InputSpec, num_classes: int) -> tuple[TuningIm
     """
     shape = _check_header(path)
     if shape != spec.input_size:
-        raise DataError(f"the images in {path} are {shape}, the model takes {spec.input_size}", HINT)
+        raise DataError(f"the images in {path} have shape {shape}, but the model takes {spec.input_size}", HINT)
     found = read_images(path)
     made = found.made
     if made.labels.max() >= num_classes:
-        raise DataError(f"the labels in {path} do not fit a model of {num_classes} classes", HINT)
+        raise DataError(f"the labels in {path} exceed the model's {num_classes} classes", HINT)
     if (found.spec.mean, found.spec.std) != (spec.mean, spec.std):
         pixels = torch.cat([found.spec.to_pixels(part.float()) for part in made.images.split(64)])
         made = replace(made, images=spec.from_pixels(pixels).to(made.images.dtype))
@@ -132,7 +132,7 @@ def _check_header(path: Path) -> tuple[int, ...]:
     fits = header["labels"] == TensorInfo("I64", each)
     fits = fits and header.get("confidences", TensorInfo("F32", each)) == TensorInfo("F32", each)
     if len(images.shape) != 4 or images.dtype not in FLOATS or not fits or 0 in images.shape:
-        raise DataError(f"{path} is damaged: images and labels do not fit each other", HINT)
+        raise DataError(f"{path} is damaged: images and labels do not match", HINT)
     return images.shape[1:]
 
 

@@ -92,7 +92,7 @@ def _checked(loss: Extension) -> Callable[[LossInput], Tensor]:
             kind = f"{str(made.dtype).removeprefix('torch.')} of shape {tuple(made.shape)} on {made.device}"
             raise loss.refuse(f"returned {kind}, not a float scalar on {given.images.device}")
         if torch.is_grad_enabled() and not made.requires_grad and made.item():
-            raise loss.refuse("returned what cannot be differentiated in the images (detached, or rounded?)")
+            raise loss.refuse("returned a tensor without a gradient for the images (detached, or rounded?)")
         return made.float()
 
     return call

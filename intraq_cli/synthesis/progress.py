@@ -46,4 +46,4 @@ class Progress:
         for part, largest in self.seen.items():
             if self.terms[part].weight > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
                 name = part.upper() if part in OWN_LOSSES else part
-                self.report(Warned(f"{name} stayed at zero for the whole of batch {self.batch + 1}"))
+                self.report(Warned(f"{name} stayed at zero during all of batch {self.batch + 1}"))

@@ -69,7 +69,7 @@ def synthesize_images(
     device, report, store, ranks = context.device, context.report, context.store, context.ranks
     if features(graph) is None:
         if config.mdc_weight:
-            report(Warned("the features that enter the classifier were not found: MDC is off"))
+            report(Warned("the input of the classifier was not found in the network: MDC is switched off"))
         config = replace(config, mdc_weight=0.0)
     labels = draw_labels(config, num_classes, torch.Generator().manual_seed(context.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
@@ -114,14 +114,14 @@ def _check_gradient(network: ForwardWithStatistics, image_shape: tuple[int, int,
         if "derivative for" not in str(error):
             raise
         reason = "images cannot be learned from this network: torch has no derivative of one of its operations"
-        raise ModelError(f"{reason} ({first_line(error)})", "--recipe instant needs none") from error
+        raise ModelError(f"{reason} ({first_line(error)})", "use --recipe instant, which needs no images") from error
     values = [*(part for layer in seen.layers for part in (layer.mean, layer.var)), seen.logits]
     whole = sum((value.float().square().sum() for value in values), torch.zeros((), device=device))
     reached = whole.requires_grad and (made := torch.autograd.grad(whole, x, allow_unused=True)[0]) is not None
     if not reached or not made.any():
         raise ModelError(
-            "no gradient reaches the images: the network rounds, thresholds or detaches them first",
-            "--recipe instant needs none; nor does --images FOLDER, with pictures",
+            "no gradient reaches the images: the network rounds, thresholds or detaches its input",
+            "use --recipe instant, which needs no images, or your own pictures with --images FOLDER",
         )
 
 
@@ -135,7 +135,7 @@ def _redo_unconverged(finished: list[_Finished], batches: tuple[Tensor, ...], ma
             continue
         again = ranks.broadcast_object(store.load(f"again-{k}"))
         if again is None:
-            report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): made again"))
+            report(Warned(f"batch {k + 1} did not converge (BNS {loss:.3g}, others {middle:.3g}): making it again"))
             again = ranks.broadcast_object(maker.make(k, batches[k], again=True) if ranks.rank == 0 else None)
             store.save(f"again-{k}", again)
             store.drop("batch")
@@ -167,7 +167,7 @@ def _warn_of_unreached(predicted: Tensor, labels: Tensor, num_classes: int, repo
     if missed:
         some = ", ".join(map(str, missed[:5])) + (", ..." if len(missed) > 5 else "")
         of = f"{len(missed)} of {int(asked.sum())} classes"
-        report(Warned(f"the network puts no image into the class it was made for, in {of}: {some}"))
+        report(Warned(f"for {of}, the network assigns no image to the class it was made for: {some}"))
 
 
 def batch_sizes(total: int, batch_size: int) -> list[int]:
@@ -211,11 +211,13 @@ class _Maker:
                 return self._attempt(k, labels.to(device), attempt, again, state)
             except NotFiniteError as error:
                 state, which = None, str(error)
-                report(Warned(f"the losses of batch {k + 1} are not finite: made again, four times gentler"))
+                if attempt < ATTEMPTS - 1:
+                    what = f"the losses of batch {k + 1} are not finite"
+                    report(Warned(f"{what}: retrying at a quarter of the learning rate"))
         gentlest = f"even at a learning rate of {self._lr(ATTEMPTS - 1):g}"
         raise DivergedError(
             f"the losses of batch {k + 1} are not finite, {gentlest}: {which}",
-            "try a smaller one (--set synthesis.lr=0.001), or another --seed; the network may be damaged",
+            f"lower it (--set synthesis.lr={self._lr(ATTEMPTS):.1g}) or use another --seed; the network may be damaged",
         )
 
     def _lr(self, attempt: int) -> float:

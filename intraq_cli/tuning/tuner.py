@@ -71,13 +71,14 @@ def tune(
             state = None
             student.load_state_dict(start)
             attempt += 1
-            if attempt == ATTEMPTS:
+            infinite = "the losses of tuning are not finite"
+            if attempt == ATTEMPTS:  # here the losses are not finite: collapse is not checked in the last attempt
                 raise DivergedError(
-                    f"the losses of tuning are not finite, even at a learning rate of {gentler.lr:g}",
-                    "tune with a smaller one (--set tuning.lr=0.0001), or not at all (--set tuning.steps=0)",
+                    f"{infinite}, even at a learning rate of {gentler.lr:g}",
+                    f"lower it (--set tuning.lr={gentler.lr / 4:.1g}), or skip tuning (--set tuning.steps=0)",
                 ) from error
-            what = "the network forgets all" if isinstance(error, CollapsedError) else "the losses are not finite"
-            report(Warned(f"{what} when tuned at a learning rate of {gentler.lr:g}: tuned anew, at a quarter of it"))
+            what = "tuning reduced the network to chance level" if isinstance(error, CollapsedError) else infinite
+            report(Warned(f"{what} at a learning rate of {gentler.lr:g}: retrying at a quarter of it"))
         else:
             report(StageDone("tuning", context.store.ended("tuning")))
             return losses
@@ -210,7 +211,7 @@ class _Collapse:
             self.sound = kl < SOUND * of_nothing
         self.reports = self.reports + 1 if self.sound and kl > COLLAPSED * of_nothing else 0
         if self.reports == PATIENCE:
-            raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than to know nothing")
+            raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than chance")
 
 
 class _Answers(NamedTuple):

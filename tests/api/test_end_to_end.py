@@ -56,13 +56,13 @@ def test_tuning_that_ruins_the_network_is_undone(tmp_path):
     assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50
     warned = [event.message for event in told if isinstance(event, Warned)]
     # on some CPUs the losses of such steps are not finite as well
-    undone = "tuning is undone: agreement on images held out from it was "
+    undone = "tuning was discarded: it lowered agreement on held-out images from "
     assert len([message for message in warned if message.startswith(undone)]) == 1
     assert [made[change].tuning_undone for change in made] == [False, True]
     assert "was calibrated on them" in (tmp_path / "tuning.lr=10/README.md").read_text()
     page = (tmp_path / "tuning.lr=10/report.html").read_text()
-    assert "was undone: it is calibrated alone" in page
-    assert "Tuning was undone, so its losses are not those of this checkpoint" in page
+    assert "was discarded: it is only calibrated" in page
+    assert "Tuning was discarded, so its losses are not those of this checkpoint" in page
 
 
 @pytest.mark.slow

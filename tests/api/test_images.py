@@ -113,7 +113,7 @@ def test_of_some_classes_every_figure_says_which_images_it_is_of(made, intraq):
     lines = intraq("images", file, "--classes", "2,0").out.splitlines()
     told = {name: text.strip() for name, _, text in (line.partition(" ") for line in lines[1:])}
     assert told["images"] == "6 of 3x8x8, chosen out of 12"
-    assert told["confidence"] == f"{100 * result.confidence:.1f} % on average for that class"
+    assert told["confidence"] == f"{100 * result.confidence:.1f} % on average for the intended class"
     for name in ("losses", "teacher", "heterogeneity"):
         assert told[name].endswith(", of all 12 images in the file")
     assert "confidence" not in told["teacher"]

@@ -28,11 +28,11 @@ def code(tmp_path, monkeypatch):
 def test_a_run_goes_on_with_its_own_code_only(code):
     with pytest.raises(Stop):
         quantize(code(), set=FEW, out="out", report=stopping("tuning", 1), **GIVEN)
-    with pytest.raises(OutputError, match=r"out\.unfinished is of a run with another network"):
+    with pytest.raises(OutputError, match=r"out\.unfinished is from a run that differs in network"):
         quantize(code("torch.tanh"), set=FEW, out="out", **GIVEN)
     told = []
     quantize(code(), set=FEW, out="out", report=told.append, **GIVEN)
-    assert "going on from out.unfinished" in [event.message for event in told if isinstance(event, Noted)]
+    assert "resuming from out.unfinished" in [event.message for event in told if isinstance(event, Noted)]
 
 
 def test_images_that_were_learned_with_other_code_are_told(code):
@@ -44,7 +44,7 @@ def test_images_that_were_learned_with_other_code_are_told(code):
         return [event.message for event in told if isinstance(event, Warned)]
 
     assert warnings(code()) == []
-    assert "images.safetensors was made from other code than that of nets.py:net" in warnings(code("torch.tanh"))
+    assert "images.safetensors was made with other code than that of nets.py:net" in warnings(code("torch.tanh"))
 
 
 def test_sensitivities_that_were_measured_with_other_code_or_input_are_refused(code):
@@ -53,7 +53,7 @@ def test_sensitivities_that_were_measured_with_other_code_or_input_are_refused(c
     assert found.input_size == (3, 8, 8)
     given = {"avg_bits": 3, "w": (2, 4), "sensitivity": "s.json", "recipe": "instant", "dry_run": True}
     assert quantize(code(), **given, **GIVEN).frontier
-    with pytest.raises(DataError, match=r"measured on images of 3,8,8"):
+    with pytest.raises(DataError, match=r"measured on images of size 3,8,8, not 3,16,16"):
         quantize(code(), **given, **{**GIVEN, "input_size": (3, 16, 16)})
-    with pytest.raises(DataError, match=r"measured on other code \(nets\.py:net\)"):
+    with pytest.raises(DataError, match=r"measured with other code of the network \(nets\.py:net\)"):
         quantize(code("torch.tanh"), **given, **GIVEN)

@@ -166,7 +166,7 @@ def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
         (lambda: quantize("m", input_size=(8, 8)), "input_size is (8, 8), but must be (C, H, W)", ""),
         (lambda: quantize("m", mean=0.3), "mean is 0.3, but must be a tuple of numbers", ""),
         (lambda: quantize("m", mean=(0.3, "x")), "mean is (0.3, 'x'), but must be a tuple of numbers", ""),
-        (lambda: quantize("m", set=3), """set is 3, but must be a dict as {"tuning.steps": 200}""", ""),
+        (lambda: quantize("m", set=3), """set is 3, but must be a dict such as {"tuning.steps": 200}""", ""),
         (lambda: quantize("m", bits=4), "bits is 4, but must be a string or a path", ""),
         (lambda: inspect("m", act_placement="x"), "'x', but must be one of 'inputs', 'activations', 'integer'", ""),
         (lambda: sensitivity("m", widths=[2, 4.5]), "widths is [2, 4.5], but must be a list of whole numbers", ""),
@@ -176,9 +176,9 @@ def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
         (lambda: evaluate(["a", "b"], "digits"), "one target", "evaluate_many()"),
         (lambda: quantize("m", w=33), "w=33: must be from 2 to 8 bits", ""),
         (lambda: evaluate("m", "digits", limit=0), "limit=0: must be at least 1", ""),
-        (lambda: sensitivity("m", n=1), "n=1: at least two images", ""),
-        (lambda: quantize("m", w=(2, 4)), "w: several widths", "give target_size=, avg_bits= or bops="),
-        (lambda: evaluate("m", "digits", save=True), "save=True: m is no checkpoint folder", ""),
+        (lambda: sensitivity("m", n=1), "n=1: must be at least 2", ""),
+        (lambda: quantize("m", w=(2, 4)), "w: several widths", "width, or add target_size=, avg_bits= or bops="),
+        (lambda: evaluate("m", "digits", save=True), "save=True: m is not a checkpoint folder", ""),
         (lambda: quantize("resnet20_digits", out=FOLDER), " already exists", "another out=, or force=True"),
     ],
 )  # fmt: skip
@@ -199,6 +199,20 @@ def test_a_command_in_a_hint_stays_a_command():
         ["hint: `intraq quantize MODEL --no-resume` or cache=False, device='cpu'"],
     )
     assert error.message == "--w 2,4: no"
+
+
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("use --set tuning.steps=0, --images", 'use set={"tuning.steps": 0}, images='),
+        ("use --set quantization.activation_range=mse", 'use set={"quantization.activation_range": "mse"}'),
+        ("lower it (--set synthesis.lr=1e-05)", 'lower it (set={"synthesis.lr": 1e-05})'),
+        ("--set tuning.steps: must be", "set=tuning.steps: must be"),
+        ("add --model file.py:factory", "add model=file.py:factory"),
+    ],
+)
+def test_settings_and_factories_in_a_hint_are_pythons(typed, written):
+    assert str(reworded(UsageError(typed))) == written
 
 
 def test_settings_may_be_a_dict(factory, tmp_path):

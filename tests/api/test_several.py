@@ -78,7 +78,7 @@ def test_another_batch_for_the_teacher_where_weights_or_input_differ(checkpoints
     otherwise = quantize(network, out=tmp_path / "else", recipe="instant", **{**INPUT, "std": (0.5,) * 3}).path
     given = [network, other, otherwise]
     CountedNet.runs.clear()
-    with pytest.raises(UsageError):  # a checkpoint knows its own input
+    with pytest.raises(UsageError):  # a checkpoint has its own input
         evaluate(otherwise, labelled, model=network, device="cpu", **INPUT)
     found = evaluate_many(given[:2], labelled, cache=False, **AT_ONCE, **INPUT)
     assert CountedNet.runs.count(REST) == 2
@@ -99,7 +99,7 @@ def test_a_later_run_knows_the_teachers_answers_until_an_image_changes(checkpoin
     assert timeless([evaluate(checkpoints[0], labelled, **options)]) == timeless([first])
     assert CountedNet.runs.count(REST) == 0
     assert [event.message for event in told if isinstance(event, Noted)] == [
-        f"what the float model says of {REST} images was known; --no-cache asks again"
+        f"reusing the float model's stored predictions for {REST} images; --no-cache repeats them"
     ]
     evaluate(checkpoints[0], labelled, cache=False, **options)
     assert CountedNet.runs.count(REST) == 1
@@ -118,7 +118,7 @@ def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled)
     assert [event.message for event in told if isinstance(event, Warned)] == [f"nowhere failed: {failed.message}"]
     with pytest.raises(IntraqError, match="nowhere"):
         evaluate_many(["nowhere", "no.onnx"], labelled)
-    with pytest.raises(UsageError, match="no target"):
+    with pytest.raises(UsageError, match="no target is given"):
         evaluate_many([], labelled)
     with pytest.raises(UsageError, match="targets is 'x'"):
         evaluate_many("x", labelled)

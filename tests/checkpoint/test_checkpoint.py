@@ -247,17 +247,17 @@ def test_the_manifest_may_be_missing(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "copy")
     (tmp_path / "copy/run.json").unlink()
     load(tmp_path / "copy", device="cpu")
-    with pytest.raises(CheckpointError, match="does not say what it was made from"):
+    with pytest.raises(CheckpointError, match="does not say which model it was made from"):
         evaluate(tmp_path / "copy", data="digits", device="cpu")
 
 
 @pytest.mark.parametrize(
     ("teacher", "says"),
     [
-        ({"source": "nets.py:net"}, "was made from nets.py:net"),
-        ({"source": "local-dir:nowhere"}, "cannot be had"),
-        ({"source": "x" * 900}, "cannot be had"),
-        ({"source": "resnet18", "weights": "weights.pth"}, "cannot be had"),
+        ({"source": "nets.py:net"}, "was made from nets.py:net, whose code it does not contain"),
+        ({"source": "local-dir:nowhere"}, "the float model cannot be loaded"),
+        ({"source": "x" * 900}, "the float model cannot be loaded"),
+        ({"source": "resnet18", "weights": "weights.pth"}, "the float model cannot be loaded"),
         ({"source": "{float}"}, "has 4 classes, the checkpoint 10"),
     ],
 )

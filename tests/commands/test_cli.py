@@ -92,7 +92,7 @@ def test_a_printed_path_is_no_option(intraq, tmp_path, net, monkeypatch):
 def test_an_empty_variable_of_the_shell_is_not_the_working_folder(intraq, args, after):
     made = intraq(*args)
     assert (made.code, made.out) == (2, "")
-    assert made.err.startswith(f"error: nothing is given after {after}\n")
+    assert made.err.startswith(f"error: the value after {after} is empty\n")
 
 
 def test_plain_lines_without_a_terminal(intraq):
@@ -125,7 +125,7 @@ def test_settings_that_have_no_effect_are_told(intraq, net, command, monkeypatch
     made = intraq(verb, *net, *more, "--set", "tuning.steps=3", "--set", "synthesis.steps=1")
     assert made.code == 0
     warnings = [line for line in made.err.splitlines() if line.startswith("warning: ") and "effect" in line]
-    assert warnings == ["warning: tuning.steps=3 has no effect: nothing is read here of the recipe's [tuning]"]
+    assert warnings == ["warning: tuning.steps=3 has no effect: this command does not use the recipe's table [tuning]"]
     assert "synthesis.steps=200" in " ".join(intraq(verb, "--help").out.split())
 
 
@@ -137,7 +137,7 @@ def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net
     legend, *tables = made.out.strip().split("\n\n")
     assert max(len(line) for table in tables for line in table.splitlines()) <= 100
     assert "at temperature 4" in legend
-    assert "at 2 bits" in legend
+    assert "when it alone has 2 bits" in legend
     for table, key in zip(tables, ("weights", "inputs", "spared"), strict=True):
         title, header, *rows = table.splitlines()
         assert header.split() == ["layer", *(word for bits in range(2, 9) for word in (str(bits), "bits"))]
@@ -147,7 +147,7 @@ def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net
             told = [figure if figure == "float" else float(figure) for figure in figures]
             exact = [layer[key].get(str(bits), "float") for bits in range(2, 9)]
             assert told == [one if one == "float" else pytest.approx(one, rel=0.06) for one in exact]
-    assert title == "all but it: everything quantized, this layer alone left float"
+    assert title == "everything quantized except this layer"
     worst = [max(one["weights"]["2"], one["inputs"].get("2", 0)) for one in found["layers"]]
     first = found["layers"][worst.index(max(worst))]["name"]
     assert [table.splitlines()[2].split()[0] for table in tables] == [first] * 3
@@ -245,8 +245,12 @@ def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args
         (("--limit", "few"), "'--limit': must be a whole number", "see --help"),
         (("--crop-pct", "3"), "'--crop-pct': must be at most 2", "see --help"),
         (("--interpolation", "x"), "'--interpolation': 'x' is not one of 'nearest', ", "see --help"),
-        (("--mean", "abc"), "--mean abc: must be numbers with commas between", "e.g. --mean 0.485,0.456,0.406"),
-        (("--input-size", "1,8"), "--input-size 1,8: must be 3 whole numbers with", "e.g. --input-size 3,224,224"),
+        (("--mean", "abc"), "--mean abc: must be numbers separated by commas", "e.g. --mean 0.485,0.456,0.406"),
+        (
+            ("--input-size", "1,8"),
+            "--input-size 1,8: must be 3 whole numbers separated by commas",
+            "e.g. --input-size 3,224,224",
+        ),
     ],
 )
 def test_an_option_says_what_it_takes(intraq, args, message, hint):
@@ -384,7 +388,7 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
     monkeypatch.setattr("intraq_cli.jobs.pipeline.tune", interrupt)
     made = intraq("quantize", *net, *TINY)
     assert made.code == 130
-    assert made.err.endswith("the same command goes on from there\ninterrupted\n")
+    assert made.err.endswith("run the same command again to resume\ninterrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
     made = intraq("quantize", *net, *TINY, "--json")
     assert (made.code, json.loads(made.out)["error"]["code"]) == (130, "interrupted")
@@ -487,7 +491,7 @@ def test_quiet_inspect_prints_the_table_alone(intraq, small_digits):
 )
 def test_two_formats_at_once_are_refused(intraq, args):
     made = intraq(*args, "--json")
-    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, "give one of them")
+    assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, "give only one of them")
 
 
 def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
@@ -576,7 +580,7 @@ def test_how_images_are_taken_is_said_option_by_option(intraq, tmp_path, factory
     model = ("--model", f"{factory}:net")
     assert intraq("evaluate", "made", "--data", labelled, *model, "--json").code == 0
     refused = intraq("evaluate", "made", "--data", labelled, *model, "--crop-pct", "0.9")
-    assert (refused.code, "a checkpoint knows its own input" in refused.err) == (2, True)
+    assert (refused.code, "--crop-pct: made has its own input size and preprocessing" in refused.err) == (2, True)
     measured = intraq("evaluate", f"{factory}:net", "--data", labelled, *stated, "--json")
     assert json.loads(measured.out)["n"] == 3
     found = intraq("inspect", f"{factory}:net", *stated, "--json")

@@ -56,7 +56,7 @@ def test_a_stage_of_hours_names_the_faster_recipe_once(clock: list[float], capsy
     slow_synthesis(clock, "default", 20)
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "--recipe fast" in line] == [
-        "hint: 2.2 h are left of this stage; --recipe fast takes about an eighth of the time"
+        "hint: this stage takes another 2.2 h; --recipe fast takes about an eighth of the time"
     ]
     assert "2.2 h left" in lines[-1]
 

@@ -48,8 +48,8 @@ def test_csv_holds_every_row_of_the_file(intraq, name):
     [
         (("coverage", "--w", "4"), "no column bits"),
         (("published", "--recipe", "fast"), "no column recipe"),
-        (("default", "--csv"), "no table of results"),
-        (("resnet20_digits", "--model", "x"), "no table of results"),
+        (("default", "--csv"), "not a table of results"),
+        (("resnet20_digits", "--model", "x"), "not a table of results"),
     ],
 )
 def test_what_a_table_does_not_say_cannot_be_asked(intraq, args, says):

@@ -51,7 +51,7 @@ def test_a_narrow_terminal_has_shorter_names_then_fewer_columns(capsys, monkeypa
     assert name == ROWS[0][0] or (name.startswith("featur") and name.endswith("conv1"))
     assert shown[1].split()[-1] == "99.5"
     missing = [column.name for column in COLUMNS if column.name not in header]
-    assert shown[3:] == ([f"not shown, for want of width: {', '.join(missing)}"] if missing else [])
+    assert shown[3:] == ([f"not shown, as the terminal is too narrow: {', '.join(missing)}"] if missing else [])
 
 
 @pytest.mark.parametrize("width", range(1, 200, 7))

@@ -340,7 +340,7 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_p
 
 def test_logits_that_are_no_numbers_are_no_proof(made, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_compare", lambda *_: (1.0, math.nan))
-    with pytest.raises(ExportError, match="are no numbers"):
+    with pytest.raises(ExportError, match="are NaN or infinite"):
         export(made[0], out=tmp_path / "a.onnx", model=made[1])
     assert not (tmp_path / "a.onnx").exists()
 
@@ -424,7 +424,7 @@ def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
     spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     wide = quantize(model, w=5, recipe="instant", out=tmp_path / "wide", device="cpu", **spec).path
     for arguments, code, text in (
-        ((tmp_path / "none",), 2, "is no folder"),
+        ((tmp_path / "none",), 2, "is not a folder"),
         ((folder, "--model", model, "--storage", "int3"), 2, "int3"),
         ((folder, "--model", model, "--out", tmp_path / "no" / "where.onnx"), 1, "no folder"),
         ((folder,), 1, "contains no code"),
@@ -499,4 +499,4 @@ def test_a_checkpoint_whose_export_fails_is_complete(tmp_path):
     assert load(tmp_path / "out", model=network)(torch.randn(2, 3, 8, 8)).isfinite().all()
     said = [event.message for event in told if isinstance(event, Warned)]
     path = tmp_path / "out"
-    assert said[-1:] == [f"the checkpoint {path} is complete, only its export is not: intraq export {path}"]
+    assert said[-1:] == [f"the checkpoint {path} is complete, but was not exported; to export it: intraq export {path}"]

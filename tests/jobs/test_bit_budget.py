@@ -127,7 +127,7 @@ def test_an_interrupted_run_measures_once_and_tells_the_time_of_all_its_parts(wi
         ({"bops": 1e4}, BudgetError, "cannot be met"),
         ({"avg_bits": 2.5, "first_last_bits": 8, "w": (4, 8)}, BudgetError, "cannot be met"),
         ({"target_size": "1MB", "avg_bits": 3.0}, UsageError, "one budget"),
-        ({"target_size": "1MB", "a": (4, 8)}, UsageError, "no bytes"),
+        ({"target_size": "1MB", "a": (4, 8)}, UsageError, "only a budget in bit operations limits activations"),
         ({"w": (2, 4), "sensitivity": None}, UsageError, "budget"),
         ({}, UsageError, "sensitivity"),
         ({"avg_bits": 3.0, "act_placement": "activations"}, DataError, "placement"),
@@ -146,10 +146,10 @@ def test_sensitivities_of_other_weights_or_of_too_few_widths_are_refused(wide, m
     few = json.loads(measured.read_text())
     few["widths"] = [2, 8]
     (tmp_path / "few.json").write_text(json.dumps(few))
-    with pytest.raises(DataError, match="lack widths 4"):
+    with pytest.raises(DataError, match="the sensitivity file lacks widths 4"):
         budgeted(wide, tmp_path / "few.json", tmp_path / "made", avg_bits=3.0, w=(2, 4))
     (tmp_path / "none.json").write_text("[]")
-    with pytest.raises(IntraqError, match="no sensitivities"):
+    with pytest.raises(IntraqError, match="is not a sensitivity file"):
         budgeted(wide, tmp_path / "none.json", tmp_path / "made", avg_bits=3.0)
 
 

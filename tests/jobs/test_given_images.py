@@ -69,7 +69,7 @@ def test_both_together_and_only_the_synthetic_ones_on_the_sheet(place, tmp_path)
     distance = (shown[:, None] - synthetic.made.images.float()[None]).abs().amax((2, 3, 4)).amin(1)
     assert distance.max() < 0.05  # each on the sheet is one of the file, but for the rounding of pixels
     card = (tmp_path / "out/README.md").read_text()
-    assert "used beside them" in card
+    assert "which were used as well" in card
     assert "![synthetic images](samples.png)" in card
 
 
@@ -113,7 +113,9 @@ def test_pictures_of_another_kind_are_warned_of(place, tmp_path):
     for k in range(4):
         Image.new("RGB", (8, 8), (255, 255, 250 + k)).save(folder / f"{k}.png")
     _, _, events = made(place, tmp_path / "out", folder)
-    assert any("is not what it was trained on" in event.message for event in events if isinstance(event, Warned))
+    assert any(
+        "do not resemble the network's training data" in event.message for event in events if isinstance(event, Warned)
+    )
 
 
 def test_sensitivities_on_pictures(place):

@@ -66,10 +66,10 @@ def test_a_recipe_file_and_options_say_the_same(own, tmp_path):
     [
         ("none.py:f", "no file none.py"),
         ("own.py:brigth", "no function brigth"),
-        ("undecorated", "no loss on the images called undecorated"),
+        ("undecorated", "there is no image loss called undecorated"),
         ("bad.py:f", "bad.py, line 2: NameError"),
         ("helper.py:half", "no function half"),
-        ("bns.py:bns", "two losses are called bns"),
+        ("bns.py:bns", "two losses have the name bns"),
     ],
 )
 def test_code_that_cannot_be_had_is_one_line(own, tmp_path, name, says):
@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_the_same_code_alone(own, tmp_path, monkeypatch):
     with pytest.raises(Stop):
         synthesize(network, out="i.safetensors", set=sets, report=stopping("synthesis", 4), **GIVEN)
     own.write_text(CODE.replace("1 - given", "2 - given"))
-    with pytest.raises(IntraqError, match="another code"):
+    with pytest.raises(IntraqError, match="is from a run that differs in code"):
         synthesize(network, out="i.safetensors", set=sets, **GIVEN)
     own.write_text(CODE)
     assert synthesize(network, out="i.safetensors", set=sets, **GIVEN).n == 32
@@ -124,7 +124,7 @@ def test_decorated_functions_are_named_by_their_names(own, tmp_path):
         {"name": "dark", "sha256": digest},
         {"name": "ceiling", "sha256": digest},
     ]
-    with pytest.raises(RecipeError, match="rounding of weights called cieling") as caught:
+    with pytest.raises(RecipeError, match="there is no weight rounding called cieling") as caught:
         chosen_recipe("default", ["quantization.weight_rounding=cieling"])
     assert "ceiling" in caught.value.hint
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_runs_no_code_of_its_recipe(intraq, factory, labelled, own)
 @pytest.mark.parametrize("name", ["images", "step", "seconds", "stage"])
 def test_a_loss_that_is_called_as_something_else_in_the_metrics_is_refused(own, name):
     own.write_text(CODE.replace("def bright", f"def {name}"))
-    with pytest.raises(RecipeError, match=f"own.py:{name}: the metrics have a {name} of their own"):
+    with pytest.raises(RecipeError, match=f"own.py:{name}: {name} is the name of a built-in metric"):
         chosen_recipe("default", [f"synthesis.losses.own.py:{name}=2"])
 
 

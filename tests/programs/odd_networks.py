@@ -530,7 +530,7 @@ def judged(seed: int, learned: bool = False) -> tuple[str, str]:
     error = relative_error(wanted, got)
     if error <= MOST:
         return "follows", ""
-    if any(said in one for one in warned for said in ("may be ruined", "may ruin", "do not fit this network")):
+    if any(said in one for one in warned for said in ("may be useless", "may break", "do not fit this network")):
         return "told", f"{placement}, off by {error:.3f}"
     if made.logits_error > max(MOST, error / 2):
         return "told", f"{placement}, off by {error:.3f}, by {made.logits_error:.3f} on random images"

@@ -48,11 +48,11 @@ def card_of(network, folder, bits="", **options):
         (
             "",
             {},
-            "4 bits, per tensor, asymmetric: what enters every convolution and linear layer; the image itself at 8",
+            "4 bits, per tensor, asymmetric: the input of every convolution and linear layer; the image itself at 8",
         ),
         ('[activations]\n"*" = 4', {}, "linear layer; the image itself at 4 bits |"),
-        ('[activations]\n"fc" = 2', {}, "the image itself at 8 bits, what enters the last layer at 2 |"),
-        ('[activations]\n"more" = 6\n"fc" = 5', {}, "| 6 bits, per tensor, asymmetric: what enters"),
+        ('[activations]\n"fc" = 2', {}, "the image itself at 8 bits, the input of the last layer at 2 |"),
+        ('[activations]\n"more" = 6\n"fc" = 5', {}, "| 6 bits, per tensor, asymmetric: the input of every"),
         ('[activations]\n"conv" = 3', {"act_placement": "integer"}, "other operations), 1 of them at 3 |"),
         ('[activations]\n"*" = 3', {"act_placement": "integer"}, "| activations | 3 bits, per tensor"),
         ('[activations]\n"more" = 3', {"act_placement": "activations"}, "IntraQ paper), 1 of them at 3 |"),
@@ -87,7 +87,7 @@ def test_a_network_of_one_layer_has_a_card(tmp_path, options):
     width = 8 if options else 4
     assert f"# Single, W{width}A8" in card
     assert (
-        f"| weights | {width} bits, per output channel, asymmetric, in 1 layer, the first and the last included |"
+        f"| weights | {width} bits, per output channel, asymmetric, in 1 layer, including the first and the last |"
         in card
     )
 

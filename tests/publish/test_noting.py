@@ -90,7 +90,7 @@ def test_several_at_once_wait_for_each_other(folder, checkpoint):
 
 def test_who_waits_too_long_is_told(folder, checkpoint, monkeypatch):
     monkeypatch.setattr(noting, "LOCK_SECONDS", 0.1)
-    with FileLock(folder / "run.json.lock"), pytest.raises(OutputError, match="another process is at work"):
+    with FileLock(folder / "run.json.lock"), pytest.raises(OutputError, match="another process is writing"):
         record(folder, checkpoint, measured("first"), silent)
     assert "evaluations" not in run_of(folder)
 
@@ -98,7 +98,7 @@ def test_who_waits_too_long_is_told(folder, checkpoint, monkeypatch):
 def test_figures_of_another_checkpoint_are_not_noted(folder, checkpoint):
     other = replace(checkpoint, run={**checkpoint.run, "seconds": 1.0})
     before = (folder / "run.json").read_bytes()
-    with pytest.raises(OutputError, match="holds another checkpoint than before"):
+    with pytest.raises(OutputError, match="was replaced by another checkpoint"):
         record(folder, other, measured("first"), silent)
     assert (folder / "run.json").read_bytes() == before
 
@@ -139,7 +139,7 @@ def test_push_warns_of_a_card_that_does_not_say_what_the_manifest_does(folder, c
     assert push(folder, "me/w8", dry_run=True, report=told.append).card == "my own words"
     assert len(told) == 1
     assert isinstance(told[0], Warned)
-    assert "does not tell what run.json notes of first" in told[0].message
+    assert "does not mention these results in run.json: first" in told[0].message
     (folder / "README.md").write_text("my own words: 81.25 %")
     push(folder, "me/w8", dry_run=True, report=told.append)
     assert len(told) == 1
@@ -169,7 +169,7 @@ def test_a_file_without_a_proof_is_sent_with_a_warning(folder):
     (folder / "model.onnx").write_bytes(b"mine")
     told = []
     push(folder, "me/w8", dry_run=True, report=told.append)
-    assert ["notes no proof of it" in event.message for event in told] == [True]
+    assert ["is uploaded unchecked: run.json does not describe it" in event.message for event in told] == [True]
 
 
 def test_one_folder_of_data_is_one_measurement_however_it_is_spelled(folder, checkpoint, tmp_path, monkeypatch):

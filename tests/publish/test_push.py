@@ -202,7 +202,7 @@ def test_a_pull_request_changes_no_branch(went):
 def test_waiting_is_told_and_ends_well(went):
     done, hub = went
     assert 7 in done["patient"].slept
-    assert "the Hub asks to wait 7 s" in done["patient"].err
+    assert "the Hub limits requests: trying again in 7 s" in done["patient"].err
     assert "the Hub: retrying" in done["patient"].err
     assert done["patient"].json["commit"] in hub.repositories["me/patient"].commits
 
@@ -271,15 +271,20 @@ CASES = {
     # name: (arguments after the folder, code, phrase, what the Hub does)
     "no such user": (["me/a", "--token", "hf_nobody"], "hub-token", "the token is not accepted", {}),
     "echo": (["me/echo"], "hub-token", "bad token ***", {"pattern": "GET /api/models/me/echo", "status": 401}),
-    "bad token": (["me/a", "--token", "hf_a\nb"], "hub-token", "characters that no token has", {}),
+    "bad token": (["me/a", "--token", "hf_a\nb"], "hub-token", "contains invalid characters", {}),
     "namespace": (["other/new"], "hub-forbidden", "the token does not allow this (403", {}),
     "no write": (["other/theirs"], "hub-forbidden", "write access to other/theirs", {}),
     "revision": (["me/there", "--revision", "nowhere"], "hub-missing", "no such revision", {}),
     "nothing": (["me/none", "--revision", "dev"], "hub-missing", "has no branch dev", {}),
-    "public": (["me/there", "--private"], "hub", "public, against --private", {}),
+    "public": (["me/there", "--private"], "hub", "already exists and is public, not private", {}),
     "race": (["me/race"], "hub-conflict", "in the meantime (409", {"pattern": "create .*race", "status": 409}),
     "meanwhile": (["me/shared"], "hub-conflict", "A commit has happened since", {"pattern": "commit/main .*"}),
-    "busy": (["me/busy"], "hub-busy", "made and stays, empty", {"pattern": "me/busy/commit", "status": 429}),
+    "busy": (
+        ["me/busy"],
+        "hub-busy",
+        "was created, and is empty unless the commit succeeded",
+        {"pattern": "me/busy/commit", "status": 429},
+    ),
     "very busy": (["me/long"], "hub-busy", "for 86400 s", {"pattern": "me/long/preupload", "status": 429}),
     "fails": (
         ["me/fails"],
@@ -297,10 +302,15 @@ CASES = {
     "hangs late": (
         ["me/late"],
         "hub-unreachable",
-        "made and stays, empty",
+        "was created, and is empty unless the commit succeeded",
         {"pattern": "late/commit", "seconds": 1.5},
     ),
-    "altered": (["me/altered"], "hub", "does not hold what was sent: model.safetensors", {"pattern": "altered/paths"}),
+    "altered": (
+        ["me/altered"],
+        "hub",
+        "does not contain what was uploaded: model.safetensors",
+        {"pattern": "altered/paths"},
+    ),
     "not a Hub": (["me/page"], "hub", "check HF_ENDPOINT", {"pattern": "GET /api/models/me/page", "page": True}),
 }
 
@@ -318,14 +328,14 @@ def failed(made, tmp_path_factory):
             hub.fault(**_fault(hub, name, what))
     jobs["again"] = ["push", w4, "me/fails", "--json"]
     local = {
-        "linked": ([], "checkpoint", "link out of the folder"),
+        "linked": ([], "checkpoint", "a link that leads out of the folder"),
         "damaged": ([], "checkpoint", "is not a safetensors file, or is damaged"),
         "damaged-own": ([], "checkpoint", "is not a safetensors file, or is damaged"),
-        "talkative": ([], "checkpoint", "run.json holds what looks like a token"),
+        "talkative": ([], "checkpoint", "run.json contains what looks like a Hub token"),
         "float": ([], "checkpoint", "run.json is missing"),
         "nowhere": ([], "checkpoint", "there is no folder"),
         "w4": (["--timm"], "model", "timm has no architecture cifar_resnet"),
-        "own": (["--message", " "], "usage", "cannot be empty"),
+        "own": (["--message", " "], "usage", "the commit message is empty"),
     }
     for name, (args, _, _) in local.items():
         jobs[name] = ["push", str(made / name), "me/local", *args]
@@ -396,7 +406,7 @@ def test_never_half_a_repository(failed):
 
 def test_an_upload_that_failed_can_be_done_again(failed):
     done, hub, _ = failed
-    assert "me/fails was made and stays, empty" in done["fails"].json["error"]["message"]
+    assert "me/fails was created, and is empty unless the commit succeeded" in done["fails"].json["error"]["message"]
     assert done["again"].code == 1  # the Hub still fails
     assert set(hub.repositories["me/fails"].files) == {".gitattributes"}
 
@@ -581,8 +591,8 @@ def test_the_card_tells_other_bits_and_other_widths(tmp_path, small_digits):
     quantize(small_digits, out=tmp_path / "w8", **ends)
     card = " ".join((tmp_path / "w8/README.md").read_text().split())
     assert "in 8 layers, the first and the last at 6" in card
-    assert "the image itself at 8 bits, what enters the last layer at 6" in card
-    assert "Integer units for 8-bit convolutions are in nearly every processor" in card
+    assert "the image itself at 8 bits, the input of the last layer at 6" in card
+    assert "Nearly every processor has integer units for 8-bit convolutions" in card
     assert "samples.png" not in card
 
 
@@ -601,7 +611,7 @@ def test_a_licence_is_one_that_the_hub_takes(checkpoint, licence, written, named
     card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
     data = front(card)
     assert (data["license"], data.get("license_name")) == (written, named)
-    assert "| licence | " + ("unknown" if written == "unknown" else f"of the base model: {licence}") in card
+    assert "| licence | " + ("unknown" if written == "unknown" else f"{licence}, from the base model |") in card
 
 
 @pytest.mark.parametrize(
@@ -671,7 +681,7 @@ def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
     (tmp_path / "mine/README.md").write_text("my own words")
     ran = intraq("evaluate", tmp_path / "mine", "--data", "digits", "--limit", "20", "--save")
     assert ran.code == 0
-    assert "left alone" in ran.err
+    assert "was edited by hand and is not updated" in ran.err
     assert (tmp_path / "mine/README.md").read_text() == "my own words"
     noted = json.loads((tmp_path / "mine/run.json").read_text())["evaluations"]
     assert [one["n"] for one in noted if one["limit"] == 20] == [20]

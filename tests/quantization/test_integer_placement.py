@@ -156,7 +156,7 @@ def test_gains_and_biases_are_tuned(graph):
 @pytest.mark.parametrize("setting", ["weight_scale=recomputed", "activation_range=ema"])
 def test_recipes_without_scales_are_refused(setting):
     sets = [f"quantization.{s}" for s in (setting, "weight_rounding=nearest", "correction=never")]
-    with pytest.raises(RecipeError, match="integer does not go with"):
+    with pytest.raises(RecipeError, match="integer does not work with"):
         choose_placement("integer", Recipe().override(sets))
 
 

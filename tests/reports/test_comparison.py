@@ -68,8 +68,10 @@ def test_folders_of_one_name_are_told_apart_and_other_weights_are_told(tmp_path,
     found = compare([a, b])
     assert [one.name for one in found.checkpoints] == ["net", "net (2)"]
     assert not found.same_model
-    assert "not all are of the same float weights" in intraq("compare", a, b).err
-    assert "not all of the same float weights" in page_of_several([read_record(a), read_record(b)])
+    assert "the float weights differ, so agreement and divergence are not comparable" in intraq("compare", a, b).err
+    assert "the float weights differ, so agreement and divergence are not comparable" in page_of_several(
+        [read_record(a), read_record(b)]
+    )
 
 
 def test_the_page_of_several_judges_by_what_all_were_measured_on(pair, tmp_path):
@@ -98,7 +100,7 @@ def test_superlatives_name_ties(tmp_path):
     text = _page_of(tmp_path / "1", a={**size, "kl": 0.1}, b={**size, "kl": 0.2}, c={**other, "kl": 0.1})
     assert "The smallest are a and b with 160.0 kB; the closest to their float networks are a and c, at" in text
     text = _page_of(tmp_path / "2", a={**size, "top1": 98.0}, b={**size, "top1": 98.0})
-    assert "All are of the same size, 160.0 kB; a and b have the same top-1 on digits (600 images), 98.00 %." in text
+    assert "All have the same size, 160.0 kB; a and b have the same top-1 on digits (600 images), 98.00 %." in text
     text = _page_of(tmp_path / "3", a={**size, "kl": 0.1}, b={**size, "kl": 0.1})
     assert "a and b are equally close to their float networks, at a divergence of 0.1 nats." in text
 
@@ -116,10 +118,10 @@ def test_quiet_leaves_out_what_to_do_next(pair, intraq):
 
 
 def test_what_cannot_be_compared(pair, tmp_path, intraq):
-    with pytest.raises(UsageError, match="nothing to be compared with"):
+    with pytest.raises(UsageError, match="only one checkpoint is given"):
         compare([pair[0]])
     ran = intraq("compare", pair[0], tmp_path)
-    assert (ran.code, "is no checkpoint" in ran.err) == (1, True)
+    assert (ran.code, "is not a checkpoint" in ran.err) == (1, True)
 
 
 def test_batch_norms_of_another_architecture_are_not_compared_by_the_one_name_they_share(tmp_path):

@@ -24,14 +24,14 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 SECTIONS = [
     "Size against divergence",
     "Sensitivity by layer",
-    "Noise along the depth",
+    "Quantization noise by depth",
     "Ranges of the worst activations",
     "Synthetic images",
     "Losses",
     "What is quantized",
     "Accuracy",
     "Export",
-    "Circumstances",
+    "Reproducing this run",
 ]
 
 
@@ -90,10 +90,10 @@ def test_the_figures_are_those_of_the_manifest(folder):
         "96.9 % of 32 held-out synthetic images; divergence 0.013 nats",
         "34 s on cpu (1 thread): synthesis 7.0 s, tuning 22 s",
         "intraq quantize net --w 4 --a 4",
-        "Least: 15.2 dB behind layer.bn2.",
+        "Lowest: 15.2 dB, at layer.bn2.",
         "this one",
         "4 bits, 1.25 % clipped, 15.0 dB",
-        "dog 90 %, seen as cat",
+        "dog 90 %, predicted as cat",
         "fixed conv2d 50.00 computed from the input",
         "1 of 2 layers run on integers in onnxruntime, 2.00 times as fast as float32",
         "torch 2.15.0",
@@ -111,7 +111,7 @@ def test_without_an_evaluation_the_verdict_says_how_closely_the_float_network_is
     (instant / "metrics.jsonl").unlink()
     (instant / "samples.png").unlink()
     page = Page(page_of_one(read_record(instant)))
-    assert page.headings == ["What is quantized", "Circumstances"]
+    assert page.headings == ["What is quantized", "Reproducing this run"]
     assert "Quantized without images; the file is 4.0 times smaller." in words(page_of_one(read_record(instant)))
 
 

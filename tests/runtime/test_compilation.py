@@ -74,7 +74,7 @@ x = torch.arange(5.0)
 for _ in range(2):
     assert torch.equal(double.run(lambda function: function(x)), (2 * x.sin()).cos() + 0.123)
 _, warning = told
-assert warning.message.startswith("torch.compile failed, going on without it: "), warning
+assert warning.message.startswith("torch.compile failed, continuing without it: "), warning
 """
 
 
@@ -105,7 +105,7 @@ def test_work_that_fails_compiled_starts_over_with_the_plain_function():
 
     assert [double.run(work), double.run(work)] == [42, 42]
     assert len(started) == 3
-    assert warnings_in(told) == ["torch.compile failed, going on without it: no"]
+    assert warnings_in(told) == ["torch.compile failed, continuing without it: no"]
 
 
 def test_running_out_of_memory_is_not_the_compilers_fault():
@@ -124,7 +124,7 @@ def test_a_graph_that_does_not_fit_is_done_without():
     double.mode, double.fast = "graph", failing(torch.OutOfMemoryError("full"))
     assert double.run(lambda function: function(1)) == 2
     assert double.fast is None
-    assert [event.message for event in told] == ["recording a CUDA graph failed, going on without it: full"]
+    assert [event.message for event in told] == ["recording a CUDA graph failed, continuing without it: full"]
 
 
 def test_an_interruption_is_not_the_compilers_fault():
@@ -156,6 +156,8 @@ def test_a_long_wait_for_the_compiler_is_told_once_a_minute_and_no_longer_than_i
     made = Accelerated(torch.sin, mode="compiled", report=told.append)
     made.run(lambda function: (time.sleep(0.18), function(torch.ones(1)))[1])
     waits = [event.message for event in told[1:]]
-    assert waits[:3] == [f"torch.compile: {count} so far" for count in ("1 minute", "2 minutes", "3 minutes")]
+    assert waits[:3] == [
+        f"torch.compile: {count} of compiling so far" for count in ("1 minute", "2 minutes", "3 minutes")
+    ]
     made.run(lambda _: time.sleep(0.12))  # it is compiled by now
     assert len(told) == 1 + len(waits)

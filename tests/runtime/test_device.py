@@ -98,14 +98,19 @@ def test_every_process_takes_its_own_gpu(two_gpus, monkeypatch, name, env, devic
     [
         ("mps", {}, DeviceError, "float64"),
         ("mps:0", {}, DeviceError, "float64"),
-        ("tpu", {}, UsageError, "no device 'tpu'"),
-        ("cuda:2", {}, DeviceError, "there is no cuda:2: 2 GPUs here"),
+        ("tpu", {}, UsageError, "there is no device 'tpu'"),
+        ("cuda:2", {}, DeviceError, "there is no cuda:2: this machine has 2 GPUs"),
         ("cuda:0", JOB, UsageError, "2 processes of this job would share cuda:0"),
-        ("cuda", {"RANK": "1", "WORLD_SIZE": "2"}, UsageError, "LOCAL_RANK is not set"),
-        ("cuda", {**JOB, "LOCAL_RANK": "2"}, DeviceError, "there is no cuda:2: 2 GPUs here"),
+        (
+            "cuda",
+            {"RANK": "1", "WORLD_SIZE": "2"},
+            UsageError,
+            "LOCAL_RANK, which assigns a GPU to each process, is not set",
+        ),
+        ("cuda", {**JOB, "LOCAL_RANK": "2"}, DeviceError, "there is no cuda:2: this machine has 2 GPUs"),
         ("cuda", {"WORLD_SIZE": "2"}, UsageError, "WORLD_SIZE is 2 and RANK is not set"),
         ("cuda", {**JOB, "RANK": "2"}, UsageError, "WORLD_SIZE is 2 and RANK is 2"),
-        ("cuda", {**JOB, "RANK": "one"}, UsageError, "RANK='one' in the environment is no number"),
+        ("cuda", {**JOB, "RANK": "one"}, UsageError, "the environment variable RANK='one' is not a whole number"),
     ],
 )
 def test_a_device_that_cannot_be_had_says_why(two_gpus, monkeypatch, name, env, kind, says):

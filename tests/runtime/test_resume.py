@@ -64,10 +64,10 @@ def test_a_stopped_job_says_so_and_goes_on(factory, tmp_path):
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=report)
     (last,) = [event.message for event in told if isinstance(event, Noted)]
-    assert "out.unfinished: the same command goes on" in last
+    assert "out.unfinished: run the same command again to resume" in last
     again = []
     run(factory, tmp_path / "out", report=again.append)
-    assert [e.message for e in again if isinstance(e, Noted)] == [f"going on from {tmp_path}/out.unfinished"]
+    assert [e.message for e in again if isinstance(e, Noted)] == [f"resuming from {tmp_path}/out.unfinished"]
     # the first batch was finished
     assert min(e.step for e in again if isinstance(e, StepDone) and e.stage == "synthesis") > 12
     run(factory, tmp_path / "whole")
@@ -77,7 +77,7 @@ def test_a_stopped_job_says_so_and_goes_on(factory, tmp_path):
 
 
 def test_another_job_is_refused_and_says_what_is_other(factory, stopped):
-    with pytest.raises(IntraqError, match="another bits, recipe") as refused:
+    with pytest.raises(IntraqError, match="is from a run that differs in bits, recipe") as refused:
         run(factory, stopped, "tuning.lr=0.5", w=3)
     assert "--no-resume" in refused.value.hint
     made = run(factory, stopped, "tuning.lr=0.5", w=3, resume=False)
@@ -122,7 +122,7 @@ def test_a_second_process_is_refused(factory, tmp_path):
     other.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(IntraqError, match="another process is at work"):
+        with pytest.raises(IntraqError, match="another process is using"):
             run(factory, tmp_path / "out")
     finally:
         done.set()
@@ -169,7 +169,7 @@ def test_it_works_without_fcntl(tmp_path):
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
-    assert made.stdout.splitlines() == [f"another process is at work on {tmp_path / 'out.unfinished'}", "[]"]
+    assert made.stdout.splitlines() == [f"another process is using {tmp_path / 'out.unfinished'}", "[]"]
 
 
 def test_a_killed_process_holds_no_lock(tmp_path):
@@ -234,7 +234,7 @@ def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
     job.send_signal(getattr(signal, signal_))
     _, err = job.communicate(timeout=60)
     assert job.returncode == 128 + getattr(signal, signal_)
-    assert "what is done is kept in" in err
+    assert "progress is saved in" in err
     assert "Traceback" not in err
     assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
 
@@ -246,14 +246,14 @@ def test_images_for_another_input_are_another_job(factory, tmp_path):
 
     with pytest.raises(Stop):
         make((0.25,) * 3, stopping("synthesis", 4))
-    with pytest.raises(IntraqError, match="of a run with another input"):
+    with pytest.raises(IntraqError, match="is from a run that differs in input"):
         make((0.5,) * 3)
 
 
 def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(UsageError, match="3 processes share a batch of 2 images"):
+    with pytest.raises(UsageError, match="3 processes cannot share a tuning batch of 2 images"):
         run(factory, tmp_path / "out", "tuning.batch_size=2")
 
 
@@ -295,7 +295,7 @@ def test_what_a_killed_run_was_about_to_replace_is_put_back(tmp_path):
     out, old = tmp_path / "out", tmp_path / "out.unfinished/.out.k1ll/old"
     old.mkdir(parents=True)
     (old / "config.json").write_text("the old one")
-    says = "out is back, which a killed run was about to replace"
+    says = "out was restored, as a killed run had not yet replaced it"
     with pytest.raises(OutputError, match=says), resume.resumable(out, {}, resume=False):
         raise AssertionError
     assert (out / "config.json").read_text() == "the old one"
@@ -308,6 +308,6 @@ def test_a_folder_of_somebody_elses_is_not_taken_for_unfinished_work(small_digit
     theirs = tmp_path / "out.unfinished"
     theirs.mkdir()
     (theirs / "data.jsonl").write_text("mine")
-    with pytest.raises(OutputError, match="holds other things than an unfinished run"):
+    with pytest.raises(OutputError, match="is needed to save progress, but contains other files"):
         quantize(small_digits, out=tmp_path / "out", recipe="instant", device="cpu")
     assert (theirs / "data.jsonl").read_text() == "mine"
