@@ -23,8 +23,8 @@ from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Placement, Quantization
 from intraq_cli.zoo import model_folder
 
-# torch.export makes hundreds of thousands of objects that live for a moment; to look through all of torch's own for
-# the few in circles, as often as Python does by itself, takes a tenth of the tests' time
+# torch.export makes hundreds of thousands of short-lived objects. Searching them and all of torch's own objects for
+# the few reference cycles, as often as Python does by default, takes a tenth of the tests' time
 gc.set_threshold(20_000, 20, 50)
 gc.freeze()
 
@@ -51,7 +51,7 @@ class SmallNet(nn.Module):
 
 
 def trained(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0) -> nn.Module:
-    """Give ``network`` batch-norm statistics that fit its weights, affine parameters that are not trivial; frozen."""
+    """Give ``network`` random parameters and the batch norm statistics that fit them, and freeze it."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():
         spread = 0.5 if parameter.dim() > 1 else 0.2
@@ -65,13 +65,13 @@ def trained(network: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), seed: i
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test is the same whatever ran before it."""
+    """Random numbers of a test do not depend on the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_the_tests(tmp_path_factory):
-    """Answers that evaluations keep lie apart from the user's own."""
+    """Answers that evaluations cache are kept apart from the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -109,7 +109,7 @@ def frozen_student(
 
 
 def watch_input(graph: fx.GraphModule, function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
-    """A copy of a graph that sends its images through a function first."""
+    """A copy of a graph that passes its images through a function first."""
     graph = copy_graph(graph)
     x = input_node(graph)
     made = insert_call(graph, x.next, function, x)
@@ -125,7 +125,7 @@ def captured() -> fx.GraphModule:
 
 @pytest.fixture
 def graph(network: nn.Module, captured: fx.GraphModule) -> fx.GraphModule:
-    """The nodes of ``captured``, a copy of this test's own, with the very tensors of its ``network``."""
+    """A copy of ``captured`` for a single test, with the tensors of its ``network``."""
     own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     return replace_tensors(captured, lambda key, tensor: own[key])
 
@@ -144,7 +144,7 @@ class Ran:
 
 @pytest.fixture
 def intraq(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run the command line through its real entry."""
+    """Run the command line through its real entry point."""
 
     def run(*args: object) -> Ran:
         from intraq_cli.app import main
@@ -212,7 +212,7 @@ TINY = ("--set", "synthesis.num_images=32", "--set", "synthesis.batch_size=16", 
 
 @pytest.fixture
 def factory(tmp_path: "pytest.TempPathFactory") -> str:
-    """A file of factories; add ``:net`` and the like."""
+    """A file of factories; append ``:net`` or the name of another one."""
     path = tmp_path / "nets.py"  # type: ignore[operator]
     path.write_text(FACTORY)
     return str(path)
@@ -230,7 +230,7 @@ def labelled(tmp_path: "pytest.TempPathFactory") -> str:
 
 @pytest.fixture(scope="session")
 def small_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder as that of the bundled model, with eight layers in place of twenty, which nobody has taught."""
+    """A folder like that of the bundled model, but with eight layers instead of twenty, and untrained."""
     folder = tmp_path_factory.mktemp("zoo") / "resnet8_digits"
     folder.mkdir()
     config = json.loads((model_folder("resnet20_digits") / "config.json").read_text())
@@ -242,11 +242,11 @@ def small_digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Stop(BaseException):
-    """As an interruption: no error."""
+    """Like an interruption: not an error."""
 
 
 def stopping(stage, step):
-    """A report that ends the job at a step."""
+    """A report function that stops the job at a step."""
 
     def report(event):
         if isinstance(event, StepDone) and (event.stage, event.step) == (stage, step):

@@ -1,9 +1,9 @@
-"""What must be right on a GPU, tried on one: a verdict a line, then what a step costs.
+"""Checks of everything that depends on a GPU, one verdict per line, then the cost of a step.
 
     python -m tests.gpu_first_look [--device cuda] [--compile] [--network mobilenetv2_100 ...] [--batch 128]
 
-Needs no data and no network. Checks go on after one that fails; exit code 1 if any did. With ``--device cpu`` those
-that do not need a GPU run too, which tells whether the script itself is in order.
+Needs no data and no network access. Continues after a failed check; the exit code is 1 if any failed. With ``--device
+cpu``, the checks that need no GPU run too, which tests the script itself.
 """
 
 import argparse
@@ -44,7 +44,7 @@ CHECKS: list[Check] = []
 
 
 def check(function: Check) -> Check:
-    """Register a check: it returns what it found, and raises where that is wrong."""
+    """Register a check, which returns what it found, and raises an error if that is wrong."""
     CHECKS.append(function)
     return function
 
@@ -55,10 +55,10 @@ def seeded(*shape: int) -> Tensor:
 
 
 @check
-def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
-    """Values in bfloat16 too, which a GPU brings to the grid in float32.
+def fake_quantize_agrees_with_the_cpu(device: torch.device) -> str:
+    """Also for bfloat16 values, which a GPU quantizes in float32.
 
-    Rounding at .5 may go either way after a division that differs in its last bit: a few in a million.
+    Values halfway between two codes may round either way if a division differs in its last bit: a few in a million.
     """
     if device.type == "cpu":
         return "needs a GPU: a CPU divides them in bfloat16 where the grid is coarse"
@@ -75,7 +75,7 @@ def grids_and_codes_are_those_of_a_cpu(device: torch.device) -> str:
 
 
 @check
-def rounding_is_that_of_a_cpu(device: torch.device) -> str:
+def weight_rounding_agrees_with_the_cpu(device: torch.device) -> str:
     """SQuant and GPTQ."""
     rows, low, high = 5 * seeded(32, 144), torch.full((32,), -8.0), torch.full((32,), 7.0)
     squant = [round_by_squant(rows.view(32, 16, 3, 3).to(d), low.to(d), high.to(d)).cpu() for d in ("cpu", device)]
@@ -89,7 +89,7 @@ def rounding_is_that_of_a_cpu(device: torch.device) -> str:
 
 
 @check
-def crops_are_those_of_a_cpu(device: torch.device) -> str:
+def crops_agree_with_the_cpu(device: torch.device) -> str:
     """Resized bilinearly."""
     images, flips = seeded(32, 3, 40, 40), torch.arange(32) % 2 == 0
     crops = draw_crops(32, 40, 40, 0.5, torch.Generator().manual_seed(0))
@@ -99,13 +99,13 @@ def crops_are_those_of_a_cpu(device: torch.device) -> str:
 
 
 def quantized(device: torch.device, folder: Path, *settings: str, report: Any = None, **options: Any) -> Any:
-    """The bundled network."""
+    """Quantize the bundled network."""
     told = {} if report is None else {"report": report}
     return intraq_cli.quantize(BUNDLED, device=str(device), out=folder, set=[*FEW, *settings], **told, **options)
 
 
 def warnings_into(warned: list[str]) -> Report:
-    """Keep what is warned of."""
+    """Collect the messages of warnings."""
 
     def told(event: Event) -> None:
         if isinstance(event, Warned):
@@ -115,7 +115,7 @@ def warnings_into(warned: list[str]) -> Report:
 
 
 @check
-def instant_follows(device: torch.device) -> str:
+def instant_quantization_agrees_with_the_float_network(device: torch.device) -> str:
     """Quantize without images on the device, and evaluate there and on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
@@ -145,12 +145,12 @@ def net():
     torch.manual_seed(0)
     return Strided().eval()
 """
-"""Indexing, for which torch.export writes down other operations on a GPU than on a CPU."""
+"""Indexing, for which torch.export records other operations on a GPU than on a CPU."""
 
 
 @check
-def what_it_writes_of_somebodys_code_can_be_loaded(device: torch.device) -> str:
-    """Slices too; the graph is captured on the CPU, whatever the device."""
+def checkpoint_of_a_python_file_loads_on_gpu_and_cpu(device: torch.device) -> str:
+    """Also with slices; the graph is captured on the CPU for every device."""
     with tempfile.TemporaryDirectory() as folder:
         (code := Path(folder) / "code.py").write_text(CODE)
         out, half = Path(folder) / "out", (0.5,) * 3
@@ -165,7 +165,7 @@ def what_it_writes_of_somebodys_code_can_be_loaded(device: torch.device) -> str:
 
 
 @check
-def both_stages_work(device: torch.device) -> str:
+def synthesis_and_tuning_keep_the_accuracy(device: torch.device) -> str:
     """W4A4, few steps."""
     warned: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +177,7 @@ def both_stages_work(device: torch.device) -> str:
 
 
 @check
-def the_same_seed_gives_the_same_bits(device: torch.device) -> str:
+def same_seed_gives_an_identical_checkpoint(device: torch.device) -> str:
     """With ``--deterministic``."""
     files = []
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +191,7 @@ def the_same_seed_gives_the_same_bits(device: torch.device) -> str:
 
 
 @check
-def recorded_steps_are_those_that_are_not(device: torch.device) -> str:
+def cuda_graphs_give_the_same_checkpoint(device: torch.device) -> str:
     """CUDA graphs run the same kernels."""
     if device.type != "cuda":
         return "needs a GPU"
@@ -211,8 +211,8 @@ def recorded_steps_are_those_that_are_not(device: torch.device) -> str:
 
 
 @check
-def an_interrupted_run_goes_on(device: torch.device) -> str:
-    """From a state in the midst of tuning."""
+def interrupted_run_is_resumed(device: torch.device) -> str:
+    """From a state that was saved during tuning."""
     from intraq_cli.runtime import resume
 
     before, resume.PACE = resume.PACE, 0.0
@@ -239,8 +239,8 @@ def an_interrupted_run_goes_on(device: torch.device) -> str:
 
 
 @check
-def memory_that_runs_out_makes_smaller_batches(device: torch.device) -> str:
-    """Half of what a step needs is left to it."""
+def out_of_memory_makes_smaller_batches(device: torch.device) -> str:
+    """Steps get 60 % of the memory that they need."""
     if device.type != "cuda":
         return "needs a GPU"
     with tempfile.TemporaryDirectory() as folder:
@@ -262,8 +262,8 @@ def memory_that_runs_out_makes_smaller_batches(device: torch.device) -> str:
 
 
 @check
-def steps_do_not_wait_for_the_device(device: torch.device) -> str:
-    """Synchronisations within steps that report nothing."""
+def synchronisations_are_counted(device: torch.device) -> str:
+    """Synchronisations with the device in all steps, their reports, setup and calibration."""
     if device.type != "cuda":
         return "needs a GPU"
     import warnings
@@ -283,7 +283,7 @@ def steps_do_not_wait_for_the_device(device: torch.device) -> str:
 
 
 def roof(device: torch.device) -> dict[str, float]:
-    """What the device reaches: TFLOP/s of a large product in TF32 and bfloat16, GB/s of a copy."""
+    """The throughput that the device reaches: TFLOP/s of a large product in TF32 and bfloat16, GB/s of a copy."""
     found = {}
     for name, dtype in (("tf32", torch.float32), ("bfloat16", torch.bfloat16)):
         size = 4096 if device.type == "cuda" else 512
@@ -341,7 +341,7 @@ def speed(name: str, device: torch.device, batch: int, compile_: bool) -> None:
 
 
 def main() -> None:
-    """All checks, then the speed."""
+    """Run all checks, then measure the speed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--network", nargs="*", default=["mobilenetv2_100"])

@@ -14,18 +14,18 @@ from intraq_cli.zoo import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_loads_and_says_what_it_is(name):
+def test_every_bundled_recipe_loads_and_has_a_description(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
     assert Recipe.from_dict(recipe.to_dict(), name) == recipe
 
 
-def test_the_promised_recipes_are_there():
+def test_documented_recipes_are_bundled():
     assert {"default", "fast", "paper-cifar10", "paper-cifar100", "paper-imagenet"} <= set(recipe_names())
 
 
-def test_published_values():
+def test_paper_recipes_have_the_published_values():
     recipe = load_recipe("paper-cifar10")
     s, t = recipe.synthesis, recipe.tuning
     assert (s.lambda_lower, s.lambda_upper, s.epsilon, s.eta) == (0.05, 0.8, 0.95, 0.5)
@@ -38,7 +38,7 @@ def test_published_values():
     assert imagenet.epsilon < 1
 
 
-def test_overrides_reach_their_values():
+def test_overrides_change_their_settings():
     recipe = Recipe().override(
         ["tuning.steps=7", "synthesis.clip=false", "synthesis.bns=paper", "tuning.lr_steps=[1, 2]", "tuning.lr=1"]
     )
@@ -71,7 +71,7 @@ def test_overrides_reach_their_values():
         ("quantization.weight_rounding=a b", "nearest, squant, gptq"),
     ],
 )
-def test_a_wrong_override_says_what_is_wrong(text, says):
+def test_error_for_an_invalid_override_says_what_is_wrong(text, says):
     with pytest.raises(RecipeError) as caught:
         Recipe().override([text])
     assert says in caught.value.message + " " + caught.value.hint
@@ -81,14 +81,14 @@ def test_a_wrong_override_says_what_is_wrong(text, says):
     "text",
     ["synthesis.losses.a/own.py:f=0.5", 'synthesis.losses."a/own.py:f"=0.5', 'synthesis.losses={"a/own.py:f"=0.5}'],
 )
-def test_losses_of_ones_own_are_a_table(text):
+def test_custom_losses_can_be_added_one_by_one_or_as_a_table(text):
     first = Recipe().override(["synthesis.losses.mine=2"])
     assert first.synthesis.losses == {"mine": 2.0}
     both = {"a/own.py:f": 0.5} if "{" in text else {"mine": 2.0, "a/own.py:f": 0.5}
     assert first.override([text]).synthesis.losses == both
 
 
-def test_a_rounding_of_ones_own_needs_scales_that_stay():
+def test_custom_rounding_is_refused_with_recomputed_scales_or_ema_ranges():
     own = "quantization.weight_rounding=own.py:f"
     assert Recipe().override([own]).quantization.weight_rounding == "own.py:f"
     with pytest.raises(RecipeError, match="does not work with weight_scale = recomputed"):
@@ -97,7 +97,7 @@ def test_a_rounding_of_ones_own_needs_scales_that_stay():
         Recipe().override([own, "quantization.activation_range=ema", "quantization.correction=never"])
 
 
-def test_a_recipe_file_names_code_beside_it(tmp_path):
+def test_recipe_file_may_only_name_code_in_its_own_folder(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('[quantization]\nweight_rounding = "r.py:g"\n[synthesis.losses]\n"sub/own.py:f" = 0.5\nmine = 1\n')
     recipe = load_recipe(str(path))
@@ -123,13 +123,13 @@ def test_a_recipe_file_names_code_beside_it(tmp_path):
         ({"synthesis": {"schedule": ["cosine"]}}, "one of"),
     ],
 )
-def test_a_wrong_file_says_what_is_wrong(data, says):
+def test_error_for_invalid_recipe_data_says_what_is_wrong(data, says):
     with pytest.raises(RecipeError) as caught:
         Recipe.from_dict(data, "x")
     assert says in caught.value.message + " " + caught.value.hint
 
 
-def test_every_wrong_value_is_named():
+def test_error_names_every_invalid_value():
     data = {"tuning": {"stepz": 1, "lr": "fast", "lr_steps": [1, -1]}, "synthesis": {"eta": 2, "compile": 1}}
     with pytest.raises(RecipeError) as caught:
         Recipe.from_dict(data, "x")
@@ -138,7 +138,7 @@ def test_every_wrong_value_is_named():
     assert "must be less than or equal to 1" in caught.value.hint
 
 
-def test_a_section_replaced_is_checked_too():
+def test_replaced_values_of_a_section_are_validated_too():
     tuning = Recipe().tuning
     assert dataclasses.replace(tuning, lr=1).lr == 1
     with pytest.raises(ValueError, match="lr"):
@@ -147,7 +147,7 @@ def test_a_section_replaced_is_checked_too():
         tuning.lr = 1
 
 
-def test_the_option_decides_on_the_placement_then_the_recipe():
+def test_placement_option_takes_precedence_over_the_recipe():
     paper, default = load_recipe("paper-imagenet"), load_recipe("default")
     assert [choose_placement(None, recipe) for recipe in (paper, default)] == ["activations", "inputs"]
     assert choose_placement("inputs", paper) == "inputs"
@@ -155,7 +155,7 @@ def test_the_option_decides_on_the_placement_then_the_recipe():
     assert choose_placement(None, default.override(["quantization.act_placement=activations"])) == "activations"
 
 
-def test_a_recipe_file_by_path(tmp_path):
+def test_recipe_file_is_loaded_by_its_path(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('description = "mine"\n[tuning]\nsteps = 3\n')
     assert load_recipe(str(path)).tuning.steps == 3
@@ -169,11 +169,11 @@ def test_a_recipe_file_by_path(tmp_path):
     assert "default" in caught.value.hint
 
 
-def test_the_default_recipe_file_states_every_default():
+def test_default_recipe_file_equals_the_default_settings():
     assert load_recipe("default").to_dict() | {"description": ""} == Recipe().to_dict()
 
 
-def test_a_hostile_recipe_is_one_line(tmp_path):
+def test_malicious_recipe_file_is_a_one_line_error(tmp_path):
     path = tmp_path / "mine.toml"
     digits = b"9" * 5000
     contents = (
@@ -201,7 +201,7 @@ def test_a_hostile_recipe_is_one_line(tmp_path):
             load_recipe(name)
 
 
-def test_the_published_range_takes_weights_as_they_are():
+def test_ema_ranges_require_nearest_rounding_without_correction():
     with pytest.raises(
         RecipeError, match="ema needs weight_rounding = nearest or squant, and correction = never"
     ) as refused:
@@ -211,13 +211,13 @@ def test_the_published_range_takes_weights_as_they_are():
     assert Recipe().override(["quantization.activation_range=ema", *others]).quantization.activation_range == "ema"
 
 
-def test_help_does_not_wait_for_the_checks():
+def test_help_does_not_import_pydantic():
     script = "import sys; from intraq_cli.app import main; main(['--help']); sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
-def test_every_setting_says_what_it_does():
-    """``docs/recipes.md`` is made of these texts; a setting without one is missing there."""
+def test_every_setting_is_documented():
+    """``docs/recipes.md`` is generated from these texts, so a setting without one would be missing there."""
     tree = ast.parse(Path(recipes.__file__).read_text(encoding="utf-8"))
     described = {
         f"{section.name}.{field.target.id}"
@@ -233,12 +233,12 @@ def test_every_setting_says_what_it_does():
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "squant"])
-def test_a_rounding_that_recomputed_scales_would_undo_is_refused(rounding):
+def test_gptq_and_squant_are_refused_with_recomputed_scales(rounding):
     with pytest.raises(RecipeError, match="does not work with weight_scale = recomputed"):
         Recipe().override(["quantization.weight_scale=recomputed", f"quantization.weight_rounding={rounding}"])
 
 
-def test_a_file_may_begin_with_a_byte_order_mark_and_must_be_in_utf_8(tmp_path):
+def test_recipe_file_must_be_utf_8_and_may_have_a_byte_order_mark(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[tuning]\nsteps = 7\n", encoding="utf-8-sig")
     assert load_recipe(str(path)).tuning.steps == 7

@@ -1,4 +1,4 @@
-"""The main job as a user runs it, on real networks."""
+"""The main workflow as a user runs it, on real networks."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def run(*args):
     return json.loads(made.stdout)
 
 
-def test_the_bundled_model_loses_at_most_a_point_in_four_bits(tmp_path):
+def test_bundled_model_loses_at_most_one_point_at_w4a4(tmp_path):
     less = ("--recipe", "fast", "--set", "synthesis.num_images=128", "--set", "tuning.steps=60")
     made = run("quantize", "resnet20_digits", "--w", 4, "--a", 4, *less, "--out", tmp_path / "out")
     assert made["bytes_float"] > 5 * made["bytes_quantized"]
@@ -55,7 +55,7 @@ def test_tuning_that_ruins_the_network_is_undone(tmp_path):
     assert untuned == ruined
     assert made["tuning.lr=10"].agreement == made["tuning.steps=0"].agreement > 50
     warned = [event.message for event in told if isinstance(event, Warned)]
-    # on some CPUs the losses of such steps are not finite as well
+    # on some CPUs, the losses of such steps are not finite either
     undone = "tuning was discarded: it lowered agreement on held-out images from "
     assert len([message for message in warned if message.startswith(undone)]) == 1
     assert [made[change].tuning_undone for change in made] == [False, True]
@@ -68,7 +68,7 @@ def test_tuning_that_ruins_the_network_is_undone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not RESNET.exists(), reason="the real networks and images are not on this machine")
 @pytest.mark.parametrize(("bits", "drop"), [(4, 1.5), (3, 8.0)])
-def test_a_real_network(tmp_path, bits, drop):
+def test_accuracy_drop_of_a_real_network_stays_within_its_limit(tmp_path, bits, drop):
     with tarfile.open(SHARED / "data/cifar10-test-jpeg.tar") as tar:
         tar.extractall(tmp_path / "images", filter="data")
     data = tmp_path / "images"
@@ -94,7 +94,7 @@ def test_a_real_network(tmp_path, bits, drop):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_the_bundled_model_on_cuda(tmp_path):
+def test_bundled_model_on_cuda_keeps_its_accuracy_and_matches_the_cpu(tmp_path):
     run("quantize", "resnet20_digits", "--recipe", "fast", "--device", "cuda", "--out", tmp_path / "out")
     found = run("evaluate", tmp_path / "out", "--data", "digits", "--device", "cuda")
     assert found["float_top1"] - found["top1"] <= 1.0

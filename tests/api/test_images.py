@@ -20,7 +20,7 @@ SMALL = ["synthesis.num_images=12", "synthesis.batch_size=12", "synthesis.steps=
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A file of images, and the network they are from; and the folder that ``synthesize`` wrote beside it."""
+    """A folder with an image file and the PNGs that ``synthesize`` wrote beside it, and the images' network."""
     folder = tmp_path_factory.mktemp("made")
     network = trained(SmallNet())
     given = {"input_size": (3, 8, 8), "mean": (0.4, 0.5, 0.6), "std": (0.25,) * 3, "set": SMALL, "device": "cpu"}
@@ -29,15 +29,15 @@ def made(tmp_path_factory):
     return folder, network
 
 
-def test_the_confidence_is_that_of_the_float_network(made):
+def test_stored_confidences_are_the_float_networks_probabilities(made):
     folder, network = made
     found = read_images(folder / "i.safetensors").made
     chances = network(found.images.float()).softmax(1)[range(12), found.labels]
-    assert torch.allclose(found.confidences, chances, atol=2e-3)  # of images before they became float16
+    assert torch.allclose(found.confidences, chances, atol=2e-3)  # measured before the images were rounded to float16
     assert images(folder / "i.safetensors").confidence == pytest.approx(chances.mean().item(), abs=2e-3)
 
 
-def test_class_folders_beside_the_file_are_those_that_it_gives(made, tmp_path):
+def test_pngs_from_an_image_file_equal_those_written_by_synthesize(made, tmp_path):
     folder, _ = made
     result = images(folder / "i.safetensors", png=tmp_path / "png", sheet=tmp_path / "sheet.png")
     names = [
@@ -55,7 +55,7 @@ def test_class_folders_beside_the_file_are_those_that_it_gives(made, tmp_path):
     assert result.recipe["steps"] == 2
 
 
-def test_only_some_classes(made, tmp_path):
+def test_selected_classes_are_exported_and_missing_ones_refused(made, tmp_path):
     file = made[0] / "i.safetensors"
     result = images(file, png=tmp_path / "png", classes=[2, 0])
     assert [c.index for c in result.classes] == [0, 2]
@@ -64,7 +64,7 @@ def test_only_some_classes(made, tmp_path):
         images(file, classes=[4])
 
 
-def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
+def test_only_force_replaces_outputs_and_never_folders_with_foreign_files(made, tmp_path):
     file, there = made[0] / "i.safetensors", tmp_path / "png"
     there.mkdir()
     (there / "mine").write_text("mine")
@@ -80,7 +80,7 @@ def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
     Image.new("L", (8, 8)).save(there / "0/00001_0.900.png")
     with pytest.raises(
         IntraqError, match="contains files that this command did not make"
-    ):  # named as ours, and somebody else's
+    ):  # named like our files, but somebody else's
         images(file, png=there, force=True)
     shutil.rmtree(there)
     images(file, png=there)
@@ -92,7 +92,7 @@ def test_what_is_there_is_replaced_by_force_alone(made, tmp_path):
     assert not (tmp_path / "j.safetensors").exists()
 
 
-def test_the_command_says_what_is_in_the_file(intraq, factory, tmp_path, monkeypatch):
+def test_images_command_summarizes_the_image_file(intraq, factory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert intraq("synthesize", f"{factory}:net", *INPUT, *TINY, "--out", "i.safetensors", "--png", "a").code == 0
     ran = intraq("images", "i.safetensors", "--png", "b", "--sheet", "s.jpg", "-q")
@@ -106,7 +106,7 @@ def test_the_command_says_what_is_in_the_file(intraq, factory, tmp_path, monkeyp
     assert intraq("images", "i.safetensors", "--classes", "x").code == 2
 
 
-def test_of_some_classes_every_figure_says_which_images_it_is_of(made, intraq):
+def test_summary_of_selected_classes_says_which_images_each_figure_covers(made, intraq):
     file = made[0] / "i.safetensors"
     result = images(file, classes=[2, 0])
     assert (result.n, result.n_file, images(file).n_file) == (6, 12, 12)
@@ -127,7 +127,7 @@ def test_of_some_classes_every_figure_says_which_images_it_is_of(made, intraq):
         ("fast", {}, "fast"),
     ],
 )
-def test_the_recipe_that_is_named_is_the_nearest(intraq, made, tmp_path, recipe, changed, told):
+def test_summary_names_the_closest_recipe_and_the_changed_settings(intraq, made, tmp_path, recipe, changed, told):
     settings = {**load_recipe(recipe).to_dict()["synthesis"], **changed}
     found = read_images(made[0] / "i.safetensors")
     save_images(tmp_path / "i.safetensors", replace(found, origin={**found.origin, "recipe": settings}))
@@ -135,7 +135,7 @@ def test_the_recipe_that_is_named_is_the_nearest(intraq, made, tmp_path, recipe,
     assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("recipe")] == [told]
 
 
-def test_classes_have_the_models_names_or_imagenets():
+def test_class_names_come_from_the_model_or_from_imagenet():
     spec = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
 
     def named(source, count=1000, **given):
@@ -152,7 +152,7 @@ def test_classes_have_the_models_names_or_imagenets():
     assert named("resnet18.a1_in1k", pretrained_cfg={"tag": "a1_in1k"}, weights="own.pth") == names
 
 
-def test_where_pictures_cannot_be_written_the_same_command_goes_on(tmp_path, network, monkeypatch):
+def test_synthesize_can_be_repeated_after_failing_to_write_pngs(tmp_path, network, monkeypatch):
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2"]
     given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "set": few}
     given |= {"out": tmp_path / "i.safetensors", "png": tmp_path / "png"}

@@ -1,4 +1,4 @@
-"""What was begun, learned or measured with other code than the network's is refused or told."""
+"""Runs, images and sensitivities that come from other network code are refused or cause a warning."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FEW = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", 
 
 @pytest.fixture
 def code(tmp_path, monkeypatch):
-    """Writes the factory; its relu may be something else."""
+    """Writes the factory file, optionally with another activation instead of ReLU."""
     monkeypatch.chdir(tmp_path)
 
     def write(activation="torch.relu"):
@@ -25,7 +25,7 @@ def code(tmp_path, monkeypatch):
     return write
 
 
-def test_a_run_goes_on_with_its_own_code_only(code):
+def test_run_resumes_only_with_the_same_network_code(code):
     with pytest.raises(Stop):
         quantize(code(), set=FEW, out="out", report=stopping("tuning", 1), **GIVEN)
     with pytest.raises(OutputError, match=r"out\.unfinished is from a run that differs in network"):
@@ -35,7 +35,7 @@ def test_a_run_goes_on_with_its_own_code_only(code):
     assert "resuming from out.unfinished" in [event.message for event in told if isinstance(event, Noted)]
 
 
-def test_images_that_were_learned_with_other_code_are_told(code):
+def test_images_synthesized_with_other_network_code_cause_a_warning(code):
     made = synthesize(code(), set=FEW, out="images.safetensors", **GIVEN)
 
     def warnings(model):
@@ -47,7 +47,7 @@ def test_images_that_were_learned_with_other_code_are_told(code):
     assert "images.safetensors was made with other code than that of nets.py:net" in warnings(code("torch.tanh"))
 
 
-def test_sensitivities_that_were_measured_with_other_code_or_input_are_refused(code):
+def test_sensitivities_measured_with_other_code_or_input_size_are_refused(code):
     found = sensitivity(code(), widths=(2, 4), n=4, set=FEW, out="s.json", **GIVEN)
     assert found.network is not None
     assert found.input_size == (3, 8, 8)

@@ -1,4 +1,4 @@
-"""``predict``: which pictures are looked at, and what is said of those that cannot be."""
+"""``predict``: which pictures are classified, and what is reported about those that cannot be."""
 
 import math
 
@@ -13,7 +13,7 @@ from intraq_cli.events import Warned
 
 
 class Brightness(nn.Module):
-    """Class 1 of a bright picture, class 0 of a dark one; NaN of a grey one."""
+    """Returns class 1 for a bright picture, class 0 for a dark one, and NaN for a grey one."""
 
     def __init__(self):
         super().__init__()
@@ -34,14 +34,14 @@ def picture(path, brightness):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A dark and a bright picture, and between them a file that is none."""
+    """A dark and a bright picture, and between them a file that is not a picture."""
     picture(tmp_path / "pictures/a.png", 0)
     (tmp_path / "pictures/b.png").write_text("no picture")
     picture(tmp_path / "pictures/c.png", 255)
     return tmp_path / "pictures"
 
 
-def test_a_picture_of_a_folder_that_cannot_be_read_is_left_out_and_told(folder):
+def test_unreadable_picture_in_a_folder_is_skipped_with_a_warning(folder):
     events = []
     found = predict(Brightness(), folder, report=events.append, **INPUT)
     assert [(result.image, result.classes[0]) for result in found] == [
@@ -54,7 +54,7 @@ def test_a_picture_of_a_folder_that_cannot_be_read_is_left_out_and_told(folder):
     assert "b.png" in warning.message
 
 
-def test_a_picture_that_is_named_and_cannot_be_read_is_an_error(folder):
+def test_unreadable_picture_given_by_name_is_an_error(folder):
     with pytest.raises(DataError, match=r"b\.png"):
         predict(Brightness(), [folder / "a.png", folder / "b.png"], **INPUT)
     (folder / "a.png").unlink()
@@ -63,7 +63,7 @@ def test_a_picture_that_is_named_and_cannot_be_read_is_an_error(folder):
         predict(Brightness(), folder, **INPUT)
 
 
-def test_a_picture_that_is_named_may_be_a_link_and_one_in_a_folder_may_not_lead_out(folder, tmp_path):
+def test_links_are_followed_if_named_or_within_the_folder_but_not_out_of_it(folder, tmp_path):
     picture(tmp_path / "elsewhere/d.png", 255)
     (folder / "b.png").unlink()
     (folder / "b.png").symlink_to(tmp_path / "elsewhere/d.png")
@@ -77,21 +77,21 @@ def test_a_picture_that_is_named_may_be_a_link_and_one_in_a_folder_may_not_lead_
     assert "b.png is a link that points outside" in events[0].message
 
 
-def test_no_picture_of_a_large_folder_is_left_out(tmp_path):
+def test_predict_classifies_all_pictures_of_a_large_folder(tmp_path):
     picture(tmp_path / "many/0.png", 0)
     for k in range(1, 10_001):
         (tmp_path / f"many/{k}.png").hardlink_to(tmp_path / "many/0.png")
     assert len(predict(Brightness(), tmp_path / "many", **INPUT)) == 10_001
 
 
-def test_a_picture_of_which_the_network_says_nan_is_told(tmp_path):
+def test_nan_logits_for_a_picture_cause_a_warning(tmp_path):
     picture(tmp_path / "grey.png", 128)
     events = []
     predict(Brightness(), tmp_path / "grey.png", report=events.append, **INPUT)
     assert [event.message for event in events] == [f"{tmp_path / 'grey.png'}: the network's logits are NaN"]
 
 
-def test_probabilities_of_a_network_that_ends_in_a_softmax_are_shown_as_they_are(folder):
+def test_no_second_softmax_is_applied_to_a_network_ending_in_softmax(folder):
     plain, ending = (
         predict(network, folder, **INPUT) for network in (Brightness(), nn.Sequential(Brightness(), nn.Softmax(1)))
     )

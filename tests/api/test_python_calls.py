@@ -1,4 +1,4 @@
-"""The verbs called from Python with what Python has: numpy's numbers, paths, devices, modules, gradient modes."""
+"""The Python API with values from Python: NumPy numbers, paths, devices, modules and gradient modes."""
 
 import json
 import threading
@@ -51,11 +51,11 @@ def logits(network):
         return network(torch.linspace(-2, 2, 4 * 192).view(4, 3, 8, 8))
 
 
-def test_a_module_is_quantized_loaded_and_measured(module, tmp_path, labelled):
+def test_module_is_quantized_loaded_and_evaluated_without_being_changed(module, tmp_path, labelled):
     before = state(module)
     made = quantize(module, w=8, a=8, out=tmp_path / "out", **INPUT, **INSTANT)
     assert made.model == "module:SmallNet"
-    # the module is the caller's, and stays as it was
+    # the caller's module is unchanged
     assert module.training
     assert all(p.requires_grad for p in module.parameters())
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
@@ -69,7 +69,7 @@ def test_a_module_is_quantized_loaded_and_measured(module, tmp_path, labelled):
     assert (run["teacher"]["source"], run["command"].partition(",")[0]) == ("module:SmallNet", "quantize(network")
 
 
-def test_a_checkpoint_of_a_module_needs_it_again(module, tmp_path, labelled):
+def test_checkpoint_of_a_module_cannot_be_loaded_without_that_module(module, tmp_path, labelled):
     quantize(module, out=tmp_path / "out", **INPUT, **INSTANT)
     for again in (lambda: load(tmp_path / "out"), lambda: evaluate(tmp_path / "out", labelled)):
         with pytest.raises(ModelError, match=r"contains no code|made from module:SmallNet"):
@@ -80,7 +80,7 @@ def test_a_checkpoint_of_a_module_needs_it_again(module, tmp_path, labelled):
         load(tmp_path / "out", model=SmallNet(channels=8, classes=3))
 
 
-def test_a_module_is_named_by_its_class_and_measured_and_inspected(module, tmp_path, labelled, monkeypatch):
+def test_module_is_named_after_its_class_even_if_wrapped_or_compiled(module, tmp_path, labelled, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert quantize(module, **INPUT, **INSTANT).path == "SmallNet-w4a4"
     assert evaluate(module, Path(labelled), **INPUT, device="cpu").target == "module:SmallNet"
@@ -93,8 +93,8 @@ def test_a_module_is_named_by_its_class_and_measured_and_inspected(module, tmp_p
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_caller_may_be_under_any_gradient_mode(mode, tmp_path):
-    """A module that was made there too; with gradients through both stages."""
+def test_quantize_and_load_work_in_any_gradient_mode(mode, tmp_path):
+    """The module is created in that mode too; both stages need gradients."""
     settings = ["synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1", "tuning.steps=1"]
     with mode():
         module = trained(SmallNet(classes=3))
@@ -103,12 +103,12 @@ def test_a_caller_may_be_under_any_gradient_mode(mode, tmp_path):
     assert torch.equal(logits(inside), logits(load(made.path, model=module, device="cpu")))
 
 
-def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
+def test_numpy_numbers_tensors_paths_and_devices_are_valid_arguments(factory, tmp_path):
     given = {
         "w": np.int64(5),
         "a": 5.0,
         "seed": np.uint8(3),
-        "first_last_bits": np.int32(5),  # there are no other layers
+        "first_last_bits": np.int32(5),  # these are all the layers
         "device": torch.device("cpu"),
         "recipe": "instant",
         "set": "tuning.temperature=2",
@@ -150,7 +150,7 @@ def test_numbers_paths_and_devices_of_other_libraries(factory, tmp_path):
         (lambda: push("folder", 3), "repo_id is 3"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
+def test_invalid_argument_raises_a_usage_error_that_names_it(call, says):
     with pytest.raises(UsageError) as caught:
         call()
     assert says in caught.value.message
@@ -182,7 +182,7 @@ def test_what_cannot_be_taken_is_a_usage_error_in_one_line(call, says):
         (lambda: quantize("resnet20_digits", out=FOLDER), " already exists", "another out=, or force=True"),
     ],
 )  # fmt: skip
-def test_errors_are_in_pythons_words_and_show_their_hint(call, says, hint):
+def test_errors_use_python_syntax_and_show_their_hint(call, says, hint):
     with pytest.raises(IntraqError) as caught:
         call()
     shown = "".join(traceback.format_exception_only(caught.value))
@@ -192,7 +192,7 @@ def test_errors_are_in_pythons_words_and_show_their_hint(call, says, hint):
     assert "ValidationError" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_command_in_a_hint_stays_a_command():
+def test_shell_commands_in_hints_are_not_rewritten_to_python():
     error = UsageError("--w 2,4: no", "`intraq quantize MODEL --no-resume` or --no-cache, --device cpu")
     assert (str(reworded(error)), error.__notes__) == (
         "w=(2, 4): no",
@@ -226,7 +226,7 @@ def test_settings_may_be_a_dict(factory, tmp_path):
         quantize(f"{factory}:net", set={"tuning.stepz": 3}, **INPUT)
 
 
-def test_a_shell_completes_the_verbs_and_shows_readable_signatures():
+def test_public_functions_are_listed_by_dir_with_readable_signatures():
     assert {*intraq_cli.__all__} <= {*dir(intraq_cli)}
     assert not {"Any", "TYPE_CHECKING", "import_module"} & {*dir(intraq_cli)}
     for name in intraq_cli.__all__:
@@ -235,7 +235,7 @@ def test_a_shell_completes_the_verbs_and_shows_readable_signatures():
     assert (str(shown["w"]), shown["model"].kind) == ("w: int | tuple[int, ...] | None = None", 1)
 
 
-def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():
+def test_lazy_or_uncopyable_modules_are_refused_with_a_reason():
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4))
     with pytest.raises(ModelError, match=r"lazy layers without a shape: 0\.weight"):
         quantize(lazy, **INPUT)
@@ -245,7 +245,7 @@ def test_a_module_that_cannot_be_copied_or_is_not_built_says_so():
         quantize(bound, **INPUT)
 
 
-def test_what_is_odd_about_a_network_is_said(network):
+def test_random_numbers_and_untrained_batch_norms_cause_warnings(network):
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
@@ -267,7 +267,7 @@ def test_what_is_odd_about_a_network_is_said(network):
 @pytest.mark.parametrize(
     ("end", "name"), [(nn.Softmax(1), "softmax"), (nn.Sigmoid(), "sigmoid"), (nn.LogSoftmax(1), "")]
 )
-def test_a_network_that_returns_probabilities_is_told_of(network, end, name):
+def test_network_that_returns_probabilities_causes_a_warning(network, end, name):
     said = []
     arguments = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant", "dry_run": True}
     quantize(nn.Sequential(network, end).eval(), **arguments, report=said.append)
@@ -277,7 +277,7 @@ def test_a_network_that_returns_probabilities_is_told_of(network, end, name):
 
 
 class Written(SmallNet):
-    """A network as people write them; ``end`` goes from features ``(B, 6, H, W)`` to what the classifier takes."""
+    """A network as people write it; ``end`` turns features ``(B, 6, H, W)`` into the classifier's input."""
 
     def __init__(self, end):
         super().__init__(channels=6)
@@ -298,14 +298,14 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("placement", ["inputs", "integer"])
-def test_common_ways_of_writing_a_network_are_taken(way, placement, tmp_path):
+def test_networks_in_common_coding_styles_are_quantized_correctly(way, placement, tmp_path):
     network = trained(Written(WAYS[way]))
     made = quantize(network, w=8, a=8, act_placement=placement, out=tmp_path / "out", **INPUT, **INSTANT)
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     assert relative_error(network(x), load(made.path, model=network)(x)) < 0.1
 
 
-def test_a_network_that_squeezes_is_measured_on_one_image_too(tmp_path, labelled):
+def test_network_using_squeeze_gives_the_same_results_one_image_at_a_time(tmp_path, labelled):
     network = trained(Written(WAYS["squeeze"]))
     network.fc = nn.Linear(6, 3).requires_grad_(False)
     made = quantize(network, out=tmp_path / "out", **INPUT, **INSTANT)
@@ -317,7 +317,7 @@ def test_a_network_that_squeezes_is_measured_on_one_image_too(tmp_path, labelled
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_caller_may_have_another_default_type_and_device(module, dtype, tmp_path, labelled, monkeypatch):
+def test_results_do_not_depend_on_torchs_default_dtype_and_device(module, dtype, tmp_path, labelled, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"model": module, **INPUT, **INSTANT}
     quantize(out="usual", **given)
@@ -343,7 +343,7 @@ def test_a_caller_may_have_another_default_type_and_device(module, dtype, tmp_pa
     assert (found.n, found.top1, found.agreement) == (usual.n, usual.top1, usual.agreement)
 
 
-def test_the_callers_random_numbers_go_on_as_if_nothing_was_called(small_digits, tmp_path, monkeypatch):
+def test_global_random_state_of_torch_is_left_unchanged(small_digits, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     wanted = torch.rand(3)
@@ -354,7 +354,7 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_was_called(small_digits,
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, np.uint64(2**63)])
-def test_seeds_that_no_generator_takes_are_usage_errors(seed):
+def test_seeds_out_of_range_are_usage_errors(seed):
     for call in (
         lambda: quantize("resnet20_digits", seed=seed),
         lambda: quantize_seeds("resnet20_digits", seeds=[0, int(seed)]),

@@ -1,4 +1,4 @@
-"""Several targets on the same images: each figure is that of the target alone, and one teacher answers once."""
+"""Several targets on the same images: results are as for each target alone, and a common teacher runs once."""
 
 import json
 import shutil
@@ -17,18 +17,18 @@ INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 class CountedNet(SmallNet):
-    """Notes how many images each of its runs is of."""
+    """Records the number of images in each of its forward passes."""
 
-    runs: list[int] = []  # noqa: RUF012 - of all copies
+    runs: list[int] = []  # noqa: RUF012 - shared by all copies
 
     def forward(self, x):
-        if not torch.compiler.is_compiling():  # nor captured, where a number of images would make batches of one size
+        if not torch.compiler.is_compiling():  # also true in captures, where len(x) would fix the batch size
             self.runs.append(len(x))
         return super().forward(x)
 
 
 FIRST, REST = 5, 4
-"""Images of the two batches; a network that is known from before is asked about the first again."""
+"""Sizes of the two batches; a network whose answers are cached is still run on the first batch."""
 AT_ONCE = {"batch_size": FIRST, "device": "cpu"}
 
 
@@ -63,17 +63,17 @@ def timeless(results):
     return [replace(one, seconds=0) for one in results]
 
 
-def test_each_is_measured_as_if_alone_and_the_teacher_once(checkpoints, network, labelled):
+def test_targets_get_the_same_results_as_alone_and_the_teacher_runs_once(checkpoints, network, labelled):
     options = {"model": network, "cache": False, **AT_ONCE}
     alone = [evaluate(one, labelled, **options) for one in checkpoints]
     assert CountedNet.runs.count(REST) == 2
     CountedNet.runs.clear()
     found = evaluate_many(checkpoints, labelled, **options)
-    assert CountedNet.runs.count(REST) == 1  # batches of other sizes are looks at its form
+    assert CountedNet.runs.count(REST) == 1  # batches of other sizes only inspect the network
     assert (timeless(found.results), found.failed) == (timeless(alone), [])
 
 
-def test_another_batch_for_the_teacher_where_weights_or_input_differ(checkpoints, network, labelled, tmp_path):
+def test_teacher_runs_again_for_targets_with_other_weights_or_inputs(checkpoints, network, labelled, tmp_path):
     other = trained(CountedNet(classes=3), seed=1)
     otherwise = quantize(network, out=tmp_path / "else", recipe="instant", **{**INPUT, "std": (0.5,) * 3}).path
     given = [network, other, otherwise]
@@ -91,7 +91,7 @@ def test_another_batch_for_the_teacher_where_weights_or_input_differ(checkpoints
     assert timeless(found.results) == timeless(alone)
 
 
-def test_a_later_run_knows_the_teachers_answers_until_an_image_changes(checkpoints, network, labelled):
+def test_teacher_answers_are_cached_until_an_image_changes(checkpoints, network, labelled):
     told = []
     options = {"model": network, "report": told.append, **AT_ONCE}
     first = evaluate(checkpoints[0], labelled, **options)
@@ -109,7 +109,7 @@ def test_a_later_run_knows_the_teachers_answers_until_an_image_changes(checkpoin
     assert CountedNet.runs.count(REST) == 2
 
 
-def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled):
+def test_failing_target_does_not_lose_the_results_of_the_others(checkpoints, network, labelled):
     told = []
     found = evaluate_many(["nowhere", *checkpoints[:1]], labelled, model=network, device="cpu", report=told.append)
     assert [one.target for one in found.results] == checkpoints[:1]
@@ -124,7 +124,7 @@ def test_one_that_fails_does_not_lose_the_others(checkpoints, network, labelled)
         evaluate_many("x", labelled)
 
 
-def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatch, small_digits):
+def test_results_of_several_targets_are_a_table_or_one_json_object(intraq, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     for w in (4, 8):
         assert intraq("quantize", small_digits, "--w", w, "--recipe", "instant", "--out", f"w{w}", "-q").code == 0
@@ -153,7 +153,7 @@ def test_a_table_for_people_one_object_for_machines(intraq, tmp_path, monkeypatc
 SEEDS = {"recipe": "instant", "device": "cpu", **INPUT}
 
 
-def test_each_seed_makes_what_it_makes_alone(network, tmp_path):
+def test_each_of_several_seeds_gives_the_same_result_as_alone(network, tmp_path):
     settings = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=0"]
     given = {"set": settings, **SEEDS}
     made = quantize_seeds(network, seeds=(1, 4), out=tmp_path / "out", **given)
@@ -168,14 +168,14 @@ def test_each_seed_makes_what_it_makes_alone(network, tmp_path):
         assert made.mean[name] == pytest.approx((low + high) / 2)
 
 
-def test_a_seed_that_fails_does_not_lose_the_others(network, tmp_path):
+def test_failing_seed_does_not_lose_the_results_of_the_others(network, tmp_path):
     (tmp_path / "out-seed1").mkdir()
     made = quantize_seeds(network, out=tmp_path / "out", **SEEDS)
     assert [run.seed for run in made.runs] == [0, 2]
     assert [(one.name, one.code) for one in made.failed] == [("seed 1", "output")]
 
 
-def test_seeds_that_are_made_already_are_not_made_again(network, tmp_path):
+def test_finished_seeds_are_reused_when_the_job_is_repeated(network, tmp_path):
     settings = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=0"]
     given = {"set": settings, **SEEDS}
     quantize_seeds(network, seeds=(0,), out=tmp_path / "out", **given)
@@ -187,12 +187,12 @@ def test_seeds_that_are_made_already_are_not_made_again(network, tmp_path):
     alone = quantize_seeds(network, seeds=(0, 1), out=tmp_path / "alone", **given)
     assert (made.failed, made.mean, made.range) == ([], alone.mean, alone.range)
     one, other = (replace(run, path="", seconds=0.0, stages={}) for run in (made.runs[0], alone.runs[0]))
-    assert repr(one) == repr(other)  # NaN among it
-    with pytest.raises(IntraqError, match="exists"):  # of another job
+    assert repr(one) == repr(other)  # repr, as some values are NaN
+    with pytest.raises(IntraqError, match="exists"):  # from another job
         quantize_seeds(network, w=3, seeds=(0,), out=tmp_path / "out", **given)
 
 
-def test_without_images_the_figures_that_are_known_are_compared(intraq, tmp_path, small_digits):
+def test_seeds_without_images_are_compared_by_logits_error(intraq, tmp_path, small_digits):
     given = ("quantize", small_digits, "--seeds", "0,1", "--recipe", "instant", "--out", tmp_path / "out", "--force")
     found = json.loads(intraq(*given, "--json").out)
     errors = [run["logits_error"] for run in found["runs"]]
@@ -206,12 +206,12 @@ def test_without_images_the_figures_that_are_known_are_compared(intraq, tmp_path
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,)])
-def test_seeds_that_make_no_sense(network, seeds):
+def test_missing_repeated_or_negative_seeds_are_usage_errors(network, seeds):
     with pytest.raises(UsageError, match="seeds"):
         quantize_seeds(network, seeds=seeds, **SEEDS)
 
 
-def test_seeds_on_the_command_line(intraq, tmp_path, monkeypatch, small_digits):
+def test_seeds_option_reports_results_means_and_failures(intraq, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     few = ("--set", "synthesis.num_images=8", "--set", "synthesis.batch_size=8", "--set", "synthesis.steps=1",
            "--set", "tuning.steps=0")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Ways of writing a network that are uncommon and right: each is quantized with learned images, tuned, and had back."""
+"""Uncommon but valid networks: each is quantized on synthetic images, tuned, saved and loaded."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FEW = {
 
 
 class Around(nn.Module):
-    """A stem, the middle that a test is about, and a classifier."""
+    """A stem, the middle under test, and a classifier."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class Around(nn.Module):
 
 
 class PartialConvolution(Around):
-    """Writes over a part of the channels (FasterNet)."""
+    """Overwrites some of the channels (FasterNet)."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ class PartialConvolution(Around):
 
 
 class Shift(Around):
-    """Writes neighbours into a part of the places (temporal shift)."""
+    """Shifts half of the channels by one position (temporal shift)."""
 
     def middle(self, x):
         y = torch.zeros_like(x)
@@ -62,7 +62,7 @@ class Shift(Around):
 
 
 class Volumes(Around):
-    """A convolution in three dimensions, strided and grouped, over channels as depth."""
+    """A strided and grouped 3-D convolution, with channels as depth."""
 
     def __init__(self):
         super().__init__()
@@ -73,14 +73,14 @@ class Volumes(Around):
 
 
 class FlippedFirst(Around):
-    """Reads a weight in another form, and after that as it is."""
+    """Uses a weight first flipped, then unchanged."""
 
     def middle(self, x):
         return F.conv2d(x, self.conv.weight.flip(-1), None, 1, 1) + self.conv(x)
 
 
 class TransposedFirst(Around):
-    """An encoder that is the decoder's weight turned."""
+    """An encoder whose weight is the decoder's, transposed."""
 
     def __init__(self):
         super().__init__()
@@ -91,14 +91,14 @@ class TransposedFirst(Around):
 
 
 class LinearAlgebra(Around):
-    """A classifier by ``torch.linalg``."""
+    """A classifier computed with ``torch.linalg``."""
 
     def head(self, x):
         return torch.linalg.matmul(x, self.fc.weight.T)
 
 
 class PoolIndices(Around):
-    """Uses where a maximum was, too."""
+    """Uses the positions of the maxima, too."""
 
     def middle(self, x):
         values, places = F.max_pool2d(self.conv(x), 2, return_indices=True)
@@ -134,7 +134,7 @@ class ComputedNorms(Around):
 
 
 class SmallerAddendFirst(Around):
-    """A sum of two activations whose first is broadcast (global context)."""
+    """A sum of two activations, the first of which is broadcast (global context)."""
 
     def middle(self, x):
         return self.conv(x.mean((2, 3), keepdim=True)) + x
@@ -147,7 +147,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_uncommon_network_is_quantized_tuned_and_had_back(kind, tmp_path):
+def test_uncommon_networks_are_quantized_tuned_and_loaded(kind, tmp_path):
     torch.manual_seed(0)
     network = trained(kind())
     made = quantize(network, w=8, a=8, out=tmp_path / "out", set=FEW, **GIVEN)
@@ -155,21 +155,21 @@ def test_an_uncommon_network_is_quantized_tuned_and_had_back(kind, tmp_path):
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     quick = quantize(network, w=8, a=8, out=tmp_path / "instant", recipe="instant", act_placement="integer", **GIVEN)
     error = relative_error(network(x), load(quick.path, model=network, device="cpu")(x))
-    assert error < 0.3  # far from ruined: a wrong weight or a lost layer is beyond 1
+    assert error < 0.3  # a wrong weight or a missing layer would give more than 1
 
 
-def test_layers_that_share_a_parameter_have_names_of_their_own():
+def test_layers_that_share_a_parameter_have_distinct_names():
     found = inspect(trained(FlippedFirst()), **INPUT)
     assert [layer.name for layer in found.layers if layer.kind == "conv2d"] == ["stem.0", "conv#1", "conv"]
     assert len({layer.name for layer in found.layers}) == len(found.layers)
 
 
-def test_a_product_by_linear_algebra_is_a_linear_layer():
+def test_linalg_matmul_with_a_weight_is_a_linear_layer():
     (last,) = (layer for layer in inspect(trained(LinearAlgebra()), **INPUT).layers if layer.kind == "linear")
     assert (last.weight_shape, last.multiply_adds, last.w_bits) == ((4, 8), 32, 4)
 
 
-def test_a_product_and_mean_is_listed_as_one():
+def test_multiplication_and_mean_are_listed_as_one_product_and_sum():
     class Meant(Around):
         def head(self, x):
             return (x[:, None] * self.fc.weight).mean(-1)
@@ -179,15 +179,15 @@ def test_a_product_and_mean_is_listed_as_one():
 
 
 @pytest.mark.parametrize(("tensor", "value"), [("mask", "nan"), ("conv.weight", "inf"), ("norm.running_var", "inf")])
-def test_infinity_is_taken_in_masks_alone(tensor, value):
+def test_nan_in_masks_and_infinity_elsewhere_are_refused(tensor, value):
     network = trained(MaskOfInfinity())
     network.state_dict()[tensor].view(-1)[0] = float(value)
     with pytest.raises(ModelError, match=f"{tensor} contains NaN or infinite values"):
         quantize(network, recipe="instant", **GIVEN)
 
 
-def test_a_layer_behind_max_pooling_reads_what_the_activation_before_it_was_quantized_to():
-    """In placement ``activations``: pooling, padding and views hand on values of the grid."""
+def test_layer_after_max_pooling_reads_the_quantized_activation():
+    """In placement ``activations``: pooling, padding and views keep values on the grid."""
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.ZeroPad2d(1)]
     layers += [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)]
     found = inspect(trained(nn.Sequential(*layers)), w=4, a=4, act_placement="activations", **INPUT)

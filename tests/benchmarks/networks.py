@@ -1,4 +1,4 @@
-"""Real networks to measure on, where they are: they are no part of the project."""
+"""Real networks to measure on; they are not part of the project and may be missing."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ INPUTS = {
 
 
 def real_network(name: str) -> Teacher:
-    """One of :data:`INPUTS`, or any MODEL that says itself how it wants its input."""
+    """One of :data:`INPUTS`, or any MODEL that states its own preprocessing."""
     if name not in INPUTS:
         return Source.parse(name).load()
     if not FILE.is_file():

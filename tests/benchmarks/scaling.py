@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.scaling
 
-times plain steps of networks of different size (random weights), fits what a step costs by its multiply-adds, its
-layers' outputs, its parameters and its operations, tells how far the fit is off for each network when it is fitted to
-the others, and what it says of networks that were not measured. Then it times what 1, 2 and 4 processes (gloo)
-exchange in a tuning step. On an otherwise idle machine; of one CPU thread.
+times plain steps of networks of different sizes (random weights), and fits the cost of a step to its multiply-adds, its
+layers' outputs, its parameters and its operations. It prints the cost of each network as predicted from the others, and
+predictions for networks that were not measured. Then it times how long 1, 2 and 4 processes (gloo) take to exchange the
+gradients of a tuning step. Run it on an otherwise idle machine; it uses one CPU thread.
 """
 
 import argparse
@@ -67,11 +67,11 @@ class Measured:
     causes: tuple[float, ...]
     """Multiply-adds and layers' outputs of a batch, the network's parameters, its operations."""
     seconds: dict[str, float]
-    """Of a step, by stage."""
+    """Seconds per step, by stage."""
 
 
 def causes(captured: Captured, batch: int) -> tuple[float, ...]:
-    """What a step's time is fitted by, see :class:`Measured`."""
+    """The quantities that a step's time is fitted to, see :class:`Measured`."""
     found = layers(captured.graph)
     parameters = sum(tensor.numel() for tensor in captured.graph.parameters())
     work, outputs = sum(one.multiply_adds for one in found), sum(one.outputs for one in found)
@@ -92,9 +92,9 @@ def measure(name: str, side: int, classes: int, steps: int) -> Iterator[Measured
 
 
 def fitted(rows: Sequence[Measured], stage: str) -> Tensor:
-    """Seconds for each unit of a cause, none below zero; relative errors count alike, large network or small.
+    """Seconds per unit of every cause, none of them negative; relative errors of all networks count equally.
 
-    Least squares with bounds at zero: the best of all choices of causes whose own solution has none below it.
+    Non-negative least squares: the best of all subsets of causes whose unconstrained solution is not negative.
     """
     times = torch.tensor([row.seconds[stage] for row in rows], dtype=torch.float64)
     matrix = torch.tensor([row.causes for row in rows], dtype=torch.float64) / times[:, None]
@@ -118,7 +118,7 @@ def predicted(units: Tensor, found: Sequence[float]) -> float:
 
 
 def report_fit(rows: Sequence[Measured], recipe: Recipe) -> None:
-    """What was measured, how far the fit to the others is off, and what it says of larger networks."""
+    """Print what was measured, its prediction from the other networks, and predictions for larger networks."""
     print("| network | batch | M parameters | G multiply-adds | stage | seconds a step | foretold by the others |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
@@ -159,7 +159,7 @@ def exchanged(sizes: Sequence[int]) -> None:
 
 
 def report_exchange(sizes: Sequence[int]) -> None:
-    """A table over the number of processes, started as torchrun does."""
+    """Print a table by the number of processes, which are started as torchrun does."""
     print("\n| processes | M parameters | seconds to exchange |\n| --- | --- | --- |", flush=True)
     for count in PROCESSES:
         with socket.socket() as free:

@@ -1,10 +1,10 @@
-"""What one step of each stage costs: the real loops with the default recipe.
+"""The cost of one step of each stage, in the real loops with the default recipe.
 
     python -m tests.benchmarks.step_cost resnet20_cifar10 --batch 256 --steps 10 [--device cuda] [--no-compile]
 
-prints, for each stage, the median seconds of a step; of a compiled one, as in long runs, where the CPU's steps can be
-compiled. To compare with another implementation, run the two in turns on an otherwise idle machine: seconds of
-different runs are not comparable.
+prints, for each stage, the median seconds of a step. On a CPU the steps are compiled if possible, as in long runs. To
+compare with another implementation, run the two alternately on an otherwise idle machine: times that were measured at
+different times are not comparable.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from intraq_cli.zoo import load_recipe
 from tests.benchmarks.networks import real_network
 
 RAMP = {"cpu": 1, "cuda": 4}
-"""First steps, left out: memory is allocated in them, and on a GPU they are recorded."""
+"""First steps, which are left out: memory is allocated in them, and on a GPU they are recorded."""
 
 
 class StepCost(NamedTuple):
@@ -46,7 +46,7 @@ class StepCost(NamedTuple):
     """``stage1`` (images) or ``stage2`` (tuning)."""
     median: float
     first: float
-    """The first step, what was set up before it and any compiling included."""
+    """The first step, including setup and compilation."""
 
 
 class Clock:
@@ -58,13 +58,13 @@ class Clock:
         self.last = self.now()
 
     def now(self) -> float:
-        """The time when the device has done all that it was given."""
+        """The time when the device has finished all pending work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def __call__(self, event: Event) -> None:
-        """Note that a step is done, and pass messages on."""
+        """Record a finished step, and print messages."""
         if isinstance(event, Noted | Warned):
             print(event.message, file=sys.stderr)
         if isinstance(event, StepDone):
@@ -73,7 +73,7 @@ class Clock:
             self.last = now
 
     def cost(self, stage: str) -> StepCost:
-        """Of the steps so far."""
+        """The cost of the steps so far."""
         return StepCost(stage, statistics.median(self.seconds[RAMP[self.device.type] :]), self.seconds[0])
 
 
@@ -103,7 +103,7 @@ def time_stages(name: str, batch: int, steps: int, device: torch.device, compile
 def step_costs(
     teacher: Teacher, captured: Captured, batch: int, steps: int, device: torch.device, **settings: Any
 ) -> Iterator[StepCost]:
-    """Of both stages with the default recipe at W4A4; ``settings`` replace values of both sections of it."""
+    """The costs of both stages with the default recipe at W4A4; ``settings`` replace values in both its sections."""
     recipe, total, graph = load_recipe("default"), steps + RAMP[device.type], captured.graph
     progress.REPORT_EVERY = tuner.REPORT_EVERY = 1  # every step is timed
     clock = Clock(device)

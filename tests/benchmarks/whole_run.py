@@ -1,4 +1,4 @@
-"""What a whole ``quantize`` costs, and what it loses.
+"""The cost of a whole ``quantize`` run, and the accuracy that it loses.
 
     python -m tests.benchmarks.whole_run resnet20_digits --data digits --w 4 --a 4
 

@@ -30,7 +30,7 @@ def digits(tmp_path_factory, small_digits):
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
 @pytest.mark.parametrize("w", [2, 5, 8])
-def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp_path, placement, w, monkeypatch):
+def test_loaded_checkpoint_gives_the_same_logits_bit_for_bit(factory, tmp_path, placement, w, monkeypatch):
     seen = {}
     from intraq_cli.jobs import pipeline
 
@@ -49,7 +49,7 @@ def test_loaded_logits_are_bit_for_bit_those_at_the_end_of_quantize(factory, tmp
     assert torch.equal(loaded(seen["x"]), seen["logits"])
 
 
-def test_weights_are_packed_and_no_float_copy_is_kept(digits, small_digits):
+def test_weights_are_stored_packed_without_a_float_copy(digits, small_digits):
     tensors = load_file(digits / "model.safetensors")
     assert not [k for k in tensors if k.endswith(("conv1.weight", "conv2.weight", "fc.weight"))]
     words = tensors["stages.2.0.conv2.weight_packed"]
@@ -63,7 +63,7 @@ def test_weights_are_packed_and_no_float_copy_is_kept(digits, small_digits):
     assert (digits / "model.safetensors").stat().st_size * 6.5 < Path(small_digits, "model.safetensors").stat().st_size
 
 
-def test_the_folder_holds_what_was_promised(digits):
+def test_checkpoint_folder_has_the_documented_files_and_contents(digits):
     assert {p.name for p in digits.iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -85,7 +85,7 @@ def test_the_folder_holds_what_was_promised(digits):
     assert "license: cc-by-4.0" in card
 
 
-def test_one_seed_gives_identical_checkpoints(tmp_path, digits, small_digits):
+def test_same_seed_gives_identical_checkpoints_and_another_seed_does_not(tmp_path, digits, small_digits):
     quantize(small_digits, w=3, a=4, out=tmp_path / "again", set=SET, device="cpu")
     for name in ("model.safetensors", "config.json", "samples.png"):
         assert (tmp_path / "again" / name).read_bytes() == (digits / name).read_bytes()
@@ -93,15 +93,15 @@ def test_one_seed_gives_identical_checkpoints(tmp_path, digits, small_digits):
     assert (tmp_path / "other/model.safetensors").read_bytes() != (digits / "model.safetensors").read_bytes()
 
 
-def test_the_manifest_holds_the_call_as_one_can_repeat_it(tmp_path, digits, monkeypatch):
+def test_python_call_recorded_in_run_json_reproduces_the_checkpoint(tmp_path, digits, monkeypatch):
     called = json.loads((digits / "run.json").read_text())["command"]
-    assert "bits=" not in called  # the default
+    assert "bits=" not in called  # defaults are left out
     monkeypatch.chdir(tmp_path)
     eval(called.replace(repr(str(digits)), "'again'"))
     assert (tmp_path / "again/model.safetensors").read_bytes() == (digits / "model.safetensors").read_bytes()
 
 
-def test_no_code_runs_that_the_user_did_not_type(factory, tmp_path):
+def test_load_runs_no_network_code_that_the_user_did_not_name(factory, tmp_path):
     quantize(f"{factory}:net", out=tmp_path / "out", set=SET, device="cpu", **SPEC)
     with pytest.raises(ModelError, match="contains no code") as caught:
         load(tmp_path / "out")
@@ -174,7 +174,7 @@ BREAK = {
 
 
 @pytest.mark.parametrize("damage", BREAK)
-def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
+def test_damaged_checkpoint_is_a_one_line_error(digits, tmp_path, damage):
     folder = tmp_path / "copy"
     shutil.copytree(digits, folder)
     BREAK[damage](folder)
@@ -185,7 +185,7 @@ def test_a_damaged_checkpoint_is_one_line(digits, tmp_path, damage):
 
 
 @pytest.mark.parametrize(("version", "hint"), [(1, "create it again with `intraq quantize`"), (3, "update intraq")])
-def test_a_checkpoint_of_another_format_says_what_to_do(digits, tmp_path, version, hint):
+def test_checkpoint_of_another_format_version_is_refused_with_a_hint(digits, tmp_path, version, hint):
     shutil.copytree(digits, tmp_path / "copy")
     assert json.loads((digits / "config.json").read_text())["quantization_config"]["format_version"] == 2
     change_config(tmp_path / "copy", lambda c: c["quantization_config"].update(format_version=version))
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_format_says_what_to_do(digits, tmp_path, versio
 
 
 def allocated():
-    """The most memory that this process has had so far, in bytes."""
+    """Peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -216,7 +216,7 @@ def allocated():
         {"architecture": "efficientnet_b0", "model_args": {"channel_multiplier": 32.0}},
     ],
 )
-def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, tmp_path, monkeypatch, change):
+def test_config_naming_a_huge_network_is_refused_without_allocating_it(digits, tmp_path, monkeypatch, change):
     folder = tmp_path / "copy"
     shutil.copytree(digits, folder)
     change_config(folder, lambda c: (c.update(change), c.pop("label_names")))
@@ -229,11 +229,11 @@ def test_a_config_does_not_make_us_allocate_what_its_file_does_not_hold(digits, 
     with pytest.raises((CheckpointError, ModelError)):
         load(folder, device="cpu")
     assert built[0] == "meta"
-    assert allocated() - before < 300 * 2**20  # it never came to memory
+    assert allocated() - before < 300 * 2**20  # the network was never allocated
 
 
-def test_another_architecture_is_refused_before_it_is_captured(digits, tmp_path, monkeypatch):
-    """That takes seconds, or minutes, and is what a stranger's config asks for."""
+def test_mismatched_architecture_is_refused_before_it_is_captured(digits, tmp_path, monkeypatch):
+    """Capturing takes seconds to minutes, and the config is not trusted."""
     shutil.copytree(digits, tmp_path / "copy")
     change_config(
         tmp_path / "copy", lambda c: c.update(architecture="densenet121", model_args={"in_chans": 1, "growth_rate": 8})
@@ -243,7 +243,7 @@ def test_another_architecture_is_refused_before_it_is_captured(digits, tmp_path,
         load(tmp_path / "copy", device="cpu")
 
 
-def test_the_manifest_may_be_missing(digits, tmp_path):
+def test_checkpoint_without_run_json_loads_but_has_no_teacher_to_evaluate(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "copy")
     (tmp_path / "copy/run.json").unlink()
     load(tmp_path / "copy", device="cpu")
@@ -261,7 +261,7 @@ def test_the_manifest_may_be_missing(digits, tmp_path):
         ({"source": "{float}"}, "has 4 classes, the checkpoint 10"),
     ],
 )
-def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, monkeypatch, teacher, says):
+def test_teacher_named_in_run_json_is_not_trusted(digits, tmp_path, monkeypatch, teacher, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text("raise SystemExit")
     (tmp_path / "weights.pth").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
@@ -279,7 +279,7 @@ def test_what_a_manifest_says_of_its_teacher_is_not_trusted(digits, tmp_path, mo
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_path):
+def test_checkpoint_from_the_hub_cannot_name_local_files_as_its_teacher(digits, monkeypatch, tmp_path):
     shutil.copytree(digits, tmp_path / "snapshot")
     (tmp_path / "snapshot/run.json").write_text(json.dumps({"teacher": {"source": "resnet20_digits"}}))
     monkeypatch.setattr("intraq_cli.jobs.targets.fetch_checkpoint", lambda repository: tmp_path / "snapshot")
@@ -292,8 +292,8 @@ def test_a_checkpoint_from_the_hub_names_no_files_here(digits, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("architecture", ["torchvision:regnet_y_400mf", "torchvision:mobilenet_v2", "test_resnet"])
-def test_whatever_can_be_quantized_is_rebuilt(tmp_path, architecture):
-    """Builders that need the values of tensors included."""
+def test_architectures_are_rebuilt_from_their_checkpoint(tmp_path, architecture):
+    """Including those whose constructors read values of tensors."""
     spec = InputSpec((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
     write_checkpoint(tmp_path / "made", architecture, {}, spec, "inputs")
     network = load(tmp_path / "made", device="cpu")
@@ -308,9 +308,9 @@ def integer_digits(tmp_path_factory, small_digits):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of bounds that it makes constants
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns that bounds become constants
 @pytest.mark.parametrize("which", ["digits", "integer_digits"])
-def test_a_loaded_network_goes_where_networks_of_torch_go(which, request, random):
+def test_loaded_network_can_be_traced_exported_compiled_and_cast(which, request, random):
     network = load(request.getfixturevalue(which))
     x = torch.randn(4, 1, 8, 8, generator=random)
     with torch.no_grad():
@@ -326,15 +326,15 @@ def test_a_loaded_network_goes_where_networks_of_torch_go(which, request, random
     assert (half.float() - logits).abs().mean() < 0.3 * logits.std()
 
 
-def test_a_loaded_network_knows_its_images_and_classes(digits):
+def test_loaded_network_has_its_transform_and_label_names(digits):
     network = load(digits)
     assert network.transform(Image.new("L", (20, 30), 255)).shape == (1, 8, 8)
     assert network.label_names == [str(digit) for digit in range(10)]
     assert next(network.parameters()).device.type == "cpu"
 
 
-def test_force_replaces_checkpoints_and_no_other_folder_with_a_config(small_digits, tmp_path):
-    """A float model's folder, or that of any other tool."""
+def test_force_does_not_replace_other_folders_with_a_config_json(small_digits, tmp_path):
+    """Such as a float model's folder, or one of another tool."""
     given = {"w": 8, "a": 8, "recipe": "instant", "device": "cpu", "force": True}
     (tmp_path / "app").mkdir()
     (tmp_path / "app/config.json").write_text('{"name": "my web app"}')

@@ -1,4 +1,4 @@
-"""Sizes foretold, against files that are there."""
+"""Predicted file sizes, compared with actual files."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_the_size_of_a_safetensors_file_is_known_before_it_is_written(tmp_path, count):
+def test_predicted_size_of_a_safetensors_file_equals_the_written_size(tmp_path, count):
     shapes = [(), (1,), (3, 5), (2, 0, 7), (1000, 3)]
     tensors = {
         f'layer.{k}.{str(dtype)[6:]}-é"\\': torch.zeros(shapes[(k + j) % len(shapes)], dtype=dtype)
@@ -25,7 +25,7 @@ def test_the_size_of_a_safetensors_file_is_known_before_it_is_written(tmp_path, 
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
-def test_inspect_foretells_a_checkpoints_size_to_the_byte(tmp_path, network, placement):
+def test_inspect_predicts_the_size_of_a_checkpoint_to_the_byte(tmp_path, network, placement):
     bits = {"w": 3, "a": 5, "first_last_bits": 8, "act_placement": placement}
     made = quantize(network, out=tmp_path / "made", recipe="instant", device="cpu", **bits, **GIVEN)
     expected = inspect(network, **bits, **GIVEN).bytes_quantized

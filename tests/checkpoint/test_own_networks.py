@@ -1,4 +1,4 @@
-"""What a checkpoint holds of networks that compute their weights, hold odd things, or call a layer twice."""
+"""Checkpoints of networks that compute their weights, hold unusual tensors, or call a layer twice."""
 
 import json
 
@@ -164,14 +164,14 @@ PLAIN = {
     *(key for layer in ("conv", "fc") for key in (*of_weight(layer), *of_input(layer))),
     *("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "fc.bias"),
 }
-"""All keys in the file of ``net``."""
+"""Names of all tensors in a checkpoint of ``net``."""
 
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """Quantizes a network of ``NETS``, loads it again, and gives the file's tensors and the config.
+    """Quantizes a network of ``NETS``, loads it again, and returns the file's tensors and the config.
 
-    What it loads answers bit for bit as at the end of ``quantize``.
+    The loaded network must give the logits at the end of ``quantize``, bit for bit.
     """
 
     def run(name, recipe="instant", **options):
@@ -198,21 +198,21 @@ def written(tmp_path, monkeypatch):
     "name",
     ["net", "pruned", "weight_normed", "spectral_normed", "spectral_normed_by_hooks", "extra", "unused", "layouts"],
 )
-def test_weights_are_stored_as_codes_alone_however_they_come_about(written, name):
-    """No float weight, and nothing that one is computed from: the keys are those of the plain network."""
+def test_computed_weights_are_stored_as_codes_only(written, name):
+    """Neither float weights nor what they are computed from: the tensors are those of the plain network."""
     tensors, config = written(name)
     assert tensors.keys() == PLAIN
     assert config["quantization_config"]["modules"] == {"conv": 3, "fc": 3}
     assert tensors["conv.weight_shape"].tolist() == [8, 3, 3, 3]
 
 
-def test_a_tuned_network_that_is_pruned_stores_codes_alone(written):
+def test_pruned_network_is_stored_as_codes_only_after_tuning(written):
     settings = ["synthesis.num_images=16", "synthesis.batch_size=8", "synthesis.steps=2"]
     tensors, _ = written("pruned", "default", set=[*settings, "tuning.steps=3", "tuning.batch_size=8"])
     assert tensors.keys() == PLAIN
 
 
-def test_a_complex_parameter_that_is_used_is_stored_as_it_is(written, tmp_path):
+def test_complex_parameter_is_stored_unquantized_and_checked_for_nan(written, tmp_path):
     tensors, _ = written("filtered")
     assert tensors.keys() == PLAIN | {"filter"}
     assert (tensors["filter"].dtype, tuple(tensors["filter"].shape)) == (torch.complex64, (8, 8, 5))
@@ -222,7 +222,7 @@ def test_a_complex_parameter_that_is_used_is_stored_as_it_is(written, tmp_path):
         load(tmp_path / "out", model=f"{tmp_path}/nets.py:filtered", device="cpu")
 
 
-def test_two_calls_share_one_weight_and_have_a_grid_each_for_their_inputs(written):
+def test_layer_called_twice_has_one_weight_but_a_grid_for_each_input(written):
     tensors, config = written("twice")
     assert tensors.keys() == PLAIN | of_weight("mid") | {"mid.bias"} | of_input("mid") | of_input("mid#1")
     assert tensors["mid.input_scale"] != tensors["mid#1.input_scale"]
@@ -230,13 +230,13 @@ def test_two_calls_share_one_weight_and_have_a_grid_each_for_their_inputs(writte
     assert list(config["quantization_config"]["sites"]) == ["conv", "mid", "mid#1", "fc"]
 
 
-def test_a_weight_that_something_else_reads_too_is_loaded_with_its_batch_norm_in_it(written):
+def test_weight_with_another_reader_is_stored_both_folded_and_in_float(written):
     tensors, config = written("tied", act_placement="integer")
     assert config["quantization_config"]["modules"] == {"conv.weight_folded": 3, "fc": 3}
-    assert "conv.weight" in tensors  # which the rest of the network reads, as a float
+    assert "conv.weight" in tensors  # the rest of the network reads it in float
 
 
-def test_parameters_that_are_called_as_those_of_a_quantizer_are_stored_beside_them(written):
+def test_parameters_named_like_quantizer_tensors_do_not_clash_with_them(written):
     tensors, _ = written("scaled")
     own = {"weight_scale_float", "weight_scale_float_float", "weight_shape_float", "input_scale_float"}
     assert tensors.keys() == PLAIN | {f"conv.{name}" for name in own}
@@ -250,7 +250,7 @@ def nets(tmp_path):
     return str(tmp_path / "nets.py")
 
 
-def test_what_stays_float_is_said(nets, tmp_path):
+def test_quantize_reports_the_share_of_multiply_adds_that_stay_float(nets, tmp_path):
     told = []
     quantize(f"{nets}:recurrent", recipe="instant", out=tmp_path / "out", dry_run=True, report=told.append, **SPEC)
     (said,) = [event.message for event in told if isinstance(event, Noted)]
@@ -259,7 +259,7 @@ def test_what_stays_float_is_said(nets, tmp_path):
     assert said == f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: lstm (a recurrent layer)"
 
 
-def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_path):
+def test_tensor_type_that_no_checkpoint_can_hold_is_refused_up_front(nets, tmp_path):
     with pytest.raises(ModelError, match=r"filter is a tensor that no checkpoint can store \(complex128"):
         quantize(f"{nets}:complex128", recipe="instant", out=tmp_path / "out", **SPEC)
     assert not (tmp_path / "out").exists()
@@ -275,14 +275,14 @@ def test_a_tensor_that_no_file_can_hold_is_refused_before_any_work(nets, tmp_pat
         ("nn.Conv2d(3, 8, 3, 1, 1, bias=False)", "nn.Conv2d(3, 8, 3, 1, 1, bias=False, padding_mode='reflect')"),
     ],
 )
-def test_code_that_computes_something_else_is_refused(written, tmp_path, was, now):
+def test_load_refuses_code_that_computes_something_else(written, tmp_path, was, now):
     written("net")
     (tmp_path / "nets.py").write_text(NETS.replace(was, now))
     with pytest.raises(CheckpointError, match="differs, in its operations or in numbers in its code"):
         load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")
 
 
-def test_code_that_is_only_spelled_otherwise_is_taken_and_that_of_another_torch_is_not_compared(written, tmp_path):
+def test_load_accepts_equivalent_code_and_skips_the_check_for_other_torch(written, tmp_path):
     _, config = written("net")
     x = torch.randn(4, 3, 8, 8)
     logits = load(tmp_path / "out", model=f"{tmp_path}/nets.py:net", device="cpu")(x)

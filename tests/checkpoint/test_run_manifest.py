@@ -9,7 +9,7 @@ FIGURES = {"n": 10, "top1": 80, "top5": 99.5, "float_top1": 81.0, "float_top5": 
 EVALUATION = {**FIGURES, "data": "digits", "date": "2026-01-01", "split": None, "more": [1]}
 
 
-def test_what_is_there_is_returned_as_it_is_and_unknown_fields_are_kept(tmp_path):
+def test_run_json_is_returned_unchanged_including_unknown_fields(tmp_path):
     assert read_run(tmp_path) == {}
     task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
     for run in ({}, {"seed": 3, "teacher": {"source": "resnet18", "weights": None}, "evaluations": [EVALUATION]},
@@ -35,7 +35,7 @@ def test_what_is_there_is_returned_as_it_is_and_unknown_fields_are_kept(tmp_path
         ({"evaluations": [FIGURES]}, "is damaged: evaluations.0.data"),
     ],
 )
-def test_a_damaged_manifest_says_where(tmp_path, run, says):
+def test_error_for_a_damaged_run_json_names_the_field(tmp_path, run, says):
     (tmp_path / "run.json").write_text(json.dumps(run))
     with pytest.raises(CheckpointError) as caught:
         read_run(tmp_path)

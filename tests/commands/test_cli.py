@@ -31,11 +31,11 @@ def in_a_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def net(factory):
-    """The words for a network of two layers."""
+    """Command-line arguments for a network of two layers."""
     return f"{factory}:net", *INPUT
 
 
-def test_the_whole_path_and_its_json(intraq, tmp_path):
+def test_synthesize_quantize_and_evaluate_print_the_documented_json(intraq, tmp_path):
     made = intraq("synthesize", "resnet20_digits", "--out", "i.safetensors", *TINY, "--json")
     assert (made.code, made.err.count("error")) == (0, 0)
     found = json.loads(made.out)
@@ -56,14 +56,14 @@ def test_the_whole_path_and_its_json(intraq, tmp_path):
     assert (found["n"], found["float_top1"] > 95) == (50, True)
 
 
-def test_images_of_a_run_are_those_that_synthesize_writes(intraq, tmp_path, net):
+def test_quantize_gives_the_same_checkpoint_with_images_from_synthesize(intraq, tmp_path, net):
     assert intraq("synthesize", *net, "--out", "i.safetensors", *TINY).code == 0
     assert intraq("quantize", *net, "--images", "i.safetensors", "--out", "two", *TINY).code == 0
     assert intraq("quantize", *net, "--out", "one", *TINY).code == 0
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
 
 
-def test_evaluate_a_float_model(intraq):
+def test_float_model_can_be_evaluated_and_agrees_with_itself(intraq):
     made = intraq("evaluate", "resnet20_digits", "--data", "digits", "--json")
     found = json.loads(made.out)
     assert found["n"] == 600
@@ -71,14 +71,14 @@ def test_evaluate_a_float_model(intraq):
     assert found["agreement"] == 100
 
 
-def test_quiet_prints_the_path_alone(intraq, net):
+def test_quiet_prints_only_the_path(intraq, net):
     made = intraq("quantize", *net, "--out", "a b ü", *TINY, "-q")
     assert (made.code, made.out) == (0, "a b ü\n")
-    # so few steps may leave a part of the loss at zero: warnings are shown, progress is not
+    # warnings are shown (so few steps may leave a part of the loss at zero), but progress is not
     assert all(line.startswith("warning:") for line in made.err.splitlines())
 
 
-def test_a_printed_path_is_no_option(intraq, tmp_path, net, monkeypatch):
+def test_printed_path_starting_with_a_dash_is_not_taken_for_an_option(intraq, tmp_path, net, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = intraq("quantize", *net, "--recipe", "instant", "--out", "./-dash", "-q")
     assert (made.code, made.out) == (0, "./-dash\n")
@@ -89,13 +89,13 @@ def test_a_printed_path_is_no_option(intraq, tmp_path, net, monkeypatch):
     ("args", "after"),
     [(("evaluate", "x", "--data", ""), "--data"), (("predict", "x", ""), "x"), (("zoo", "--a="), "--a=")],
 )
-def test_an_empty_variable_of_the_shell_is_not_the_working_folder(intraq, args, after):
+def test_empty_argument_is_an_error_and_not_the_working_folder(intraq, args, after):
     made = intraq(*args)
     assert (made.code, made.out) == (2, "")
     assert made.err.startswith(f"error: the value after {after} is empty\n")
 
 
-def test_plain_lines_without_a_terminal(intraq):
+def test_output_without_a_terminal_is_plain_lines(intraq):
     made = intraq("quantize", "resnet20_digits", "--out", "x", *TINY)
     assert "\x1b" not in made.out + made.err
     assert "synthesis: 6 steps, 32 images" in made.err
@@ -103,7 +103,7 @@ def test_plain_lines_without_a_terminal(intraq):
     assert "agreement" in made.out
 
 
-def test_what_is_hinted_at_next_runs_as_it_stands(intraq, tmp_path, factory, labelled):
+def test_suggested_next_commands_run_as_printed(intraq, tmp_path, factory, labelled):
     (tmp_path / "my nets").mkdir()
     model = f"{shutil.copy(factory, 'my nets')}:net"
     made = intraq("synthesize", model, *INPUT, *TINY, "--out", "my images")
@@ -119,8 +119,8 @@ def _hinted(printed):
 
 
 @pytest.mark.parametrize("command", [("synthesize", "--dry-run"), ("sensitivity", "-n", "8", "--widths", "4")])
-def test_settings_that_have_no_effect_are_told(intraq, net, command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "150")  # or the help breaks words
+def test_settings_without_effect_cause_a_warning(intraq, net, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")  # otherwise the help breaks words
     verb, *more = command
     made = intraq(verb, *net, *more, "--set", "tuning.steps=3", "--set", "synthesis.steps=1")
     assert made.code == 0
@@ -129,7 +129,7 @@ def test_settings_that_have_no_effect_are_told(intraq, net, command, monkeypatch
     assert "synthesis.steps=200" in " ".join(intraq(verb, "--help").out.split())
 
 
-def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net):
+def test_sensitivity_tables_fit_100_columns_and_explain_their_figures(intraq, net):
     args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "2,3,4,5,6,7,8")
     made = intraq(*args)
     assert made.code == 0
@@ -153,7 +153,7 @@ def test_the_table_of_sensitivities_is_narrow_and_says_what_it_shows(intraq, net
     assert [table.splitlines()[2].split()[0] for table in tables] == [first] * 3
 
 
-def test_a_quiet_sensitivity_prints_its_file_alone(intraq, net):
+def test_quiet_sensitivity_prints_only_its_file(intraq, net):
     args = ("sensitivity", *net, "-n", "8", "--set", "synthesis.steps=1", "--widths", "4", "-q")
     assert intraq(*args, "--out", "s.json").out == "s.json\n"
     assert "next:" not in intraq(*args).err
@@ -169,7 +169,7 @@ def test_dry_run_writes_nothing(intraq, tmp_path, net):
     assert list(tmp_path.iterdir()) == before
 
 
-def test_an_existing_output_is_kept_unless_forced(intraq, tmp_path, net):
+def test_existing_output_is_replaced_only_with_force_and_if_a_checkpoint(intraq, tmp_path, net):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/mine").write_text("mine")
     made = intraq("quantize", *net, "--out", "x", *TINY)
@@ -220,7 +220,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize(("args", "code", "kind"), NONSENSE, ids=[" ".join(a) for a, _, _ in NONSENSE])
-def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args, code, kind):
+def test_bad_input_gives_an_error_line_a_hint_and_an_exit_code(intraq, tmp_path, factory, args, code, kind):
     (tmp_path / "data/77").mkdir(parents=True)
     args = [a.replace("FACTORY", factory).replace("FOLDER", "data") for a in args]
     before = sorted(tmp_path.rglob("*"))
@@ -253,7 +253,7 @@ def test_bad_input_is_one_line_a_hint_and_a_code(intraq, tmp_path, factory, args
         ),
     ],
 )
-def test_an_option_says_what_it_takes(intraq, args, message, hint):
+def test_error_for_an_invalid_option_value_says_what_is_allowed(intraq, args, message, hint):
     made = intraq("evaluate", "x", "--data", "digits", *args, "--json")
     error = json.loads(made.out)["error"]
     assert (made.code, error["hint"]) == (2, hint)
@@ -269,12 +269,12 @@ def test_an_option_says_what_it_takes(intraq, args, message, hint):
         (("sensitivity", "x", "--widths", "y"), "e.g. --widths 2,4,8"),
     ],
 )
-def test_the_example_of_a_list_is_of_its_own_option(intraq, args, hint):
+def test_hint_for_an_invalid_list_gives_an_example_of_the_same_option(intraq, args, hint):
     made = intraq(*args, "--json")
     assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, hint)
 
 
-def test_zoo(intraq):
+def test_zoo_lists_and_shows_every_recipe_model_and_table(intraq):
     listed = json.loads(intraq("zoo", "list", "--json").out)
     assert "resnet20_digits" in listed["models"]
     for name in [*listed["recipes"], *listed["models"], *listed["results"]]:
@@ -290,12 +290,12 @@ def python(*args, **env):
 
 
 def warm(*args, **env):
-    """The command line in a process of its own, which has torch already."""
+    """Run the command line in a separate process that has already imported torch."""
     return process.run("-m", "intraq_cli", *args, env={**os.environ, **env}, timeout=120)
 
 
 def test_options_are_grouped_in_help(intraq):
-    """A panel for each group that has options in a command; and no group names an option that nobody has."""
+    """Each group with options of a command has a panel, and no group names an option that does not exist."""
     out = intraq("quantize", "--help").out
     assert all(f"─ {panel} ─" in out for panel in ("Options", *options.PANELS))
     assert "Bits by layer" not in intraq("evaluate", "--help").out
@@ -305,7 +305,7 @@ def test_options_are_grouped_in_help(intraq):
     assert {name for members in options.PANELS.values() for name in members} <= known
 
 
-def test_help_and_version_need_no_torch():
+def test_help_version_and_zoo_do_not_import_torch():
     script = (
         "import sys; from intraq_cli.app import main; main(sys.argv[1:]); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'torchvision', 'huggingface_hub')))"
@@ -316,7 +316,7 @@ def test_help_and_version_need_no_torch():
         assert made.stdout
 
 
-def test_what_a_result_depends_on_is_told_without_loading_it():
+def test_library_versions_are_found_without_importing_the_libraries():
     made = process.run("-c", "import json, sys; from intraq_cli.jobs.manifest import versions; "
                        "print(json.dumps([versions(), 'timm' in sys.modules]))", timeout=120)  # fmt: skip
     told, loaded = json.loads(made.stdout)
@@ -326,7 +326,7 @@ def test_what_a_result_depends_on_is_told_without_loading_it():
 
 
 @pytest.mark.parametrize("model", ["timm/resnet18.a1_in1k", "resnet18", "hf-hub:timm/resnet18.a1_in1k@main"])
-def test_no_network_is_one_line(model, tmp_path):
+def test_unreachable_hub_is_a_model_error_without_a_traceback(model, tmp_path):
     env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     made = warm("quantize", model, "--json", **env)
     assert made.returncode == 1
@@ -335,7 +335,7 @@ def test_no_network_is_one_line(model, tmp_path):
     assert not (tmp_path / f"{model}-w4a4").exists()
 
 
-def test_offline_means_torchvision_too(tmp_path):
+def test_offline_mode_of_the_hub_prevents_torchvision_downloads_too(tmp_path):
     made = warm("quantize", "torchvision:resnet18", HF_HUB_OFFLINE="1", TORCH_HOME=str(tmp_path))
     assert made.returncode == 1
     assert "HF_HUB_OFFLINE is set" in made.stderr
@@ -343,7 +343,7 @@ def test_offline_means_torchvision_too(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["test_vit", "torchvision:convnext_tiny"])
-def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_path):
+def test_network_without_batch_norm_is_refused_before_any_download(model, tmp_path):
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
     made = warm("quantize", model, **env)
     assert made.returncode == 1
@@ -351,7 +351,7 @@ def test_a_network_without_batch_norm_is_refused_before_any_download(model, tmp_
 
 
 @pytest.mark.parametrize("command", ["zoo list", "zoo show results", "zoo show results --csv", "zoo list --json"])
-def test_a_closed_pipe_ends_quietly_with_the_code_of_sigpipe(command):
+def test_closed_pipe_ends_the_command_quietly_with_exit_code_141(command):
     read, write = os.pipe()
     os.close(read)
     made = subprocess.run(
@@ -366,7 +366,7 @@ FULL = [("zoo", "list"), ("zoo", "show", "results"), ("--help",), ("zoo", "list"
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("args", FULL, ids=" ".join)
-def test_a_full_disk_behind_stdout_is_one_line(args, unbuffered):
+def test_full_disk_behind_stdout_is_a_one_line_error(args, unbuffered):
     with open("/dev/full", "w") as full:
         made = subprocess.run(
             [sys.executable, "-m", "intraq_cli", *args],
@@ -380,7 +380,7 @@ def test_a_full_disk_behind_stdout_is_one_line(args, unbuffered):
     assert made.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
-def test_interrupted(intraq, monkeypatch, tmp_path, net):
+def test_interruption_keeps_the_unfinished_run_and_exits_with_130(intraq, monkeypatch, tmp_path, net):
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -395,8 +395,8 @@ def test_interrupted(intraq, monkeypatch, tmp_path, net):
 
 
 @pytest.mark.parametrize("module", ["typer", "intraq_cli.commands.images"])
-def test_ctrl_c_while_the_command_is_being_imported_ends_it_without_a_traceback(module):
-    """A finder of modules stands for the user, who presses the keys as ``module`` is looked for."""
+def test_ctrl_c_during_imports_ends_the_command_without_a_traceback(module):
+    """A module finder plays the user, who presses Ctrl-C while ``module`` is being imported."""
     code = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
@@ -412,7 +412,7 @@ main()
     assert (made.returncode, made.stdout, made.stderr) == (-signal.SIGINT, "", "")
 
 
-def test_ctrl_c_while_typer_reads_the_commands(intraq, monkeypatch):
+def test_ctrl_c_while_typer_builds_the_commands_exits_with_130(intraq, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
@@ -421,7 +421,7 @@ def test_ctrl_c_while_typer_reads_the_commands(intraq, monkeypatch):
     assert (made.code, made.out, made.err.strip()) == (130, "", "interrupted")
 
 
-def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):
+def test_unexpected_exception_is_not_caught_and_keeps_the_unfinished_run(intraq, monkeypatch, tmp_path, net):
 
     def bug(*args, **kwargs):
         raise ZeroDivisionError("a bug")
@@ -432,7 +432,7 @@ def test_a_bug_keeps_its_traceback(intraq, monkeypatch, tmp_path, net):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net-w4a4.unfinished", "nets.py"]
 
 
-def test_instant_needs_no_images(intraq, tmp_path):
+def test_instant_recipe_needs_no_images(intraq, tmp_path):
     made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--json")
     assert made.code == 0, made.err
     found = json.loads(made.out)
@@ -446,7 +446,7 @@ def test_instant_needs_no_images(intraq, tmp_path):
     assert found["float_top1"] - found["top1"] < 10
 
 
-def test_a_recipe_without_images_has_nothing_to_tune_on(intraq):
+def test_recipe_without_images_refuses_tuning_and_synthesis(intraq):
     made = intraq("quantize", "resnet20_digits", "--recipe", "instant", "--set", "tuning.steps=5")
     assert made.code == 1
     assert "tuning.steps=0" in made.err
@@ -455,7 +455,7 @@ def test_a_recipe_without_images_has_nothing_to_tune_on(intraq):
     assert "makes no images" in made.err
 
 
-def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path, small_digits):
+def test_inspect_agrees_with_the_checkpoint_that_quantize_writes(intraq, tmp_path, small_digits):
     args = (small_digits, "--w", "3", "--first-last-bits", "6")
     found = json.loads(intraq("inspect", *args, "--json").out)
     assert (found["weights"], found["num_classes"], found["batch_norms"]) == ("not read", 10, 7)
@@ -468,7 +468,7 @@ def test_inspect_agrees_with_what_quantize_writes(intraq, tmp_path, small_digits
     assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
 
 
-def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq, small_digits):
+def test_inspect_shows_the_share_of_each_layer_and_sorts_by_it(intraq, small_digits):
     found = json.loads(intraq("inspect", small_digits, "--json").out)["layers"]
     for column, key in (("bytes", "bytes"), ("multiply-adds", "multiply_adds")):
         lines = intraq("inspect", small_digits, "--sort", column).out.split("\n\n")[0].splitlines()
@@ -481,7 +481,7 @@ def test_inspect_says_what_share_each_layer_has_and_sorts_by_it(intraq, small_di
     assert intraq("inspect", small_digits, "--sort", "colour").code == 2
 
 
-def test_quiet_inspect_prints_the_table_alone(intraq, small_digits):
+def test_quiet_inspect_prints_only_the_table(intraq, small_digits):
     full, quiet = intraq("inspect", small_digits).out, intraq("inspect", small_digits, "-q").out
     assert quiet == full.split("\n\n")[0] + "\n"
 
@@ -489,12 +489,12 @@ def test_quiet_inspect_prints_the_table_alone(intraq, small_digits):
 @pytest.mark.parametrize(
     "args", [("inspect", "resnet20_digits", "--bits-template"), ("zoo", "show", "results", "--csv")], ids=" ".join
 )
-def test_two_formats_at_once_are_refused(intraq, args):
+def test_two_output_formats_at_once_are_refused(intraq, args):
     made = intraq(*args, "--json")
     assert (made.code, json.loads(made.out)["error"]["hint"]) == (2, "give only one of them")
 
 
-def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
+def test_inspect_describes_timm_models_without_downloads(intraq, monkeypatch):
     import timm
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -502,8 +502,8 @@ def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
     assert found["parameters"] == sum(p.numel() for p in timm.create_model("mobilenetv2_035").parameters())
     assert found["input_size"] == [3, 224, 224]
     by_name = {layer["name"]: layer for layer in found["layers"]}
-    assert by_name["conv_stem"]["a_bits"] is None  # the image
-    assert by_name["blocks.0.0.conv_pw"]["a_bits"] == 4  # enters from a ReLU6
+    assert by_name["conv_stem"]["a_bits"] is None  # its input is the image
+    assert by_name["blocks.0.0.conv_pw"]["a_bits"] == 4  # its input comes from a ReLU6
     assert 0 < found["low_bit_share"] < 100
 
 
@@ -515,13 +515,13 @@ def test_inspect_knows_timm_without_downloads(intraq, monkeypatch):
         ("resnet17", "did you mean"),
     ],
 )
-def test_inspect_refuses_what_quantize_would(intraq, model, reason):
+def test_inspect_refuses_models_that_quantize_would_refuse(intraq, model, reason):
     made = intraq("inspect", model)
     assert (made.code, made.out) == (1, "")
     assert reason in made.err
 
 
-def test_weights_of_a_file_beside_a_timm_name(intraq, tmp_path):
+def test_timm_model_can_be_quantized_with_weights_from_a_file(intraq, tmp_path):
     import timm
     import torch
     from safetensors.torch import save_file
@@ -544,7 +544,7 @@ def test_weights_of_a_file_beside_a_timm_name(intraq, tmp_path):
     assert hashes[0] == hashes[1]
 
 
-def test_weights_that_are_no_weights(intraq, tmp_path):
+def test_malicious_or_unsuitable_weights_files_are_refused(intraq, tmp_path):
     import torch
 
     class Evil:
@@ -567,8 +567,8 @@ def test_weights_that_are_no_weights(intraq, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
-def test_how_images_are_taken_is_said_option_by_option(intraq, tmp_path, factory, labelled):
-    """From the command line into the checkpoint, and from a hint into the next command."""
+def test_preprocessing_options_reach_the_checkpoint_and_the_next_command(intraq, tmp_path, factory, labelled):
+    """From the command line into the checkpoint, and through the hint into the next command."""
     stated = (*INPUT, "--crop-pct", "0.75", "--interpolation", "bilinear")
     made = intraq("synthesize", f"{factory}:net", *stated, *TINY, "--out", "i.safetensors")
     assert made.code == 0
@@ -587,7 +587,7 @@ def test_how_images_are_taken_is_said_option_by_option(intraq, tmp_path, factory
     assert json.loads(found.out)["input_size"] == [3, 8, 8]
 
 
-def test_completion_knows_commands_options_recipes_and_bundled_models():
+def test_shell_completion_offers_commands_options_recipes_and_models():
     for line, expected in (
         ("intraq qu", {"quantize"}),
         ("intraq quantize resnet20_di", {"resnet20_digits"}),
@@ -599,32 +599,32 @@ def test_completion_knows_commands_options_recipes_and_bundled_models():
         assert set(made.stdout.split()) == expected, made.stderr
 
 
-def test_no_color_where_it_is_not_wanted(tmp_path):
+def test_no_color_overrides_forced_colours(tmp_path):
     env = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
     made = warm("quantize", "no_such_model", **env)
     assert colour.search(made.stderr)
-    assert "\x1b[2K" not in made.stderr  # colours may be forced, but no bars move in a file
+    assert "\x1b[2K" not in made.stderr  # colours are forced, but a file gets no progress bars
     made = warm("quantize", "no_such_model", **env, NO_COLOR="1")
     assert not colour.search(made.stderr)
 
 
-def test_nothing_is_asked_without_a_terminal(tmp_path):
-    """Standard input is closed: a prompt would be an error of another kind."""
+def test_commands_do_not_prompt_without_a_terminal(tmp_path):
+    """Standard input is closed, so that a prompt would give another error."""
     for args in (["push", str(tmp_path), "me/x"], ["quantize", "resnet20_digits", "--out", str(tmp_path)]):
         made = warm(*args)
         assert made.returncode == 1
         assert made.stderr.startswith("error: ")
 
 
-def test_the_recorded_command_is_the_one_that_was_given(intraq, factory, tmp_path):
+def test_run_json_records_the_command_as_it_was_given(intraq, factory, tmp_path):
     out = tmp_path / "the out"
     words = ["quantize", f"{factory}:net", *INPUT, "--recipe", "instant", "--out", str(out), "-q"]
     assert intraq(*words).code == 0
     assert shlex.split(json.loads((out / "run.json").read_text())["command"]) == ["intraq", *words]
 
 
-def test_a_closed_stderr_is_no_reason_to_fail():
+def test_command_succeeds_without_a_stderr():
     words = ["evaluate", "resnet20_digits", "--data", "digits", "--limit", "4"]
     code = f"import sys; sys.stderr = None; from intraq_cli.app import main; sys.exit(main({words}))"
     made = process.run("-c", code)
@@ -632,7 +632,7 @@ def test_a_closed_stderr_is_no_reason_to_fail():
 
 
 @pytest.mark.parametrize("words", [["--json"], []])
-def test_a_name_that_stdout_has_no_letters_for_loses_no_result(intraq, monkeypatch, net, words):
+def test_result_is_printed_even_if_stdout_cannot_encode_its_path(intraq, monkeypatch, net, words):
     printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", printed)
     assert intraq("quantize", *net, "--recipe", "instant", "--out", "grün", *words).code == 0

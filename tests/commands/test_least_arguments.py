@@ -1,4 +1,4 @@
-"""Every command with no more than it must be given, in each way of printing: what people type first."""
+"""Every command with only its required arguments, in each output format: what people type first."""
 
 import json
 
@@ -27,12 +27,12 @@ COMMANDS = [
 
 
 NOT_QUIET = ("predict", "zoo show")
-"""What these print is the answer alone."""
+"""These print nothing but the answer anyway."""
 
 
 @pytest.fixture(scope="module")
 def place(small_digits, tmp_path_factory):
-    """A folder with a checkpoint, a file of images and a picture."""
+    """A folder with a checkpoint, an image file and a picture."""
     from intraq_cli import quantize, synthesize
 
     folder = tmp_path_factory.mktemp("place")
@@ -46,7 +46,7 @@ def place(small_digits, tmp_path_factory):
     ("command", "way"),
     [(c, way) for c in COMMANDS for way in ("", "--json", "-q") if way != "-q" or not c.startswith(NOT_QUIET)],
 )
-def test_a_command_runs_with_what_it_must_be_given(intraq, place, small_digits, monkeypatch, command, way):
+def test_command_runs_with_only_its_required_arguments(intraq, place, small_digits, monkeypatch, command, way):
     monkeypatch.chdir(place)
     again = ["--force"] if command.split()[0] in ("export", "report") else []
     words = [small_digits if word == "MODEL" else word for word in command.split()]

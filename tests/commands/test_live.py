@@ -1,4 +1,4 @@
-"""The line of a stage at work, at every width."""
+"""The status line of a running stage, at every width."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_curve_goes_from_its_smallest_value_to_its_largest():
+def test_sparkline_spans_from_the_smallest_to_the_largest_value():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([7, 3.5, 0], ASCII_BLOCKS) == "#=_"
     assert sparkline([]) == ""
@@ -38,7 +38,7 @@ def stage(clock):
     return made
 
 
-def test_a_wide_line_tells_all(stage):
+def test_wide_status_line_shows_everything(stage):
     line = stage.line(160)
     for text in ("synthesis", "40/100", "120 s left", "loss 2.5", "batch 2/4", "4 img/s", "█", "━"):
         assert text.replace("120 s", "2 min") in line
@@ -48,7 +48,7 @@ def test_a_wide_line_tells_all(stage):
 
 
 @pytest.mark.parametrize("unicode", [True, False])
-def test_a_narrow_line_tells_what_matters_most(stage, unicode):
+def test_narrow_status_line_fits_and_shows_what_matters_most(stage, unicode):
     for width in range(1, 161):
         line = stage.line(width, unicode)
         assert cell_len(line) <= width
@@ -64,7 +64,7 @@ def test_a_narrow_line_tells_what_matters_most(stage, unicode):
     assert list(dict.fromkeys(texts)) == ["40/100", "left", "loss", "batch", "img/s"]
 
 
-def test_what_is_left_goes_by_recent_steps_and_counts_on(stage, clock):
+def test_time_left_follows_recent_steps_and_keeps_counting_down(stage, clock):
     for step in range(41, 61):  # now five times as fast
         clock[0] += 0.4
         stage.pace.note(StepDone("synthesis", step, 8 * step))
@@ -75,6 +75,6 @@ def test_what_is_left_goes_by_recent_steps_and_counts_on(stage, clock):
     assert stage.pace.left_now() == 0
 
 
-def test_the_end_is_one_line(stage):
+def test_finished_stage_is_summarized_in_one_line(stage):
     assert stage.end(9.24, 80).startswith("synthesis: done in 9.2 s  loss 2.5  ")
     assert len(stage.end(9.24, 30)) == 30

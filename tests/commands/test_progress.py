@@ -1,4 +1,4 @@
-"""What is shown while it works."""
+"""Progress as it is shown during a run."""
 
 import io
 import re
@@ -13,14 +13,14 @@ from intraq_cli.words import duration, held_out_images
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, in its only element."""
+    """A fake clock: a list whose only element is the time."""
     now = [1000.0]
     monkeypatch.setattr(shown.time, "perf_counter", lambda: now[0])
     return now
 
 
 @pytest.mark.parametrize("first", [1, 71], ids=["from the start", "going on from step 70"])
-def test_pace_counts_what_this_run_has_done(clock: list[float], capsys: pytest.CaptureFixture[str], first: int) -> None:
+def test_pace_counts_only_steps_of_this_run(clock: list[float], capsys: pytest.CaptureFixture[str], first: int) -> None:
     """100 steps of 8 images, two seconds each after a first one of a minute."""
     with shown.progress(quiet=False) as report:
         report(StageStarted("synthesis", 100, "800 images"))
@@ -35,7 +35,7 @@ def test_pace_counts_what_this_run_has_done(clock: list[float], capsys: pytest.C
     assert int(rate) == 4
 
 
-def test_lines_are_few(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_progress_prints_few_lines(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with shown.progress(quiet=False) as report:
         report(StageStarted("tuning", 60, "8 images"))
         for step in range(1, 61):
@@ -52,7 +52,7 @@ def slow_synthesis(clock: list[float], recipe: str, seconds: float) -> None:
             report(StepDone("synthesis", step, 256 * step))
 
 
-def test_a_stage_of_hours_names_the_faster_recipe_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_of_hours_suggests_the_fast_recipe_once(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     slow_synthesis(clock, "default", 20)
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "--recipe fast" in line] == [
@@ -62,7 +62,7 @@ def test_a_stage_of_hours_names_the_faster_recipe_once(clock: list[float], capsy
 
 
 @pytest.mark.parametrize(("recipe", "seconds"), [("default", 8), ("fast", 20), ("mine.toml", 20)])
-def test_what_is_quick_or_chosen_names_none(
+def test_no_recipe_is_suggested_for_quick_stages_or_other_recipes(
     clock: list[float], capsys: pytest.CaptureFixture[str], recipe: str, seconds: float
 ) -> None:
     slow_synthesis(clock, recipe, seconds)
@@ -73,15 +73,15 @@ def test_what_is_quick_or_chosen_names_none(
     ("seconds", "told"),
     [(0.44, "0.4 s"), (27.2, "27 s"), (119, "119 s"), (1200, "20 min"), (7100, "118 min"), (9000, "2.5 h")],
 )
-def test_times_for_people(seconds: float, told: str) -> None:
+def test_durations_are_rounded_for_people(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
 @pytest.mark.parametrize(("term", "moves"), [("xterm", True), ("dumb", False)])
-def test_a_terminal_has_one_moving_line_unless_it_is_dumb(
+def test_terminal_shows_one_updated_line_per_stage_unless_it_is_dumb(
     monkeypatch: pytest.MonkeyPatch, term: str, moves: bool
 ) -> None:
-    """The losses' curve, and what is over stays above it."""
+    """It includes the curve of the loss; lines of finished stages stay above it."""
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False, _environ={"TERM": term})
     monkeypatch.setattr(shown, "stderr", screen)
     monkeypatch.setattr(shown.sys.stderr, "isatty", lambda: True)
@@ -100,13 +100,13 @@ def test_a_terminal_has_one_moving_line_unless_it_is_dumb(
     assert not any("/3" in line for line in lines[ends[-1] + 1 :])
 
 
-def test_one_image_is_told_as_one():
+def test_number_of_held_out_images_is_in_singular_or_plural():
     told = [held_out_images(*given) for given in ((1, 0), (2, 0), (1, 3))]
     assert told == ["1 held-out synthetic image", "2 held-out synthetic images", "1 held-out image"]
 
 
-def test_names_are_printed_letter_by_letter(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of folders and losses: brackets are no markup, words between colons no pictures."""
+def test_names_are_printed_without_interpreting_markup_or_emoji(capsys: pytest.CaptureFixture[str]) -> None:
+    """In names of folders and losses, brackets are not markup and words between colons are not emoji."""
     with shown.progress(quiet=False) as report:
         report(StageStarted("pictures", 1, "16 in p[/x] [raw]"))
         report(StepDone("pictures", 1, 16, values={"[b]own": 0.5}))

@@ -1,4 +1,4 @@
-"""``zoo show`` of tables of results: what is asked for, and nothing else."""
+"""``zoo show`` for tables of results: the rows that were asked for, and no others."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def measured():
         (("--model", "no such network"), lambda row: False),
     ],
 )
-def test_rows_are_those_asked_for_in_every_form(intraq, measured, args, wanted):
+def test_filters_select_the_same_rows_in_every_output_format(intraq, measured, args, wanted):
     expected = [row for row in measured if wanted(row)]
     assert json.loads(intraq("zoo", "show", "results", *args, "--json").out) == {"name": "measured", "rows": expected}
     assert list(csv.DictReader(io.StringIO(intraq("zoo", "show", "results", *args, "--csv").out))) == expected
@@ -52,7 +52,7 @@ def test_csv_holds_every_row_of_the_file(intraq, name):
         (("resnet20_digits", "--model", "x"), "not a table of results"),
     ],
 )
-def test_what_a_table_does_not_say_cannot_be_asked(intraq, args, says):
+def test_filters_on_missing_columns_or_without_a_table_are_usage_errors(intraq, args, says):
     made = intraq("zoo", "show", *args)
     assert (made.code, made.out) == (2, "")
     assert says in made.err

@@ -1,4 +1,4 @@
-"""Tables: fitted to a terminal, whole elsewhere."""
+"""Tables are fitted to a terminal, and printed in full elsewhere."""
 
 import os
 
@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str], width: int | None, monkeypatch: py
     return capsys.readouterr().out.splitlines()
 
 
-def test_elsewhere_a_table_is_whole_whatever_the_width(capsys, monkeypatch):
+def test_table_is_printed_in_full_without_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     header, first, second = lines(capsys, None, monkeypatch)
     assert header.split() == ["layer", "kind", "bytes", "share"]
@@ -43,7 +43,7 @@ def test_elsewhere_a_table_is_whole_whatever_the_width(capsys, monkeypatch):
         (24, ["layer", "share"]),
     ],
 )
-def test_a_narrow_terminal_has_shorter_names_then_fewer_columns(capsys, monkeypatch, width, header):
+def test_narrow_terminal_gets_shorter_names_and_then_fewer_columns(capsys, monkeypatch, width, header):
     shown = lines(capsys, width, monkeypatch)
     assert shown[0].split() == header
     assert all(cell_len(line) <= width for line in shown[:3])
@@ -55,8 +55,8 @@ def test_a_narrow_terminal_has_shorter_names_then_fewer_columns(capsys, monkeypa
 
 
 @pytest.mark.parametrize("width", range(1, 200, 7))
-def test_what_fits_is_kept_and_nothing_fits_better(width):
-    """Against all choices of columns: none with more of them has room at the least widths."""
+def test_as_many_columns_are_kept_as_fit_the_width(width):
+    """Compared with all choices of columns: none with more of them fits at their minimum widths."""
     kept, widths = fitted(COLUMNS, ROWS, width)
     full = [max(len(column.name), *(len(row[k]) for row in ROWS)) for k, column in enumerate(COLUMNS)]
     least = [min(size, tables.SHORTEST) if column.shrinks else size for column, size in zip(COLUMNS, full, strict=True)]
@@ -68,7 +68,7 @@ def test_what_fits_is_kept_and_nothing_fits_better(width):
 
 @pytest.mark.parametrize("text", ["", "a", "stages.2.1.conv1", "第一层.卷积.权重", "x" * 300])
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 16])
-def test_a_shortened_text_keeps_its_ends(text, width):
+def test_shortened_text_fits_and_keeps_both_ends(text, width):
     found = shortened_cell(text, width)
     assert cell_len(found) <= width
     if cell_len(text) <= width:
@@ -79,6 +79,6 @@ def test_a_shortened_text_keeps_its_ends(text, width):
         assert text.endswith(tail)
 
 
-def test_bytes_of_a_stranger_cannot_steer_a_terminal(capsys):
+def test_control_characters_in_cells_do_not_reach_the_terminal(capsys):
     print_rows(COLUMNS[:1], [["\x1b[31mred\nline"]])
     assert capsys.readouterr().out == "layer\n[31mred line\n"

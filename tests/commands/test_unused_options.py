@@ -1,4 +1,4 @@
-"""Options that would do nothing are refused, and where a word means two things it is said which is taken."""
+"""Options without effect are refused, and a message says how an ambiguous name was understood."""
 
 import json
 
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory, small_digits):
         (("inspect", "CHECKPOINT", "--a", "8", "--first-last-bits", "8"), "--a, --first-last-bits: "),
     ],
 )
-def test_an_option_that_cannot_apply_is_wrong_usage(intraq, checkpoint, words, named):
+def test_option_without_effect_is_a_usage_error(intraq, checkpoint, words, named):
     ran = intraq(*(word.replace("CHECKPOINT", checkpoint) for word in words))
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith(f"error: {named}")
@@ -45,29 +45,29 @@ def test_an_option_that_cannot_apply_is_wrong_usage(intraq, checkpoint, words, n
 
 
 @pytest.mark.parametrize("words", [("predict", "nowhere", "picture.png"), ("evaluate", "nowhere", "--data", "digits")])
-def test_a_mistyped_checkpoint_beside_its_code_is_an_unknown_model(intraq, words):
+def test_mistyped_checkpoint_with_a_model_option_is_an_unknown_model(intraq, words):
     ran = intraq(*words, "--model", "none.py:net")
     assert (ran.code, "no model and no folder 'nowhere'" in ran.err) == (1, True)
 
 
-def test_the_same_commands_without_them_are_right(intraq, checkpoint):
+def test_commands_succeed_without_the_refused_options(intraq, checkpoint):
     assert json.loads(intraq("inspect", checkpoint, "--json").out)["w_bits"] == 3
     assert intraq("predict", checkpoint, "picture.png").code == 0
     assert intraq("evaluate", "resnet20_digits", "--data", "digits", "--limit", "5").code == 0
 
 
-def test_code_for_a_checkpoint_that_needs_none_is_left_aside_and_that_is_said(intraq, checkpoint):
+def test_unneeded_model_option_is_ignored_with_a_message(intraq, checkpoint):
     ran = intraq("predict", checkpoint, "picture.png", "--model", "none.py:net")
     assert ran.code == 0
     assert f"--model is not used: {checkpoint} contains its own architecture" in " ".join(ran.err.split())
 
 
-def test_bits_of_inspect_have_a_default(intraq):
+def test_inspect_has_default_bits_and_placement(intraq):
     found = json.loads(intraq("inspect", "resnet20_digits", "--json").out)
     assert (found["w_bits"], found["a_bits"], found["act_placement"]) == (4, 4, "inputs")
 
 
-def test_a_folder_goes_before_a_data_set_of_its_name_and_that_is_said(intraq, tmp_path):
+def test_folder_takes_precedence_over_a_data_set_of_the_same_name(intraq, tmp_path):
     for name in range(10):
         (tmp_path / f"digits/{name}").mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / f"digits/{name}/black.png")

@@ -1,4 +1,4 @@
-"""What the file computes in onnxruntime is what the checkpoint computes in torch."""
+"""The exported file computes in onnxruntime what the checkpoint computes in torch."""
 
 import functools
 import json
@@ -26,11 +26,11 @@ from tests.conftest import INPUT, SmallNet, frozen_student, trained
 
 SHAPE = (3, 16, 16)
 KERNELS_OF_X86 = platform.machine() in ("x86_64", "AMD64")
-"""Other processors have kernels of their own, which may round differently between two codes, in sums for one."""
+"""Kernels for other processors may round differently between two codes, for instance in sums."""
 
 
 class Everything(nn.Module):
-    """What classifiers do between their convolutions."""
+    """Everything that classifiers do between their convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ frozen = functools.partial(frozen_student, shape=SHAPE)
 
 @functools.cache
 def frozen_everything(bits=4):
-    """Made once: its graph is changed by nothing that reads it."""
+    """Built only once, as no test changes its graph."""
     return frozen(trained(Everything(), SHAPE), bits, bits)
 
 
@@ -71,12 +71,12 @@ def run(model, x):
 
 
 def share_of_equal(wanted, got):
-    """Of images, whose logits are the very same."""
+    """Share of the images whose logits are identical."""
     return float((wanted == got).all(1).float().mean())
 
 
 @pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (8, 8), (7, 3)])
-def test_logits_are_those_of_the_checkpoint_for_any_batch(w, a, random):
+def test_exported_logits_equal_the_checkpoints_for_any_batch_size(w, a, random):
     student = frozen(trained(SmallNet(), (3, 8, 8)), w, a, shape=(3, 8, 8))
     model = model_of(student, shape=(3, 8, 8))
     assert integer_layers(model) == (["conv1", "conv2", "conv3", "fc"], [])
@@ -90,9 +90,9 @@ def test_logits_are_those_of_the_checkpoint_for_any_batch(w, a, random):
     assert same >= (1 if KERNELS_OF_X86 else 0.95) * total
 
 
-# at 8 bits the codes are those of SmallNet above, and the operations those at 4 bits
+# 8 bits add little: the codes are those of SmallNet above, and the operations those at 4 bits
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_all_layers_of_a_network_with_everything_are_integer(bits, random):
+def test_all_layers_run_in_integers_among_common_operations(bits, random):
     student = frozen_everything(bits)
     model = model_of(student)
     integer, left = integer_layers(model)
@@ -108,7 +108,7 @@ def test_all_layers_of_a_network_with_everything_are_integer(bits, random):
 
 
 class Dense(nn.Module):
-    """Batch norms that stand alone, in front of convolutions, and averages of every kind."""
+    """Batch norms that cannot be folded, in front of convolutions, and averages of every kind."""
 
     def __init__(self):
         super().__init__()
@@ -126,7 +126,7 @@ class Dense(nn.Module):
         return self.fc(self.flat(F.relu(self.last(x)).mean((2, 3))))
 
 
-def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
+def test_unfolded_batch_norms_and_average_pooling_export_exactly(random):
     student = frozen(trained(Dense(), SHAPE), 8, 8)
     compute_on_integers(student)
     x = torch.randn(64, *SHAPE, generator=random)
@@ -134,7 +134,7 @@ def test_batch_norms_alone_and_averages_give_the_same_numbers(random):
 
 
 class PooledFirst(nn.Module):
-    """Activations behind pooling, and those of a part: what is on one grid is put on another."""
+    """Activation functions after pooling and other operations, so that values move from one grid to another."""
 
     def __init__(self):
         super().__init__()
@@ -149,7 +149,7 @@ class PooledFirst(nn.Module):
         return self.fc(F.relu(x).mean((2, 3)))
 
 
-def test_values_that_are_rounded_twice_are_rounded_twice_in_the_file(random):
+def test_values_requantized_to_another_grid_export_exactly(random):
     student = frozen(trained(PooledFirst(), SHAPE), 8, 8)
     model = model_of(student)
     assert integer_layers(model) == (["stem", "blocks.0", "blocks.1", "blocks.2", "fc"], [])
@@ -159,7 +159,7 @@ def test_values_that_are_rounded_twice_are_rounded_twice_in_the_file(random):
 
 
 class TokensFirst(nn.Module):
-    """Linear layers that read (tokens, images, channels); a buffer that is called as an operation's output is."""
+    """Linear layers that read (tokens, images, channels), and a buffer with the name of an operation's output."""
 
     def __init__(self):
         super().__init__()
@@ -176,7 +176,7 @@ class TokensFirst(nn.Module):
         return self.fc(F.relu(self.mix(tokens)).mean(0))
 
 
-def test_images_are_not_mixed_where_tokens_come_first(random):
+def test_images_are_not_mixed_if_tokens_are_the_first_dimension(random):
     student = frozen(trained(TokensFirst(), SHAPE), 8, 8)
     model = model_of(student)
     assert integer_layers(model) == (["conv", "mix", "fc"], [])
@@ -201,7 +201,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_classifiers_in_other_forms_are_integer(head, random):
+def test_other_forms_of_classifiers_run_in_integers(head, random):
     body = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU())
     student = frozen(trained(nn.Sequential(body, HEADS[head]()), SHAPE), 8, 8)
     model = model_of(student)
@@ -213,7 +213,7 @@ def test_classifiers_in_other_forms_are_integer(head, random):
         assert share_of_equal(student(x), run(model, x)) >= (1 if KERNELS_OF_X86 else 0.7)
 
 
-def test_what_onnx_has_no_operator_for_is_named_in_one_line(random):
+def test_error_names_the_operation_that_onnx_lacks(random):
     class Odd(SmallNet):
         def forward(self, x):
             return super().forward(torch.special.i0(x))
@@ -222,7 +222,7 @@ def test_what_onnx_has_no_operator_for_is_named_in_one_line(random):
         model_of(frozen(trained(Odd(), (3, 8, 8)), 8, 8, shape=(3, 8, 8)), shape=(3, 8, 8))
 
 
-def test_the_float_twin_computes_what_no_quantizer_disturbs(random):
+def test_float_twin_is_exported_without_quantizers(random):
     student = frozen_everything()
     x = torch.randn(8, *SHAPE, generator=random)
     twin = onnx_model(float_twin(student), SHAPE, "int8", {})
@@ -230,7 +230,7 @@ def test_the_float_twin_computes_what_no_quantizer_disturbs(random):
     assert torch.allclose(run(twin, x), float_twin(student)(x), atol=1e-4)
 
 
-def test_four_bits_in_the_file_give_the_same_numbers(random):
+def test_int4_storage_halves_the_weights_without_changing_logits(random):
     student = frozen(trained(SmallNet(64), (3, 8, 8)), 4, 4, shape=(3, 8, 8))
     wide, narrow = (model_of(student, storage, (3, 8, 8)) for storage in ("int8", "int4"))
     x = torch.randn(16, 3, 8, 8, generator=random)
@@ -241,7 +241,7 @@ def test_four_bits_in_the_file_give_the_same_numbers(random):
     assert 0.45 * weights - 2500 < saved < 0.5 * weights
 
 
-def test_other_placements_say_why_layers_stay_float(random):
+def test_other_placements_export_float_layers_with_a_reason(random):
     student = frozen(trained(SmallNet(), (3, 8, 8)), 8, 8, "inputs", shape=(3, 8, 8))
     model = model_of(student, shape=(3, 8, 8))
     _integer, left = integer_layers(model)
@@ -252,15 +252,15 @@ def test_other_placements_say_why_layers_stay_float(random):
     assert torch.allclose(wanted, got, atol=1e-3 * wanted.std().item())
 
 
-def test_a_clamp_is_exactly_a_clip_of_the_codes():
-    """The bounds of a hardtanh are on no grid point: rounding keeps order, so clipping may come after it."""
+def test_clamping_activations_are_lowered_to_clipping_of_codes():
+    """Even if a hardtanh's bounds are not on the grid: rounding keeps the order, so clipping may come after it."""
     graph = lower(frozen_everything())
     targets = {str(node.target) for node in graph.graph.nodes}
     assert not any(name in target for target in targets for name in ("relu6", "hardtanh", "aten.relu."))
 
 
 @pytest.mark.parametrize("clamps", [((0.3, 2), (-1, 1.2)), ((-1, 0.25), (0.5, 3)), ((0, math.inf), (-math.inf, 0.7))])
-def test_of_several_clamps_the_last_one_has_the_last_word(clamps, random):
+def test_consecutive_clamps_are_exported_in_the_right_order(clamps, random):
     class Clamped(nn.Module):
         def __init__(self):
             super().__init__()
@@ -281,7 +281,7 @@ def test_of_several_clamps_the_last_one_has_the_last_word(clamps, random):
 
 
 class NearZero(nn.Module):
-    """Numbers that are nearly none, and keep it from dividing zero by zero; others that nearly change nothing."""
+    """Tiny constants that prevent a division of zero by zero, and a factor that is nearly one."""
 
     def __init__(self):
         super().__init__()
@@ -295,7 +295,7 @@ class NearZero(nn.Module):
         return self.fc(x) + x
 
 
-def test_a_number_that_is_nearly_zero_keeps_the_file_from_dividing_by_zero():
+def test_tiny_constants_against_division_by_zero_survive_the_export():
     network = trained(NearZero(), (3, 8, 8))
     got = run(model_of(frozen(network, 8, 8, "inputs", shape=(3, 8, 8)), shape=(3, 8, 8)), torch.randn(4, 3, 8, 8))
     torch.testing.assert_close(got, network.fc.bias.expand(4, 4), rtol=1e-3, atol=1e-3)
@@ -303,7 +303,7 @@ def test_a_number_that_is_nearly_zero_keeps_the_file_from_dividing_by_zero():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A checkpoint of code, in placement integer, and the factory."""
+    """A checkpoint in placement ``integer``, and the factory of its network."""
     from tests.conftest import FACTORY, TINY
 
     folder = tmp_path_factory.mktemp("made")
@@ -316,20 +316,20 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(made, tmp_path_factory):
-    """The bytes of its exported file."""
+    """The bytes of the file that ``made`` is exported to."""
     file = tmp_path_factory.mktemp("exported") / "a.onnx"
     export(made[0], out=file, model=made[1])
     return file.read_bytes()
 
 
-def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_path, monkeypatch):
+def test_export_check_skips_unreadable_pictures_with_a_warning(made, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "IMAGES", 2)
     folder, model = made
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for k in range(5):
         Image.new("RGB", (8, 8), (50 * k, 40, 200)).save(pictures / f"{k}.png")
-    for k in (0, 1):  # as many as are looked at, were all well
+    for k in (0, 1):  # as many as the check needs
         (pictures / f"{k}.png").write_bytes(b"no picture")
     events = []
     result = export(folder, out=tmp_path / "a.onnx", model=model, images=pictures, report=events.append)
@@ -338,14 +338,14 @@ def test_pictures_that_cannot_be_read_are_left_out_of_the_comparison(made, tmp_p
     assert any("2 of 4 pictures were left out" in text and "1.png" in text for text in told)
 
 
-def test_logits_that_are_no_numbers_are_no_proof(made, tmp_path, monkeypatch):
+def test_export_fails_if_the_logits_difference_is_nan(made, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "_compare", lambda *_: (1.0, math.nan))
     with pytest.raises(ExportError, match="are NaN or infinite"):
         export(made[0], out=tmp_path / "a.onnx", model=made[1])
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_export_writes_a_proven_file(made, tmp_path):
+def test_export_writes_a_verified_file_with_metadata(made, tmp_path):
     folder, model = made
     result = export(folder, out=tmp_path / "a.onnx", model=model, storage="int4")
     assert (result.layers_integer, result.layers_float) == (["conv", "fc"], [])
@@ -361,10 +361,10 @@ def test_export_writes_a_proven_file(made, tmp_path):
     about = json.loads({p.key: p.value for p in file.metadata_props}["intraq"])
     assert about["num_classes"] == 3
     assert about["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
-    assert str(folder.parent) not in json.dumps(about)  # no paths of this machine
+    assert str(folder.parent) not in json.dumps(about)  # no local paths
 
 
-def test_evaluate_and_predict_take_the_file(made, exported, tmp_path, labelled):
+def test_evaluate_and_predict_accept_an_exported_file(made, exported, tmp_path, labelled):
     folder, model = made
     (tmp_path / "a.onnx").write_bytes(exported)
     file, own = (evaluate(target, labelled, model=model) for target in (tmp_path / "a.onnx", folder))
@@ -396,7 +396,7 @@ def test_evaluate_and_predict_take_the_file(made, exported, tmp_path, labelled):
         ({"teacher": {"source": "hf-hub:a/b", "revision": 7}}, "metadata of {} are damaged: teacher.revision: "),
     ],
 )
-def test_metadata_of_strangers_are_checked(exported, tmp_path, change, says):
+def test_damaged_metadata_of_an_onnx_file_are_refused(exported, tmp_path, change, says):
     import onnx
 
     file = tmp_path / "a.onnx"
@@ -411,7 +411,7 @@ def test_metadata_of_strangers_are_checked(exported, tmp_path, change, says):
     assert "\n" not in caught.value.message
 
 
-def test_the_command_that_is_named_as_the_next_one_runs(made, labelled, tmp_path, intraq):
+def test_suggested_evaluate_command_runs_as_printed(made, labelled, tmp_path, intraq):
     folder, model = made
     ran = intraq("export", folder, "--model", model, "--out", tmp_path / "a.onnx")
     (following,) = re.findall(r"intraq (evaluate .*) FOLDER", ran.err)
@@ -419,7 +419,7 @@ def test_the_command_that_is_named_as_the_next_one_runs(made, labelled, tmp_path
     assert again.code == 0, again.err
 
 
-def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
+def test_bad_input_and_missing_libraries_are_explained(made, tmp_path, intraq, monkeypatch):
     folder, model = made
     spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     wide = quantize(model, w=5, recipe="instant", out=tmp_path / "wide", device="cpu", **spec).path
@@ -446,7 +446,7 @@ def test_bad_input_is_one_line(made, tmp_path, intraq, monkeypatch):
     assert not (tmp_path / "d.onnx").exists()
 
 
-def test_a_layer_that_stays_float_is_refused_unless_allowed(tmp_path, factory, intraq, monkeypatch):
+def test_export_with_a_float_layer_requires_allow_float(tmp_path, factory, intraq, monkeypatch):
     """With a runtime that has no integer kernel for one of the layers."""
     model = f"{factory}:net"
     made = intraq("quantize", model, *INPUT, "--w", 8, "--a", 8, "--recipe", "instant", "--act-placement", "integer",
@@ -463,7 +463,7 @@ def test_a_layer_that_stays_float_is_refused_unless_allowed(tmp_path, factory, i
     assert json.loads(allowed.out)["layers_float"] == [{"name": left.name, "reason": left.reason}]
 
 
-def test_products_of_activations_are_listed_and_no_reason_to_refuse(tmp_path):
+def test_products_of_activations_are_listed_but_do_not_prevent_the_export(tmp_path):
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -486,7 +486,7 @@ def test_products_of_activations_are_listed_and_no_reason_to_refuse(tmp_path):
     assert not {layer["name"] for layer in result.layers_float} & {"conv", "qkv", "fc"}
 
 
-def test_a_checkpoint_whose_export_fails_is_complete(tmp_path):
+def test_checkpoint_is_complete_even_if_its_export_fails(tmp_path):
     class Odd(SmallNet):
         def forward(self, x):
             return super().forward(torch.special.i0(x))

@@ -1,4 +1,4 @@
-"""Accuracies by hand, and answers of a float network that are known from before."""
+"""Accuracies counted by hand, and cached answers of a float network."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ KEY = ("a network", "some images")
 
 
 class Fixed(torch.nn.Module):
-    """Says what it is given as the image, shifted; counts the images that it is asked about."""
+    """Predicts the image's value plus ``shift`` as its class; counts the images that it is run on."""
 
     def __init__(self, shift):
         super().__init__()
@@ -27,12 +27,12 @@ class Fixed(torch.nn.Module):
 
 @pytest.fixture
 def batches():
-    """Eight images, whose values are 0 to 7, in three batches."""
+    """Eight images with the values 0 to 7, in three batches."""
     x, y = torch.arange(8.0)[:, None, None, None], torch.tensor([0, 1, 2, 3, 0, 0, 0, 0])
     return [Batch(x[i : i + 3], y[i : i + 3], torch.arange(8)[i : i + 3]) for i in (0, 3, 6)]
 
 
-def test_accuracies_and_agreement_counted_by_hand(batches):
+def test_accuracies_and_agreement_equal_those_counted_by_hand(batches):
     found = compare(answers_of(Fixed(0)), answers_of(Fixed(1)), batches)
     assert (found.n, found.top1, found.agreement) == (8, 50.0, 0.0)
     assert found.float_top1 == 12.5  # image 7, class 0
@@ -40,13 +40,13 @@ def test_accuracies_and_agreement_counted_by_hand(batches):
     assert compare(same, same, batches).agreement == 100.0
 
 
-def test_of_equal_logits_the_lower_class_comes_first():
+def test_lower_class_comes_first_among_equal_logits():
     assert likeliest(torch.zeros(1, 1000), 5).tolist() == [[0, 1, 2, 3, 4]]
     assert likeliest(torch.tensor([[1.0, 3.0, 1.0, 3.0]]), 5).tolist() == [[1, 3, 0, 2]]
 
 
 class NanFrom(Fixed):
-    """The same, but NaN in one class of the images from ``first`` on."""
+    """The same, but one logit is NaN for images from ``first`` on."""
 
     def __init__(self, shift, first):
         super().__init__(shift)
@@ -58,7 +58,7 @@ class NanFrom(Fixed):
         return logits
 
 
-def test_an_image_whose_logits_are_nan_is_wrong_and_told(batches):
+def test_images_with_nan_logits_count_as_wrong_and_cause_a_warning(batches):
     events = []
     found = compare(answers_of(NanFrom(0, 6)), answers_of(NanFrom(0, 2)), batches, events.append)
     assert (found.top1, found.float_top1, found.agreement) == (50.0, 25.0, 25.0)
@@ -69,7 +69,7 @@ def test_an_image_whose_logits_are_nan_is_wrong_and_told(batches):
     ]
 
 
-def test_of_a_float_network_nan_is_told_once(batches):
+def test_nan_logits_of_a_float_network_cause_only_one_warning(batches):
     events = []
     theirs = answers_of(NanFrom(0, 4))
     found = compare(theirs, theirs, batches, events.append)
@@ -79,7 +79,7 @@ def test_of_a_float_network_nan_is_told_once(batches):
     ]
 
 
-def test_images_whose_logits_are_nan_are_not_asked_about_again(batches, tmp_path):
+def test_answers_for_images_with_nan_logits_are_cached_too(batches, tmp_path):
     once, again = NanFrom(1, 5), NanFrom(1, 5)
     first = recalled(once, KeptAnswers(tmp_path), batches)
     assert recalled(again, KeptAnswers(tmp_path), batches) == first
@@ -87,21 +87,21 @@ def test_images_whose_logits_are_nan_are_not_asked_about_again(batches, tmp_path
 
 
 def recalled(teacher, kept, batches):
-    """The accuracies with what is kept of ``teacher``, which is kept anew."""
+    """Accuracies with the cached answers of ``teacher``; the cache is then updated."""
     theirs = Recalled(answers_of(teacher), kept.recall(KEY, 8, 5))
     found = compare(answers_of(Fixed(0)), theirs, batches)
     kept.keep(KEY, theirs.known, on_disk=True)
     return found
 
 
-def test_a_teacher_is_asked_again_about_the_first_batch_only_and_the_figures_are_the_same(batches, tmp_path):
+def test_teacher_with_cached_answers_runs_only_on_the_first_batch(batches, tmp_path):
     once, again = Fixed(1), Fixed(1)
     first = recalled(once, KeptAnswers(tmp_path / "new" / "folder"), batches)
     assert recalled(again, KeptAnswers(tmp_path / "new" / "folder"), batches) == first
     assert (once.asked, again.asked) == (8, 3)
 
 
-def test_another_network_of_the_same_weights_is_asked_about_everything(batches, tmp_path):
+def test_cached_answers_are_not_used_if_the_network_has_changed(batches, tmp_path):
     recalled(Fixed(1), KeptAnswers(tmp_path), batches)
     changed = Fixed(2)
     assert recalled(changed, KeptAnswers(tmp_path), batches).float_top1 == 12.5  # image 6
@@ -109,7 +109,7 @@ def test_another_network_of_the_same_weights_is_asked_about_everything(batches, 
     assert recalled(Fixed(2), KeptAnswers(tmp_path), batches).float_top1 == 12.5
 
 
-def test_images_that_could_not_be_read_before_are_asked_about_and_nothing_shifts(batches, tmp_path):
+def test_images_without_a_cached_answer_are_run_without_shifting_others(batches, tmp_path):
     whole = recalled(Fixed(1), KeptAnswers(None), batches)
     second = batches[1]
     short = Batch(second.images[1:], second.labels[1:], second.positions[1:])  # the image 3 is damaged
@@ -119,17 +119,17 @@ def test_images_that_could_not_be_read_before_are_asked_about_and_nothing_shifts
     assert teacher.asked == 6  # the first batch, and the one with the image 3
 
 
-def test_what_lies_in_the_cache_and_is_no_answer_is_not_used(batches, tmp_path):
+def test_damaged_or_mismatched_cache_files_are_ignored(batches, tmp_path):
     kept = KeptAnswers(tmp_path)
     recalled(Fixed(1), kept, batches)
     (file,) = tmp_path.iterdir()
     file.write_bytes(b"damaged")
     assert (KeptAnswers(tmp_path).recall(KEY, 8, 5) == -1).all()
-    assert (kept.recall(KEY, 9, 5) == -1).all()  # of another number of images
+    assert (kept.recall(KEY, 9, 5) == -1).all()  # another number of images
     assert (kept.recall(("another network",), 8, 5) == -1).all()
 
 
-def test_where_there_is_no_home_nothing_is_kept(monkeypatch):
+def test_there_is_no_cache_folder_without_a_home_directory(monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
@@ -138,6 +138,6 @@ def test_where_there_is_no_home_nothing_is_kept(monkeypatch):
     assert answers_folder() is None
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(batches, tmp_path):
+def test_unwritable_cache_folder_is_not_an_error(batches, tmp_path):
     (tmp_path / "file").write_text("")
     assert recalled(Fixed(1), KeptAnswers(tmp_path / "file" / "below"), batches).n == 8

@@ -21,64 +21,64 @@ from intraq_cli.models.preprocessing import Interpolation
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 
 
-def test_names_that_are_labels_come_first():
+def test_folders_named_by_labels_get_their_class_and_missing_ones_are_noted():
     assert class_indices(["dog", "cat"], 3, ["cat", "dog", "eel"]) == (
         {"dog": 1, "cat": 0},
         ["there are no folders for 1 of the model's 3 classes"],
     )
 
 
-def test_labels_are_known_without_case_and_plural():
+def test_labels_match_regardless_of_case_separators_and_plural():
     labels = ["dog", "Sea_Eel", "dog house"]
     for folders in (["Dogs", "sea-eels", "DOG HOUSES"], ["dogs", "sea eel", "Dog-House"]):
         assert class_indices(folders, 3, labels) == ({name: k for k, name in enumerate(folders)}, [])
     assert class_indices(["dog", "dogs"], 2, ["dogs", "dog"])[0] == {
         "dogs": 0,
         "dog": 1,
-    }  # as it is spelled, if it can be
+    }  # an exact match takes precedence
     with pytest.raises(DataError, match="the same class"):
         class_indices(["Dog", "dogs"], 3, labels)
 
 
-def test_parts_of_a_data_set_are_no_classes():
+def test_split_folders_are_not_taken_for_classes():
     for folders, classes in ((["train", "val"], 2), (["Test", "Train", "Validation"], 3)):
         with pytest.raises(DataError, match="is a part of a data set"):
             class_indices(folders, classes, None)
     assert class_indices(["test", "train"], 2, ["train", "test"])[0] == {"train": 0, "test": 1}
 
 
-def test_one_name_that_is_no_label_is_no_reason_to_guess_all():
+def test_one_unknown_label_is_an_error_instead_of_guessing_all_classes():
     with pytest.raises(DataError, match="hund is not one of the model's labels"):
         class_indices(["cat", "hund"], 2, ["cat", "dog"])
 
 
-def test_numbers_are_indices_not_positions():
+def test_numeric_folder_names_are_class_indices_not_positions():
     assert class_indices(["0003", "0990", "1"], 1000, None)[0] == {"0003": 3, "0990": 990, "1": 1}
 
 
-def test_wordnet_ids_are_known_for_imagenet():
+def test_wordnet_ids_are_recognized_for_imagenet():
     assert class_indices(["n01440764", "n15075141"], 1000, None)[0] == {"n01440764": 0, "n15075141": 999}
 
 
-def test_english_names_are_known_for_imagenet():
+def test_english_class_names_are_recognized_for_imagenet():
     assert class_indices(["toilet tissue", "goldfish"], 1000, None)[0] == {"toilet tissue": 999, "goldfish": 1}
     assert class_indices(["tench, Tinca tinca"], 1000, None)[0] == {"tench, Tinca tinca": 0}
     with pytest.raises(DataError, match="two classes of the model are called crane"):
         class_indices(["crane"], 1000, None)
 
 
-def test_labels_behind_a_number_go_before_the_number():
+def test_label_after_a_number_takes_precedence_over_the_number():
     assert class_indices(["0_cat", "1_dog"], 2, ["cat", "dog"]) == ({"0_cat": 0, "1_dog": 1}, [])
     found, (note,) = class_indices(["0_dog", "1_cat"], 2, ["cat", "dog"])
     assert found == {"0_dog": 1, "1_cat": 0}
     assert "0_dog is class 1" in note
-    with pytest.raises(DataError, match="2_cat is not one of"):  # a label's own number is a part of it
+    with pytest.raises(DataError, match="2_cat is not one of"):  # here the number is part of the label
         class_indices(["2_cat", "3_dog"], 3, ["1 cat", "3 dog", "eel"])
-    # as `intraq images --png` names them, of some of the classes
+    # as `intraq images --png` names the folders of some of the classes
     assert class_indices(["07_x7", "11_x11"], 12, [f"x{k}" for k in range(12)])[0] == {"07_x7": 7, "11_x11": 11}
 
 
-def test_numbers_in_front_of_names_are_indices_where_every_class_has_one():
+def test_number_prefixes_are_class_indices_if_every_class_has_one():
     names = [f"{k}_{'lkjihgfedcba'[k]}" for k in range(12)]
     found, (note,) = class_indices(names, 12, None)
     assert found == {name: k for k, name in enumerate(names)}
@@ -87,22 +87,22 @@ def test_numbers_in_front_of_names_are_indices_where_every_class_has_one():
         class_indices(names[:5], 12, None)
 
 
-def test_orders_that_contradict_each_other_are_refused():
+def test_contradicting_alphabetical_and_numeric_orders_are_refused():
     with pytest.raises(DataError, match="class 2 is class_10 in alphabetical order, but class_2 in numerical order"):
         class_indices([f"class_{k}" for k in range(12)], 12, None)
 
 
 @pytest.mark.parametrize("folders", [["train_images", "val_images"], ["images", "labels"]])
-def test_parts_with_longer_names_are_no_classes(folders):
+def test_split_folders_with_longer_names_are_not_taken_for_classes(folders):
     with pytest.raises(DataError, match=f"{folders[0]} is a part of a data set"):
         class_indices(folders, 2, None)
 
 
-def test_letters_with_accents_are_the_same_however_they_are_encoded():
+def test_accented_letters_match_in_any_unicode_normalization():
     assert class_indices(["cafe\u0301", "tea"], 2, ["tea", "caf\xe9"])[0] == {"cafe\u0301": 1, "tea": 0}
 
 
-def test_sorted_order_only_for_a_full_set():
+def test_sorted_order_is_used_only_if_every_class_has_a_folder():
     found, (note,) = class_indices(["b", "a", "c"], 3, None)
     assert found == {"a": 0, "b": 1, "c": 2}
     assert "sorted order" in note
@@ -112,12 +112,12 @@ def test_sorted_order_only_for_a_full_set():
 
 
 @pytest.mark.parametrize("folders", [["3"], ["0", "1", "2", "10"]])
-def test_an_index_beyond_the_classes_is_refused(folders):
+def test_class_index_out_of_range_is_refused(folders):
     with pytest.raises(DataError, match="does not match a model of 3 classes"):
         class_indices(folders, 3, None)
 
 
-def test_two_names_for_one_index_are_refused():
+def test_two_folders_with_the_same_class_index_are_refused():
     with pytest.raises(DataError, match="same class index"):
         class_indices(["1", "01"], 3, None)
 
@@ -127,7 +127,7 @@ NAMES = st.lists(st.text("abc01é", min_size=1, max_size=3), min_size=1, max_siz
 
 @given(NAMES, st.data())
 @settings(deadline=None)
-def test_folders_named_by_labels_mean_their_classes(labels, data):
+def test_folders_named_exactly_like_labels_get_their_classes(labels, data):
     folders = data.draw(st.lists(st.sampled_from(labels), min_size=1, unique=True))
     found, _ = class_indices(sorted(folders), len(labels), labels)
     assert {name: labels[index] for name, index in found.items()} == {name: name for name in folders}
@@ -135,7 +135,7 @@ def test_folders_named_by_labels_mean_their_classes(labels, data):
 
 @given(NAMES, st.integers(1, 12), NAMES | st.none())
 @settings(deadline=None, max_examples=300)
-def test_any_names_mean_distinct_classes_in_range_or_are_refused(folders, num_classes, labels):
+def test_any_folder_names_get_distinct_valid_classes_or_are_refused(folders, num_classes, labels):
     try:
         found, _ = class_indices(sorted(folders), num_classes, labels)
     except DataError:
@@ -145,7 +145,7 @@ def test_any_names_mean_distinct_classes_in_range_or_are_refused(folders, num_cl
     assert all(0 <= index < num_classes for index in found.values())
 
 
-def test_a_label_of_two_classes_is_refused():
+def test_folder_whose_label_names_two_classes_is_refused():
     labels = ["crane", "dog", "crane"]
     with pytest.raises(DataError, match="two classes of the model are called crane") as caught:
         class_indices(["crane", "dog"], 3, labels)
@@ -158,7 +158,7 @@ def write(folder, name, colour, mode="RGB"):
     Image.new(mode, (8, 8), colour).save(folder / name)
 
 
-def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
+def test_images_are_loaded_normalized_with_their_class_labels(tmp_path):
     write(tmp_path, "2/white.png", (255, 255, 255))
     write(tmp_path, "0/black.png", (0, 0, 0))
     write(tmp_path, "0/deep/grey.png", 128, "L")
@@ -178,13 +178,13 @@ def test_images_reach_the_network_normalised_with_their_classes(tmp_path):
         (lambda p: [(p / "0").mkdir(), (p / "0/a.png").write_bytes(b"not an image")], "1 of 1 images cannot be used"),
     ],
 )
-def test_a_folder_that_does_not_fit_says_why(tmp_path, make, says):
+def test_error_for_an_unsuitable_data_folder_says_why(tmp_path, make, says):
     make(tmp_path)
     with pytest.raises(DataError, match=says):
         list(open_data(str(tmp_path), SPEC, 3, None).batches(4))
 
 
-def test_a_folder_one_level_too_high_is_pointed_out(tmp_path):
+def test_error_for_a_folder_one_level_too_high_points_to_the_right_one(tmp_path):
     write(tmp_path, "test/cat/a.png", (0, 0, 0))
     write(tmp_path, "test/dog/a.png", (0, 0, 0))
     with pytest.raises(DataError, match="one folder of folders") as caught:
@@ -192,7 +192,7 @@ def test_a_folder_one_level_too_high_is_pointed_out(tmp_path):
     assert str(tmp_path / "test") in caught.value.hint
 
 
-def test_a_sample_is_seeded(tmp_path):
+def test_sample_is_determined_by_its_seed(tmp_path):
     for k in range(20):
         write(tmp_path, f"{k % 2}/{k:02}.png", (k, k, k))
     data = open_data(str(tmp_path), SPEC, 2, None)
@@ -202,7 +202,7 @@ def test_a_sample_is_seeded(tmp_path):
     assert data.sample(100, 0).count == 20
 
 
-def test_no_such_data():
+def test_missing_or_unsuitable_data_sets_are_refused():
     with pytest.raises(DataError, match="there is no data folder"):
         open_data("nowhere", SPEC, 3, None)
     with pytest.raises(DataError, match="1x8x8"):
@@ -212,7 +212,7 @@ def test_no_such_data():
 
 
 class Items(list):
-    """As a data set on the Hub; the types of its columns are known by their names."""
+    """Stands in for a data set on the Hub, whose columns are recognized by the names of their types."""
 
     def __init__(self, names, rows=None):
         white = Image.new("RGB", (8, 8), "white")
@@ -222,7 +222,7 @@ class Items(list):
 
 @pytest.fixture
 def on_the_hub(monkeypatch):
-    """Puts items in place of those of every data set on the Hub."""
+    """Replaces the items of every data set on the Hub."""
 
     def put(items):
         monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda name, split: items))
@@ -243,12 +243,12 @@ IN_ORDER = "classes are taken in the order of hfds:org/zoo ({} is class 0): not 
         (["dog", "cat"], [2, 0], ["hfds:org/zoo lacks 1 of the model's 3 classes"]),  # by name
         (["cat", "dog", "eel"], [0, 2, 1], []),
         (["Katze", "Aal", "Hund"], [0, 1, 2], [IN_ORDER.format("Katze")]),
-        (["cat", "Aal", "dog"], [0, 1, 2], [IN_ORDER.format("cat")]),  # what is known is where it is in the model
+        (["cat", "Aal", "dog"], [0, 1, 2], [IN_ORDER.format("cat")]),  # the known name is where it is in the model
         (["2", "0", "1"], [2, 0, 1], []),
         (["1", "2", "3"], [0, 1, 2], [IN_ORDER.format("1")]),
     ],
 )
-def test_classes_of_a_data_set_on_the_hub_are_the_models(on_the_hub, names, expected, notes):
+def test_classes_of_a_hub_data_set_are_mapped_to_the_models(on_the_hub, names, expected, notes):
     on_the_hub(Items(names))
     images = open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
     assert labels_of(images) == expected
@@ -265,13 +265,13 @@ def test_classes_of_a_data_set_on_the_hub_are_the_models(on_the_hub, names, expe
         (["cat", "dog", "dogs"], "two classes of hfds:org/zoo mean the same class"),
     ],
 )
-def test_classes_of_a_data_set_on_the_hub_that_are_not_the_models_are_refused(on_the_hub, names, says):
+def test_hub_data_set_whose_classes_contradict_the_models_is_refused(on_the_hub, names, says):
     on_the_hub(Items(names))
     with pytest.raises(DataError, match=says):
         open_data("hfds:org/zoo", SPEC, 3, ["cat", "eel", "dog"])
 
 
-def test_a_name_of_two_things_does_not_speak_against_the_order_of_a_thousand():
+def test_one_name_out_of_order_among_a_thousand_classes_is_tolerated():
     labels = [f"class {k}" for k in range(500)] + [f"thing {k}" for k in range(500)]
     names = [*labels[:500], *(f"Ding {k}" for k in range(500))]
     names[7] = "thing 9"
@@ -281,7 +281,7 @@ def test_a_name_of_two_things_does_not_speak_against_the_order_of_a_thousand():
         class_indices(names, 1000, labels, "hfds:a/b")
 
 
-def test_classes_of_cifar_are_found_by_name(tmp_path, monkeypatch):
+def test_cifar_classes_are_matched_by_name(tmp_path, monkeypatch):
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     folder = tmp_path / CIFAR10.base_folder
     folder.mkdir()
@@ -300,7 +300,7 @@ def test_classes_of_cifar_are_found_by_name(tmp_path, monkeypatch):
         open_data("cifar10", SPEC, 10, ["plane", *names[-2:0:-1], "lorry"], str(tmp_path))
 
 
-def test_an_image_that_is_missing_in_a_data_set_is_left_out_and_a_label_is_asked_for(on_the_hub):
+def test_missing_image_is_skipped_but_a_missing_label_is_an_error(on_the_hub):
     white = Image.new("RGB", (8, 8), "white")
     on_the_hub(Items(["a", "b"], [{"picture": white, "kind": 0}, {"picture": None, "kind": 1}]))
     events = []
@@ -313,13 +313,13 @@ def test_an_image_that_is_missing_in_a_data_set_is_left_out_and_a_label_is_asked
             labels_of(open_data("hfds:org/zoo", SPEC, 2, None))
 
 
-def test_a_split_without_images_is_refused(on_the_hub):
+def test_split_without_images_is_refused(on_the_hub):
     on_the_hub(Items(["a", "b"], []))
     with pytest.raises(DataError, match="hfds:org/zoo contains no images"):
         open_data("hfds:org/zoo", SPEC, 2, None)
 
 
-def test_what_is_hidden_or_a_systems_own_is_no_picture(tmp_path):
+def test_hidden_and_system_files_are_not_taken_for_images(tmp_path):
     for name in ("0/a.png", "1/b.png"):
         write(tmp_path, name, 0)
         for beside in (f"{name[0]}/._a.png", f"{name[0]}/.ipynb_checkpoints/a.png", f"{name[0]}/@eaDir/a.png"):
@@ -330,8 +330,8 @@ def test_what_is_hidden_or_a_systems_own_is_no_picture(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_transform_of_a_loaded_network_takes_what_files_hold(tmp_path, channels, random):
-    """Palettes, 16 bits, transparency, colour spaces of print, and a camera held on its side."""
+def test_picture_transform_equals_the_image_reader_for_all_kinds_of_images(tmp_path, channels, random):
+    """Palettes, 16 bits, transparency, CMYK, and a rotation in the EXIF data."""
     pixels = torch.randint(0, 256, (9, 12, 3), generator=random, dtype=torch.uint8)
     picture = Image.fromarray(pixels.numpy())
     exif = Image.Exif()
@@ -352,7 +352,7 @@ def test_the_transform_of_a_loaded_network_takes_what_files_hold(tmp_path, chann
         assert found.shape == (channels, 8, 8)
 
 
-def test_a_picture_of_which_resizing_leaves_nothing_is_left_out(tmp_path):
+def test_picture_that_would_be_resized_to_nothing_is_skipped(tmp_path):
     write(tmp_path, "0/a.png", 0)
     write(tmp_path, "1/a.png", 0)
     Image.new("RGB", (3, 400)).save(tmp_path / "1/narrow.png")
@@ -365,14 +365,14 @@ def test_a_picture_of_which_resizing_leaves_nothing_is_left_out(tmp_path):
 
 @pytest.mark.parametrize("interpolation", get_args(Interpolation))
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
-def test_every_interpolation_and_crop_that_is_accepted_gives_an_image_of_the_models_size(interpolation, crop_mode):
+def test_every_interpolation_and_crop_mode_gives_the_models_input_size(interpolation, crop_mode):
     spec = InputSpec((3, 8, 12), (0.5,) * 3, (0.5,) * 3, interpolation, 0.9, crop_mode)
     image = image_reader(spec).decode(Image.new("RGB", (20, 30), "white"), "white")
     assert image.shape == (3, 8, 12)
     assert image.max() == pytest.approx(1.0)
 
 
-def test_folders_without_images_and_classes_without_folders_are_told(tmp_path):
+def test_class_folders_that_are_empty_or_missing_are_noted(tmp_path):
     for name in ("dog", "cat", "empty"):
         (tmp_path / name).mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "dog/a.jfif", "JPEG")

@@ -9,7 +9,7 @@ from tests.conftest import graph_of
 
 
 class Noisy(nn.Module):
-    """Classes by the image's first pixel; ``noise`` is added behind the batch norm."""
+    """Predicts the class by the first pixel; ``noise`` is added to the batch norm's output."""
 
     def __init__(self, noise=0.0, shift=0):
         super().__init__()
@@ -29,7 +29,7 @@ def noisy(*args, shape=(1, 1, 1)):
 
 
 @pytest.mark.parametrize("size", [8, 3])
-def test_agreement_divergence_and_signal_to_noise_by_hand(size):
+def test_agreement_divergence_and_sqnr_equal_those_computed_by_hand(size):
     x = torch.arange(8.0).view(8, 1, 1, 1)
     found = fidelity(noisy(0.1, 1)[1], *noisy(), x.split(size))
     p, q = torch.eye(8)[0].log_softmax(0), torch.eye(8)[1].log_softmax(0)
@@ -39,28 +39,28 @@ def test_agreement_divergence_and_signal_to_noise_by_hand(size):
     assert found.sqnr["bn"] == pytest.approx(10 * math.log10(signal / 0.01), abs=1e-3)
 
 
-def test_logits_are_compared_with_the_networks_own_and_values_with_the_graph_that_was_quantized():
+def test_logits_are_compared_with_the_network_and_values_with_the_graph():
     x = torch.arange(8.0).view(8, 1, 1, 1)
     network, (_, equalized) = noisy(0.5, 1)[0], noisy(0.1)
     found = fidelity(noisy(0.1, 1)[1], network, equalized, [x])
     assert (found.agreement, found.kl, found.sqnr["bn"]) == (100.0, 0.0, math.inf)
 
 
-def test_a_network_follows_itself():
+def test_network_agrees_perfectly_with_itself():
     network, graph = noisy(shape=(1, 2, 2))
     found = fidelity(graph, network, graph, [torch.randn(4, 1, 2, 2)])
     assert (found.agreement, found.kl, found.sqnr["bn"]) == (100.0, 0.0, math.inf)
 
 
-def test_two_networks_that_answer_nan_do_not_agree():
+def test_networks_with_nan_logits_do_not_agree():
     network, graph = noisy()
-    network.bn.bias.data.fill_(math.nan)  # the graph's too
+    network.bn.bias.data.fill_(math.nan)  # the graph shares it
     found = fidelity(graph, network, graph, [torch.arange(8.0).view(8, 1, 1, 1)])
     assert found.agreement == 0.0
     assert math.isnan(found.kl)
 
 
-def test_no_images_no_figures():
+def test_agreement_is_nan_without_images():
     network, graph = noisy()
     assert math.isnan(fidelity(graph, network, graph, []).agreement)
 
@@ -68,7 +68,7 @@ def test_no_images_no_figures():
 @pytest.mark.parametrize(
     ("n", "before", "after", "expected"),
     [
-        (32, (78.125, 0.55), (75.0, 0.7), False),  # one image
+        (32, (78.125, 0.55), (75.0, 0.7), False),  # the difference is one image
         (1000, (78.0, 0.55), (70.0, 0.7), True),
         (1000, (78.0, 0.55), (70.0, 0.5), False),  # closer in divergence
         (128, (100.0, 0.01), (87.5, 0.5), True),
@@ -76,5 +76,5 @@ def test_no_images_no_figures():
         (128, (90.0, 0.1), (20.0, float("nan")), True),
     ],
 )
-def test_a_network_is_worse_if_agreement_fell_beyond_chance(n, before, after, expected):
+def test_network_is_clearly_worse_only_if_agreement_fell_beyond_chance(n, before, after, expected):
     assert is_clearly_worse(Fidelity(n, *after), Fidelity(n, *before)) is expected

@@ -15,7 +15,7 @@ SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 
 
 def reader(mode, edge):
-    """Images as they are read."""
+    """A reader that returns images without a transform."""
     return ImageReader(mode, edge, lambda image: image)
 
 
@@ -25,7 +25,7 @@ def png(folder, name, colour=(255, 255, 255)):
 
 
 def bomb(path, width, height):
-    """A PNG of a few bytes whose header speaks of a huge picture."""
+    """A PNG of a few bytes whose header claims a huge picture."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -61,7 +61,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_an_image_that_cannot_be_used_is_left_out_and_counted(tmp_path, kind):
+def test_unusable_image_is_skipped_and_counted_in_a_warning(tmp_path, kind):
     png(tmp_path, "private.png")
     data = tmp_path / "data"
     for name in ("0/a.png", "0/c.png", "1/a.png"):
@@ -75,7 +75,7 @@ def test_an_image_that_cannot_be_used_is_left_out_and_counted(tmp_path, kind):
     assert "b.png" in warning.message
 
 
-def test_too_many_are_refused_and_so_are_all(tmp_path):
+def test_too_many_unusable_images_are_an_error(tmp_path):
     for k in range(40):
         png(tmp_path, f"0/{k:02}.png")
     png(tmp_path, "1/a.png")
@@ -94,14 +94,14 @@ def test_too_many_are_refused_and_so_are_all(tmp_path):
 
 
 def next_seed_of(index, count):
-    """A seed whose sample of one is the image ``index``."""
+    """A seed that samples the image ``index`` first."""
     import torch
 
     seeds = ((s, torch.randperm(count, generator=torch.Generator().manual_seed(s))[0]) for s in range(10_000))
     return next(seed for seed, first in seeds if first == index)
 
 
-def test_the_data_folder_may_be_a_link_and_links_may_stay_inside(tmp_path):
+def test_links_to_the_data_folder_and_within_it_are_followed(tmp_path):
     png(tmp_path, "real/0/a.png")
     png(tmp_path, "real/1/b.png")
     (tmp_path / "real/1/again.png").symlink_to("../0/a.png")
@@ -112,7 +112,7 @@ def test_the_data_folder_may_be_a_link_and_links_may_stay_inside(tmp_path):
     assert not events
 
 
-def test_a_class_folder_that_leads_out_is_refused(tmp_path):
+def test_class_folder_that_links_out_of_the_data_folder_is_refused(tmp_path):
     png(tmp_path, "data/0/a.png")
     png(tmp_path, "elsewhere/b.png")
     (tmp_path / "data/1").symlink_to(tmp_path / "elsewhere")
@@ -122,7 +122,7 @@ def test_a_class_folder_that_leads_out_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_16_bits_a_pixel_keep_their_brightness(tmp_path, suffix):
+def test_16_bit_images_keep_their_brightness(tmp_path, suffix):
     Image.fromarray(np.full((8, 8), 0x4000, np.uint16)).save(tmp_path / f"deep.{suffix}")
     image = reader("RGB", 8).read(tmp_path / f"deep.{suffix}", tmp_path)
     assert image.mode == "RGB"
@@ -130,7 +130,7 @@ def test_16_bits_a_pixel_keep_their_brightness(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("header", ["P5 8 8 65535 ", "P5 8 8 300 "])
-def test_a_dark_pgm_of_16_bits_is_read_by_its_declared_maximum(tmp_path, header):
+def test_dark_16_bit_pgm_is_scaled_by_its_declared_maximum(tmp_path, header):
     most = int(header.split()[-1])
     (tmp_path / "dark.pgm").write_bytes(header.encode() + np.full(64, 200, ">u2").tobytes())
     image = reader("L", 8).read(tmp_path / "dark.pgm", tmp_path)
@@ -138,27 +138,27 @@ def test_a_dark_pgm_of_16_bits_is_read_by_its_declared_maximum(tmp_path, header)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_every_usual_kind_of_image_is_read(tmp_path, mode):
+def test_all_common_colour_modes_are_read(tmp_path, mode):
     white = Image.new("RGB", (8, 8), "white").convert(mode)
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     white.save(path)
     assert np.asarray(reader("RGB", 8).read(path, tmp_path)).min() >= 254
 
 
-def test_of_an_animation_the_first_picture_is_read(tmp_path):
+def test_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.png", format="GIF", save_all=True, append_images=frames[1:])
     assert reader("RGB", 8).read(tmp_path / "a.png", tmp_path).getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_what_would_be_huge_once_resized_is_refused(tmp_path):
+def test_image_that_would_be_huge_when_resized_is_refused(tmp_path):
     Image.new("RGB", (30_000, 1)).save(tmp_path / "ribbon.png")
     reader("RGB", 8).read(tmp_path / "ribbon.png", tmp_path)
     with pytest.raises(UnreadableImageError, match="too long and narrow"):
         reader("RGB", 224).read(tmp_path / "ribbon.png", tmp_path)
 
 
-def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
+def test_32_bit_integer_images_are_scaled_by_their_range_of_values(tmp_path):
     pixels = np.arange(64, dtype=np.int32).reshape(8, 8)
     for top, wanted in ((255, pixels * 4), (65535, pixels * 4)):
         values = pixels * 4 if top == 255 else pixels * 1024 + 512
@@ -168,8 +168,8 @@ def test_whole_numbers_of_32_bits_are_as_bright_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation):
-    """Stored by PIL's own transposition, which it undoes."""
+def test_pictures_are_turned_upright_by_their_exif_orientation(tmp_path, orientation):
+    """The file holds a transposed picture, and reading must undo that."""
     upright = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5)
     methods = Image.Transpose
     stored = {
@@ -183,6 +183,6 @@ def test_pictures_are_upright_by_their_exif_orientation(tmp_path, orientation):
     assert np.array_equal(reader("L", 8).read(tmp_path / "a.png", tmp_path), upright)
 
 
-def test_damaged_exif_is_no_reason_to_leave_a_picture_out(tmp_path):
+def test_picture_with_damaged_exif_data_is_still_read(tmp_path):
     Image.new("RGB", (8, 8), "white").save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert np.asarray(reader("RGB", 8).read(tmp_path / "a.jpg", tmp_path)).min() >= 254

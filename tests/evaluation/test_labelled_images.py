@@ -1,4 +1,4 @@
-"""Batches decoded by other processes are those of one process; errors come back as they were."""
+"""Batches decoded by worker processes equal those of one process, and errors come back unchanged."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ COUNT = WORTH_WORKERS + 7
 
 
 class Numbered(Dataset):
-    """Image ``i`` is full of ``i``, of class ``i % 3``; counts in which processes it is read."""
+    """Image ``i`` is filled with ``i`` and of class ``i % 3``; ``failing`` raises ``error`` or kills its process."""
 
     def __init__(self, failing=None, error=None):
         self.failing, self.error = failing, error
@@ -36,7 +36,7 @@ def images(dataset, decoded=16):
 
 
 @pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
-def test_batches_come_in_order_whoever_decodes_them(decoded):
+def test_batches_come_in_order_with_and_without_worker_processes(decoded):
     batches = list(images(Numbered(), decoded).batches(10))
     assert [len(batch.labels) for batch in batches] == [10] * 26 + [3]
     values = torch.cat([batch.images[:, 0, 0, 0] for batch in batches])
@@ -45,7 +45,7 @@ def test_batches_come_in_order_whoever_decodes_them(decoded):
     assert torch.cat([batch.positions for batch in batches]).equal(torch.arange(COUNT))
 
 
-def test_processes_are_used_for_many_images_and_where_memory_is_shared(monkeypatch):
+def test_number_of_workers_is_limited_by_batches_and_shared_memory(monkeypatch):
     asked = images(Numbered())
     cores = len(os.sched_getaffinity(0))
     assert asked._workers(10) == cores
@@ -58,7 +58,7 @@ def test_processes_are_used_for_many_images_and_where_memory_is_shared(monkeypat
 
 
 @pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
-def test_an_unreadable_image_is_left_out_with_its_position(decoded):
+def test_unreadable_image_and_its_position_are_left_out(decoded):
     events = []
     dataset = Numbered(12, UnreadableImageError("number 12: torn"))
     positions = torch.cat([b.positions for b in images(dataset, decoded).batches(10, events.append)])
@@ -67,23 +67,23 @@ def test_an_unreadable_image_is_left_out_with_its_position(decoded):
 
 
 @pytest.mark.parametrize("decoded", [0, 16], ids=["in this process", "in others"])
-def test_an_error_of_the_data_comes_back_as_it_was(decoded):
+def test_data_error_keeps_its_message_and_hint(decoded):
     with pytest.raises(DataError, match=r"^image 12 has no label$") as caught:
         list(images(Numbered(12, DataError("image 12 has no label", "another split")), decoded).batches(10))
     assert caught.value.hint == "another split"
 
 
-def test_a_bug_in_another_process_keeps_its_traceback():
+def test_unexpected_error_in_a_worker_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError, match="in __getitem__"):
         list(images(Numbered(12, ZeroDivisionError("division"))).batches(10))
 
 
-def test_a_process_that_is_killed_is_told_in_one_line():
+def test_killed_worker_is_a_data_error():
     with pytest.raises(DataError, match="was killed"):
         list(images(Numbered(12)).batches(10))
 
 
-def test_a_sample_has_a_digest_of_its_own():
+def test_digest_of_a_sample_depends_on_its_seed():
     whole = LabelledImages("numbers", Numbered(), COUNT, digest=lambda: "all")
     one, same, other = (whole.sample(5, seed) for seed in (0, 0, 1))
     assert one.digest() == same.digest() != other.digest()

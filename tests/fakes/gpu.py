@@ -1,4 +1,4 @@
-"""A GPU played by the CPU's memory: what would mix tensors of two devices fails, as on a real one."""
+"""A fake GPU in CPU memory: operations that mix tensors of two devices fail, as on a real one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from torch.utils._pytree import tree_leaves
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._unsafe_index.Tensor}
-"""Their indices may be on the CPU."""
+"""Operations whose indices may be on the CPU."""
 
 
 @contextmanager
 def pretended_gpu() -> Iterator["PretendedGpu"]:
-    """Within the block, ``cuda`` works, and its tensors are told from the CPU's.
+    """Within the block, ``cuda`` works, and its tensors are distinguished from the CPU's.
 
     Raises:
-        RuntimeError: an operation on tensors of both, from within the block.
+        RuntimeError: an operation in the block mixes tensors of both.
     """
     gpu = PretendedGpu()
     with _Operations(gpu), gpu:
@@ -30,21 +30,21 @@ def pretended_gpu() -> Iterator["PretendedGpu"]:
 
 
 class PretendedGpu(TorchFunctionMode):
-    """Sees what is asked of devices, and knows what is there by the storage it is in."""
+    """Intercepts calls that concern devices, and tracks the storages that are on the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
         self.there: dict[int, StorageWeakRef] = {}
         """Storages on the device; the weak references keep their addresses from being used again."""
         self.default = False
-        """Whether what is made from no tensor is there: it is where one was given to the function that makes it."""
+        """Whether tensors created from scratch are on the device: in functions that are given one of its tensors."""
         self.operations = 0
 
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self.there
 
     def move(self, tree: Any, there: bool) -> None:
-        """Note that all tensors of ``tree`` are on the device, or not."""
+        """Record whether the tensors of ``tree`` are on the device."""
         for tensor in _tensors(tree):
             storage = tensor.untyped_storage()
             if there:
@@ -70,7 +70,7 @@ class PretendedGpu(TorchFunctionMode):
             out = _Moved.apply(args[0], self, wanted.type == "cuda") if self._elsewhere(args[0], wanted) else args[0]
             return out.to(*("cpu" if _device(value) else value for value in args[1:]), **kwargs)
         if func is Tensor.backward:
-            with self:  # a mode is suspended where it handles a function: python code of backward passes is watched too
+            with self:  # a mode is suspended in its own handler: re-entered to watch Python code of backward passes
                 return torch.autograd.backward(args[0])
         if "device" in kwargs and wanted is not None and wanted.type != "meta":
             out = func(*args, **{**kwargs, "device": "cpu"})
@@ -102,7 +102,7 @@ class _Moved(torch.autograd.Function):
 
 
 class _Operations(TorchDispatchMode):
-    """Sees every operation, those of backward passes too."""
+    """Intercepts every operation, including those of backward passes."""
 
     def __init__(self, gpu: PretendedGpu) -> None:
         super().__init__()

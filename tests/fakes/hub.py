@@ -1,6 +1,6 @@
 """The Hub's HTTP interface on localhost, with repositories in memory, for the real client to talk to.
 
-``HF_ENDPOINT`` leads the client here, ``HF_HUB_DISABLE_XET=1`` keeps it to git-LFS (Xet is a protocol of its own, in
+``HF_ENDPOINT`` points the client here, ``HF_HUB_DISABLE_XET=1`` keeps it to git-LFS (Xet is a separate protocol, in
 compiled code). Large files are redirected to another host name, as the real Hub does, so that the client sends no token
 there.
 """
@@ -75,7 +75,7 @@ for job in json.load(sys.stdin):
             traceback.print_exc()
     print(json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue(), "slept": slept}))
 """
-"""Runs commands one after the other in a process of their own: the client reads its settings when it is imported."""
+"""Runs commands one by one in a separate process, as the client reads its settings when it is imported."""
 
 PART = 100_000
 """Bytes; larger files are uploaded in parts."""
@@ -85,7 +85,7 @@ LICENCES = {"apache-2.0", "mit", "cc-by-4.0", "bsd-3-clause", "unknown", "other"
 
 @dataclass
 class Repository:
-    """Every commit is a whole tree: content by path."""
+    """Every commit is a complete tree: contents by path."""
 
     private: bool = False
     gated: bool = False
@@ -93,7 +93,7 @@ class Repository:
     refs: dict[str, str] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
     large: set[str] = field(default_factory=set)
-    """Of what was uploaded."""
+    """SHA-256 of the large files that were uploaded."""
 
     def commit(self, ref: str, tree: dict[str, bytes], message: str) -> str:
         sha = hashlib.sha1(f"{ref} {len(self.commits)} {message} {sorted(tree)}".encode()).hexdigest()
@@ -105,31 +105,31 @@ class Repository:
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Of the branch main."""
+        """Files of the branch ``main``."""
         return self.commits[self.refs["main"]]
 
 
 @dataclass
 class Fault:
-    """What happens, so many times, to requests whose ``METHOD path body`` matches."""
+    """What goes wrong, and how many times, with requests whose ``METHOD path body`` matches ``pattern``."""
 
     pattern: str
     status: int = 0
     message: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
-    """Before anything is answered."""
+    """Delay before the response."""
     page: bool = False
-    """A web page, as a proxy sends."""
+    """Respond with a web page, as a proxy does."""
     truncate: bool = False
-    """Half of the body, and the connection is closed."""
+    """Close the connection after half of the body."""
     before: Callable[[], object] | None = None
-    """What happens on the Hub just before the request is answered as usual."""
+    """Called just before the request is answered as usual."""
     times: float = float("inf")
 
 
 class Hub:
-    """Users are known by their tokens; a token may write where it says."""
+    """Users are identified by tokens, each with the owners whose repositories it may write."""
 
     def __init__(self, tokens: dict[str, set[str]]) -> None:
         self.tokens = tokens
@@ -138,10 +138,10 @@ class Hub:
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str | None]] = []
-        """``METHOD path`` and the token that came with it."""
+        """``METHOD path`` and token of each request."""
 
     def add(self, name: str, folder: Path | None = None, private: bool = False, gated: bool = False) -> Repository:
-        """A repository with the files of a folder."""
+        """Add a repository with the files of a folder."""
         repository = self.repositories[name] = Repository(private, gated)
         repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         if folder is not None:
@@ -156,7 +156,7 @@ class Hub:
 
     @contextmanager
     def serve(self) -> Iterator[str]:
-        """Answer on a free port; yields the endpoint."""
+        """Serve on a free port; yields the endpoint."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -171,7 +171,7 @@ class Hub:
 
 @dataclass
 class Done:
-    """What a command of :func:`drive` left."""
+    """Result of a command that :func:`drive` ran."""
 
     code: int
     out: str
@@ -184,7 +184,7 @@ class Done:
 
 
 def drive(jobs: list[Any], endpoint: str, home: Path, **env: str) -> list[Done]:
-    """Run commands (lists of words) and loads (``do``, ``name``) in one process that knows this Hub alone."""
+    """Run commands (lists of words) and loads (``do``, ``name``) in one process that sees only this Hub."""
     settings = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))},
         "HF_ENDPOINT": endpoint,
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None: ...
 
-    # --- requests in, answers out ---
+    # --- requests and responses ---
 
     def answer(self) -> None:
         self.body = self.read_body()
@@ -303,10 +303,10 @@ class _Handler(BaseHTTPRequestHandler):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
 
-    # --- who may do what ---
+    # --- permissions ---
 
     def identified(self) -> set[str] | None:
-        """Where the user may write; None for a stranger."""
+        """Owners whose repositories the user may write; None without a token."""
         if self.token is None:
             return None
         if self.token not in self.hub.tokens:
@@ -326,7 +326,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(403, f"You don't have write access to {name}")
         return repository
 
-    # --- the interface ---
+    # --- the API ---
 
     def route(self) -> None:
         match [self.command, *self.parts_of_path]:

@@ -1,8 +1,8 @@
-"""Python processes that start warm: forks of one that has imported torch, which takes seconds.
+"""Python processes that start fast: forks of one that has already imported torch, which takes seconds.
 
-What runs is what ``python -m MODULE ...`` or ``python -c CODE ...`` would run, with an environment, standard input
-and outputs of its own; only torch and torchvision are there already. For what Python itself does as it starts, as
-``PYTHONWARNINGS``, or for modules that must not be there, start a real process.
+They run what ``python -m MODULE ...`` or ``python -c CODE ...`` would run, with their own environment, standard input
+and outputs; only torch and torchvision are imported already. To test what Python itself does at startup, such as
+``PYTHONWARNINGS``, or that a module is not imported, start a real process.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PRELOADED = ["torch", "torchvision.models.feature_extraction"]
-"""All of what timm and ``torch.export`` import from torch; none of it reads what a test sets."""
+"""Everything that timm and ``torch.export`` import from torch; none of it reads anything that a test sets."""
 warm = multiprocessing.get_context("forkserver")
 warm.set_forkserver_preload(PRELOADED)
 
 
 def _become(command: list[str], env: dict[str, str], folder: str, files: Path) -> None:
-    """What a fork does: code at module level, as in a process that has just been started."""
+    """Run a command in a fork, as in a process that has just been started."""
     for number, name in enumerate(("in", "out", "err")):
         opened = os.open(files / name, os.O_RDONLY if number == 0 else os.O_WRONLY)
         os.dup2(opened, number)
@@ -48,7 +48,7 @@ def _become(command: list[str], env: dict[str, str], folder: str, files: Path) -
 
 
 class Process:
-    """As ``subprocess.Popen([sys.executable, *command], text=True)`` with all that it prints piped."""
+    """Like ``subprocess.Popen([sys.executable, *command], text=True)`` with its output piped."""
 
     def __init__(self, command: list[str], env: Mapping[str, str] | None = None, input: str = "") -> None:  # noqa: A002
         self.args = command
@@ -84,7 +84,7 @@ def run(
     input: str = "",  # noqa: A002
     timeout: float = 300,
 ) -> "subprocess.CompletedProcess[str]":
-    """As ``subprocess.run`` of Python with text captured; ``env`` is the whole environment."""
+    """Like ``subprocess.run`` of Python with captured text; ``env`` is the whole environment."""
     process = Process(list(map(str, command)), env, input)
     out, err = process.communicate(timeout)
     assert process.returncode is not None

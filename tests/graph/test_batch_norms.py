@@ -20,7 +20,7 @@ from tests.conftest import SmallNet, frozen_student, graph_of, trained
 
 
 def plain_statistics(network, x):
-    """Inputs of the batch norms, gathered with hooks, and their statistics written out."""
+    """The logits, and the batch norms with mean and variance of their inputs, collected with hooks."""
     inputs = []
     handles = [
         m.register_forward_pre_hook(lambda m, a: inputs.append((m, a[0])))
@@ -35,7 +35,7 @@ def plain_statistics(network, x):
     ]
 
 
-def test_statistics_outputs_and_gradients_equal_the_plain_way(network, graph, random):
+def test_statistics_outputs_and_gradients_equal_those_found_with_hooks(network, graph, random):
     x = torch.randn(8, 3, 8, 8, generator=random, requires_grad=True)
     plain_out, plain = plain_statistics(network, x)
     out, moments = add_statistics(graph)(x)
@@ -56,7 +56,7 @@ def test_statistics_outputs_and_gradients_equal_the_plain_way(network, graph, ra
     assert torch.allclose(grad, plain_grad, rtol=1e-3, atol=1e-5 * plain_grad.abs().max())
 
 
-def test_a_pass_leaves_the_graph_it_is_given_as_it_was(graph, random):
+def test_graph_passes_do_not_change_the_graph_they_are_given(graph, random):
     x = torch.randn(2, 3, 8, 8, generator=random)
     before, nodes = graph(x), len(graph.graph.nodes)
     for change in (add_statistics, add_batch_norm_outputs):
@@ -67,7 +67,7 @@ def test_a_pass_leaves_the_graph_it_is_given_as_it_was(graph, random):
     assert len(graph.graph.nodes) == nodes
 
 
-def test_subclasses_and_functional_calls_are_seen_and_vectors_left_out():
+def test_batch_norms_include_subclasses_and_functional_calls_but_not_1d():
     from timm.layers import BatchNormAct2d
 
     class Norms(nn.Module):
@@ -79,22 +79,22 @@ def test_subclasses_and_functional_calls_are_seen_and_vectors_left_out():
         def forward(self, x):
             x = self.norm(self.conv(x))
             x = F.batch_norm(input=x, running_mean=self.norm.running_mean, running_var=self.norm.running_var)
-            x = F.batch_norm(x, None, None, training=True)  # by the batch's own statistics
+            x = F.batch_norm(x, None, None, training=True)  # uses the batch's own statistics
             return self.fc(self.flat(x.mean((2, 3))))
 
     assert [norm.name for norm in batch_norms(graph_of(trained(Norms())))] == ["norm", "norm#1"]
 
 
-def test_outputs_are_what_leaves_batch_norms_before_an_activation_in_place(network, graph, random):
+def test_batch_norm_outputs_are_taken_before_in_place_activations(network, graph, random):
     x = torch.randn(4, 3, 8, 8, generator=random)
     _, outputs = add_batch_norm_outputs(graph)(x)
     assert torch.equal(outputs[0], network.bn1(network.conv1(x)))
     h = F.relu(outputs[0])
     assert torch.equal(outputs[1], network.bn2(network.conv2(h)))
-    assert outputs[1].min() < 0  # SmallNet's second activation writes over it
+    assert outputs[1].min() < 0  # SmallNet's second activation is in place and overwrites it
 
 
-def test_compared_outputs_are_those_of_two_networks(graph, random):
+def test_batch_norm_outputs_of_two_networks_are_compared_pairwise(graph, random):
     other = graph_of(trained(SmallNet(), seed=1))
     x = torch.randn(4, 3, 8, 8, generator=random)
     _, ours = add_batch_norm_outputs(graph)(x)
@@ -105,7 +105,7 @@ def test_compared_outputs_are_those_of_two_networks(graph, random):
     assert distances == [(a - b).abs().max() for a, b in zip(theirs, ours, strict=True)]
 
 
-def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_trained_on(random):
+def test_expected_variance_is_that_of_outputs_on_the_training_data(random):
     x = torch.randn(64, 5, 9, 9, generator=random) * 3 + 1
     norm = nn.BatchNorm2d(5, momentum=1.0)
     norm.weight.data, norm.bias.data = torch.rand(2, 5, generator=random)
@@ -115,7 +115,7 @@ def test_the_promised_variance_is_that_of_outputs_with_the_statistics_it_was_tra
     assert torch.allclose(found.variance, norm(x).var(correction=0), rtol=1e-3)
 
 
-def test_samples_have_the_moments_that_the_affine_part_promises():
+def test_sampled_outputs_have_the_moments_of_the_affine_parameters():
     weight, bias = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 3.0])
     x = torch.zeros(500, 2, 6, 6)
     out = sample_output(x, weight, bias, seed=1)
@@ -128,7 +128,7 @@ def test_samples_have_the_moments_that_the_affine_part_promises():
     assert torch.allclose(common, torch.full((2,), 0.5), atol=0.15)
 
 
-def test_sampled_statistics_do_not_depend_on_the_images_behind_the_first_batch_norm(graph, random):
+def test_only_the_first_batch_norms_sampled_statistics_depend_on_images(graph, random):
     sampled = add_statistics(graph, sampled=True)
     (_, one), (_, other) = (sampled(torch.randn(16, 3, 8, 8, generator=random)) for _ in range(2))
     assert not torch.equal(one[0][0], other[0][0])
@@ -137,8 +137,8 @@ def test_sampled_statistics_do_not_depend_on_the_images_behind_the_first_batch_n
         assert torch.equal(one[k][1], other[k][1])
 
 
-def test_moments_of_bfloat16_are_those_of_its_values_in_full(random):
-    """Far from zero, where bfloat16 has no digit left for the deviation."""
+def test_moments_of_bfloat16_inputs_are_computed_in_float32(random):
+    """Far from zero, where bfloat16 has no digits left for the deviation."""
     running_mean, running_var = torch.tensor([99.0, 0, 0]), torch.tensor([2.0, 1, 1])
     x = (torch.randn(64, 3, 8, 8, generator=random) + torch.tensor([100.0, 0.1, -0.1])[:, None, None]).bfloat16()
     x = x.contiguous(memory_format=torch.channels_last)
@@ -154,7 +154,7 @@ def test_moments_of_bfloat16_are_those_of_its_values_in_full(random):
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_a_batch_norm_without_affine_part_is_normalised_alike(affine, random):
+def test_normalization_equals_batch_norm_with_or_without_affine_parameters(affine, random):
     norm = nn.BatchNorm2d(3, affine=affine).eval()
     norm.running_mean.normal_(generator=random)
     x = torch.randn(4, 3, 5, 5, generator=random)
@@ -163,7 +163,7 @@ def test_a_batch_norm_without_affine_part_is_normalised_alike(affine, random):
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-def test_a_batch_norm_may_read_another_ones_output(sampled, random):
+def test_statistics_are_found_for_consecutive_batch_norms(sampled, random):
     network = trained(nn.Sequential(nn.Conv2d(3, 4, 3), *(nn.BatchNorm2d(4) for _ in range(3)), nn.Flatten(),
                                     nn.Linear(144, 2)))  # fmt: skip
     x = torch.randn(5, 3, 8, 8, generator=random)
@@ -189,7 +189,7 @@ class Ghost(nn.BatchNorm2d):
         )
 
 
-def test_statistics_may_be_a_part_of_a_tensor(network, random):
+def test_batch_norm_statistics_may_be_a_slice_of_a_buffer(network, random):
     ghost = copy.deepcopy(network)
     for norm in (ghost.bn1, ghost.bn2, ghost.bn3):
         norm.__class__ = Ghost

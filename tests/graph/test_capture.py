@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 class Body(nn.Module):
-    """A convolution, a batch norm and a classifier, to put odd things between."""
+    """A convolution, a batch norm and a classifier, with a place for unusual code in between."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ def complex_filter(self, x):
     ],
 )
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_a_graph_computes_what_its_network_does(middle, batch, random):
+def test_captured_graph_computes_the_same_as_its_network(middle, batch, random):
     network = with_middle(middle)
     x = torch.randn(batch, 3, 8, 8, generator=random)
     given = x.clone()
@@ -98,7 +98,7 @@ def test_a_graph_computes_what_its_network_does(middle, batch, random):
     assert not any(node.target._schema.is_mutable for node in calls(graph) if hasattr(node.target, "_schema"))
 
 
-def test_a_graph_shares_the_tensors_of_its_network(network):
+def test_captured_graph_shares_the_tensors_of_its_network(network):
     graph = graph_of(network)
     held = tensors(graph)
     assert held["conv1.weight"] is network.conv1.weight
@@ -107,7 +107,7 @@ def test_a_graph_shares_the_tensors_of_its_network(network):
 
 
 class Shipped(Body):
-    """All that modules may carry beside their forward."""
+    """Everything that modules may have besides their ``forward``."""
 
     def __init__(self):
         super().__init__()
@@ -132,7 +132,7 @@ class Shipped(Body):
         return self.attention(flat, flat, flat, need_weights=False)[0].transpose(1, 2)[..., None]
 
 
-def test_what_modules_carry_is_in_the_graph(random):
+def test_hooks_parametrizations_and_attention_are_captured(random):
     network = trained(Shipped())
     graph = graph_of(network)
     x = torch.randn(3, 3, 8, 8, generator=random)
@@ -146,7 +146,7 @@ def test_what_modules_carry_is_in_the_graph(random):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_traced_and_scripted_code_is_in_the_graph(random):
+def test_traced_modules_are_captured(random):
     network = trained(Body())
     network.conv = torch.jit.trace(network.conv, torch.randn(1, 3, 8, 8), check_trace=False)
     graph = graph_of(network)
@@ -156,9 +156,9 @@ def test_traced_and_scripted_code_is_in_the_graph(random):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_scripted_code_that_cannot_be_captured_is_told_how_to_become_plain_code():
+def test_scripted_code_that_cannot_be_captured_is_refused_with_a_hint():
     class Scripted(torch.jit.ScriptModule):
-        """Scripted as it was written: torch.export does not see what it looks up in itself."""
+        """A ScriptModule, whose access to its own attributes torch.export does not see."""
 
         @torch.jit.script_method
         def forward(self, x):
@@ -172,7 +172,7 @@ def test_scripted_code_that_cannot_be_captured_is_told_how_to_become_plain_code(
     assert "PYTORCH_JIT=0" in refused.value.hint
 
 
-def test_what_torch_compile_wraps_is_captured(network):
+def test_network_wrapped_by_torch_compile_is_captured(network):
     graph = graph_of(torch.compile(network))
     assert [layer.name for layer in layers(graph)] == ["conv1", "conv2", "conv3", "fc"]
 
@@ -209,7 +209,7 @@ def one_by_one(self, x):
         (vmapped, "uses torch.vmap"),
     ],
 )
-def test_a_path_that_depends_on_the_input_is_refused_by_its_line(middle, says):
+def test_code_that_cannot_be_captured_is_refused_with_its_line_and_a_hint(middle, says):
     network = with_middle(lambda self, x: x)
     network.middle = middle.__get__(network)
     with pytest.raises(ModelError, match=says) as caught:
@@ -218,7 +218,7 @@ def test_a_path_that_depends_on_the_input_is_refused_by_its_line(middle, says):
     assert caught.value.hint
 
 
-def test_a_path_that_depends_on_a_buffer_is_told_apart():
+def test_control_flow_that_depends_on_a_buffer_is_refused_with_a_hint():
     network = with_middle(lambda self, x: x)
     network.register_buffer("stage", torch.full((1,), 3.0))
     network.middle = lambda x: -x if (network.stage >= 3).all() else x
@@ -228,7 +228,7 @@ def test_a_path_that_depends_on_a_buffer_is_told_apart():
 
 
 class Counting(SmallNet):
-    """Answers differ from call to call."""
+    """Its outputs differ from call to call, by a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -239,12 +239,12 @@ class Counting(SmallNet):
         return super().forward(x) * self.count
 
 
-def test_a_network_that_changes_itself_is_refused():
+def test_network_that_changes_its_own_tensors_is_refused():
     with pytest.raises(ModelError, match="changes its own tensors"):
         graph_of(trained(Counting()))
 
 
-def test_a_network_that_limits_its_weights_as_it_runs_is_refused():
+def test_network_that_replaces_its_weights_in_forward_is_refused():
     class Limited(SmallNet):
         def forward(self, x):
             self.conv1.weight.data = torch.renorm(self.conv1.weight.data, 2, 0, 1.0)
@@ -254,7 +254,7 @@ def test_a_network_that_limits_its_weights_as_it_runs_is_refused():
         graph_of(trained(Limited()))
 
 
-def test_a_batch_norm_that_eval_does_not_reach_is_refused():
+def test_batch_norm_that_eval_does_not_reach_is_refused():
     class Listed(SmallNet):
         def __init__(self):
             super().__init__()
@@ -269,7 +269,7 @@ def test_a_batch_norm_that_eval_does_not_reach_is_refused():
 
 
 class Remembering(SmallNet):
-    """Its first answer is another one, by a number that no graph sees."""
+    """Its outputs differ from call to call, by a number that the graph does not see."""
 
     calls = 0
 
@@ -278,7 +278,7 @@ class Remembering(SmallNet):
         return super().forward(x) + self.calls
 
 
-def test_a_graph_that_computes_something_else_is_refused():
+def test_graph_that_computes_something_else_than_its_network_is_refused():
     with pytest.raises(ModelError, match="the network and its captured graph compute different results"):
         graph_of(trained(Remembering()))
 
@@ -288,7 +288,7 @@ class OneSize(SmallNet):
         return super().forward(x.reshape(2, 3, 8, 8))
 
 
-def test_a_network_for_one_batch_size_is_refused():
+def test_network_with_a_fixed_batch_size_is_refused():
     network = OneSize().eval().requires_grad_(False)
     with pytest.raises(ModelError, match="batches of one size"):
         capture(network, torch.randn(2, 3, 8, 8))
@@ -299,7 +299,7 @@ def test_lazy_layers_are_refused():
         capture(nn.Sequential(nn.LazyConv2d(4, 3)).eval(), torch.randn(2, 3, 8, 8))
 
 
-def test_the_meta_device_gives_the_same_graph(network):
+def test_capture_on_the_meta_device_gives_the_same_graph(network):
     real = graph_of(network)
     sketch = graph_of(copy.deepcopy(network).to("meta"))
     assert [(n.op, str(n.target), n.meta.get("shape")) for n in real.graph.nodes] == [
@@ -307,7 +307,7 @@ def test_the_meta_device_gives_the_same_graph(network):
     ]
 
 
-def test_squeezing_leaves_a_batch_of_one_image_its_dimension(random):
+def test_squeeze_keeps_the_batch_dimension_of_a_single_image(random):
     network = with_middle(lambda self, x: F.adaptive_avg_pool2d(x, 1).squeeze()[..., None, None])
     graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
     assert torch.equal(graph(x), network(x))
@@ -323,7 +323,7 @@ def test_squeezing_leaves_a_batch_of_one_image_its_dimension(random):
         lambda self, x: x.view(torch.int32).bitwise_and(-2).view(torch.float32),
     ],
 )
-def test_what_looks_at_memory_sees_it_as_it_was_captured(middle, random):
+def test_operations_that_depend_on_memory_layout_see_the_captured_layout(middle, random):
     network = with_middle(middle)
     graph, x = graph_of(network), torch.randn(2, 3, 8, 8, generator=random)
     wanted = network(x)
@@ -333,7 +333,7 @@ def test_what_looks_at_memory_sees_it_as_it_was_captured(middle, random):
     assert torch.allclose(graph(x.contiguous(memory_format=torch.channels_last)), wanted, atol=1e-5)
 
 
-def test_a_name_that_torch_uses_itself_is_refused_with_a_way_out():
+def test_parameter_name_that_torch_reserves_is_refused_with_a_hint():
     network = Body().eval()
     network.register_parameter("code", nn.Parameter(torch.ones(1)))
     network.middle = lambda x: x * network.code
@@ -342,7 +342,7 @@ def test_a_name_that_torch_uses_itself_is_refused_with_a_way_out():
     assert "rename" in refused.value.hint
 
 
-def test_what_several_branches_begin_with_is_computed_once(random):
+def test_common_beginning_of_several_branches_is_computed_once(random):
     def branches(self, x):
         return F.relu(x - 1) + 2 * F.relu(x - 1) + F.leaky_relu(x - 1, 0.1) + F.leaky_relu(x - 1, 0.2)
 
@@ -353,6 +353,6 @@ def test_what_several_branches_begin_with_is_computed_once(random):
     assert torch.equal(graph(x), network(x))
 
 
-def test_numbers_are_drawn_as_often_as_the_network_draws_them():
+def test_equal_calls_that_draw_random_numbers_are_not_merged():
     graph = graph_of(with_middle(lambda self, x: x + torch.rand_like(x) + torch.rand_like(x)))
     assert len(calls(graph, aten.rand_like.default)) == 2

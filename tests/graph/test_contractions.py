@@ -9,7 +9,7 @@ IMAGES = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
 class Product(nn.Module):
-    """A convolution, then a product with a parameter in one spelling, then logits."""
+    """A product with a parameter in one spelling, flattened to logits."""
 
     def __init__(self, shape: tuple[int, ...], spelling: str) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Product(nn.Module):
 
 
 def captured(shape: tuple[int, ...], spelling: str) -> tuple[list[str], float]:
-    """Kinds of the layers that are found, and the largest difference of the answers."""
+    """Kinds of the layers found, and the largest difference between the graph's and network's outputs."""
     network = Product(shape, spelling).eval()
     graph = capture(network, IMAGES[:2])
     with torch.no_grad():
@@ -52,7 +52,7 @@ def captured(shape: tuple[int, ...], spelling: str) -> tuple[list[str], float]:
         ((6, 7), "torch.einsum('b c h w, w o -> b o c h', x, W)"),
     ],
 )
-def test_products_with_a_parameter_are_linear_layers(shape: tuple[int, ...], spelling: str) -> None:
+def test_products_with_a_parameter_become_linear_layers(shape: tuple[int, ...], spelling: str) -> None:
     kinds, difference = captured(shape, spelling)
     assert kinds == ["linear"]
     assert difference < 1e-5
@@ -62,14 +62,14 @@ def test_products_with_a_parameter_are_linear_layers(shape: tuple[int, ...], spe
     ("shape", "spelling"),
     [
         ((4, 7), "torch.addmm(b, pooled, W, alpha=2.0)"),
-        ((4,), "(pooled @ W)[:, None]"),  # a vector gives no new dimension
+        ((4,), "(pooled @ W)[:, None]"),  # a vector adds no dimension
         ((4, 7), "torch.einsum('bc,co->bco', pooled, W)"),  # nothing is summed over
-        ((4, 5, 7), "torch.einsum('bchw,cho->bco', x, W)"),  # each channel by a matrix of its own
-        ((4, 7), "torch.einsum('bchw,co->bo', x, W)"),  # sums over what the parameter has not
-        ((1, 7), "torch.einsum('bc,co->bo', pooled, W)"),  # one row stands for all
+        ((4, 5, 7), "torch.einsum('bchw,cho->bco', x, W)"),  # a separate matrix for each channel
+        ((4, 7), "torch.einsum('bchw,co->bo', x, W)"),  # sums over dimensions that the parameter lacks
+        ((1, 7), "torch.einsum('bc,co->bo', pooled, W)"),  # the only row is broadcast
     ],
 )
-def test_other_products_with_a_parameter_are_left_alone(shape: tuple[int, ...], spelling: str) -> None:
+def test_products_that_no_linear_layer_computes_are_left_unchanged(shape: tuple[int, ...], spelling: str) -> None:
     kinds, difference = captured(shape, spelling)
     assert kinds == []
     assert difference < 1e-5

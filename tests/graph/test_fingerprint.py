@@ -1,4 +1,4 @@
-"""The digest of a graph tells what is computed, not what tensors hold or where they lie."""
+"""The digest of a graph depends on what is computed, not on the values or layout of tensors."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def digest(network, size=8):
     return fingerprint(capture(network.eval().requires_grad_(False), torch.zeros(2, 3, size, size)))
 
 
-def test_equal_code_has_one_digest_whatever_its_tensors_hold():
+def test_digest_does_not_depend_on_values_or_layout_of_tensors():
     assert digest(Net()) == digest(Net())
     assert digest(Net())["torch"] == TORCH
     laid_out = Net()
@@ -40,11 +40,11 @@ def test_equal_code_has_one_digest_whatever_its_tensors_hold():
         lambda x: F.leaky_relu(x.flip(1), 0.1),
     ],
 )
-def test_another_operation_order_or_number_has_another(way):
+def test_digest_depends_on_operations_their_order_and_constants(way):
     assert digest(Net(way)) != digest(Net())
 
 
-def test_a_graph_is_compared_with_what_the_same_torch_has_stated():
+def test_digests_are_compared_only_for_the_same_torch_version():
     graph = capture(Net().eval().requires_grad_(False), torch.zeros(2, 3, 8, 8))
     own = fingerprint(graph)
     assert not is_other_code(own, graph)

@@ -11,7 +11,7 @@ from tests.conftest import graph_of, trained
 
 
 class Traps(nn.Module):
-    """Batch norms after convolutions: some can be folded, some look as if."""
+    """Batch norms after convolutions: some can be folded, and some only look so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,18 +26,18 @@ class Traps(nn.Module):
         self.fc = nn.Linear(6, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.first(x))  # of the images
+        x = self.norm(self.first(x))  # its convolution reads the images
         x = self.shared(self.conv(x))  # folded
-        x = self.shared(self.grouped(x).relu())  # not the convolution's own output
+        x = self.shared(self.grouped(x).relu())  # not directly the convolution's output
         x = self.shared(self.grouped(x))  # folded
         x = self.plain(self.convs[0](x))  # folded
         y = self.convs[1](x)
         x = self.read_twice(y) + y
         x = self.rectified(F.relu_(self.convs[2](x)))
         made = self.made
-        x = self.convs[3](x)  # folded, by a weight that is computed
+        x = self.convs[3](x)  # folded, although the norm's weight is computed
         x = F.batch_norm(x, made.running_mean, made.running_var, made.weight.exp(), made.bias)
-        x = self.again(self.again(x))  # of no convolution
+        x = self.again(self.again(x))  # not after a convolution
         last = self.convs[4](x)
         assert last.shape[1] == 6
         return self.fc(self.late(last).mean((2, 3)))  # folded
@@ -59,13 +59,13 @@ def test_only_batch_norms_that_alone_read_a_convolution_are_folded(traps):
 
 
 def gradients(graph, x):
-    """Of a loss that looks at every batch norm, of all parameters; and what it looks at."""
+    """Outputs of all batch norms, and gradients of a loss on these and the logits for all parameters."""
     logits, outputs = graph(x)
     sum(out.square().mean() for out in outputs).add(logits.square().mean()).backward()
     return outputs, {key: p.grad for key, p in tensors(graph).items() if p.requires_grad}
 
 
-def test_folded_graphs_put_out_and_learn_the_same(traps, random):
+def test_folding_keeps_batch_norm_outputs_and_gradients(traps, random):
     made = []
     x = torch.randn(4, 3, 8, 8, generator=random, dtype=torch.float64)
     for fold in (False, True):

@@ -1,4 +1,4 @@
-"""Calls that hand on what they take are none of the graph's: it is that of the network without them."""
+"""Calls that return their input unchanged are removed: the graph is that of the network without them."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("between", NOTHING.values(), ids=NOTHING)
-def test_what_hands_on_its_input_is_no_call(between):
+def test_calls_that_return_their_input_unchanged_are_removed(between):
     network = trained(With(between))
     graph, plain = graph_of(network), graph_of(With(lambda x: x).eval().requires_grad_(False))
     own = [call.target for call in calls(graph) if call.target not in (aten.clone.default, getattr)]
@@ -67,12 +67,12 @@ SOMETHING = {
 
 
 @pytest.mark.parametrize("between", SOMETHING.values(), ids=SOMETHING)
-def test_what_computes_stays(between):
+def test_calls_that_change_their_input_are_kept(between):
     graph, plain = graph_of(trained(With(between))), graph_of(With(lambda x: x).eval().requires_grad_(False))
     assert len(calls(graph)) > len(calls(plain))
 
 
-def test_a_layer_behind_a_conversion_reads_the_quantized_activation():
+def test_layer_after_a_removed_conversion_reads_the_quantized_activation():
     graph = graph_of(trained(With(lambda x: x.float())))
     plan = plan_quantization(graph, 4, 4, "activations")
     assert [layer.a_bits for layer in inspect_layers(graph, plan)] == [None, 4]

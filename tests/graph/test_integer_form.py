@@ -29,9 +29,9 @@ class Traps(nn.Module):
         x = F.silu(self.a(self.first(x)))  # folded
         x = self.plain(self.biased(x))  # folded
         x = self.b(self.shared(x)) + self.c(self.shared(x * 2))  # one convolution, two batch norms
-        x = self.d(self.other(x)) + self.d(self.other(F.silu(x)))  # one and the same: folded
-        y = self.first.weight.sum() + self.shared(x)  # a weight that something else reads too
-        y = self.read(y) + y  # no convolution's own output
+        x = self.d(self.other(x)) + self.d(self.other(F.silu(x)))  # one convolution, the same batch norm: folded
+        y = self.first.weight.sum() + self.shared(x)  # a weight with another reader
+        y = self.read(y) + y  # not only the convolution's output
         return self.fc(self.pre(F.relu(y)).mean((2, 3)))
 
 
@@ -40,7 +40,7 @@ def traps():
     return graph_of(trained(Traps()))
 
 
-def test_it_computes_the_same_and_shares_nothing_that_it_changes(traps, random):
+def test_integer_form_computes_the_same_and_does_not_change_its_source(traps, random):
     x = torch.randn(5, 3, 8, 8, generator=random)
     before, made = traps(x), integer_form(traps)
     assert torch.allclose(made(x), before, atol=1e-5 * before.abs().max().item())
@@ -48,7 +48,7 @@ def test_it_computes_the_same_and_shares_nothing_that_it_changes(traps, random):
     assert not calls(made, aten.silu.default)
 
 
-def test_a_batch_norm_is_folded_into_the_convolution_where_it_alone_reads_all_of_its_calls(traps):
+def test_batch_norm_is_folded_if_it_alone_reads_all_calls_of_a_convolution(traps):
     made = integer_form(traps)
     assert [output.name for output in folded_outputs(made)] == ["a", "plain", "d", "d#1"]
     assert [norm.name for norm in batch_norms(made)] == ["b", "c", "read", "pre"]
@@ -60,7 +60,7 @@ def test_a_batch_norm_is_folded_into_the_convolution_where_it_alone_reads_all_of
     assert not {"a.running_mean", "d.weight"} & read.keys()
 
 
-def test_outputs_of_batch_norms_stay_known(traps, random):
+def test_outputs_of_folded_batch_norms_are_still_found(traps, random):
     x = torch.randn(3, 3, 8, 8, generator=random)
     (_, wanted), (_, got) = (add_batch_norm_outputs(graph)(x) for graph in (traps, integer_form(traps)))
     assert len(wanted) == len(got) == 8
@@ -68,7 +68,7 @@ def test_outputs_of_batch_norms_stay_known(traps, random):
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_promised_moments_are_those_of_the_parameters(traps):
+def test_expected_moments_of_folded_batch_norms_are_their_bias_and_weight(traps):
     made = integer_form(traps)
     for output in folded_outputs(made):
         held = tensors(traps)
@@ -93,7 +93,7 @@ def test_promised_moments_are_those_of_the_parameters(traps):
         (F.gelu, None),
     ],
 )
-def test_clamps_are_known_by_their_bounds(function, bounds):
+def test_bounds_of_clamping_activations_are_recognized(function, bounds):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

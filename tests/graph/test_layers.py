@@ -1,4 +1,4 @@
-"""What multiplies: found by what is called, named, counted by hand."""
+"""Layers and products: how they are found and named, with multiply-adds counted by hand."""
 
 import pytest
 import torch
@@ -21,14 +21,14 @@ class Standardised(nn.Conv2d):
 
 
 class Sloped(nn.Conv2d):
-    """A weight computed from parameters and from what is made on the way, where the images are."""
+    """A weight computed from parameters and a tensor that is created on the images' device."""
 
     def forward(self, x):
         slope = torch.linspace(0.5, 1.5, self.weight.shape[-1], device=x.device)
         return F.conv2d(x, self.weight * slope, self.bias, padding=1)
 
 
-def test_a_weight_made_with_a_tensor_on_the_inputs_device_is_no_function_of_the_input(random):
+def test_weight_that_only_uses_the_inputs_device_does_not_depend_on_the_input(random):
     network = trained(nn.Sequential(Sloped(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)))
     graph = graph_of(network)
     assert [(layer.name, layer.float_reason) for layer in layers(graph)] == [("0", None), ("4", None)]
@@ -52,7 +52,7 @@ class Mixed(nn.Module):
 
 
 class Everything(nn.Module):
-    """Layers in every form: computed weights, bare parameters, fixed filters, shared modules, transposed, one-d."""
+    """Layers in every form: computed weights, bare parameters, fixed filters, shared, transposed and 1-D modules."""
 
     def __init__(self):
         super().__init__()
@@ -83,7 +83,7 @@ def everything():
     return trained(Everything())
 
 
-def test_layers_are_found_by_what_is_called(everything):
+def test_layers_are_found_by_the_operations_that_are_called(everything):
     graph = graph_of(everything)
     found = {layer.name: layer for layer in layers(graph)}
     assert list(found) == ["stem", "mixed", "kernel", "blur", "shared", "attention", "head"]
@@ -96,7 +96,7 @@ def test_layers_are_found_by_what_is_called(everything):
     assert not found["kernel"].computed
     assert [found[name].key for name in ("stem", "kernel", "head")] == ["stem.weight", "kernel", "head.weight"]
     assert list(found["shared"].input_names.values()) == ["shared", "shared#1"]
-    # multiply-adds by hand: 8x8 places up to the blur, which leaves 4x4
+    # multiply-adds by hand: 8x8 positions up to the blur, 4x4 after it
     assert found["stem"].multiply_adds == 64 * 6 * 27
     assert found["kernel"].multiply_adds == 64 * 6 * 9
     assert found["shared"].multiply_adds == 2 * 16 * 36
@@ -106,13 +106,13 @@ def test_layers_are_found_by_what_is_called(everything):
     assert up.multiply_adds == 16 * 6 * 6 * 4
 
 
-def test_activations_are_named_by_the_module_that_calls_them(graph):
+def test_activations_are_named_after_the_module_that_calls_them(graph):
     # one functional call in the network's own forward, a module that is called twice
     assert list(activation_calls(graph).values()) == ["", "act", "act#1"]
 
 
 class Products(nn.Module):
-    """What multiplies and is no layer, and what is a layer and does not look like one."""
+    """Products that are not layers, and layers that do not look like one."""
 
     def __init__(self):
         super().__init__()
@@ -133,7 +133,7 @@ class Products(nn.Module):
         return self.pair(x[:, 0], x[:, 1])
 
 
-def test_all_that_multiplies_is_listed_and_counted():
+def test_all_layers_and_products_are_listed_with_their_multiply_adds():
     graph = graph_of(trained(Products()))
     assert [(layer.name, layer.shape) for layer in layers(graph)] == [
         ("conv", (8, 3, 3, 3)),
@@ -157,7 +157,7 @@ def test_all_that_multiplies_is_listed_and_counted():
     assert [row.kind for row in rows][:3] == ["conv2d", "linear", "linear"]
 
 
-def test_shared_weights_are_one_layer():
+def test_modules_that_share_a_weight_are_one_layer():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -174,7 +174,7 @@ def test_shared_weights_are_one_layer():
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_image_is_known_through_padding(padded):
+def test_layer_is_known_to_read_the_image_through_padding(padded):
     class Stem(nn.Module):
         def __init__(self):
             super().__init__()
@@ -188,7 +188,7 @@ def test_the_image_is_known_through_padding(padded):
     assert [reads_image(graph, layer) for layer in layers(graph)] == [True, False]
 
 
-def test_features_are_what_enters_the_last_layer_averaged_over_places(random):
+def test_features_are_the_last_layers_input_averaged_over_positions(random):
     x = torch.randn(2, 4, 5, 6, generator=random)
 
     class Head(nn.Module):
@@ -210,7 +210,7 @@ def test_features_are_what_enters_the_last_layer_averaged_over_places(random):
         assert torch.allclose(found.of(given), expected, atol=1e-6)
 
 
-def test_inspection_on_the_meta_device_needs_no_weights(everything):
+def test_inspection_on_the_meta_device_gives_the_same_result(everything):
     with torch.device("meta"):
         sketch = graph_of(Everything().eval().requires_grad_(False))
     real = graph_of(everything)
@@ -223,7 +223,7 @@ def test_inspection_on_the_meta_device_needs_no_weights(everything):
 
 
 class Rarer(nn.Module):
-    """Products that are written in other ways than ``@``, of features ``(B, 6)``; multiply-adds counted by hand."""
+    """Products written in other ways than ``@``, on features ``(B, 6)``; multiply-adds counted by hand."""
 
     COUNTS = (
         ("tensordot", 64 * 64 * 6),
@@ -248,26 +248,26 @@ class Rarer(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.norm(self.conv(x)))
-        rows = x.mean(0)  # (6, 8, 8): of all images, for want of a product of two activations without batches
+        rows = x.mean(0)  # (6, 8, 8): averaged over images, as the products below take no batches
         parts = [torch.tensordot(rows, rows, ([0], [0])).flatten()[:2].expand(len(x), 2)]
         parts += [torch.inner(rows[0], rows[0]).flatten()[:3].expand(len(x), 3)]
         x = x.mean((2, 3))
         parts += [torch.cdist(x, self.prototypes)]
         parts += [torch.linalg.vecdot(x, self.one)[:, None], F.cosine_similarity(x, self.one[None])[:, None]]
         parts += [(self.prototypes - x[:, None]).abs().sum(-1), torch.norm(x[:, None] - self.prototypes, dim=2)]
-        parts += [((x - self.one.mean()) ** 2).sum(1, True), (x - self.one).mean(1, True)]  # no distances from weights
-        parts += [(x[:, None] * self.prototypes).sum(-1), (x * x.sigmoid()).mean(1, True)]  # a gate is no product
+        parts += [((x - self.one.mean()) ** 2).sum(1, True), (x - self.one).mean(1, True)]  # not distances from weights
+        parts += [(x[:, None] * self.prototypes).sum(-1), (x * x.sigmoid()).mean(1, True)]  # a gate is not a product
         parts += [torch.outer(self.left * x.mean(), self.right).sum().expand(len(x), 1)]
         return torch.cat([*parts, self.lstm(x)[0], self.gru(x)], 1)
 
 
-def test_products_in_rarer_forms_are_listed_and_counted():
+def test_products_in_rarer_forms_are_listed_with_their_multiply_adds():
     found = products(graph_of(trained(Rarer())))
     assert [(one.kind, one.multiply_adds) for one in found] == list(Rarer.COUNTS)
 
 
 class Hyper(nn.Module):
-    """A convolution's weight and a classifier's, each from a linear layer that reads no image."""
+    """Linear layers that read no image compute the weights of a convolution and of a classifier."""
 
     def __init__(self):
         super().__init__()
@@ -283,7 +283,7 @@ class Hyper(nn.Module):
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
-def test_layers_that_read_no_image_are_part_of_the_weights_they_make(placement, random):
+def test_layers_that_read_no_image_are_part_of_the_weights_they_compute(placement, random):
     network = trained(Hyper())
     graph = graph_of(network)
     assert [(layer.shape, layer.computed, layer.float_reason) for layer in layers(graph)] == [
@@ -309,12 +309,12 @@ class Complex(nn.Module):
         return self.fc(self.mixing(x.to(torch.cfloat)).abs().mean((2, 3)))
 
 
-def test_complex_weights_stay_as_they_are_and_say_so():
+def test_layer_with_complex_weights_stays_float_and_says_why():
     found = {layer.name: layer.float_reason for layer in layers(graph_of(Complex().eval()))}
     assert found == {"conv": None, "mixing": "its weight is complex", "fc": None}
 
 
-def test_a_randomized_relu_is_a_leaky_one_when_it_is_not_trained(random):
+def test_randomized_relu_acts_as_a_leaky_relu_in_eval_mode(random):
     class Randomized(nn.Module):
         def __init__(self):
             super().__init__()

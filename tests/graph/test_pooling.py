@@ -1,4 +1,4 @@
-"""Pooling in the one form that runtimes understand alike: the same values, whatever the windows cover."""
+"""Pooling in the one form that all runtimes compute alike, with the same values for any windows."""
 
 import itertools
 
@@ -25,7 +25,7 @@ def settings_of(dims):
 
 
 class Pools(nn.Module):
-    """Average pooling in every setting, of images as torch takes them in one to three dimensions."""
+    """Average pooling with all settings, in one to three dimensions."""
 
     def __init__(self, dims):
         super().__init__()
@@ -38,13 +38,13 @@ class Pools(nn.Module):
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-def test_averages_are_those_of_torch_without_own_divisors_and_without_counted_padding_beyond_the_image(dims):
+def test_average_pooling_equals_torchs_without_ambiguous_settings(dims):
     torch.manual_seed(0)
     network, image = Pools(dims), torch.randn(2, 4, 7, 6)
     graph = capture(network, image)
     torch.testing.assert_close(graph(image), network(image))
     pools = calls(graph, *AVERAGE_POOLS)
-    assert 0 < len(pools) <= len(list(settings_of(dims)))  # those that pool alike are one
+    assert 0 < len(pools) <= len(list(settings_of(dims)))  # equal ones are merged
     for call in pools:
         given = arguments(call)
         assert given.get("divisor_override") is None
@@ -61,7 +61,7 @@ def juts_out(call):
 
 
 @pytest.mark.parametrize(("size", "adaptive_left"), [(1, 0), ((2, 3), 0), ((7, 6), 0), (4, 1)])
-def test_adaptive_maxima_of_windows_of_one_size_are_plain_ones(size, adaptive_left, random):
+def test_adaptive_max_pooling_with_equal_windows_becomes_plain_pooling(size, adaptive_left, random):
     image = torch.randn(2, 4, 14, 6, generator=random)
     network = nn.AdaptiveMaxPool2d(size)
     graph = capture(network, image)
@@ -69,7 +69,7 @@ def test_adaptive_maxima_of_windows_of_one_size_are_plain_ones(size, adaptive_le
     assert len(calls(graph, torch.ops.aten.adaptive_max_pool2d.default)) == adaptive_left
 
 
-def test_adaptive_maxima_whose_places_are_asked_for_stay_as_they_are(random):
+def test_adaptive_max_pooling_with_indices_computes_the_same(random):
     class Places(nn.Module):
         def forward(self, x):
             values, places = F.adaptive_max_pool2d(x, 1, return_indices=True)

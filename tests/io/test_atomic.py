@@ -19,12 +19,12 @@ def old(tmp_path):
 
 
 def ours(folder):
-    """What stands for a checkpoint here."""
+    """Whether a folder counts as a checkpoint in these tests."""
     return (folder / "config.json").is_file()
 
 
 def make(whole, path, force, meanwhile):
-    """Write an output anew; ``meanwhile`` is called when all is written, and nothing is in its place."""
+    """Write an output; ``meanwhile`` is called when all is written but nothing has been moved into place."""
     with atomic_folder(path, force, ours) if whole is atomic_folder else atomic_file(path, force) as made:
         if whole is atomic_folder:
             (made / "config.json").write_text("new")
@@ -44,14 +44,14 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_folder_takes_its_place_at_the_end(old, tmp_path):
+def test_folder_is_replaced_only_after_everything_is_written(old, tmp_path):
     seen = []
     make(atomic_folder, old, True, lambda: seen.append(contents(old)))
     assert seen == [{"config.json": "old"}]
     assert contents(tmp_path) == {"out/config.json": "new"}
 
 
-def test_folders_in_a_folder_can_be_entered(tmp_path):
+def test_nested_folders_are_accessible_and_their_files_not_executable(tmp_path):
     with atomic_folder(tmp_path / "out", False, ours) as made:
         (made / "deep/er").mkdir(parents=True)
         (made / "deep/er/a").write_text("new")
@@ -69,7 +69,7 @@ def test_folders_in_a_folder_can_be_entered(tmp_path):
     ],
 )
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
-def test_what_breaks_off_leaves_what_was_there(old, tmp_path, whole, error, raised):
+def test_interrupted_write_leaves_the_previous_output_unchanged(old, tmp_path, whole, error, raised):
     with pytest.raises(raised) as caught:
         make(whole, old if whole is atomic_folder else old / "config.json", True, fail(error))
     assert contents(tmp_path) == {"out/config.json": "old"}
@@ -91,7 +91,7 @@ def failing_renames(monkeypatch, failing):
     return done
 
 
-def test_a_folder_that_cannot_be_replaced_is_put_back(old, tmp_path, monkeypatch):
+def test_previous_folder_is_restored_if_it_cannot_be_replaced(old, tmp_path, monkeypatch):
     done = failing_renames(monkeypatch, {2})
     with pytest.raises(OutputError, match="Input/output error"):
         make(atomic_folder, old, True, lambda: None)
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_replaced_is_put_back(old, tmp_path, monkeypatch
     assert contents(tmp_path) == {"out/config.json": "old"}
 
 
-def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, monkeypatch):
+def test_previous_folder_that_cannot_be_restored_is_kept_and_named(old, tmp_path, monkeypatch):
     failing_renames(monkeypatch, {2, 3})
     with pytest.raises(OutputError) as caught:
         make(atomic_folder, old, True, lambda: None)
@@ -108,8 +108,8 @@ def test_a_folder_that_cannot_even_be_put_back_is_kept_and_named(old, tmp_path, 
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
-def test_all_is_on_the_disk_before_it_takes_its_place(old, monkeypatch, whole):
-    """A power cut after the rename must not leave files that are empty."""
+def test_output_is_synced_to_disk_before_it_is_moved_into_place(old, monkeypatch, whole):
+    """A power cut after the rename must not leave empty files."""
     order, fsync, check = [], os.fsync, atomic.check_output
 
     def synced(opened):
@@ -129,7 +129,7 @@ def test_all_is_on_the_disk_before_it_takes_its_place(old, monkeypatch, whole):
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
-def test_a_disk_that_does_not_take_it_leaves_what_was_there(old, tmp_path, monkeypatch, whole):
+def test_failed_sync_leaves_the_previous_output_unchanged(old, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(OutputError, match="No space left"):
         make(whole, old if whole is atomic_folder else old / "config.json", True, lambda: None)
@@ -137,14 +137,14 @@ def test_a_disk_that_does_not_take_it_leaves_what_was_there(old, tmp_path, monke
 
 
 @pytest.mark.parametrize("whole", [atomic_folder, atomic_file])
-def test_what_somebody_else_has_put_there_meanwhile_is_not_replaced(tmp_path, whole):
+def test_output_that_others_created_in_the_meantime_is_not_replaced(tmp_path, whole):
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="already exists"):
         make(whole, path, False, lambda: path.write_text("theirs"))
     assert contents(tmp_path) == {"out": "theirs"}
 
 
-def test_a_folder_that_vanishes_is_one_line(tmp_path):
+def test_parent_folder_that_vanishes_is_an_output_error(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     with pytest.raises(OutputError, match="No such file"):
@@ -153,7 +153,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_refused(tmp_path):
+def test_output_in_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="not writable"):
         check_output(tmp_path / "out", False, ours)
@@ -168,7 +168,7 @@ def test_a_read_only_folder_is_refused(tmp_path):
         ("out/config.json", False, "is a file"),
     ],
 )
-def test_what_could_not_be_replaced_at_the_end_is_refused_at_once(old, tmp_path, monkeypatch, path, file, says):
+def test_output_that_could_not_be_replaced_is_refused_up_front(old, tmp_path, monkeypatch, path, file, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match=says):
         check_output(Path(path), True, None if file else ours)
@@ -184,7 +184,7 @@ def test_what_could_not_be_replaced_at_the_end_is_refused_at_once(old, tmp_path,
         (["chapter.tex"], False),
     ],
 )
-def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files, taken):
+def test_force_replaces_outputs_and_empty_folders_only(tmp_path, files, taken):
     folder = tmp_path / "thesis"
     folder.mkdir()
     for name in files:
@@ -199,13 +199,13 @@ def test_force_replaces_outputs_and_no_folder_of_something_else(tmp_path, files,
             check_output(folder, True, ours)
 
 
-def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+def test_output_name_that_is_not_utf_8_is_refused(tmp_path):
     with pytest.raises(OutputError, match="the name is not UTF-8"):
         check_output(tmp_path / os.fsdecode(b"caf\xe9"), force=False)
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_link_is_refused_as_what_it_leads_to_would_stay_as_it_is(old, tmp_path, there):
+def test_symbolic_link_as_output_is_refused(old, tmp_path, there):
     link = tmp_path / "link"
     link.symlink_to(old if there else tmp_path / "nowhere")
     with pytest.raises(OutputError, match="link is a link"):
@@ -221,13 +221,13 @@ def test_a_link_is_refused_as_what_it_leads_to_would_stay_as_it_is(old, tmp_path
         ("a\0b", "null character"),
     ],
 )
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path, name, says):
+def test_output_name_that_no_file_system_accepts_is_refused(tmp_path, name, says):
     for is_output in (None, ours):
         with pytest.raises(OutputError, match=says):
             check_output(tmp_path / name, True, is_output)
 
 
-def test_the_longest_name_that_is_taken_can_be_written(tmp_path):
+def test_longest_accepted_output_name_can_be_written(tmp_path):
     path = tmp_path / ("a" * atomic.LONGEST_NAME)
     check_output(path, False, ours)
     make(atomic_folder, path, False, lambda: None)

@@ -17,7 +17,7 @@ TREES = st.recursive(
 
 @given(TREES)
 @settings(deadline=None, max_examples=50)
-def test_sound_json_comes_back_as_it_was(tree):
+def test_valid_json_is_parsed_unchanged(tree):
     assert parse_json(json.dumps(tree)) == tree
 
 
@@ -37,7 +37,7 @@ def test_sound_json_comes_back_as_it_was(tree):
         ("\0", "cannot read"),
     ],
 )
-def test_json_that_is_not_what_it_seems(tmp_path, text, says):
+def test_ambiguous_or_malformed_json_is_refused_with_a_reason(tmp_path, text, says):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(CheckpointError) as caught:
@@ -46,10 +46,10 @@ def test_json_that_is_not_what_it_seems(tmp_path, text, says):
     assert caught.value.message.isprintable()
 
 
-def test_what_is_no_small_text_file_is_not_read(tmp_path):
+def test_json_file_that_is_huge_not_text_a_pipe_or_missing_is_refused(tmp_path):
     path = tmp_path / "config.json"
     with path.open("wb") as file:
-        file.truncate(10**12)  # sparse: takes no place, and would fill the memory
+        file.truncate(10**12)  # sparse: takes no disk space, but would fill the memory
     with pytest.raises(CheckpointError, match=f"larger than {MAX_JSON // 2**20} MiB"):
         read_json(path, CheckpointError)
     path.write_bytes(b'{"a": "\xff"}')
@@ -63,7 +63,7 @@ def test_what_is_no_small_text_file_is_not_read(tmp_path):
         read_json(tmp_path / "nothing", CheckpointError)
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
+def test_links_out_of_the_folder_are_refused_and_others_followed(tmp_path):
     folder, secret = tmp_path / "model", tmp_path / "secret.json"
     folder.mkdir()
     secret.write_text("{}")
@@ -79,7 +79,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     assert safe_path(tmp_path / "alias", "inside.json", CheckpointError).read_text() == "{}"
 
 
-def test_the_hubs_cache_goes_on_working(tmp_path):
+def test_links_within_the_hub_cache_are_followed_but_not_across_repositories(tmp_path):
     repository = tmp_path / "hub" / "models--org--name"
     snapshot, blobs, shared = repository / "snapshots/0123", repository / "blobs", tmp_path / "hub" / "blobs" / "ab"
     for folder in (snapshot, blobs, shared):
@@ -99,7 +99,7 @@ def test_the_hubs_cache_goes_on_working(tmp_path):
         safe_path(snapshot, "stolen.json", CheckpointError)
 
 
-def test_a_header_is_read_without_the_tensors(tmp_path):
+def test_safetensors_header_is_read_and_damaged_files_are_refused(tmp_path):
     import torch
 
     path = tmp_path / "x.safetensors"
@@ -113,7 +113,7 @@ def test_a_header_is_read_without_the_tensors(tmp_path):
 
 
 @given(st.text())
-def test_a_message_is_one_printable_line(text):
+def test_error_message_is_one_printable_line(text):
     error = IntraqError(text, text)
     assert error.message.isprintable()
     assert error.message == str(error)
@@ -121,7 +121,7 @@ def test_a_message_is_one_printable_line(text):
     assert error.hint == error.message
 
 
-def test_a_folder_is_not_called_missing(tmp_path):
+def test_error_distinguishes_a_folder_from_a_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"^.* is a folder$"):
         tensor_header(tmp_path, CheckpointError)
     with pytest.raises(CheckpointError, match=r"^there is no file "):

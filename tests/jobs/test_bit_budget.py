@@ -1,4 +1,4 @@
-"""quantize under a budget."""
+"""``quantize`` under a budget."""
 
 import json
 
@@ -41,7 +41,7 @@ def budgeted(network, measured, out, **given):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_file_is_never_larger_than_asked_for_and_hardly_smaller(wide, measured, tmp_path, share):
+def test_checkpoint_is_at_most_the_target_size_and_hardly_smaller(wide, measured, tmp_path, share):
     low, high = (
         inspect(wide, w=w, a=8, **{k: v for k, v in GIVEN.items() if k != "device"}).bytes_quantized for w in (2, 8)
     )
@@ -53,7 +53,7 @@ def test_a_file_is_never_larger_than_asked_for_and_hardly_smaller(wide, measured
     assert load(tmp_path / "made", model=wide) is not None
 
 
-def test_a_budget_between_the_narrowest_and_the_widest_choice_is_always_met():
+def test_size_budget_between_narrowest_and_widest_choice_is_nearly_used_up():
     network = Source.parse("resnet20_digits").load().network
     graph, draws = graph_of(network, (1, 16, 16)), torch.Generator().manual_seed(0)
     found = [
@@ -62,13 +62,13 @@ def test_a_budget_between_the_narrowest_and_the_widest_choice_is_always_met():
         )
         for layer in quantizable(graph)
     ]
-    for limit in (142_465, 149_187, 155_909, 165_992, 216_407):  # of 98,772 to 300,432
+    for limit in (142_465, 149_187, 155_909, 165_992, 216_407):  # possible are 98,772 to 300,432
         choice = BitChoice(graph, "inputs", asked_bits(ALL, 8, Budget("bytes", limit, "")))
         (made,) = (point for point in choice.chosen(found).frontier if point.chosen)
         assert 0.97 * limit < made.bytes <= limit
 
 
-def test_the_frontier_buys_more_for_more(wide, measured, tmp_path):
+def test_divergence_falls_with_size_along_the_frontier(wide, measured, tmp_path):
     made = budgeted(wide, measured, tmp_path / "made", avg_bits=4.0, dry_run=True)
     assert not (tmp_path / "made").exists()
     assert len(made.frontier) == 5
@@ -78,7 +78,7 @@ def test_the_frontier_buys_more_for_more(wide, measured, tmp_path):
     assert 3.5 < made.avg_bits <= 4.0
 
 
-def test_bit_operations_choose_activations_too(wide, measured, tmp_path):
+def test_budget_of_bit_operations_also_chooses_activation_bits(wide, measured, tmp_path):
     limit = 0.3 * inspect(wide, w=8, a=8, **INPUT).bit_operations
     made = budgeted(wide, measured, tmp_path / "made", bops=limit)
     found = inspect(str(tmp_path / "made"))
@@ -88,7 +88,7 @@ def test_bit_operations_choose_activations_too(wide, measured, tmp_path):
     assert len({layer.a_bits for layer in found.layers}) > 1
 
 
-def test_rules_and_ends_stay_as_they_were_asked_for(wide, measured, tmp_path):
+def test_bit_rules_and_first_last_bits_are_kept_under_a_budget(wide, measured, tmp_path):
     rules = tmp_path / "bits.toml"
     rules.write_text('[weights]\n"conv2" = 7\n')
     budgeted(wide, measured, tmp_path / "made", avg_bits=6.5, first_last_bits=8, bits=rules)
@@ -96,7 +96,7 @@ def test_rules_and_ends_stay_as_they_were_asked_for(wide, measured, tmp_path):
     assert (bits["conv1"], bits["conv2"], bits["fc"]) == (8, 7, 8)
 
 
-def test_without_a_file_of_sensitivities_they_are_measured_on_images(wide, tmp_path):
+def test_sensitivities_are_measured_if_no_file_is_given(wide, tmp_path):
     made = quantize(wide, avg_bits=3.0, w=(2, 4), recipe="instant", set=QUICK, out=tmp_path / "made", **GIVEN)
     assert set(made.stages) == {"synthesis", "sensitivity", "calibration"}
     run = json.loads((tmp_path / "made" / "run.json").read_text())
@@ -104,7 +104,7 @@ def test_without_a_file_of_sensitivities_they_are_measured_on_images(wide, tmp_p
     assert {layer.w_bits for layer in inspect(str(tmp_path / "made")).layers} == {2, 4}
 
 
-def test_an_interrupted_run_measures_once_and_tells_the_time_of_all_its_parts(wide, tmp_path):
+def test_resumed_run_reuses_sensitivities_and_reports_times_of_all_stages(wide, tmp_path):
     given = {"avg_bits": 3.0, "w": (2, 4), "recipe": "instant", "set": QUICK, "out": tmp_path / "made", **GIVEN}
 
     def stop(event):
@@ -133,13 +133,13 @@ def test_an_interrupted_run_measures_once_and_tells_the_time_of_all_its_parts(wi
         ({"avg_bits": 3.0, "act_placement": "activations"}, DataError, "placement"),
     ],
 )
-def test_what_cannot_be_is_refused_before_any_work(wide, measured, tmp_path, given, error, says):
+def test_impossible_or_contradictory_budgets_are_refused_before_any_work(wide, measured, tmp_path, given, error, says):
     with pytest.raises(error, match=says):
         budgeted(wide, measured, tmp_path / "made", **given)
     assert not list(tmp_path.iterdir())
 
 
-def test_sensitivities_of_other_weights_or_of_too_few_widths_are_refused(wide, measured, tmp_path):
+def test_sensitivities_of_other_weights_or_too_few_widths_are_refused(wide, measured, tmp_path):
     other = trained(SmallNet(24, 6), seed=1)
     with pytest.raises(DataError, match="other weights"):
         budgeted(other, measured, tmp_path / "made", avg_bits=3.0)
@@ -153,7 +153,7 @@ def test_sensitivities_of_other_weights_or_of_too_few_widths_are_refused(wide, m
         budgeted(wide, tmp_path / "none.json", tmp_path / "made", avg_bits=3.0)
 
 
-def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monkeypatch, small_digits):
+def test_dry_run_prints_the_frontier_and_accepts_a_range_of_widths(capsys, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     few = ["--set", "synthesis.steps=1", "--set", "synthesis.batch_size=8"]
     command = ["quantize", small_digits, "--target-size", "38kB", "--w", "2-3", "--recipe", "instant", *few]
@@ -167,6 +167,6 @@ def test_the_command_prints_the_frontier_and_takes_ranges(capsys, tmp_path, monk
 
 
 @pytest.mark.parametrize("bits", ["x", "2-", "1-4", "4-2", "", "2,,4"])
-def test_widths_that_are_none_are_a_usage_error(capsys, bits):
+def test_invalid_widths_are_a_usage_error(capsys, bits):
     assert main(["quantize", "resnet20_digits", "--avg-bits", "3", "--w", bits, "--dry-run"]) == 2
     assert "--w" in capsys.readouterr().err

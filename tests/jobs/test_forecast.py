@@ -1,4 +1,4 @@
-"""What a dry run tells of time and memory."""
+"""The time and memory that a dry run predicts."""
 
 import time
 
@@ -21,8 +21,8 @@ def network():
     return trained(SmallNet())
 
 
-def test_seconds_are_near_those_it_takes(network, tmp_path, monkeypatch):
-    """In time of the processor, which others on the machine do not lengthen."""
+def test_predicted_seconds_are_within_a_factor_of_two(network, tmp_path, monkeypatch):
+    """Measured in CPU time, which other processes on the machine do not lengthen."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     settings = [*SETTINGS, "tuning.steps=60"]
     quantize(network, out=tmp_path / "warm", recipe="instant", **INPUT)
@@ -36,8 +36,8 @@ def test_seconds_are_near_those_it_takes(network, tmp_path, monkeypatch):
     assert foretold.memory_bytes is None or 1e8 < foretold.memory_bytes < 1e10
 
 
-def test_twice_the_steps_take_twice_the_time(network, tmp_path, monkeypatch):
-    """With a clock that goes on by one at every look, so that no trial takes longer than another."""
+def test_predicted_time_doubles_with_the_number_of_steps(network, tmp_path, monkeypatch):
+    """With a clock that advances by one at every reading, so that all trials take equally long."""
     looks = iter(range(10**9))
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: float(next(looks)))
     told = [
@@ -49,12 +49,12 @@ def test_twice_the_steps_take_twice_the_time(network, tmp_path, monkeypatch):
     assert list(told[0].foretold.stages) == ["synthesis"]
 
 
-def test_without_images_there_is_nothing_to_time(network, tmp_path):
+def test_dry_run_without_images_predicts_nothing(network, tmp_path):
     assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **INPUT).foretold is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_straight_line_that_neither_falls_nor_begins_below_zero():
+def test_fitted_line_neither_falls_nor_begins_below_zero():
     assert _line(100, (10, 3), (20, 5)) == pytest.approx(21)  # 1 + 0.2 x
     assert _line(100, (10, 5), (20, 3)) == 3
     assert _line(100, (10, 1), (20, 4)) == pytest.approx(20)  # in proportion
@@ -62,7 +62,7 @@ def test_a_straight_line_that_neither_falls_nor_begins_below_zero():
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(1.0, ["about 9 min left in all"]), (0.1, [])])
-def test_a_long_run_tells_once_what_is_left(monkeypatch, seconds, told):
+def test_long_run_announces_once_how_much_time_is_left(monkeypatch, seconds, told):
     """400 steps of 10 images; tuning's 100 steps of 20 images take as long as 540 of them."""
     now, events = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -86,7 +86,7 @@ def test_a_long_run_tells_once_what_is_left(monkeypatch, seconds, told):
     "settings",
     [["tuning.steps=1"], ["synthesis.steps=1"], ["tuning.steps=0", "quantization.activation_range=ema"]],
 )
-def test_stages_of_one_step_or_none_are_no_reason_to_fail(small_digits, settings):
+def test_dry_run_works_for_stages_of_one_step_or_none(small_digits, settings):
     ema = ["quantization.weight_rounding=nearest", "quantization.correction=never"]
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", *ema, *settings]
     told = quantize(small_digits, set=few, device="cpu", dry_run=True).foretold

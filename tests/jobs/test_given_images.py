@@ -42,7 +42,7 @@ def made(place, out, *images, **more):
     return result, json.loads((out / "run.json").read_text()), events
 
 
-def test_pictures_take_the_place_of_synthetic_images_and_are_shown_nowhere(place, tmp_path):
+def test_pictures_replace_synthetic_images_and_are_never_shown(place, tmp_path):
     result, run, events = made(place, tmp_path / "out", place / "pictures")
     assert (result.pictures, result.held_out) == (24, 3)
     assert run["measured"]["pictures"] == run["measured"]["images"] == 24
@@ -60,34 +60,34 @@ def test_pictures_take_the_place_of_synthetic_images_and_are_shown_nowhere(place
     assert "synthetic images" not in (card + page).lower()
 
 
-def test_both_together_and_only_the_synthetic_ones_on_the_sheet(place, tmp_path):
+def test_pictures_beside_synthetic_images_are_not_on_the_contact_sheet(place, tmp_path):
     result, run, _ = made(place, tmp_path / "out", place / "images.safetensors", place / "pictures")
     assert (result.pictures, run["measured"]["images"]) == (24, 24 + 32)
     assert len(run["samples"]) > 0
     synthetic = read_images(place / "images.safetensors")
     shown = images_of_sheet(tmp_path / "out/samples.png", synthetic.spec)
     distance = (shown[:, None] - synthetic.made.images.float()[None]).abs().amax((2, 3, 4)).amin(1)
-    assert distance.max() < 0.05  # each on the sheet is one of the file, but for the rounding of pixels
+    assert distance.max() < 0.05  # each image on the sheet is one of the file, up to the rounding of pixels
     card = (tmp_path / "out/README.md").read_text()
     assert "which were used as well" in card
     assert "![synthetic images](samples.png)" in card
 
 
-def test_one_seed_gives_one_checkpoint(place, tmp_path):
+def test_same_seed_gives_the_same_checkpoint_from_pictures(place, tmp_path):
     for name in ("a", "b"):
         made(place, tmp_path / name, place / "pictures")
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b"))
     assert first == second
 
 
-def test_a_job_is_told_from_another_by_its_images_and_by_their_labels(place):
+def test_image_digest_depends_on_images_and_labels(place):
     made = read_images(place / "images.safetensors").made
     others = [replace(made, images=made.images + 1), replace(made, labels=made.labels.flip(0)), None]
     assert digest_of_images(made) == digest_of_images(made.select(slice(None)))
     assert len({digest_of_images(one) for one in (made, *others)}) == 4
 
 
-def test_what_cannot_be_read_is_left_out_and_told(place, tmp_path):
+def test_unreadable_pictures_are_skipped_with_a_warning(place, tmp_path):
     folder = tmp_path / "some"
     folder.mkdir()
     (folder / "broken.jpg").write_bytes(b"no picture")
@@ -100,14 +100,14 @@ def test_what_cannot_be_read_is_left_out_and_told(place, tmp_path):
     assert any("1 of 9 pictures were left out" in event.message for event in events if isinstance(event, Warned))
 
 
-def test_of_many_pictures_as_many_are_chosen_as_the_recipe_makes_images(place, tmp_path, monkeypatch):
+def test_number_of_pictures_is_limited_to_the_recipes_num_images(place, tmp_path, monkeypatch):
     monkeypatch.setattr("intraq_cli.api.quantize.CALIBRATION_IMAGES", 4)
     few = [*SET, "synthesis.num_images=10", "synthesis.batch_size=10"]
     result = quantize(f"{place / 'nets.py'}:net", images=str(place / "pictures"), out=tmp_path / "o", set=few, **SPEC)
     assert result.pictures == 10
 
 
-def test_pictures_of_another_kind_are_warned_of(place, tmp_path):
+def test_pictures_unlike_the_training_images_cause_a_warning(place, tmp_path):
     folder = tmp_path / "white"
     folder.mkdir()
     for k in range(4):
@@ -118,7 +118,7 @@ def test_pictures_of_another_kind_are_warned_of(place, tmp_path):
     )
 
 
-def test_sensitivities_on_pictures(place):
+def test_sensitivities_can_be_measured_on_pictures(place):
     found = sensitivity(f"{place / 'nets.py'}:net", images=place / "pictures", n=8, widths=(4,), **SPEC)
     assert found.n == 8
 
@@ -132,14 +132,14 @@ def test_sensitivities_on_pictures(place):
         (["nowhere"], DataError, "nowhere"),
     ],
 )
-def test_what_names_no_images_is_refused_in_one_line(place, tmp_path, images, error, said):
+def test_several_empty_or_missing_image_sources_are_refused(place, tmp_path, images, error, said):
     (place / "empty").mkdir(exist_ok=True)
     with pytest.raises(error, match=said):
         made(place, tmp_path / "out", *(place / one for one in images))
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_takes_the_option_twice(place, tmp_path, intraq):
+def test_images_option_can_be_given_twice(place, tmp_path, intraq):
     both = ("--images", place / "images.safetensors", "--images", place / "pictures")
     ran = intraq(
         "quantize", f"{place / 'nets.py'}:net", *INPUT, *TINY, *both, "--out", tmp_path / "out", "--device", "cpu"
@@ -149,7 +149,7 @@ def test_the_command_takes_the_option_twice(place, tmp_path, intraq):
     assert "they stay on this machine" in ran.err
 
 
-def test_a_file_of_images_may_be_in_bfloat16(place):
+def test_image_digest_can_be_computed_for_bfloat16(place):
     made = read_images(place / "images.safetensors").made
     halved = replace(made, images=made.images.bfloat16())
     assert digest_of_images(halved) not in (digest_of_images(made), None)

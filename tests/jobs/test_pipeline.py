@@ -1,4 +1,4 @@
-"""The stages, each given what it needs."""
+"""The stages of a quantization job."""
 
 import math
 
@@ -38,7 +38,7 @@ def job(network):
 
 
 @pytest.mark.parametrize("correction", ["never", "always"])
-def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images(job, correction, monkeypatch):
+def test_calibration_that_runs_out_of_memory_is_retried_with_half_the_images(job, correction, monkeypatch):
     images = torch.randn(17, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     told, full = [], []
 
@@ -66,9 +66,9 @@ def test_calibration_that_runs_out_of_memory_begins_anew_with_half_of_the_images
     )
 
 
-def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monkeypatch):
+def test_calibration_uses_as_many_images_as_fit_into_memory(job, monkeypatch):
     told, seen = [], []
-    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms were trained on white noise
     monkeypatch.setattr(pipeline, "largest_micro_batch", lambda network, shape, device, stage: 3)
     monkeypatch.setattr(
         pipeline,
@@ -81,7 +81,7 @@ def test_calibration_takes_as_many_images_as_fit_into_the_free_memory(job, monke
     assert "calibrating on only 3 of 64 images" in next(event.message for event in told if isinstance(event, Warned))
 
 
-def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
+def test_random_images_have_less_power_at_high_frequencies_and_stay_in_bounds():
     spec = InputSpec((3, 64, 64), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), "bilinear", 1.0)
     images = random_pixels(spec)
     low, high = spec.bounds
@@ -93,14 +93,14 @@ def test_random_images_fall_off_with_the_frequency_and_keep_within_bounds():
     assert images.mean((1, 2, 3)).std() > 0.5
 
 
-def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
+def test_network_ruined_by_quantizing_without_images_causes_a_warning(job, monkeypatch):
     told = []
-    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms tell of white noise
+    monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)  # its batch norms were trained on white noise
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     assert not [event for event in told if isinstance(event, Warned)]
     with torch.no_grad():
-        one.teacher.network.fc.weight.mul_(1e-3)  # what is left of the logits is less than a step of the last grid
+        one.teacher.network.fc.weight.mul_(1e-3)  # the rest of the logits is less than a step of the last grid
         one.teacher.network.fc.weight[0].add_(torch.randn(6, generator=torch.Generator().manual_seed(0)))
         one.teacher.network.fc.weight[1:].sub_(one.teacher.network.fc.weight[0])
     one.quantize(plan_quantization(one.captured.graph, 2, 2, "inputs"), None)
@@ -108,22 +108,22 @@ def test_a_network_that_is_ruined_without_images_is_told(job, monkeypatch):
     assert "its predictions may be useless" in warning
 
 
-def test_a_network_that_random_images_blow_up_is_told_though_it_follows_on_the_nearest(job, monkeypatch):
+def test_large_error_on_unselected_random_images_causes_a_warning(job, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
-    monkeypatch.setattr(without_images, "BLOWN_UP", 1e-4)  # eight bits are off by more on whatever images
+    monkeypatch.setattr(without_images, "BLOWN_UP", 1e-4)  # the error at 8 bits is larger on any images
     one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "images unlike the training data may break it" in warning
 
 
-def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those_of_random_images(job, monkeypatch):
+def test_random_images_set_ranges_if_values_contradict_batch_norm_statistics(job, monkeypatch):
     told, errors, judged = [], [], []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
-    images = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))  # as the network saw in training
+    images = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))  # like those of training
     with torch.no_grad():
-        one.teacher.network.bn2.running_var.mul_(1e-3)  # what it puts out has thirty times the deviation promised
+        one.teacher.network.bn2.running_var.mul_(1e-3)  # so its outputs deviate thirty times as much as expected
     few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
     nearest = nearest_pictures(one.captured.graph, few_at_once, 128, 0)[0].images.float()
     monkeypatch.setattr(without_images, "RUINED", 0.5)
@@ -141,8 +141,8 @@ def test_where_values_reach_far_beyond_what_batch_norms_promise_ranges_are_those
     assert not made.random_images
 
 
-def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
-    """And that the network is calibrated on random images is noted."""
+def test_ranges_from_random_images_are_evaluated_on_other_random_images(job, monkeypatch):
+    """The result also says that the network was calibrated on random images."""
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest")
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)
@@ -167,8 +167,8 @@ def test_ranges_of_random_images_are_judged_on_others(job, monkeypatch):
 
 
 @pytest.mark.parametrize("at_eight", [(0.3, 0.2), (0.9, 0.1)])
-def test_whether_batch_norms_fit_a_network_is_judged_at_eight_bits(job, at_eight):
-    """Weights of few bits, corrected on random images, follow on other random images and nowhere else."""
+def test_ranges_from_statistics_or_random_images_are_chosen_at_8_bits(job, at_eight):
+    """With few bits, weights corrected on random images suit other random images, but no other kind of image."""
     one = job()
     plan = plan_quantization(one.captured.graph, 3, 6, "inputs")
     off = {(8, "statistics"): at_eight[0], (8, "images"): at_eight[1], (3, "statistics"): 1.0, (3, "images"): 0.15}
@@ -186,11 +186,11 @@ def test_whether_batch_norms_fit_a_network_is_judged_at_eight_bits(job, at_eight
     better = WithoutImages(one.teacher, one.captured.graph, plan, one.context).better(made_by, lambda made: made)
     random = at_eight[0] > without_images.CONTRADICTED * at_eight[1]
     assert better.random_images == random
-    # the mean is that of 16 images at once, so the share is nearly that of the spread
+    # the mean is over 16 images at once, so the error is only nearly ``share``
     assert better.logits_error == pytest.approx(off[3, "images" if random else "statistics"], rel=0.1)
 
 
-def test_without_images_a_network_that_follows_badly_is_told_what_does_better(job, monkeypatch):
+def test_large_logits_error_without_images_suggests_better_recipes(job, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     monkeypatch.setattr(without_images, "DOUBTFUL", torch.inf)
@@ -201,7 +201,7 @@ def test_without_images_a_network_that_follows_badly_is_told_what_does_better(jo
     assert "of their spread: use a recipe that learns images (calibrated, default)" in warning
 
 
-def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random_images(tmp_path, small_digits):
+def test_logits_error_is_that_of_the_loaded_network_on_random_images(tmp_path, small_digits):
     made = quantize(small_digits, w=8, a=8, recipe="instant", out=tmp_path / "out", device="cpu")
     teacher = Source.parse(small_digits).load()
     images = random_pixels(teacher.spec)
@@ -213,10 +213,10 @@ def test_without_images_the_logits_error_is_that_of_the_loaded_network_on_random
 
 @pytest.fixture
 def without(job, network, monkeypatch):
-    """Quantizes without images; random ones count as like those of training up to a distance, far or none too far."""
+    """Quantizes without images, with and without the limit on how far random images may be from those of training."""
 
     def of(std, images):
-        """What was made and warned of, and how far logits are off on images as the network saw them in training."""
+        """For both limits: the result, the warnings, and the error of the logits on images like those of training."""
         found = []
         for foreign in (without_images.FOREIGN, torch.inf):
             told = []
@@ -236,14 +236,14 @@ def noise_of_training():
     return torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def test_random_images_are_as_a_network_states_its_pixels_where_these_fill_a_part_of_the_range(without):
+def test_random_images_fit_a_network_trained_on_a_part_of_the_pixel_range(without):
     (made, _, error), (*_, on_full_range) = without(0.001, noise_of_training())
     assert made.logits_error < 0.1
     assert error < 0.1
     assert error < 0.3 * on_full_range
 
 
-def test_random_images_that_are_nothing_like_those_of_training_contradict_nothing_and_tell_nothing(network, without):
+def test_random_images_unlike_the_training_images_are_not_used(network, without):
     network.conv1.weight.data.mul_(1e3)  # it was trained on images of a thousandth of the range
     (made, warned, error), (*_, contradicted) = without(0.25, 1e-3 * noise_of_training())
     (warning,) = warned
@@ -254,7 +254,7 @@ def test_random_images_that_are_nothing_like_those_of_training_contradict_nothin
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
-def test_channels_are_equalized_only_where_the_network_computes_the_same(job, placement, monkeypatch):
+def test_equalization_that_would_change_the_network_is_skipped_with_a_warning(job, placement, monkeypatch):
     told = []
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest", report=told.append)
     plan = plan_quantization(form_of(one.captured.graph, placement), 8, 8, placement)
@@ -268,7 +268,7 @@ def test_channels_are_equalized_only_where_the_network_computes_the_same(job, pl
 
 
 @pytest.mark.parametrize("steps", [0, 2])
-def test_where_no_image_was_held_out_no_agreement_is_told(network, tmp_path, steps):
+def test_agreement_is_omitted_without_held_out_images(network, tmp_path, steps):
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.batch_size=4"]
     given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "out": tmp_path / "out"}
     made = quantize(network, set=[*few, f"tuning.steps={steps}", "tuning.holdout=0"], **given)

@@ -38,7 +38,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path / "own.py"
 
 
-def test_the_command_runs_own_code_and_the_manifest_says_so(intraq, factory, own, tmp_path):
+def test_custom_losses_and_rounding_are_run_and_recorded_in_run_json(intraq, factory, own, tmp_path):
     sets = ("--set", f"synthesis.losses.{own}:bright=2", "--set", "quantization.weight_rounding=own.py:floor")
     made = intraq("quantize", f"{factory}:net", *INPUT, *TINY, *sets, "--out", "out", "--json")
     assert made.code == 0, made.err
@@ -50,7 +50,7 @@ def test_the_command_runs_own_code_and_the_manifest_says_so(intraq, factory, own
     assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
 
 
-def test_a_recipe_file_and_options_say_the_same(own, tmp_path):
+def test_custom_loss_gives_the_same_result_by_recipe_file_or_option(own, tmp_path):
     (tmp_path / "mine.toml").write_text('[synthesis.losses]\n"own.py:bright" = 2\n')
     network = trained(SmallNet())
     few = [*TINY[1::2], "synthesis.num_images=8", "synthesis.batch_size=8"]
@@ -72,14 +72,14 @@ def test_a_recipe_file_and_options_say_the_same(own, tmp_path):
         ("bns.py:bns", "two losses have the name bns"),
     ],
 )
-def test_code_that_cannot_be_had_is_one_line(own, tmp_path, name, says):
+def test_unavailable_custom_code_is_refused_with_a_reason(own, tmp_path, name, says):
     (tmp_path / "bad.py").write_text("\nnothing\n")
     (tmp_path / "bns.py").write_text("def bns(given):\n    return given.images.mean()\n")
     with pytest.raises(RecipeError, match=says):
         chosen_recipe("default", [f"synthesis.losses.{name}=1"])
 
 
-def test_an_error_in_own_code_names_its_line(intraq, factory, own):
+def test_error_in_custom_code_names_its_line(intraq, factory, own):
     made = intraq("synthesize", f"{factory}:net", *INPUT, *TINY, "--set", "synthesis.losses.own.py:broken=1", "--json")
     assert made.code == 1
     error = json.loads(made.out)["error"]
@@ -92,7 +92,7 @@ def test_an_error_in_own_code_names_its_line(intraq, factory, own):
     assert "own.py, line 15: " in made.err
 
 
-def test_a_run_goes_on_with_the_same_code_alone(own, tmp_path, monkeypatch):
+def test_run_resumes_only_with_the_same_custom_code(own, tmp_path, monkeypatch):
     monkeypatch.setattr("intraq_cli.runtime.resume.PACE", 0.0)
     network = trained(SmallNet())
     sets = [*TINY[1::2], "synthesis.losses.own.py:bright=2"]
@@ -105,7 +105,7 @@ def test_a_run_goes_on_with_the_same_code_alone(own, tmp_path, monkeypatch):
     assert synthesize(network, out="i.safetensors", set=sets, **GIVEN).n == 32
 
 
-def test_decorated_functions_are_named_by_their_names(own, tmp_path):
+def test_decorated_functions_are_available_by_their_names(own, tmp_path):
     @image_loss
     def dark(given):
         return given.pixels.square().mean()
@@ -129,7 +129,7 @@ def test_decorated_functions_are_named_by_their_names(own, tmp_path):
     assert "ceiling" in caught.value.hint
 
 
-def test_names_of_the_papers_losses_are_taken():
+def test_names_of_built_in_losses_and_roundings_are_reserved():
     with pytest.raises(UsageError, match="bns"):
         image_loss(type("Named", (), {"__name__": "bns", "__call__": lambda self, given: torch.zeros(())})())
 
@@ -140,7 +140,7 @@ def test_names_of_the_papers_losses_are_taken():
         weight_rounding(nearest)
 
 
-def test_a_checkpoint_runs_no_code_of_its_recipe(intraq, factory, labelled, own):
+def test_using_a_checkpoint_does_not_run_its_recipes_custom_code(intraq, factory, labelled, own):
     sets = ("--set", "synthesis.losses.own.py:bright=2", "--set", "quantization.weight_rounding=own.py:floor")
     model = f"{factory}:net"
     assert intraq("quantize", model, *INPUT, *TINY, *sets, "--out", "out").code == 0
@@ -150,13 +150,13 @@ def test_a_checkpoint_runs_no_code_of_its_recipe(intraq, factory, labelled, own)
 
 
 @pytest.mark.parametrize("name", ["images", "step", "seconds", "stage"])
-def test_a_loss_that_is_called_as_something_else_in_the_metrics_is_refused(own, name):
+def test_custom_loss_named_like_a_field_of_the_metrics_is_refused(own, name):
     own.write_text(CODE.replace("def bright", f"def {name}"))
     with pytest.raises(RecipeError, match=f"own.py:{name}: {name} is the name of a built-in metric"):
         chosen_recipe("default", [f"synthesis.losses.own.py:{name}=2"])
 
 
-def test_a_loss_that_is_no_number_is_named(own):
+def test_error_names_the_custom_loss_that_returned_nan(own):
     network = trained(SmallNet())
     with pytest.raises(RecipeError, match=r"own\.py:nothing returned nan"):
         synthesize(network, out="i.safetensors", set=[*TINY[1::2], "synthesis.losses.own.py:nothing=1"], **GIVEN)

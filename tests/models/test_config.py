@@ -32,7 +32,7 @@ VALUES = st.recursive(
 )
 
 
-def test_a_sound_config_is_taken_as_it_is():
+def test_valid_config_is_accepted_unchanged():
     checked = check_config(SOUND, "here")
     assert (checked.architecture, checked.num_classes) == ("test_resnet", 3)
     assert checked.model_args == SOUND["model_args"]
@@ -41,21 +41,21 @@ def test_a_sound_config_is_taken_as_it_is():
     assert spec_of_config(checked.pretrained_cfg, "here").input_size == (3, 8, 8)
 
 
-def test_every_config_that_timm_ships_is_sound():
+def test_every_timm_config_is_valid():
     for name in timm.list_pretrained():
         cfg = json.loads(json.dumps(timm.get_pretrained_cfg(name).to_dict()))
         config = {"architecture": name.partition(".")[0], "num_classes": cfg["num_classes"], "pretrained_cfg": cfg}
         assert spec_of_config(check_config(config, name).pretrained_cfg, name).input_size[0] == 3
 
 
-def test_an_old_config_has_its_fields_side_by_side():
+def test_flat_config_of_older_timm_versions_is_accepted():
     flat = {"architecture": "test_resnet", "num_classes": 3, **SOUND["pretrained_cfg"]}
     assert check_config(flat, "here").pretrained_cfg.input_size == [3, 8, 8]
 
 
 @given(st.sampled_from(sorted(PretrainedCfg.model_fields)), VALUES)
 @settings(deadline=None, max_examples=400)
-def test_any_value_of_any_field_is_taken_or_is_one_line(field, value):
+def test_any_pretrained_cfg_value_is_accepted_or_raises_an_intraq_error(field, value):
     try:
         checked = check_config({**SOUND, "pretrained_cfg": {**SOUND["pretrained_cfg"], field: value}}, "here")
         spec = spec_of_config(checked.pretrained_cfg, "here")
@@ -69,7 +69,7 @@ def test_any_value_of_any_field_is_taken_or_is_one_line(field, value):
 
 @given(st.sampled_from(["architecture", "num_classes", "model_args", "label_names", "pretrained_cfg"]), VALUES)
 @settings(deadline=None, max_examples=200)
-def test_any_value_at_the_top_is_taken_or_is_one_line(field, value):
+def test_any_top_level_value_is_accepted_or_raises_a_checkpoint_error(field, value):
     try:
         checked = check_config({**SOUND, field: value}, "here", CheckpointError)
     except CheckpointError:
@@ -84,7 +84,7 @@ def test_any_value_at_the_top_is_taken_or_is_one_line(field, value):
      "out_indices", "feature_cls", "scriptable", "exportable", "no_jit", "weights", "progress", "file", "url", "device",
      "dtype", "model_name", "model_cfg", "pruned", "state_dict", "__class__", "a.b", "", "a b", "ä"],
 )  # fmt: skip
-def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
+def test_model_args_that_do_not_describe_the_shape_are_rejected(name):
     with pytest.raises(ModelError, match="model_args may not contain"):
         check_config({**SOUND, "model_args": {name: None}}, "here")
 
@@ -117,13 +117,13 @@ def test_arguments_that_reach_beyond_a_networks_shape_are_refused(name):
         ("pretrained_cfg", {"license": "mit\nlicense_link: elsewhere"}),
     ],
 )
-def test_a_value_out_of_range_is_refused(field, value):
+def test_invalid_config_values_are_rejected(field, value):
     with pytest.raises(ModelError):
         check_config({**SOUND, field: value}, "here")
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_as_many_label_names_as_classes_wherever_their_number_is_said(count):
+def test_label_names_must_match_num_classes_in_model_args(count):
     said = {"num_classes": None, "model_args": {"num_classes": 3}}
     assert check_config({**SOUND, **said}, "here").label_names == ["cat", "dog", "eel"]
     names = [f"class {k}" for k in range(count)]
@@ -132,8 +132,8 @@ def test_as_many_label_names_as_classes_wherever_their_number_is_said(count):
 
 
 @pytest.mark.parametrize("verb", [inspect, lambda model: predict(model, "none.png", device="cpu")])
-def test_label_names_are_counted_where_no_number_of_classes_is_said(tmp_path, verb):
-    """timm then builds a network of a thousand."""
+def test_label_names_must_match_the_default_number_of_classes(tmp_path, verb):
+    """Without ``num_classes``, timm builds a network of 1000 classes."""
     config = {key: value for key, value in SOUND.items() if key != "num_classes"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
@@ -154,11 +154,11 @@ def test_label_names_are_counted_where_no_number_of_classes_is_said(tmp_path, ve
         ("std", [math.inf] * 3),
         ("crop_pct", 1e-9),
         ("interpolation", "sharpest"),
-        ("interpolation", "random"),  # of training
+        ("interpolation", "random"),  # for training only
         ("crop_mode", ["center"]),
     ],
 )
-def test_an_input_that_makes_no_sense_is_refused(field, value):
+def test_invalid_input_settings_are_rejected(field, value):
     with pytest.raises(ModelError):
         spec_of_config({**SOUND["pretrained_cfg"], field: value}, "here")
 
@@ -168,6 +168,6 @@ def test_an_input_that_makes_no_sense_is_refused(field, value):
     ["hf-hub:timm/resnet18.a1_in1k", "hf_hub:a/b", "local-dir:.", "timm/resnet18", "./resnet18", "a/b@main",
      "nn.Module", "os.system", "torchvision:../resnet18", "torchvision:load", "torchvision:quantization", ""],
 )  # fmt: skip
-def test_an_architecture_is_a_name_of_a_registry(architecture):
+def test_architecture_names_outside_the_registries_are_rejected(architecture):
     with pytest.raises(ModelError):
         build_architecture(architecture, 3, {})

@@ -1,4 +1,4 @@
-"""The real huggingface_hub client and timm against a local server: what comes down."""
+"""Downloads with the real huggingface_hub client and timm from a local server."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def hub(made):
     branches.commit("dev", {path.name: path.read_bytes() for path in (made / "w3").iterdir()}, "3 bits")
     for name in ("refuses", "broken", "busy", "waits", "hangs"):
         hub.add(f"org/{name}", made / "w4")
-    # its weights are its own: no other repository's load may find them in the cache
+    # other weights than in the repositories above, so that loading those does not put them into the cache
     hub.add("org/cut", made / "w3").commit("main", {**branches.commits[branches.refs["dev"]], "extra": b""}, "again")
     hub.add("datasets/org/bench").commit("main", {"eval.yaml": BENCHMARK}, "a benchmark")
     hub.add("datasets/org/data")
@@ -87,13 +87,13 @@ def hub(made):
 
 @pytest.fixture(scope="module")
 def answers(hub, tmp_path_factory):
-    """What each spelling gives: all asked in one process, as the client reads its endpoint when it is imported."""
+    """The result of every job, all run in one process, as the client reads its endpoint when it is imported."""
     home = tmp_path_factory.mktemp("home")
     commit = hub.repositories["org/w4"].refs["main"]
     weights = hub.repositories["org/cut"].files["model.safetensors"]
     hub.fault(f"GET /cdn/{hashlib.sha256(weights).hexdigest()}", truncate=True, times=6)
     jobs = [{"do": "teacher", "name": name} for name in NAMES]
-    # before the others, which have the same weights
+    # first, as another load has the same weights and would put them into the cache
     loads = sorted(LOADS, key=lambda name: "cut" not in name)
     for name in loads:
         target, revision = LOADS[name]
@@ -117,7 +117,7 @@ def answers(hub, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["hf-hub:org/tiny", "org/tiny", "org/tiny@main"])
-def test_a_repository(answers, hub, name):
+def test_every_spelling_of_a_hub_model_loads_the_same_weights(answers, hub, name):
     source, short, architecture, revision, digest = answers[name].json
     assert source == "hf-hub:" + name.removeprefix("hf-hub:")
     assert (short, architecture, revision) == ("tiny", "test_resnet", hub.repositories["org/tiny"].refs["main"])
@@ -147,7 +147,7 @@ def test_a_repository(answers, hub, name):
         ("offline never", "HF_HUB_OFFLINE is set"),
     ],
 )
-def test_what_cannot_be_had_says_why(answers, name, says):
+def test_failed_downloads_name_their_cause(answers, name, says):
     assert answers[name].code == (2 if name == "load twice named" else 1), answers[name].err
     said = answers[name].json
     assert any(part in said for part in says.split("|"))
@@ -156,22 +156,22 @@ def test_what_cannot_be_had_says_why(answers, name, says):
 
 
 @pytest.mark.parametrize("name", ["load", "load at a commit", "with a token", "by proxy", "offline"])
-def test_a_checkpoint_comes_back_bit_for_bit(answers, made, name):
+def test_downloaded_checkpoint_gives_identical_logits(answers, made, name):
     assert answers[name].json == _logits(made / "w4")
 
 
 @pytest.mark.parametrize("name", ["load at a branch", "load cut again"])
-def test_another_revision_and_a_download_that_broke_off(answers, made, name):
+def test_branch_and_retried_download_give_the_right_weights(answers, made, name):
     assert answers[name].json == _logits(made / "w3") != _logits(made / "w4")
 
 
-def test_a_benchmark_is_one_that_says_so_and_only_where_the_task_is_clear(answers, hub):
+def test_benchmark_task_is_found_only_if_one_task_matches_the_split(answers, hub):
     commit = hub.repositories["datasets/org/bench"].refs["main"]
     found = [answers[name].json for name in BENCHMARKS]
     assert found == [{"id": "org/bench", "task_id": "whole", "revision": commit}, None, None, None, None]
 
 
-def test_the_token_goes_nowhere_but_to_the_hub(answers, hub):
+def test_token_is_sent_only_to_the_hub(answers, hub):
     lines = [(line, token) for line, token in hub.requests if token is not None]
     assert {token for _, token in lines} == {TOKEN}
     assert not any("/cdn/" in line for line, _ in lines)
@@ -184,7 +184,7 @@ def _logits(folder):
     return json.loads(json.dumps(made.tolist()))
 
 
-def test_the_teacher_of_a_checkpoint_is_the_commit_that_it_was_made_from(made, tmp_path):
+def test_evaluation_loads_the_teacher_at_the_commit_it_was_quantized_from(made, tmp_path):
     hub = Hub({})
     repository = hub.add("org/moves", made / "tiny")
     first = repository.refs["main"]

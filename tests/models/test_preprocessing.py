@@ -1,4 +1,4 @@
-"""How an input is to be taken: what the user states replaces only itself, wherever the rest comes from."""
+"""Preprocessing: an option that the user gives replaces only its own value, wherever the others come from."""
 
 import math
 
@@ -31,19 +31,19 @@ def small(**cfg):
 
 
 @pytest.mark.parametrize("name", STATED)
-def test_a_stated_value_replaces_only_itself(name):
+def test_an_option_overrides_only_its_own_value(name):
     override = InputOverride(**{name: STATED[name]})
     found = vars(Source.parse(small(**vars(OWN)), override).load().spec)
     assert found == {**vars(OWN), name: STATED[name]}
 
 
-def test_size_mean_and_std_leave_a_modules_own_crop_and_interpolation():
+def test_overriding_size_mean_and_std_keeps_crop_and_interpolation():
     override = InputOverride((3, 32, 32), STATED["mean"], STATED["std"])
     found = Source.parse(small(**vars(OWN)), override).load().spec
     assert (found.crop_pct, found.interpolation, found.crop_mode) == (0.95, "bilinear", "squash")
 
 
-def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
+def test_options_complete_a_partial_pretrained_cfg():
     found = Source.parse(small(mean=(0.5,) * 3, std=[0.5] * 3), InputOverride((3, 8, 8))).load().spec
     assert (found.input_size, found.mean, found.std, found.crop_pct) == ((3, 8, 8), (0.5,) * 3, (0.5,) * 3, 1.0)
     with pytest.raises(ModelError, match=r"does not specify its input: std$") as caught:
@@ -51,7 +51,7 @@ def test_a_module_that_says_a_part_takes_the_rest_from_the_user():
     assert caught.value.hint.startswith("add --std S,S,S (for")
 
 
-def test_what_shows_no_picture_needs_no_mean_and_no_standard_deviation():
+def test_loading_on_the_meta_device_needs_only_the_input_size():
     assert Source.parse(small(), InputOverride((1, 8, 8))).on_meta().spec.input_size == (1, 8, 8)
     assert Source.parse(small(mean=(0.5,) * 3), InputOverride((3, 8, 8))).on_meta().spec.mean == (0.5,) * 3
     with pytest.raises(ModelError, match=r"does not specify its input: input_size$") as caught:
@@ -62,14 +62,14 @@ def test_what_shows_no_picture_needs_no_mean_and_no_standard_deviation():
 
 
 @pytest.mark.parametrize(("mean", "std"), [(None, (0.5, 0.0, 0.5)), (None, (0.5, -0.5, 0.5)), ((math.nan,) * 3, None)])
-def test_means_and_standard_deviations_that_no_network_has_are_wrong_usage(mean, std):
+def test_impossible_mean_or_std_option_is_a_usage_error(mean, std):
     with pytest.raises(UsageError, match=f"^--{'mean' if mean else 'std'} .*: must be"):
         Source.parse(small(**vars(OWN)), InputOverride(None, mean, std))
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch16_224.augreg_in21k_ft_in1k", "resnet18.tv_in1k", "resnet18.a1_in1k"])
-def test_weights_of_a_file_go_with_the_input_of_the_tag(name, tmp_path):
-    """Against what timm itself says of the tag."""
+def test_weights_file_uses_the_preprocessing_of_the_timm_tag(name, tmp_path):
+    """Compared with timm's own settings of the tag."""
     torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
     teacher = Source.parse(name, weights=tmp_path / "w.pth").load()
     cfg = timm.get_pretrained_cfg(name)
@@ -79,7 +79,7 @@ def test_weights_of_a_file_go_with_the_input_of_the_tag(name, tmp_path):
     assert (teacher.pretrained_cfg["tag"], teacher.revision) == (name.partition(".")[2], None)
 
 
-def test_an_unknown_tag_beside_weights_is_refused(tmp_path):
+def test_unknown_timm_tag_with_a_weights_file_is_rejected(tmp_path):
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "w.pth")
     with pytest.raises(ModelError, match="no weights 'a1_in1' for resnet18") as caught:
         Source.parse("resnet18.a1_in1", weights=tmp_path / "w.pth").load()
@@ -94,14 +94,14 @@ def test_an_unknown_tag_beside_weights_is_refused(tmp_path):
         ((127.5,) * 3, None, "--mean 0.5,0.5,0.5"),
     ],
 )
-def test_pixel_scale_is_recognised_and_spelled_right(mean, std, spelled):
+def test_mean_and_std_for_0_to_255_pixels_get_a_hint_with_rescaled_values(mean, std, spelled):
     names = "--mean" if std is None else "--mean and --std"
     with pytest.raises(UsageError, match=rf"^{names} must be for pixels in \[0, 1\], not in \[0, 255\]$") as caught:
         Source.parse("resnet18", InputOverride(mean=mean, std=std))
     assert spelled in caught.value.hint
 
 
-def test_pixel_scale_in_a_modules_own_cfg_is_refused():
+def test_pretrained_cfg_for_0_to_255_pixels_is_rejected():
     with pytest.raises(
         ModelError, match=r"pretrained_cfg: mean and std must be for pixels in \[0, 1\], not in \[0, 255\]"
     ):
@@ -109,7 +109,7 @@ def test_pixel_scale_in_a_modules_own_cfg_is_refused():
 
 
 @pytest.mark.parametrize("stated", [{"crop_pct": 0.1}, {"crop_pct": float("nan")}, {"interpolation": "sharpest"}])
-def test_what_no_image_can_be_taken_with_is_refused(stated):
+def test_invalid_crop_or_interpolation_is_a_usage_error(stated):
     with pytest.raises(UsageError):
         Source.parse("resnet18", InputOverride(**stated))
 
@@ -126,6 +126,6 @@ def test_what_no_image_can_be_taken_with_is_refused(stated):
         ({"mean": (0.1, 0.2), "input_size": (1, 8, 8)}, "--input-size C,H,W has 1 channel$"),
     ],
 )
-def test_what_no_network_takes_is_wrong_usage(given, says):
+def test_invalid_input_size_mean_or_std_is_a_usage_error(given, says):
     with pytest.raises(UsageError, match=says):
         Source.parse("resnet20_digits", InputOverride(**given))

@@ -1,4 +1,4 @@
-"""``file.py:factory``: what lies beside the file can be imported, and nothing of it stays in the way."""
+"""``file.py:factory``: the file can import from its own folder, and ``sys.path`` is restored afterwards."""
 
 import sys
 from importlib import import_module
@@ -17,7 +17,7 @@ INPUT = InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)
 
 
 def write_nets(folder, head, within=""):
-    """A factory whose network has ``WIDTH`` channels; ``head`` or the line ``within`` it sets that."""
+    """Write a factory whose network has ``WIDTH`` channels, set by ``head`` or by the line ``within`` the function."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "nets.py").write_text(f"""{head}
 from torch import nn
@@ -34,8 +34,8 @@ def width(network):
     return network[0].out_channels
 
 
-def test_a_file_beside_the_factory_can_be_imported(tmp_path):
-    for number in (4, 5):  # each its own, though both have the same name
+def test_factory_imports_files_from_its_own_folder(tmp_path):
+    for number in (4, 5):  # each must import its own blocks.py
         model = write_nets(tmp_path / str(number), "from blocks import WIDTH")
         (tmp_path / str(number) / "blocks.py").write_text(f"WIDTH = {number}")
         before = list(sys.path)
@@ -44,7 +44,7 @@ def test_a_file_beside_the_factory_can_be_imported(tmp_path):
     assert not list(tmp_path.rglob("*.pyc"))
 
 
-def test_an_import_within_the_function_and_a_package_beside_it(tmp_path):
+def test_factory_function_imports_a_package_from_its_own_folder(tmp_path):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/__init__.py").write_text("from .sizes import WIDTH")
     (tmp_path / "parts/sizes.py").write_text("WIDTH = 6")
@@ -63,11 +63,11 @@ def write_package(folder, line):
 @pytest.mark.parametrize(
     "line", ["from .sizes import WIDTH", "from zoo_of_mine.small.sizes import WIDTH", "from ..widths import WIDTH"]
 )
-def test_a_factory_in_a_package(tmp_path, line):
+def test_factory_in_a_package_uses_package_imports(tmp_path, line):
     assert width(call_factory(write_package(tmp_path / "zoo_of_mine", line))) == 7
 
 
-def test_a_package_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
+def test_another_imported_package_of_the_same_name_is_an_error(tmp_path, monkeypatch):
     model = write_package(tmp_path / "one/zoo_of_yours", "from .sizes import WIDTH")
     write_package(tmp_path / "other/zoo_of_yours", "from .sizes import WIDTH")
     monkeypatch.syspath_prepend(str(tmp_path / "other"))
@@ -80,19 +80,19 @@ def test_a_package_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def test_sys_path_is_restored_after_a_factory_that_fails(tmp_path):
+def test_sys_path_is_restored_after_a_failing_factory(tmp_path):
     before = list(sys.path)
     with pytest.raises(ModelError, match=r"nets\.py, line 3: ModuleNotFoundError"):
         call_factory(write_nets(tmp_path, "import sys\nsys.path.insert(0, 'x')\nimport nothing_of_that_name"))
     assert sys.path == before
 
 
-def test_a_file_that_exits_is_one_line(tmp_path):
+def test_factory_file_that_exits_raises_a_model_error(tmp_path):
     with pytest.raises(ModelError, match="SystemExit: 3"):
         call_factory(write_nets(tmp_path, "import sys\nsys.exit(3)"))
 
 
-def test_an_environment_below_the_folder_is_no_sibling(tmp_path, monkeypatch):
+def test_library_in_an_environment_below_the_folder_is_imported_once(tmp_path, monkeypatch):
     """Libraries must not be imported twice into one process."""
     model = write_nets(tmp_path, "import library_of_mine\nWIDTH = 4")
     (tmp_path / "env").mkdir()
@@ -104,7 +104,7 @@ def test_an_environment_below_the_folder_is_no_sibling(tmp_path, monkeypatch):
     assert sys.modules["library_of_mine"].made is made
 
 
-def test_a_factory_that_reads_values_is_never_built_on_the_meta_device(tmp_path):
+def test_factory_that_reads_values_is_not_built_on_the_meta_device(tmp_path):
     model = write_nets(tmp_path, "import torch", "WIDTH = len([r.item() for r in torch.linspace(0, .1, 4)])")
     teacher = Source.parse(model, INPUT).on_meta()
     assert width(teacher.network) == 4
@@ -112,7 +112,7 @@ def test_a_factory_that_reads_values_is_never_built_on_the_meta_device(tmp_path)
 
 
 @pytest.mark.parametrize("error", [TypeError, AssertionError, NotImplementedError, KeyError])
-def test_a_timm_network_that_reads_values_is_built_on_the_cpu(error, monkeypatch):
+def test_timm_network_that_fails_on_the_meta_device_is_built_on_the_cpu(error, monkeypatch):
     build = timm.create_model
 
     def create_model(name, **given):
@@ -145,7 +145,7 @@ raise SystemExit("it runs")
 
 
 @pytest.mark.parametrize("spelled", ["sub/nets.py", "./nets.py", "nets.py", "{}/nets.py"])
-def test_a_file_without_its_function_is_told_what_could_be_meant(spelled, tmp_path, monkeypatch):
+def test_python_file_without_a_function_name_suggests_its_functions(spelled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = spelled.format(tmp_path)
     (tmp_path / "sub").mkdir()
@@ -162,7 +162,7 @@ def test_a_file_without_its_function_is_told_what_could_be_meant(spelled, tmp_pa
         inspect(text)
 
 
-def test_a_path_that_is_not_there_is_no_repository(tmp_path):
+def test_hint_for_a_missing_path_does_not_mention_the_hub(tmp_path):
     with pytest.raises(ModelError, match="there is no folder") as caught:
         inspect(tmp_path / "none")
     assert "Hub" not in caught.value.hint

@@ -40,7 +40,7 @@ def timm_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("spelling", ["{}", "local-dir:{}"])
-def test_a_timm_folder(timm_folder, spelling):
+def test_timm_folder_loads_with_identical_weights(timm_folder, spelling):
     folder, network = timm_folder
     teacher = load_teacher(spelling.format(folder))
     assert (teacher.architecture, teacher.name) == ("test_resnet", "tiny")
@@ -53,14 +53,14 @@ def test_a_timm_folder(timm_folder, spelling):
     rebuilt.load_state_dict(teacher.network.state_dict())
 
 
-def test_the_digest_is_of_the_weights(timm_folder):
+def test_digest_changes_with_the_weights(timm_folder):
     first, again = load_teacher(str(timm_folder[0])), load_teacher(str(timm_folder[0]))
     assert first.sha256 == again.sha256
     again.network.fc.bias.data[0] += 1e-6
     assert first.sha256 != replace(again).sha256
 
 
-def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
+def test_factory_requires_and_uses_the_input_options(factory):
     teacher = load_teacher(f"{factory}:net", INPUT)
     assert teacher.spec.mean == (0.5, 0.5, 0.5)
     low, high = teacher.spec.bounds
@@ -80,7 +80,7 @@ def test_a_factory_is_run_and_its_input_is_what_was_said(factory):
         ("", "is not a function name"),
     ],
 )
-def test_a_factory_that_fails_says_where(factory, function, says):
+def test_failing_factory_error_names_the_cause(factory, function, says):
     with pytest.raises(ModelError, match=says):
         load_teacher(f"{factory}:{function}", INPUT)
 
@@ -94,12 +94,12 @@ def test_a_factory_that_fails_says_where(factory, function, says):
         ("map_output", "not logits"),
     ],
 )
-def test_what_cannot_be_quantized_is_refused_at_once(factory, function, says):
+def test_networks_that_cannot_be_quantized_are_rejected_on_capture(factory, function, says):
     with pytest.raises(ModelError, match=says):
         capture_teacher(load_teacher(f"{factory}:{function}", INPUT))
 
 
-def test_a_wrong_image_size_says_so(factory):
+def test_input_options_that_do_not_fit_the_network_are_reported(factory):
     wrong = InputOverride((3, 9, 9), (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(ModelError, match="fails on an input of 3,9,9") as caught:
         capture_teacher(load_teacher(f"{factory}:fixed_size", wrong))
@@ -115,13 +115,13 @@ def bare_teacher(name, **options):
     return Teacher(timm.create_model(name, **options).eval(), spec, name, name, name)
 
 
-def test_a_vision_transformer_is_refused():
+def test_vision_transformer_is_rejected_for_lack_of_batch_norm():
     with pytest.raises(ModelError, match="no batch norm"):
         capture_teacher(bare_teacher("test_vit"))
 
 
 @pytest.mark.parametrize("look", [check_classifier, capture_teacher])
-def test_a_network_without_its_classifier_is_refused(look):
+def test_network_without_a_classifier_is_rejected(look):
     with pytest.raises(ModelError, match="no classifier: it returns 256 features"):
         look(bare_teacher("test_efficientnet", num_classes=0))
 
@@ -140,7 +140,7 @@ def test_a_network_without_its_classifier_is_refused(look):
         ("a/b/c", "there is no folder a/b/c"),
     ],
 )
-def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeypatch):
+def test_unknown_model_error_is_one_line_with_a_suggestion(model, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine-w4a4").mkdir()
     (tmp_path / "mine-w4a4/config.json").write_text("{}")
@@ -150,27 +150,27 @@ def test_an_unknown_model_is_one_line_with_a_hint(model, says, tmp_path, monkeyp
     assert "\n" not in caught.value.message
 
 
-def test_a_sketch_of_unknown_weights_is_refused_as_well():
+def test_unknown_timm_tag_is_rejected_on_the_meta_device_too():
     with pytest.raises(ModelError, match="no weights 'nonsense' for resnet18"):
         Source.parse("resnet18.nonsense").on_meta()
 
 
 @pytest.mark.parametrize("model", ["resnet20_digits", "torchvision:resnet18", "org/name", "here"])
-def test_weights_go_with_a_timm_name_alone(model, tmp_path, monkeypatch):
+def test_weights_file_is_only_accepted_with_a_timm_name(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(UsageError, match=f"--weights cannot be used with {model}"):
         load_teacher(model, weights=tmp_path / "weights.pth")
 
 
-def test_weights_beside_a_timm_name_are_for_timms_network_whatever_folders_there_are(tmp_path, monkeypatch):
+def test_timm_name_with_a_weights_file_ignores_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
     with pytest.raises(ModelError, match=r"there is no file weights\.pth"):
         load_teacher("resnet18", weights="weights.pth")
 
 
-def test_what_torchvision_says_of_a_download_is_no_data(monkeypatch, capsys):
+def test_torchvision_download_messages_go_to_stderr(monkeypatch, capsys):
     from torchvision import models
 
     def get_model(name, weights):
@@ -184,8 +184,8 @@ def test_what_torchvision_says_of_a_download_is_no_data(monkeypatch, capsys):
     assert (said.out, said.err) == ("", "Downloading: resnet18\n")
 
 
-def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
-    """Which commit it was is noted apart; a branch may have a name that is none for a repository."""
+def test_hf_hub_id_is_stored_without_the_revision(tmp_path, monkeypatch):
+    """The commit is stored separately, and a branch may have a name that is invalid in a repository id."""
     made = timm.create_model("test_resnet", num_classes=3)
     cfg = {"num_classes": 3, "input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": cfg}))
@@ -197,7 +197,7 @@ def test_a_repository_is_noted_without_its_revision(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["timm", "ours"])
-def test_the_commit_of_a_repository_is_noted(tmp_path, monkeypatch, timm_folder, small_digits, kind):
+def test_commit_of_a_hub_model_is_stored(tmp_path, monkeypatch, timm_folder, small_digits, kind):
     from huggingface_hub import constants
 
     commit = "a" * 40
@@ -211,7 +211,7 @@ def test_the_commit_of_a_repository_is_noted(tmp_path, monkeypatch, timm_folder,
     assert (teacher.name, teacher.source, teacher.revision) == ("name", "hf-hub:org/name", commit)
 
 
-def test_pytorchcv_is_an_optional_extra():
+def test_missing_pytorchcv_gives_an_install_hint():
     try:
         import pytorchcv  # noqa: F401
     except ImportError:
@@ -223,13 +223,13 @@ def test_pytorchcv_is_an_optional_extra():
 
 
 @pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": "nothing_at_all"}'])
-def test_a_broken_model_folder(tmp_path, config):
+def test_model_folder_with_an_invalid_config_is_rejected(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ModelError):
         load_teacher(str(tmp_path))
 
 
-def test_an_own_architecture_in_a_folder(tmp_path):
+def test_folder_of_an_intraq_architecture_loads_unless_its_weights_are_damaged(tmp_path):
     network = build_architecture("cifar_resnet", 5, {"blocks": 1})
     save_file(network.state_dict(), tmp_path / "model.safetensors")
     cfg = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -244,7 +244,7 @@ def test_an_own_architecture_in_a_folder(tmp_path):
         load_teacher(str(tmp_path))
 
 
-def test_torchvision_says_how_it_wants_its_input(monkeypatch):
+def test_torchvision_model_uses_the_preprocessing_of_its_presets(monkeypatch):
     """The real builder and presets, without the download."""
     from torchvision import models
 
@@ -257,7 +257,7 @@ def test_torchvision_says_how_it_wants_its_input(monkeypatch):
     rebuilt.load_state_dict(teacher.network.state_dict())
 
 
-def test_spellings():
+def test_only_factories_and_modules_need_code():
     assert needs_code("a/b.py:f")
     assert needs_code("C:/a.py:f")
     assert needs_code("module:Net")
@@ -265,8 +265,8 @@ def test_spellings():
     assert not needs_code("a/b.py")
 
 
-def test_a_folder_without_safetensors_is_refused(timm_folder, tmp_path):
-    """What timm would unpickle in its place."""
+def test_folder_without_safetensors_is_rejected(timm_folder, tmp_path):
+    """timm would unpickle pytorch_model.bin instead."""
     shutil.copytree(timm_folder[0], tmp_path / "copy")
     (tmp_path / "copy/model.safetensors").unlink()
     torch.save(timm_folder[1].state_dict(), tmp_path / "copy/pytorch_model.bin")
@@ -290,7 +290,7 @@ def test_a_folder_without_safetensors_is_refused(timm_folder, tmp_path):
         ({"label_names": ["cat"]}, "1 label_names for 7 classes"),
     ],
 )
-def test_a_strangers_float_config_is_checked(timm_folder, tmp_path, change, says):
+def test_untrusted_float_config_is_validated(timm_folder, tmp_path, change, says):
     shutil.copytree(timm_folder[0], tmp_path / "copy")
     config = json.loads((tmp_path / "copy/config.json").read_text())
     for key, value in change.items():
@@ -301,7 +301,7 @@ def test_a_strangers_float_config_is_checked(timm_folder, tmp_path, change, says
     assert caught.value.message.isprintable()
 
 
-def test_torchvisions_download_is_read_without_running_it(monkeypatch, tmp_path):
+def test_torchvision_download_is_unpickled_without_running_code(monkeypatch, tmp_path):
     from torch import hub
     from torchvision import models
 
@@ -319,13 +319,13 @@ def test_torchvisions_download_is_read_without_running_it(monkeypatch, tmp_path)
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_a_name_too_long_for_the_file_system_is_one_line():
+def test_model_name_too_long_for_the_file_system_raises_a_model_error():
     for model in ("x" * 5000, "local-dir:" + "x" * 5000, "x" * 5000 + ".py:net", "\0"):
         with pytest.raises(ModelError):
             load_teacher(model)
 
 
-def test_a_view_larger_than_its_file_is_refused(tmp_path):
+def test_tensor_view_larger_than_its_file_is_rejected(tmp_path):
     state = timm.create_model("test_resnet").state_dict()
     state["fc.weight"] = torch.zeros(1).expand(10**10, state["fc.weight"].shape[1])
     torch.save(state, tmp_path / "weights.pth")
@@ -334,7 +334,7 @@ def test_a_view_larger_than_its_file_is_refused(tmp_path):
         load_teacher("test_resnet", weights=tmp_path / "weights.pth")
 
 
-def test_a_file_in_place_of_a_model_is_not_called_missing(tmp_path):
+def test_weights_file_given_as_a_model_hints_at_the_weights_option(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"weights\.safetensors is a file, not a model") as caught:
         Source.parse(str(tmp_path / "weights.safetensors")).load()
@@ -364,7 +364,7 @@ class Within(nn.Module):
         (lambda y: y.mean(), "give a network that returns one logit per class"),
     ],
 )
-def test_where_the_logits_are_is_said_of_a_network_that_returns_more(way, hint):
+def test_hint_shows_how_to_extract_logits_from_other_outputs(way, hint):
     given = InputOverride((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ModelError, match=r"not logits \(batch, classes\)") as caught:
         check_classifier(Source.parse(Within(way), given).load())

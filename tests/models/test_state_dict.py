@@ -1,4 +1,4 @@
-"""Files as training scripts write them, read into the very same state dict."""
+"""State dicts are read unchanged from files as training scripts write them."""
 
 import argparse
 import json
@@ -68,7 +68,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_a_wrapper_is_taken_off(kind, network, tmp_path):
+def test_state_dict_is_extracted_from_wrapped_checkpoints(kind, network, tmp_path):
     torch.save(FILES[kind](network), tmp_path / "w.pth")
     expected = network.state_dict()
     found = read_state_dict(tmp_path / "w.pth", expected.keys())
@@ -76,14 +76,14 @@ def test_a_wrapper_is_taken_off(kind, network, tmp_path):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_a_moving_average_goes_first(network, tmp_path):
+def test_moving_average_of_the_weights_is_preferred(network, tmp_path):
     ema = {key: torch.zeros_like(value) for key, value in network.state_dict().items()}
     torch.save({"state_dict": network.state_dict(), "state_dict_ema": ema}, tmp_path / "w.pth")
     assert not any(value.any() for value in read_state_dict(tmp_path / "w.pth", ema.keys()).values())
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_of_two_networks_none_is_taken(network, wrapped, tmp_path):
+def test_file_with_the_weights_of_several_networks_is_rejected(network, wrapped, tmp_path):
     other = {key: tensor + 1 for key, tensor in network.state_dict().items()}
     both = {"student": network.state_dict(), "teacher": other}
     flat = {f"{name}.{key}": tensor for name, state in both.items() for key, tensor in state.items()}
@@ -92,7 +92,7 @@ def test_of_two_networks_none_is_taken(network, wrapped, tmp_path):
         read_state_dict(tmp_path / "w.pth", other.keys())
 
 
-def test_a_prefix_that_is_the_networks_own_stays(tmp_path):
+def test_prefix_that_belongs_to_the_network_is_kept(tmp_path):
     network = nn.ModuleDict({"module": nn.Linear(2, 2)})
     torch.save(network.state_dict(), tmp_path / "w.pth")
     assert set(read_state_dict(tmp_path / "w.pth", network.state_dict())) == {"module.weight", "module.bias"}
@@ -108,14 +108,14 @@ def test_a_prefix_that_is_the_networks_own_stays(tmp_path):
         ({}, "contains no state dict, only an empty dict"),
     ],
 )  # fmt: skip
-def test_what_is_no_state_dict_says_what_is_in_the_file(content, says, tmp_path):
+def test_error_for_a_file_without_a_state_dict_lists_its_contents(content, says, tmp_path):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(ModelError) as caught:
         read_state_dict(tmp_path / "w.pth", ())
     assert says in caught.value.message
 
 
-def test_nothing_that_a_file_names_is_called(tmp_path):
+def test_reading_a_state_dict_runs_no_pickled_code(tmp_path):
     class Deed:
         def __reduce__(self):
             return shutil.copyfile, (str(tmp_path / "w.pth"), str(tmp_path / "copy"))
@@ -127,21 +127,21 @@ def test_nothing_that_a_file_names_is_called(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("sparse", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
-def test_a_sparse_tensor_is_refused_by_name(sparse, tmp_path):
+def test_sparse_tensor_is_rejected_by_name(sparse, tmp_path):
     torch.save({"fc.weight": sparse(torch.eye(2))}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match=r"fc\.weight is a sparse tensor"):
         read_state_dict(tmp_path / "w.pth", ())
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
-def test_codes_are_not_taken_for_weights(network, dtype, tmp_path):
+def test_weights_file_with_non_float_weights_is_rejected(network, dtype, tmp_path):
     state = network.state_dict()
     torch.save({**state, "fc.weight": state["fc.weight"].to(dtype)}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match=r"fc\.weight is .*, but the network needs floats"):
         Source.parse("test_resnet", weights=tmp_path / "w.pth").load()
 
 
-def test_floats_of_another_width_are_weights_and_counters_are_whole(network, tmp_path):
+def test_half_precision_weights_and_integer_counters_are_accepted(network, tmp_path):
     state = {
         key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in network.state_dict().items()
     }
@@ -151,7 +151,7 @@ def test_floats_of_another_width_are_weights_and_counters_are_whole(network, tmp
     assert all(torch.equal(loaded[key], tensor.to(loaded[key].dtype)) for key, tensor in state.items())
 
 
-def test_codes_in_a_folder_are_not_taken_for_weights(network, tmp_path):
+def test_model_folder_with_integer_weights_is_rejected(network, tmp_path):
     cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
     config = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": cfg}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -163,7 +163,7 @@ def test_codes_in_a_folder_are_not_taken_for_weights(network, tmp_path):
         Source.parse(str(tmp_path)).load()
 
 
-def test_of_an_incomplete_file_of_data_parallel_only_what_is_missing_is_named(tmp_path, network):
+def test_incomplete_data_parallel_file_lacks_only_the_missing_tensors(tmp_path, network):
     state = {f"module.{key}": tensor for key, tensor in network.state_dict().items() if not key.startswith("fc.")}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "last.pth")
     found = read_state_dict(tmp_path / "last.pth", network.state_dict().keys())

@@ -1,4 +1,4 @@
-"""What code and files of others may do, and what is done about it."""
+"""Unusual code and files of users: what is supported, and what is rejected."""
 
 import json
 import os
@@ -20,7 +20,7 @@ GIVEN = {**INPUT, "device": "cpu", "recipe": "instant"}
 
 
 def timm_folder(folder, config, drop=(), rename="", architecture="test_resnet"):
-    """A folder of timm's form, with some tensors left out or called otherwise."""
+    """Write a model folder as timm does, with some tensors left out or renamed."""
     torch.manual_seed(3)
     network = timm.create_model(architecture, num_classes=7)
     held = {rename + key: value for key, value in network.state_dict().items() if not key.startswith(drop or "\0")}
@@ -36,19 +36,19 @@ def timm_folder(folder, config, drop=(), rename="", architecture="test_resnet"):
     return network
 
 
-def test_a_timm_folder_is_loaded_to_the_bit(tmp_path):
+def test_timm_folder_loads_bit_for_bit(tmp_path):
     network = timm_folder(tmp_path / "net", {"num_classes": 7})
     found = Source.parse(str(tmp_path / "net")).load().network.state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in network.state_dict().items())
 
 
-def test_names_of_classes_may_be_a_table_with_gaps(tmp_path):
+def test_label_names_may_be_a_mapping_with_gaps(tmp_path):
     timm_folder(tmp_path / "net", {"num_classes": 7, "label_names": {"0": "cat", "5": "dog"}})
     names = ["cat", *(f"class {k}" for k in range(1, 5)), "dog", "class 6"]
     assert Source.parse(str(tmp_path / "net")).load().label_names == names
 
 
-def test_of_several_state_dicts_the_one_with_all_the_networks_tensors_is_read(tmp_path):
+def test_complete_state_dict_is_preferred_to_an_incomplete_average(tmp_path):
     network = timm.create_model("test_resnet", num_classes=7)
     averaged = {name: parameter + 1 for name, parameter in network.named_parameters()}
     torch.save({"model_ema": averaged, "model": network.state_dict()}, tmp_path / "last.pth")
@@ -60,19 +60,19 @@ def test_of_several_state_dicts_the_one_with_all_the_networks_tensors_is_read(tm
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        ({"model_args": {"num_classes": 7}}, {}),  # timm takes it for another number of classes, and drops the head
-        ({"num_classes": 7}, {"architecture": "dla46_c", "drop": ("level5",)}),  # which timm loads leniently
+        ({"model_args": {"num_classes": 7}}, {}),  # timm expects another number of classes and drops the head
+        ({"num_classes": 7}, {"architecture": "dla46_c", "drop": ("level5",)}),  # timm ignores that tensors are missing
         ({"num_classes": 7}, {"architecture": "dla46_c", "rename": "encoder."}),
     ],
 )
-def test_weights_that_timm_would_make_up_are_refused(tmp_path, config, changes):
+def test_weights_that_timm_would_initialise_at_random_are_rejected(tmp_path, config, changes):
     timm_folder(tmp_path / "net", config, **changes)
     with pytest.raises(ModelError, match=r"at random, not from model.safetensors|cannot load"):
         Source.parse(str(tmp_path / "net")).load()
 
 
 class Frozen(SmallNet):
-    """The usual way to keep batch norms from training, which returns nothing."""
+    """Overrides ``train``, the usual way to freeze batch norms, and returns None."""
 
     def train(self, mode=True):
         super().train(mode)
@@ -86,14 +86,14 @@ class Wrapped(SmallNet):
 
 
 class Standardized(SmallNet):
-    """Divides by the deviation of each image, which one of zeros has not."""
+    """Divides by the standard deviation of each image, which is zero for an image of zeros."""
 
     def forward(self, x):
         return super().forward((x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True))
 
 
 class Flipped(SmallNet):
-    """Averages the answers on an image and its mirror image: the classifier sees twice as many rows as images."""
+    """Averages the logits of an image and its mirror image: the classifier sees twice as many rows as images."""
 
     def forward(self, x):
         return sum(super().forward(torch.cat([x, x.flip(-1)])).chunk(2)) / 2
@@ -101,7 +101,7 @@ class Flipped(SmallNet):
 
 @pytest.mark.parametrize("kind", [Frozen, Wrapped, Standardized, Flipped])
 @pytest.mark.parametrize("recipe", ["instant", "default"])
-def test_such_a_network_is_quantized_and_had_back(tmp_path, kind, recipe):
+def test_networks_with_unusual_methods_are_quantized_and_loaded(tmp_path, kind, recipe):
     few = {"synthesis.num_images": 8, "synthesis.batch_size": 8, "synthesis.steps": 2, "tuning.steps": 1}
     settings = {} if recipe == "instant" else few
     network = trained(SmallNet()).eval()
@@ -111,7 +111,7 @@ def test_such_a_network_is_quantized_and_had_back(tmp_path, kind, recipe):
     assert load(made.path, model=network, device="cpu")(x).shape == (3, 4)
 
 
-def test_a_name_that_python_uses_is_refused_with_a_way_out():
+def test_module_named_like_a_python_keyword_gets_a_hint_to_rename_it():
     network = trained(SmallNet())
     setattr(network, "global", network.conv2)
     network.__class__ = type("Named", (SmallNet,), {"conv2": property(lambda self: getattr(self, "global"))})
@@ -129,13 +129,13 @@ def test_a_name_that_python_uses_is_refused_with_a_way_out():
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_a_module_that_is_no_network_to_learn_from_is_refused_in_a_line(network, says):
+def test_scripted_and_parameterless_modules_are_rejected(network, says):
     with pytest.raises(ModelError, match=says):
         quantize(network(), **GIVEN)
 
 
 @pytest.mark.parametrize("recipe", ["instant", "default"])
-def test_what_a_factory_does_to_the_process_stays_with_it(tmp_path, monkeypatch, capsys, recipe):
+def test_global_state_changed_by_a_factory_is_restored(tmp_path, monkeypatch, capsys, recipe):
     more = """
 import os
 
@@ -164,7 +164,7 @@ def rude():
     assert (torch.is_grad_enabled(), os.getcwd()) == (True, str(tmp_path / "here"))
 
 
-def test_a_licence_of_any_form_does_not_lose_a_run(tmp_path):
+def test_malformed_licence_does_not_fail_a_run(tmp_path):
     for licence in ("MIT\n", ["mit"], "x" * 2000, 5):
         network = trained(SmallNet())
         network.pretrained_cfg = {"license": licence}
@@ -172,8 +172,8 @@ def test_a_licence_of_any_form_does_not_lose_a_run(tmp_path):
     assert (tmp_path / "out/README.md").is_file()
 
 
-def test_what_a_network_keeps_of_its_runs_is_no_part_of_it(tmp_path):
-    """A hook on the network itself keeps activations, those of the trace too; a forward keeps one with its gradient."""
+def test_tensors_that_a_network_stores_when_it_runs_do_no_harm(tmp_path):
+    """A hook keeps activations, also while the graph is captured, and forward keeps an output with its gradient."""
 
     class KeepsItsLast(SmallNet):
         def forward(self, x):
@@ -186,7 +186,7 @@ def test_what_a_network_keeps_of_its_runs_is_no_part_of_it(tmp_path):
     x = torch.randn(4, 3, 8, 8)
     wanted = network(x)
     assert wanted.grad_fn is not None
-    for k in range(2):  # the second time with what the first has left in the list
+    for k in range(2):  # the second time, the list holds what the first has left
         quantize(network, **GIVEN, w=8, a=8, out=tmp_path / f"{k}")
         found = load(tmp_path / f"{k}", model=network)(x)
         assert (found - wanted).std() < 0.1 * wanted.std()

@@ -1,4 +1,4 @@
-"""The pages: their links lead somewhere, and the commands and options that they name exist."""
+"""The documentation: its links resolve, and the commands and options that it names exist."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def commands_on(page: str) -> list[list[str]]:
-    """The words of every ``intraq ...`` in code on a page, without what the shell does with it."""
+    """The words of every ``intraq ...`` command on a page, without pipes, redirections and other shell syntax."""
     inline = re.findall(r"`(intraq [^`]+)`", page)
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
     lines = re.findall(r"(?:^|\$ |\$\(|do |; )(intraq [^#\n|>]*)", blocks, re.MULTILINE)
@@ -30,7 +30,7 @@ def commands_on(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_to_files(page):
+def test_links_to_files_resolve(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
@@ -38,7 +38,7 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_and_options_exist(page):
+def test_documented_commands_and_options_exist(page):
     for words in commands_on(page.read_text(encoding="utf-8")):
         name = " ".join(words[1:3]) if words[1] == "zoo" and len(words) > 2 else words[1]
         if name.startswith("-"):
@@ -50,11 +50,11 @@ def test_commands_and_options_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_settings_of_recipes_exist(page):
+def test_documented_recipe_settings_exist(page):
     tables = Recipe().to_dict()
     for table, key in re.findall(r"--set (\w+)\.(\w+)[=.]", page.read_text(encoding="utf-8")):
         assert key in tables[table], (table, key)
 
 
-def test_the_readme_is_short():
+def test_readme_has_at_most_150_lines():
     assert (ROOT / "README.md").read_text(encoding="utf-8").count("\n") <= 150

@@ -1,4 +1,4 @@
-"""The examples in docs/, run as their docstrings say, with little work."""
+"""The examples in docs/, run as their docstrings say, with few steps."""
 
 import json
 import runpy
@@ -30,7 +30,7 @@ def script(monkeypatch, capsys):
     return run
 
 
-def test_total_variation_makes_smooth_images(intraq, small_digits):
+def test_total_variation_loss_makes_images_smoother(intraq, small_digits):
     own = f"{EXAMPLES}/total_variation.py:total_variation"
     few = ("--set", "synthesis.num_images=16", "--set", "synthesis.batch_size=16", "--set", "synthesis.steps=15")
     found = {}
@@ -44,7 +44,7 @@ def test_total_variation_makes_smooth_images(intraq, small_digits):
     assert code == [{"name": own, "sha256": file_digest(EXAMPLES / "total_variation.py")}]
 
 
-def test_stochastic_rounding_has_no_bias(intraq, tmp_path, small_digits):
+def test_stochastic_rounding_is_unbiased(intraq, tmp_path, small_digits):
     own = f"{EXAMPLES}/stochastic_rounding.py:stochastic"
     made = intraq("quantize", small_digits, *TINY, "--set", f"quantization.weight_rounding={own}", "--out", "out")
     assert made.code == 0, made.err
@@ -60,19 +60,19 @@ def test_stochastic_rounding_has_no_bias(intraq, tmp_path, small_digits):
     assert abs(rounded.mean().item() - 0.3) < 0.02
 
 
-def test_own_loss(script, tmp_path):
+def test_own_loss_example_runs(script, tmp_path):
     few = [word for text in TINY[1::2] for word in ("--set", text)]
     assert "low_contrast" in script("own_loss.py", "resnet20_digits", "--out", "i.safetensors", *few)
     assert (tmp_path / "i.safetensors.png").is_file()
 
 
-def test_own_network(script, tmp_path):
+def test_own_network_example_runs(script, tmp_path):
     few = [word for text in TINY[1::2] for word in ("--set", text)]
     assert "of 8 top-1 predictions" in script("own_network.py", "--out", "own", *few)
     assert (tmp_path / "own/model.safetensors").is_file()
 
 
-def test_timm_to_onnx(script, tmp_path):
+def test_timm_to_onnx_example_runs(script, tmp_path):
     import timm
 
     network = timm.create_model("test_resnet", pretrained=False, num_classes=4).train()

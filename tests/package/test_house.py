@@ -1,4 +1,4 @@
-"""The shape of the package: which room may import which, and how large a file or a function may become."""
+"""The structure of the package: which part may import which, and how long files and functions may be."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOMS = [
     *("quantization", "runtime", "zoo", "recipe", "recipe_errors", "choices"),
     *("io", "graph", "results", "events", "errors", "words", "__version__"),
 ]
-"""From the top of the house to its foundations: a room imports only rooms that come later."""
+"""The parts of the package from the top layer down: a part imports only parts that come later."""
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -32,7 +32,7 @@ def parsed(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
+def test_packages_import_only_lower_layers(path):
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
     if room in ("__init__", "__main__"):
         return
@@ -41,12 +41,12 @@ def test_imports_go_down(path):
         assert ROOMS.index(other) >= ROOMS.index(room), f"{room} is below {other}"
 
 
-def test_modules_do_not_import_each_other_in_a_circle():
+def test_modules_have_no_circular_imports():
     def name(path):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
-    # what a type checker alone imports is no import
+    # without intraq_cli itself, which imports only for type checkers
     todo = {name(path): {m for m in modules_imported(parsed(path)) if m != name(path)} for path in FILES}
     todo = {module: imports & todo.keys() for module, imports in todo.items() if module != "intraq_cli"}
     while free := [module for module, imports in todo.items() if not imports & todo.keys()]:
@@ -56,7 +56,7 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_files_and_functions_stay_small(path):
+def test_files_have_at_most_300_lines_and_functions_40(path):
     source = path.read_text(encoding="utf-8")
     assert source.count("\n") <= 300
     for node in ast.walk(ast.parse(source)):
@@ -66,7 +66,7 @@ def test_files_and_functions_stay_small(path):
             assert lines <= 40, f"{node.name} has {lines} lines"
 
 
-def test_networks_are_captured_and_not_watched():
+def test_package_uses_no_torch_function_mode_and_no_private_torch_module():
     for path in FILES:
         source = path.read_text(encoding="utf-8")
         assert "TorchFunctionMode" not in source, path

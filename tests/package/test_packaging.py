@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_zoo_and_nothing_else_beside_the_package(tmp_path):
+def test_wheel_contains_the_package_and_the_zoo_and_nothing_else(tmp_path):
     made = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, ROOT],
         capture_output=True,
@@ -25,6 +25,6 @@ def test_the_wheel_holds_the_zoo_and_nothing_else_beside_the_package(tmp_path):
     assert {n.split("/")[0].split("-")[0] for n in names} == {"intraq_cli", "intraq"}
 
 
-def test_the_bundled_model_is_small():
+def test_bundled_model_is_smaller_than_1500_kb():
     folder = ROOT / "zoo/models/resnet20_digits"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_500_000

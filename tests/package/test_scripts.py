@@ -1,4 +1,4 @@
-"""What the page on scripts tells people to type, typed: with a bundled model, digits and a local Hub for theirs."""
+"""The scripts of docs/scripts.md, run with the bundled model, the digits and a local Hub."""
 
 import os
 import re
@@ -17,7 +17,7 @@ TOKEN = "hf_" + "w" * 34
 
 
 def block(kind: str, *holding: str) -> str:
-    """The one piece of code on the page that holds these texts, on other data, for fewer models and widths."""
+    """The one code block on the page that contains these texts, changed to other data and fewer models and widths."""
     codes = re.findall(rf"```{kind}\n(.*?)```", SCRIPTS, re.DOTALL)
     (found,) = [code for code in codes if all(text in code for text in holding)]
     for theirs, ours in (
@@ -58,7 +58,7 @@ needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not on t
 
 @pytest.mark.slow
 @needs_jq
-def test_the_loop_over_models_and_widths_and_its_twin(run):
+def test_shell_and_python_loops_over_models_and_widths_give_the_same_rows(run):
     rows = run("sh", "-c", block("sh", "for model in", "jq")).splitlines()
     assert [row.split("\t")[:3] for row in rows] == [["resnet18-w8a8", "8", "600"], ["resnet18-w3a3", "3", "600"]]
     shutil.rmtree(Path(run("pwd").strip()) / "resnet18-w8a8")
@@ -71,7 +71,7 @@ def test_the_loop_over_models_and_widths_and_its_twin(run):
 
 @pytest.mark.slow
 @needs_jq
-def test_publishing_what_loses_little_and_its_twin(run, tmp_path):
+def test_shell_and_python_scripts_push_only_models_with_a_small_drop(run, tmp_path):
     hub = Hub({TOKEN: {"my-name"}})
     with hub.serve() as endpoint:
         env = {

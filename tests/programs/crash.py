@@ -1,4 +1,4 @@
-"""Kill a short job at random moments, let it go on, and compare what it makes with that of a run left in peace.
+"""Kill a short job at random moments, resume it, and compare its result with that of an undisturbed run.
 
     python -m tests.programs.crash --kills 200 --seed 0
 
@@ -18,7 +18,7 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import timm  # noqa: F401 - once here, and not in every fork
+import timm  # noqa: F401 - imported once here, not in every fork
 import torch
 
 from intraq_cli import quantize
@@ -50,7 +50,7 @@ def job(folder: Path, pace: float) -> None:
 
 
 def forked(folder: Path, pace: float, seconds: float | None = None) -> bool:
-    """Run the job in a child, killed after ``seconds``; whether it came to its end."""
+    """Run the job in a child process, killed after ``seconds``; returns whether it finished."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -75,7 +75,7 @@ def digest(folder: Path) -> str:
 
 
 def place(folder: Path) -> str:
-    """Where a killed job stood, by what it has kept."""
+    """The stage that a killed job had reached, judged by the files it kept."""
     kept = {path.stem for path in folder.with_name(f"{folder.name}.unfinished").glob("*.pt")}
     if "tuning" in kept:
         return "tuning"
@@ -85,7 +85,7 @@ def place(folder: Path) -> str:
 
 
 def kill_and_go_on(kills: int, seed: int) -> dict[str, object]:
-    """Kill the job so many times, each time in a fresh folder and at another moment; every one is then resumed."""
+    """Kill and resume the job at random moments until it finishes; start new jobs until there were ``kills`` kills."""
     torch.set_num_threads(1)
     draw = random.Random(seed)
     places: Counter[str] = Counter()
@@ -100,13 +100,13 @@ def kill_and_go_on(kills: int, seed: int) -> dict[str, object]:
         folder = Path(root) / "killed"
         known.add(folder)
         while places.total() < kills:
-            pace = draw.choice([0.0, 0.0, 0.02])  # a state at every step, or so rarely that steps are lost
+            pace = draw.choice([0.0, 0.0, 0.02])  # save at every step, or so rarely that steps are lost
             finished = False
             while not finished:
                 finished = forked(folder, pace, draw.uniform(0, whole) if draw.random() < 0.7 else None)
                 if not finished:
                     places[place(folder)] += 1
-                    if folder.exists():  # killed after that, before it could clean up
+                    if folder.exists():  # killed after it finished, before it could clean up
                         finished = True
                         shutil.rmtree(unfinished_folder(folder), ignore_errors=True)
             runs += 1

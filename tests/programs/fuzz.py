@@ -1,8 +1,8 @@
-"""A mutation fuzzer for what strangers make: checkpoints, configs, model folders, image sets, recipes, image files.
+"""A mutation fuzzer for untrusted files: checkpoints, configs, model folders, image sets, recipes, image files.
 
 ``python -m tests.programs.fuzz --checkpoints 10000 --images 2000 --seed 0`` prints counts;
 ``test_fuzz.py`` runs a small budget.
-A case passes if it ends well or with an IntraqError, within five seconds of computing (thirty where it inspects), and
+A case passes if it succeeds or raises an IntraqError, within five seconds of CPU time (thirty if it inspects), and
 touches nothing outside its folder.
 """
 
@@ -50,11 +50,11 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.zoo import load_recipe, zoo_root
 
 LIMIT = 5
-"""Seconds of computing for one case, whatever else the machine does."""
+"""Seconds of CPU time for one case, however busy the machine is."""
 CAPTURE_LIMIT = 30
-"""For one that inspects: a config may name any architecture, whose graph is captured at some 10 ms a node."""
+"""The limit of a case that inspects: a config may name any architecture, and capturing takes some 10 ms a node."""
 PATIENCE = 6
-"""Times so many seconds by the clock: a case that waits does not compute."""
+"""The limit of elapsed time, as a multiple of that of CPU time: a case that waits uses no CPU time."""
 MEMORY = 1024
 """MiB above the baseline."""
 SPEC = InputSpec((1, 8, 8), (0.5,), (0.25,), "bilinear", 1.0)
@@ -125,7 +125,7 @@ class Watch:
     """What the audit hook has seen a case do that it must not."""
 
     folder: str | None = None
-    """The case's own; None: nothing is watched."""
+    """The case's own folder; None: nothing is watched."""
     seen: list[str] = field(default_factory=list)
 
 
@@ -140,7 +140,7 @@ def _audit(event: str, args: tuple) -> None:
     if WATCH.folder is None:
         return
     if event == "ctypes.dlopen" and args == (None,):
-        return  # this process itself: the C library's allocator is set so
+        return  # this process itself, to set the C library's allocator
     if event in FORBIDDEN:
         WATCH.seen.append(f"{event} {args!r:.200}")
     elif event == "open" or event in CHANGES:
@@ -152,7 +152,7 @@ def _audit(event: str, args: tuple) -> None:
 
 @contextmanager
 def watched(folder: Path) -> Iterator[list[str]]:
-    """Within the block, what is done outside of ``folder``, or to other programs and machines, is noted."""
+    """Within the block, record changes outside ``folder``, started programs and network access."""
     if not _hooked:
         sys.addaudithook(_audit)
         _hooked.append(True)
@@ -168,7 +168,7 @@ _hooked: list[bool] = []
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Within the block, ``HangError`` after so many seconds of computing; a block inside of it has its own limit."""
+    """Within the block, raise ``HangError`` after ``seconds`` of CPU time; a nested block has its own limit."""
 
     def stop(number: int, frame: Any) -> None:
         raise HangError
@@ -196,7 +196,7 @@ def _spread(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec: InputSpec, placement: Any) -> None:
-    """A checkpoint as ``quantize`` writes it, with activation grids out of the air."""
+    """A checkpoint as ``quantize`` writes it, with arbitrary activation grids."""
     network = _spread(build_architecture(architecture, 10, args))
     labels = [str(k) for k in range(10)]
     teacher = Teacher(network, spec, "resnet20_digits", "tiny", architecture, args, {"license": "mit"}, labels)
@@ -215,7 +215,7 @@ def write_checkpoint(folder: Path, architecture: str, args: dict[str, Any], spec
 
 
 def write_float(folder: Path, architecture: str, args: dict[str, Any], spec: InputSpec) -> None:
-    """A float model's folder, as timm's."""
+    """Write a float model's folder as timm does."""
     network = _spread(build_architecture(architecture, 10, args))
     folder.mkdir(parents=True)
     save_file(network.state_dict(), folder / "model.safetensors", {"format": "pt"})
@@ -226,11 +226,11 @@ def write_float(folder: Path, architecture: str, args: dict[str, Any], spec: Inp
 
 
 def write_seeds(root: Path) -> None:
-    """All that is mutated."""
+    """Write the files that are mutated."""
     write_checkpoint(root / "own", "cifar_resnet", {"blocks": 1, "in_chans": 1}, SPEC, "inputs")
     write_checkpoint(root / "own-activations", "cifar_resnet", {"blocks": 1, "in_chans": 1}, SPEC, "activations")
     write_checkpoint(root / "timm", "test_resnet", {"in_chans": 3}, RGB, "inputs")
-    write_checkpoint(root / "computed", "test_nfnet", {}, RGB, "inputs")  # it standardises its weights as it runs
+    write_checkpoint(root / "computed", "test_nfnet", {}, RGB, "inputs")  # standardises its weights in forward
     write_float(root / "float-own", "cifar_resnet", {"blocks": 1, "in_chans": 1}, SPEC)
     write_float(root / "float-timm", "test_resnet", {"in_chans": 3}, RGB)
     generator = torch.Generator().manual_seed(0)
@@ -267,7 +267,7 @@ def _write_images(folder: Path) -> None:
 
 
 def flip_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes changed, or the data cut, doubled in part, or filled."""
+    """The data with some bytes changed, removed, overwritten or repeated, or truncated."""
     changed = bytearray(data)
     match rng.randrange(6):
         case 0:
@@ -324,7 +324,7 @@ def change_tree(tree: Any, rng: random.Random) -> Any:
 
 
 def change_json(data: bytes, rng: random.Random) -> bytes:
-    """A JSON text, changed as a tree mostly, else as text."""
+    """A JSON text, mostly changed as a tree, otherwise as text."""
     choice = rng.random()
     if choice < 0.1:
         return flip_bytes(data, rng)
@@ -417,7 +417,7 @@ def _use_weights(folder: Path) -> None:
 
 
 def use_seeds(seeds: Path) -> None:
-    """Use what is not mutated: it must be sound, and whatever is loaded once is loaded now."""
+    """Use the seeds unmutated: they must be valid, and modules that are imported on first use are imported now."""
     for name, use, _ in KINDS:
         use(seeds / name)
 
@@ -444,7 +444,7 @@ KINDS: list[tuple[str, Callable[[Path], None], int]] = [
 
 
 def run_checkpoint_case(seeds: Path, case: Path, rng: random.Random) -> Callable[[], str]:
-    """Make a mutated copy of one of the seeds; returns what uses it."""
+    """Make a mutated copy of one of the seeds; returns a function that uses it."""
     name, use, _ = rng.choices(KINDS, [weight for *_, weight in KINDS])[0]
     shutil.copytree(seeds / name, case)
     files = sorted(case.iterdir())
@@ -463,7 +463,7 @@ def run_checkpoint_case(seeds: Path, case: Path, rng: random.Random) -> Callable
 
 
 def _misplace(file: Path, rng: random.Random) -> None:
-    """No regular file of its own any more."""
+    """Replace the file by a folder, a FIFO or a symbolic link."""
     content = file.read_bytes()
     file.unlink()
     match rng.randrange(5):
@@ -481,7 +481,7 @@ def _misplace(file: Path, rng: random.Random) -> None:
 
 
 def run_image_case(seeds: Path, case: Path, rng: random.Random) -> Callable[[], str]:
-    """Make a folder of class folders with one mutated image among a sound one; returns what reads it."""
+    """Make class folders with one mutated and one valid image; returns a function that reads them."""
     (case / "0").mkdir(parents=True)
     (case / "1").mkdir()
     files = sorted((seeds / "images").iterdir())
@@ -510,17 +510,17 @@ def run_image_case(seeds: Path, case: Path, rng: random.Random) -> Callable[[], 
 
 @dataclass
 class Report:
-    """What became of the cases."""
+    """The outcomes of the cases."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
-    """Tracebacks, hangs and deeds outside, each with its case's number."""
+    """Tracebacks, hangs and forbidden actions, each with its case's number."""
     peak: float = 0.0
     """MiB above the baseline."""
     slowest: float = 0.0
 
     def line(self, name: str) -> str:
-        """The counts, for people."""
+        """The counts as a line of text."""
         counts = ", ".join(f"{key} {count}" for key, count in sorted(self.outcomes.items()))
         return f"{name}: {self.outcomes.total()} cases: {counts}; +{self.peak:.0f} MiB, slowest {self.slowest:.1f} s"
 
@@ -573,7 +573,7 @@ def _run(use: Callable[[], str], case: Path, found: Report, k: int) -> str:
 
 
 def main() -> None:
-    """The long mode."""
+    """Run as many cases as the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoints", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=2_000)

@@ -1,12 +1,13 @@
-"""A search for wrong answers in silence: random small networks with odd parts, quantized at W8A8 without images.
+"""A search for silently wrong results: random small networks with unusual parts, quantized at W8A8 without images.
 
 ``python -m tests.programs.odd_networks --count 500 --seed 0 [--jobs 2]`` prints a line for each that fails, and counts;
-``test_odd_networks.py`` runs a few. A network passes if its quantized twin follows it on unseen images (relative error
-of the logits at most 0.1), or if it is refused with an IntraqError, or told to be ruined or not to fit, or if the
-logits' error that ``quantize`` prints is beyond 0.1 too and at least half of the true one. Some networks blow up errors
-of eight bits: one that is off by more is ``coarse``, not ``WRONG``, if eight bits calibrated on images of the kind that
-it is measured on are off by at least half as much. ``--only K`` does network K alone and shows it. ``--learned``
-takes a recipe that learns images and tunes on them, of so few steps that only crashes and refusals tell anything.
+``test_odd_networks.py`` runs a few. A network passes if the quantized logits follow its own on unseen images (relative
+error at most 0.1), if it is rejected with an IntraqError, if a warning says that quantization may ruin it or that its
+batch norm statistics do not fit, or if the error of the logits that ``quantize`` reports is above 0.1 too and at least
+half of the true one. Some networks amplify the errors of eight bits: a larger error is ``coarse``, not ``WRONG``, if
+plain calibration at eight bits on images like the measured ones gives an error at least half as large. ``--only K``
+runs network K alone and prints it. ``--learned`` uses a recipe that learns images and tunes on them, with so few steps
+that only crashes and rejections are meaningful.
 """
 
 import argparse
@@ -43,13 +44,13 @@ from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Quantization
 
 MOST = 0.1
-"""Relative error of the logits, where they differ between images."""
+"""Largest error of the logits that passes, relative to their deviation between images."""
 SHAPE = (3, 16, 16)
 PLACEMENTS = ("inputs", "activations", "integer")
 
 
 def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Old ways to write a network warn of their age."""
+    """Suppress warnings, which deprecated ways to write a network cause."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
@@ -61,14 +62,14 @@ def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pictures(n: int, seed: int) -> Tensor:
-    """Smooth noise: coarse structure, less of it the finer, brightness and contrast of their own; within bounds."""
+    """Smooth noise, weaker at finer scales, with random brightness and contrast, clipped to the range of pixels."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.zeros(n, *SHAPE)
     for size in (2, 4, 8, 16):
         coarse = torch.randn(n, 3, size, size, generator=generator)
         x += F.interpolate(coarse, SHAPE[1:], mode="bilinear") / size**0.5
     x = x * torch.rand(n, 1, 1, 1, generator=generator) + 0.5 * torch.randn(n, 3, 1, 1, generator=generator)
-    return x.clamp(-2, 2)  # what the mean and standard deviation that are given let a pixel be
+    return x.clamp(-2, 2)  # the range of pixels, normalised
 
 
 class Function(nn.Module):
@@ -88,7 +89,7 @@ class Function(nn.Module):
 
 
 class Own(torch.autograd.Function):
-    """An activation with a gradient of its own."""
+    """An activation with a custom gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -111,14 +112,14 @@ class Masked(nn.Module):
 
 
 class Chooser:
-    """Draws parts."""
+    """Draws parts of a network at random."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.used: list[str] = []
 
     def one(self, parts: dict[str, Callable[[], Any]]) -> Any:
-        """One of the parts, noted by its name."""
+        """Draw one of the parts and record its name."""
         name = self.random.choice(sorted(parts))
         self.used.append(name)
         return parts[name]()
@@ -279,7 +280,7 @@ class Chooser:
         return self.one(parts)
 
     def way(self, c: int, block: nn.Module) -> nn.Module:
-        """A block of ``c`` channels that keeps size and channels, put into something larger."""
+        """Embed a block, which keeps the size and the ``c`` channels, in a larger structure."""
         gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(c, max(1, c // 4), 1),
@@ -382,30 +383,30 @@ class Chooser:
 
 
 def divisors(i: int, o: int) -> list[int]:
-    """Groups that both numbers of channels can be put into."""
+    """Numbers of groups that divide both numbers of channels."""
     return [g for g in range(1, min(i, o) + 1) if i % g == o % g == 0]
 
 
 def synchronised(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Becomes a SyncBatchNorm, which trains on GPUs alone, when its statistics are there."""
+    """Mark it to become a SyncBatchNorm, which trains only on GPUs, once it has statistics."""
     norm.synchronised = True
     return norm
 
 
 def negated(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Every second gamma below zero."""
+    """Mark it to get a negative gamma in every second channel."""
     norm.negated = True
     return norm
 
 
 def dead(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    """Some channels that put out next to nothing."""
+    """Mark it to get some channels whose output is nearly zero."""
     norm.dead = True
     return norm
 
 
 def written_over(module: nn.Module, x: Tensor) -> Tensor:
-    """In place, in part."""
+    """Writes to part of a tensor in place."""
     x = x.relu()
     x[:, 0] = x[:, 0] * 0.5
     return x
@@ -419,14 +420,14 @@ def add_in_place(module: Any, x: Tensor) -> Tensor:
 
 
 def attend(module: Any, x: Tensor) -> Tensor:
-    """Attention between places."""
+    """Attention between positions."""
     q, k, v = module.qkv(module.block(x)).flatten(2).chunk(3, 1)
     weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
     return x + (v @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
 
 
 def attend_by_torch(module: Any, x: Tensor) -> Tensor:
-    """The same by torch's module."""
+    """Attention with torch's module."""
     tokens = module.block(x).flatten(2).transpose(1, 2)
     return x + module.attention(tokens, tokens, tokens, need_weights=False)[0].transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -438,7 +439,7 @@ def recurrent(module: Any, x: Tensor) -> Tensor:
 
 
 def without_gradient(module: Any, x: Tensor) -> Tensor:
-    """Part of the way."""
+    """Part of the computation runs under ``no_grad``."""
     with torch.no_grad():
         shift = module.block(x).mean((2, 3), keepdim=True)
     return module.block(x) - shift
@@ -468,7 +469,7 @@ class Network(nn.Module):
 
 
 def network_of(seed: int) -> Network:
-    """Its batch norms know the statistics of pictures, and have affine parts that are not trivial."""
+    """A network whose batch norms have the statistics of ``pictures`` and random affine parameters."""
     network = Network(seed)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -500,7 +501,7 @@ LEARNED = {
 
 @quietly
 def judged(seed: int, learned: bool = False) -> tuple[str, str]:
-    """A verdict on a network, and what there is to say."""
+    """A verdict on a network, and an explanation."""
     torch.set_num_threads(1)
     try:
         network = network_of(seed)
@@ -540,7 +541,7 @@ def judged(seed: int, learned: bool = False) -> tuple[str, str]:
 
 @torch.no_grad()
 def calibrated_on_pictures(network: nn.Module, placement: Any) -> nn.Module:
-    """W8A8 in the plainest way, with the images that a user may not have."""
+    """The network at W8A8, calibrated in the simplest way on images that a user may not have."""
     graph = form_of(
         capture_teacher(Source.parse(network, InputOverride(SHAPE, (0.5,) * 3, (0.25,) * 3)).load()).graph, placement
     )
@@ -552,14 +553,14 @@ def calibrated_on_pictures(network: nn.Module, placement: Any) -> nn.Module:
 
 
 def case(seed: int, learned: bool) -> tuple[int, str, str, float]:
-    """For a pool."""
+    """Judge one network in a worker process."""
     begun = time.process_time()
     verdict, told = judged(seed, learned)
     return seed, verdict, told, time.process_time() - begun
 
 
 def main() -> None:
-    """Run many."""
+    """Judge many networks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
@@ -588,7 +589,7 @@ def main() -> None:
 
 @quietly
 def parts_of(seed: int) -> str:
-    """What the network is made of."""
+    """The names of the network's parts."""
     return ", ".join(Network(seed).parts)
 
 

@@ -1,4 +1,4 @@
-"""Four kills at random moments; ``python -m tests.programs.crash`` makes as many as one likes."""
+"""Four kills at random moments; ``python -m tests.programs.crash --kills N`` makes more."""
 
 import json
 import os
@@ -9,8 +9,8 @@ from tests.fakes import process
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_killed_job_goes_on_to_the_same_result(monkeypatch):
-    # in a process of its own: it forks, and a fork of one with threads is no safe place
+def test_killed_job_resumes_to_an_identical_checkpoint(monkeypatch):
+    # in a separate process, as it forks, which is unsafe in a process with threads
     monkeypatch.chdir(ROOT)
     given = ("--kills", "4", "--seed", "3")
     made = process.run("-m", "tests.programs.crash", *given, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)

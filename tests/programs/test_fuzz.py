@@ -1,4 +1,4 @@
-"""The fuzzer's small budget, and that it would see what it looks for."""
+"""A short run of the fuzzer, and checks that it detects failures."""
 
 import time
 
@@ -16,7 +16,7 @@ def seeds(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kind", "count"), [("checkpoint", 25), ("image", 100)])
-def test_mutated_files_are_taken_or_refused_in_one_line(seeds, monkeypatch, kind, count):
+def test_mutated_files_load_or_fail_with_a_one_line_error(seeds, monkeypatch, kind, count):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     make = {"checkpoint": fuzz.run_checkpoint_case, "image": fuzz.run_image_case}[kind]
     found = fuzz.fuzz(make, count, 1, seeds)
@@ -26,7 +26,7 @@ def test_mutated_files_are_taken_or_refused_in_one_line(seeds, monkeypatch, kind
     assert found.peak < fuzz.MEMORY
 
 
-def test_the_seeds_themselves_are_sound(seeds):
+def test_unmutated_seeds_load_without_errors(seeds):
     fuzz.use_seeds(seeds)
 
 
@@ -57,7 +57,7 @@ def program(case):
     ("deed", "outcome"),
     [(outside, "outside"), (hang, "hang"), (wait, "hang"), (trace, "traceback"), (program, "outside")],
 )
-def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, deed, outcome):
+def test_fuzzer_detects_hangs_tracebacks_and_actions_outside_the_folder(tmp_path, monkeypatch, deed, outcome):
     monkeypatch.setattr(fuzz, "LIMIT", 1)
 
     def make(seeds, case, rng):
@@ -69,7 +69,7 @@ def test_what_must_not_happen_is_seen(tmp_path, monkeypatch, deed, outcome):
     assert len(found.failures) == 1
 
 
-def test_memory_is_seen(tmp_path, monkeypatch):
+def test_fuzzer_detects_excessive_memory(tmp_path, monkeypatch):
     peaks = iter([100.0, 100.0 + fuzz.MEMORY + 1, 100.0 + fuzz.MEMORY + 1])
     monkeypatch.setattr(fuzz, "_peak", lambda: next(peaks))
 

@@ -1,4 +1,4 @@
-"""What a model card says of bits and images is what the checkpoint holds."""
+"""Model cards describe the bits and images of the checkpoint correctly."""
 
 import json
 
@@ -25,7 +25,7 @@ class Small(nn.Module):
 
 
 class Single(nn.Module):
-    """One layer, and no other."""
+    """A network of a single layer."""
 
     def __init__(self):
         super().__init__()
@@ -60,16 +60,16 @@ def card_of(network, folder, bits="", **options):
         ("", {"first_last_bits": 8}, "in 3 layers, the first and the last at 8 |"),
     ],
 )
-def test_bits_of_every_kind_are_told(tmp_path, bits, options, says):
+def test_card_states_the_bits_of_weights_and_activations(tmp_path, bits, options, says):
     card = card_of(trained(Small()), tmp_path / "out", bits, w=4, a=4, **options)
     sites = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["sites"]
     assert says in card, (sites, card)
 
 
 @pytest.mark.parametrize("more", ["", "more = 2\n"], ids=["all layers", "all but one"])
-@pytest.mark.parametrize("placement", ["inputs", "integer"])  # activations that no layer reads go by --a
-def test_bits_that_no_layer_has_are_told_nowhere(tmp_path, placement, more):
-    """The options say 4 and 8; the patterns leave nothing at them."""
+@pytest.mark.parametrize("placement", ["inputs", "integer"])  # activations that no layer reads have the bits of --a
+def test_requested_bits_that_no_layer_has_are_not_reported(tmp_path, placement, more):
+    """The options are 4 and 8 bits, and the rules replace both in every layer."""
     rules = f'[weights]\n"*" = 3\n{more}[activations]\n"*" = 6\n'
     card = card_of(trained(Small()), tmp_path / "out", rules, w=4, a=8, act_placement=placement)
     quantization = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
@@ -82,7 +82,7 @@ def test_bits_that_no_layer_has_are_told_nowhere(tmp_path, placement, more):
 
 
 @pytest.mark.parametrize("options", [{}, {"first_last_bits": 8}, {"bits": "[weights]\nconv = 8"}])
-def test_a_network_of_one_layer_has_a_card(tmp_path, options):
+def test_card_of_a_single_layer_network_states_its_bits(tmp_path, options):
     card = card_of(trained(Single()), tmp_path / "out", w=4, a=4, **options)
     width = 8 if options else 4
     assert f"# Single, W{width}A8" in card
@@ -92,7 +92,7 @@ def test_a_network_of_one_layer_has_a_card(tmp_path, options):
     )
 
 
-def test_the_card_for_timm_tells_other_widths(tmp_path):
+def test_timm_card_states_mixed_weight_bits(tmp_path):
     import timm
 
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_the_card_for_timm_tells_other_widths(tmp_path):
     assert "takes at most 256 values" in card
 
 
-def test_images_of_other_weights_are_said_to_be_that(tmp_path):
+def test_card_and_report_say_if_images_are_of_other_weights(tmp_path):
     other, network = trained(Small(), seed=1), trained(Small())
     settings = [*TINY[1::2], "tuning.steps=0"]
     synthesize(other, out=tmp_path / "syn.safetensors", set=settings[:3], **INPUT)
@@ -120,8 +120,8 @@ def test_images_of_other_weights_are_said_to_be_that(tmp_path):
     assert "Learned from the network alone" in (tmp_path / "same/report.html").read_text()
 
 
-def test_the_title_has_the_bits_that_most_layers_have(small_digits, tmp_path):
-    """Also where a rule leaves single layers at what is asked for, and where 8 bits are what is asked for."""
+def test_title_shows_the_bits_of_most_layers(small_digits, tmp_path):
+    """Also if a rule leaves single layers at the requested bits, and if 8 bits were requested."""
     (tmp_path / "bits.toml").write_text('[weights]\n"*" = 8\n"fc" = 4\n[activations]\n"fc" = 4\n')
     given = {"recipe": "instant", "device": "cpu", "bits": tmp_path / "bits.toml"}
     for placement in ("inputs", "integer"):
@@ -134,5 +134,5 @@ def test_the_title_has_the_bits_that_most_layers_have(small_digits, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/home/me/val", "/Users/me/val/", "C:\\Users\\me\\val", "/root/val", "~/val"])
-def test_a_split_in_a_home_folder_does_not_name_the_user(path):
+def test_user_name_is_removed_from_a_data_path_in_a_home_folder(path):
     assert without_paths(path) == "val"

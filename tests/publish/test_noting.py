@@ -1,4 +1,4 @@
-"""What is noted in a checkpoint folder later: nothing is lost, and the card says what the manifest does."""
+"""Recording results in a checkpoint folder: nothing is lost, and the card agrees with the manifest."""
 
 import json
 import shutil
@@ -57,7 +57,7 @@ def checkpoint(made):
     return read_checkpoint(made)
 
 
-def test_what_others_note_during_a_measurement_stays(folder, checkpoint):
+def test_results_that_others_record_meanwhile_are_kept(folder, checkpoint):
     """Both have read the folder before either of them writes."""
     record(folder, checkpoint, measured("first"), silent)
     record(folder, checkpoint, measured("second"), silent)
@@ -67,7 +67,7 @@ def test_what_others_note_during_a_measurement_stays(folder, checkpoint):
     assert "| first | 100 | 70.00 |" in (folder / "README.md").read_text()
 
 
-def test_names_that_are_no_utf_8_are_noted_with_replacement_characters(folder, checkpoint):
+def test_data_names_that_are_not_utf_8_get_replacement_characters(folder, checkpoint):
     data = b"d\xe9".decode("utf-8", "surrogateescape")
     record(folder, checkpoint, measured(data), silent)
     record(folder, checkpoint, measured(data, top1=70.0), silent)
@@ -76,7 +76,7 @@ def test_names_that_are_no_utf_8_are_noted_with_replacement_characters(folder, c
     assert "Top-1 on d\ufffd goes" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_several_at_once_wait_for_each_other(folder, checkpoint):
+def test_results_recorded_concurrently_are_all_kept(folder, checkpoint):
     names = [f"data{k}" for k in range(6)]
     threads = [threading.Thread(target=record, args=(folder, checkpoint, measured(name), silent)) for name in names]
     for thread in threads:
@@ -88,14 +88,14 @@ def test_several_at_once_wait_for_each_other(folder, checkpoint):
     assert not (folder / "run.json.lock").exists()
 
 
-def test_who_waits_too_long_is_told(folder, checkpoint, monkeypatch):
+def test_waiting_too_long_for_the_lock_is_an_error(folder, checkpoint, monkeypatch):
     monkeypatch.setattr(noting, "LOCK_SECONDS", 0.1)
     with FileLock(folder / "run.json.lock"), pytest.raises(OutputError, match="another process is writing"):
         record(folder, checkpoint, measured("first"), silent)
     assert "evaluations" not in run_of(folder)
 
 
-def test_figures_of_another_checkpoint_are_not_noted(folder, checkpoint):
+def test_results_of_another_checkpoint_are_not_recorded(folder, checkpoint):
     other = replace(checkpoint, run={**checkpoint.run, "seconds": 1.0})
     before = (folder / "run.json").read_bytes()
     with pytest.raises(OutputError, match="was replaced by another checkpoint"):
@@ -104,8 +104,8 @@ def test_figures_of_another_checkpoint_are_not_noted(folder, checkpoint):
 
 
 @pytest.mark.parametrize("last", ["run.json", "report.html"])
-def test_a_card_that_was_not_written_any_more_is_still_ours(folder, checkpoint, monkeypatch, last):
-    """Broken off behind ``last``: the next note mends it, and so does push."""
+def test_card_is_updated_after_an_interrupted_record(folder, checkpoint, monkeypatch, last):
+    """Interrupted after writing ``last``: the next record corrects the card, and so does push."""
     real = noting.atomic_file
 
     def until_last(path, force):
@@ -130,7 +130,7 @@ def test_a_card_that_was_not_written_any_more_is_still_ours(folder, checkpoint, 
     assert not told
 
 
-def test_push_warns_of_a_card_that_does_not_say_what_the_manifest_does(folder, checkpoint):
+def test_push_warns_if_an_edited_card_lacks_recorded_results(folder, checkpoint):
     (folder / "README.md").write_text("my own words")
     told = []
     push(folder, "me/w8", dry_run=True, report=told.append)
@@ -145,13 +145,13 @@ def test_push_warns_of_a_card_that_does_not_say_what_the_manifest_does(folder, c
     assert len(told) == 1
 
 
-def test_no_digests_of_local_cards_are_published(folder):
+def test_digests_of_local_cards_are_not_published(folder):
     assert "cards" in run_of(folder)
     assert "cards" not in json.loads(checkpoint_files(folder, "me/w8")["run.json"])
 
 
 @pytest.mark.parametrize("damage", [None, b"something else", "same length"])
-def test_an_exported_file_is_the_one_that_the_card_speaks_of(exported, tmp_path, damage):
+def test_push_rejects_a_missing_or_changed_onnx_file(exported, tmp_path, damage):
     folder = tmp_path / "w8"
     shutil.copytree(exported, folder)
     assert "model.onnx" in {file.path for file in push(folder, "me/w8", dry_run=True).files}
@@ -165,14 +165,14 @@ def test_an_exported_file_is_the_one_that_the_card_speaks_of(exported, tmp_path,
     assert f"intraq export {folder} --force" in caught.value.hint
 
 
-def test_a_file_without_a_proof_is_sent_with_a_warning(folder):
+def test_push_warns_of_an_onnx_file_without_a_recorded_check(folder):
     (folder / "model.onnx").write_bytes(b"mine")
     told = []
     push(folder, "me/w8", dry_run=True, report=told.append)
     assert ["is uploaded unchecked: run.json does not describe it" in event.message for event in told] == [True]
 
 
-def test_one_folder_of_data_is_one_measurement_however_it_is_spelled(folder, checkpoint, tmp_path, monkeypatch):
+def test_all_spellings_of_a_data_folder_share_one_result(folder, checkpoint, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     for data in ("data", str(tmp_path / "data"), "./data/", "digits"):

@@ -1,4 +1,4 @@
-"""The real huggingface_hub client against a local server: what goes up, and what happens when it does not."""
+"""Pushing with the real huggingface_hub client to a local server: what is uploaded, and how failures end."""
 
 import json
 import re
@@ -24,16 +24,16 @@ from tests.fakes.hub import Hub, drive
 TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
 FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "report.html", "run.json", "samples.png"}
 OWN_FILES = FILES - {"samples.png", "metrics.jsonl"}
-"""Of a checkpoint that no images were made for."""
+"""The files of a checkpoint that was made without images."""
 MADE = {"README.md", "report.html", "run.json"}
-"""Made anew for the Hub."""
+"""Files that are rewritten for the Hub."""
 SET = list(TINY[1::2])
 KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Checkpoints: of the bundled model, of a network of timm's, and of a Python file."""
+    """Checkpoints of the bundled model and of a Python file, damaged copies of them, and a float timm model."""
     folder = tmp_path_factory.mktemp("made")
     quantize("resnet20_digits", out=folder / "w4", set=SET, device="cpu")
     (folder / "nets.py").write_text(FACTORY)
@@ -57,12 +57,12 @@ def made(tmp_path_factory):
     return folder
 
 
-# --- what arrives ---
+# --- pushes that succeed ---
 
 
 @pytest.fixture(scope="module")
 def went(made, tmp_path_factory):
-    """Everything that should work, in one process; the Hub as it was left, and what was there in between."""
+    """The results of all commands that should succeed, run in one process, and the Hub after them."""
     home = tmp_path_factory.mktemp("home")
     hub = Hub({TOKEN: {"me"}, READER: set()})
     hub.add("me/old").commit("main", {"README.md": b"mine", "samples.png": b"old", "mine.txt": b"mine"}, "mine")
@@ -102,7 +102,7 @@ def went(made, tmp_path_factory):
     return done, hub
 
 
-def test_a_dry_run_shows_all_and_sends_nothing(went, made):
+def test_dry_run_shows_everything_and_sends_nothing(went, made):
     done, hub = went
     assert not hub.counted("me/d4")
     assert set(done["dry"].json) >= KEYS
@@ -114,7 +114,7 @@ def test_a_dry_run_shows_all_and_sends_nothing(went, made):
     assert "pipeline_tag: image-classification" in text
 
 
-def test_one_commit_holds_the_checkpoint_and_nothing_else(went, made):
+def test_push_makes_one_commit_of_the_checkpoint_files_only(went, made):
     done, hub = went
     repository = hub.repositories["me/w4"]
     first = done["first"].json
@@ -126,20 +126,20 @@ def test_one_commit_holds_the_checkpoint_and_nothing_else(went, made):
         assert sent[name] == (made / "w4" / name).read_bytes()
     assert first["left_out"] == [".env", "notes.txt", "weights.pth"]
     assert first["url"].endswith("/me/w4")
-    # initial, first, update: the second push had nothing to say
+    # initial, first, update: the second push changed nothing
     assert len(repository.commits) == 3
     assert done["same"].json["commit"] == first["commit"]
     assert repository.messages[done["update"].json["commit"]] == "Measured"
     assert repository.private is False
 
 
-def test_large_files_went_in_parts(went):
+def test_large_files_are_uploaded_in_parts(went):
     _, hub = went
     assert hub.counted(r"PUT /lfs/me/w4/\w+/2")
     assert hub.counted(r"POST /lfs/me/w4/\w+/complete")
 
 
-def test_logits_come_back_bit_for_bit(went, made):
+def test_pushed_checkpoint_gives_identical_logits_and_accuracies(went, made):
     done, _ = went
     with torch.no_grad():
         here = load(made / "w4", device="cpu")(torch.linspace(-1, 1, 2 * 64).view(2, 1, 8, 8))
@@ -149,7 +149,7 @@ def test_logits_come_back_bit_for_bit(went, made):
     assert [remote[key] for key in same] == [local[key] for key in same]
 
 
-def test_the_card_says_where_it_is(went, made):
+def test_card_shows_how_to_load_from_its_repository(went, made):
     done, hub = went
     first = hub.repositories["me/w4"].commits[done["first"].json["commit"]]["README.md"].decode()
     assert 'load("me/w4")' in first
@@ -159,7 +159,7 @@ def test_the_card_says_where_it_is(went, made):
     assert 'load("me/old", revision="dev", model=\'file.py:factory\')' in branch
 
 
-def test_measured_accuracies_are_noted_once_and_shown(went, made):
+def test_repeated_evaluation_is_recorded_once_and_shown_on_the_card(went, made):
     done, hub = went
     noted = json.loads((made / "w4/run.json").read_text())["evaluations"]
     measured = done["record again"].json
@@ -173,15 +173,15 @@ def test_measured_accuracies_are_noted_once_and_shown(went, made):
     assert values == pytest.approx({"top-1 accuracy, %": measured["top1"], "top-5 accuracy, %": measured["top5"]})
 
 
-def test_private_means_private(went):
+def test_private_option_makes_a_private_repository(went):
     done, hub = went
     assert hub.repositories["me/hidden"].private is True
     assert done["private"].out == "me/hidden\n"
     assert "error" not in done["private"].err
 
 
-def test_a_branch_and_what_the_checkpoint_lacks(went):
-    """A file of ours that this checkpoint has not goes; a file of the owner's stays."""
+def test_push_to_a_branch_keeps_files_of_the_owner(went):
+    """A file of intraq that this checkpoint lacks is removed; a file of the owner stays."""
     done, hub = went
     old = hub.repositories["me/old"]
     assert set(old.commits[old.refs["dev"]]) == OWN_FILES | {"mine.txt"}
@@ -189,7 +189,7 @@ def test_a_branch_and_what_the_checkpoint_lacks(went):
     assert old.refs["dev"] == done["branch"].json["commit"] != done["main"].json["commit"] == old.refs["main"]
 
 
-def test_a_pull_request_changes_no_branch(went):
+def test_pull_request_leaves_the_main_branch_unchanged(went):
     done, hub = went
     theirs = hub.repositories["other/theirs"]
     found = done["ask"].json
@@ -199,7 +199,7 @@ def test_a_pull_request_changes_no_branch(went):
     assert theirs.files["README.md"] != theirs.commits[found["commit"]]["README.md"]
 
 
-def test_waiting_is_told_and_ends_well(went):
+def test_push_reports_waits_and_retries_and_then_succeeds(went):
     done, hub = went
     assert 7 in done["patient"].slept
     assert "the Hub limits requests: trying again in 7 s" in done["patient"].err
@@ -207,14 +207,14 @@ def test_waiting_is_told_and_ends_well(went):
     assert done["patient"].json["commit"] in hub.repositories["me/patient"].commits
 
 
-def test_the_float_model_itself_is_not_overwritten(made, went, intraq):
+def test_push_refuses_to_overwrite_the_float_model(made, went, intraq):
     for more in ([], ["--timm"]):
         ran = intraq("push", made / "tiny", "me/float", "--dry-run", *more)
         assert ran.code == 1
         assert "me/float is the float model" in ran.err
 
 
-def test_the_base_model_is_named_where_it_is_on_the_hub(went):
+def test_card_names_only_a_base_model_that_is_on_the_hub(went):
     _, hub = went
     data = front(hub.repositories["me/tiny"].files["README.md"].decode())
     assert (data["base_model"], data["base_model_relation"]) == ("me/float", "quantized")
@@ -225,7 +225,7 @@ def test_the_base_model_is_named_where_it_is_on_the_hub(went):
     assert "base_model" not in own
 
 
-def test_timm_loads_what_it_was_made_for(went, made):
+def test_timm_loads_a_checkpoint_pushed_for_timm(went, made):
     done, hub = went
     sent = hub.repositories["me/tiny-timm"].files
     assert set(sent) == {"README.md", "config.json", "model.safetensors", ".gitattributes"}
@@ -245,9 +245,9 @@ def test_timm_loads_what_it_was_made_for(went, made):
     assert (data["library_name"], data["base_model"], "model-index" in data) == ("timm", "me/float", False)
 
 
-def test_the_token_is_nowhere(went, made):
+def test_token_is_sent_only_to_the_hub_and_never_shown_or_stored(went, made):
     done, hub = went
-    elsewhere = r"GET /cdn/|PUT /lfs/|/complete$"  # storage that has signed addresses, and needs no token
+    elsewhere = r"GET /cdn/|PUT /lfs/|/complete$"  # storage with signed URLs, which needs no token
     assert {token for line, token in hub.requests if re.search(elsewhere, line)} == {None}
     assert {token for line, token in hub.requests if not re.search(elsewhere, line)} == {TOKEN, READER}
     assert not any(secret in one.out + one.err for one in done.values() for secret in (TOKEN, READER))
@@ -256,7 +256,7 @@ def test_the_token_is_nowhere(went, made):
             assert not any(secret.encode() in content for content in tree.values() for secret in (TOKEN, READER))
 
 
-def test_people_see_a_table_and_what_comes_next(went):
+def test_push_prints_the_address_and_the_next_command(went):
     done, _ = went
     assert done["plain"].out.splitlines()[0].endswith("/me/own")
     assert "next: intraq evaluate me/own" in done["plain"].err
@@ -265,7 +265,7 @@ def test_people_see_a_table_and_what_comes_next(went):
     assert "warning" not in done["plain"].err + done["first"].err  # what libraries deprecate is not the user's concern
 
 
-# --- what does not ---
+# --- pushes that fail ---
 
 CASES = {
     # name: (arguments after the folder, code, phrase, what the Hub does)
@@ -320,7 +320,7 @@ def failed(made, tmp_path_factory):
     hub = Hub({TOKEN: {"me"}})
     for name in ("me/there", "me/shared", "other/theirs"):
         hub.add(name).commit("main", {"README.md": b"mine"}, "mine")
-    # the smallest one, as each push looks whether it can be loaded; another where a file has to go in parts
+    # the smallest checkpoint, as every push tests loading it; another one for a file that is uploaded in parts
     jobs, own, w4 = {}, str(made / "own"), str(made / "w4")
     for name, (args, _, _, what) in CASES.items():
         jobs[name] = ["push", w4 if name == "fails" else own, *args]
@@ -377,7 +377,7 @@ def _fault(hub, name, what):
     return made
 
 
-def test_all_that_fails_ends_in_a_line_a_hint_and_a_code(failed):
+def test_every_failure_has_a_message_a_hint_and_an_error_code(failed):
     done, _, promised = failed
     wrong = {}
     for name, (code, phrase) in promised.items():
@@ -391,7 +391,7 @@ def test_all_that_fails_ends_in_a_line_a_hint_and_a_code(failed):
     assert wrong == {}
 
 
-def test_never_half_a_repository(failed):
+def test_failed_push_never_leaves_part_of_a_checkpoint(failed):
     _, hub, _ = failed
     for name in ("busy", "long", "late", "page"):
         files = hub.repositories.get(f"me/{name}")
@@ -404,21 +404,21 @@ def test_never_half_a_repository(failed):
     assert hub.repositories["other/theirs"].files == {"README.md": b"mine"}
 
 
-def test_an_upload_that_failed_can_be_done_again(failed):
+def test_repeated_failed_upload_leaves_the_repository_empty(failed):
     done, hub, _ = failed
     assert "me/fails was created, and is empty unless the commit succeeded" in done["fails"].json["error"]["message"]
     assert done["again"].code == 1  # the Hub still fails
     assert set(hub.repositories["me/fails"].files) == {".gitattributes"}
 
 
-def test_it_waits_as_long_as_the_hub_says_and_no_longer(failed):
+def test_push_waits_as_long_as_the_hub_asks_up_to_300_seconds(failed):
     done, hub, _ = failed
     assert done["busy"].slept.count(2) == 2
     assert hub.counted("me/busy/commit") == 3
     assert not any(seconds > 300 for one in done.values() for seconds in one.slept)
 
 
-def test_no_error_shows_a_token(failed):
+def test_errors_never_show_the_token(failed):
     done, _, _ = failed
     assert not any(TOKEN in one.out + one.err for one in done.values())
 
@@ -428,7 +428,7 @@ def test_no_error_shows_a_token(failed):
 
 @pytest.fixture(scope="module")
 def checkpoint(made):
-    """Of the bundled model, read once: to read it captures its network."""
+    """The checkpoint of the bundled model, read once, as reading it captures its network."""
     return read_checkpoint(made / "w4")
 
 
@@ -436,7 +436,7 @@ def front(card):
     return yaml.safe_load(card.split("---")[1])
 
 
-def test_the_card_of_a_real_run(made, checkpoint):
+def test_card_of_a_real_run_is_complete_and_its_code_runs(made, checkpoint):
     card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
     data = front(card)
     assert data["license"] == "cc-by-4.0"
@@ -450,14 +450,14 @@ def test_the_card_of_a_real_run(made, checkpoint):
         "quantize('resnet20_digits', out='w4', ",
     ):
         assert part in card
-    # three lines of Python that run as they stand
+    # the Python code runs as it is
     code = card.split("```python")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(made / "w4"))
     names = {"images": torch.zeros(2, 1, 8, 8)}
     exec(code, names)
     assert names["logits"].shape == (2, 10)
 
 
-def test_the_card_names_images_and_not_where_they_lie(checkpoint):
+def test_card_names_the_data_without_its_absolute_path(checkpoint):
     figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
     for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
         one = {**figures, "data": data, "split": None, "limit": None, "seed": None, "date": "2026-01-01"}
@@ -467,8 +467,8 @@ def test_the_card_names_images_and_not_where_they_lie(checkpoint):
         assert "somebody" not in card
 
 
-def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
-    """Neither the manifest nor the config nor a card of an earlier version."""
+def test_published_files_contain_no_local_paths(made, tmp_path):
+    """Neither the manifest, nor the config, nor a card of an earlier version."""
     folder = tmp_path / "own"
     shutil.copytree(made / "own", folder)
     home = "/home/some body"
@@ -480,7 +480,7 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
     run["evaluations"] = [{**figures, "data": f"{home}/imagenet/val", "split": None, "date": "2026-01-01"}]
     run["device"] = f"{home}/device"
     (folder / "run.json").write_text(json.dumps(run))
-    (folder / "report.html").write_text(f"<script src='{home}/x.js'></script>")  # what lies there is not sent
+    (folder / "report.html").write_text(f"<script src='{home}/x.js'></script>")  # this file is not sent, but a new one
     card = (folder / "README.md").read_text().replace(" bits", f" bits\n\n{run['command']}\n\nhttps://x.org/home/some")
     (folder / "README.md").write_text(card)
     sent = checkpoint_files(folder, "me/own")
@@ -541,7 +541,7 @@ def test_nothing_that_is_published_says_where_files_lay(made, tmp_path):
         ("quantize('x', images=[PosixPath('/a/b'), 'c'])", "quantize('x', images=[PosixPath('b'), 'c'])"),
     ],
 )
-def test_absolute_paths_become_names(text, published):
+def test_absolute_paths_are_reduced_to_names(text, published):
     assert without_paths({"a": [text]}) == {"a": [published]}
     assert without_paths({text: 1}) == {published: 1}
 
@@ -554,7 +554,7 @@ def test_absolute_paths_become_names(text, published):
         ([], []),
     ],
 )
-def test_of_several_images_the_names_are_published_and_nothing_else(made, tmp_path, images, published):
+def test_only_the_names_of_image_files_are_published(made, tmp_path, images, published):
     folder = tmp_path / "own"
     shutil.copytree(made / "own", folder)
     run = json.loads((folder / "run.json").read_text())
@@ -565,18 +565,18 @@ def test_of_several_images_the_names_are_published_and_nothing_else(made, tmp_pa
     assert b"home" not in sent["run.json"] + sent["report.html"]
 
 
-def test_a_short_path_is_not_replaced_in_addresses():
+def test_short_path_is_not_replaced_within_urls_and_longer_paths():
     card = "`/a` and https://arxiv.org/abs/1, /abc, x/a and (/a)"
     assert card_without_paths(card, {"images": ["/a"]}) == "`a` and https://arxiv.org/abs/1, /abc, x/a and (a)"
 
 
-def test_a_teacher_from_a_folder_is_not_taken_for_a_model_of_that_name():
+def test_teacher_from_a_folder_is_published_as_local_dir():
     run = {"teacher": {"source": "/home/me/resnet18"}}
     assert local_names(run)["teacher"]["source"] == "local-dir:resnet18"
     assert run["teacher"]["source"] == "/home/me/resnet18"
 
 
-def test_a_manifest_that_lacks_what_the_card_tells_is_one_line(made, tmp_path):
+def test_incomplete_manifest_is_a_one_line_error(made, tmp_path):
     shutil.copytree(made / "w4", tmp_path / "w4")
     (tmp_path / "w4/README.md").unlink()
     run = json.loads((tmp_path / "w4/run.json").read_text())
@@ -586,7 +586,7 @@ def test_a_manifest_that_lacks_what_the_card_tells_is_one_line(made, tmp_path):
     assert "\n" not in caught.value.message
 
 
-def test_the_card_tells_other_bits_and_other_widths(tmp_path, small_digits):
+def test_card_states_the_bits_of_the_first_and_last_layer(tmp_path, small_digits):
     ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
     quantize(small_digits, out=tmp_path / "w8", **ends)
     card = " ".join((tmp_path / "w8/README.md").read_text().split())
@@ -606,7 +606,7 @@ def test_the_card_tells_other_bits_and_other_widths(tmp_path, small_digits):
         ("Apple AMLR", "other", "apple-amlr"),
     ],
 )
-def test_a_licence_is_one_that_the_hub_takes(checkpoint, licence, written, named):
+def test_card_licence_is_valid_on_the_hub(checkpoint, licence, written, named):
     cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
     card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
     data = front(card)
@@ -624,7 +624,7 @@ def test_a_licence_is_one_that_the_hub_takes(checkpoint, licence, written, named
         ("torchvision:resnet18", None, None, "cc-by-4.0"),
     ],
 )
-def test_base_model_and_licence_are_those_of_the_weights(checkpoint, source, weights, base, licence):
+def test_base_model_and_licence_belong_to_the_weights(checkpoint, source, weights, base, licence):
     cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
     config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
     run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
@@ -632,7 +632,7 @@ def test_base_model_and_licence_are_those_of_the_weights(checkpoint, source, wei
     assert (data.get("base_model"), data["license"]) == (base, licence)
 
 
-def test_weights_of_a_folder_are_not_those_of_timm_whatever_its_name(made, tmp_path, monkeypatch):
+def test_folder_named_like_a_timm_model_is_not_taken_for_timms_weights(made, tmp_path, monkeypatch):
     shutil.copytree(made / "float", tmp_path / "test_resnet")
     config = json.loads((made / "float/config.json").read_text())
     config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
@@ -646,7 +646,7 @@ def test_weights_of_a_folder_are_not_those_of_timm_whatever_its_name(made, tmp_p
     assert noted.sha256 == teacher["sha256"]
 
 
-def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
+def test_benchmark_results_are_published_and_damaged_ones_rejected(made, tmp_path):
     folder = tmp_path / "w4"
     shutil.copytree(made / "w4", folder)
     run = json.loads((folder / "run.json").read_text())
@@ -666,7 +666,7 @@ def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
             checkpoint_files(folder, "me/w4")
         with pytest.raises(CheckpointError, match="is damaged: evaluations"):
             read_checkpoint(folder)
-    own = tmp_path / "own"  # of a Python file, which is sent without being built
+    own = tmp_path / "own"  # from a Python file, whose network is not built when it is sent
     shutil.copytree(made / "own", own)
     (own / "run.json").write_text(json.dumps({**json.loads((own / "run.json").read_text()), "evaluations": 5}))
     with pytest.raises(CheckpointError, match="is damaged: evaluations"):
@@ -676,7 +676,7 @@ def test_results_on_a_benchmark_go_where_the_hub_collects_them(made, tmp_path):
 # --- evaluate --save ---
 
 
-def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
+def test_hand_edited_card_is_kept_and_a_deleted_one_rewritten(made, tmp_path, intraq):
     shutil.copytree(made / "w4", tmp_path / "mine")
     (tmp_path / "mine/README.md").write_text("my own words")
     ran = intraq("evaluate", tmp_path / "mine", "--data", "digits", "--limit", "20", "--save")
@@ -693,6 +693,6 @@ def test_a_card_edited_by_hand_is_left_alone(made, tmp_path, intraq):
 
 
 @pytest.mark.parametrize("target", ["resnet20_digits", "org/name"])
-def test_there_must_be_a_folder_to_save_in(intraq, target):
+def test_saving_an_evaluation_requires_a_local_folder(intraq, target):
     ran = intraq("evaluate", target, "--data", "digits", "--save", "--json")
     assert (ran.code, json.loads(ran.out)["error"]["code"]) == (2, "usage")

@@ -17,14 +17,14 @@ def slow_fake_quantize(value, scale, zero_point, bits):
 
 @pytest.fixture(params=[True, False], ids=["numbers", "tensors"])
 def bounds(request, monkeypatch):
-    """Bounds as a CPU has them at hand, and as a GPU or a compiler has not."""
+    """Bounds as numbers, as on a CPU, and as tensors, as on a GPU or when compiled."""
     if not request.param:
         monkeypatch.setattr(affine, "_at_hand", lambda bound: False)
 
 
 @given(BITS, NUMBERS, NUMBERS, st.lists(NUMBERS, min_size=1, max_size=20))
 @settings(deadline=None, max_examples=200)
-def test_inside_the_range_the_error_is_at_most_half_a_step_and_zero_is_exact(bits, a, b, values):
+def test_error_within_the_range_is_at_most_half_a_step_and_zero_is_exact(bits, a, b, values):
     low, high = torch.tensor(min(a, b)), torch.tensor(max(a, b))
     scale, zero_point = grid_of_range(low, high, 2**bits - 1)
     assert scale > 0
@@ -36,12 +36,12 @@ def test_inside_the_range_the_error_is_at_most_half_a_step_and_zero_is_exact(bit
     x = x.clamp(first, first + (2**bits - 1) * scale)
     out = fake_quantize(x, scale, zero_point, 2**bits - 1)
     assert ((out - x).abs() <= 0.5001 * scale + 1e-6 * x.abs()).all()
-    assert torch.equal(fake_quantize(out, scale, zero_point, 2**bits - 1), out)  # what is on the grid stays
+    assert torch.equal(fake_quantize(out, scale, zero_point, 2**bits - 1), out)  # values on the grid are unchanged
 
 
 @pytest.mark.usefixtures("bounds")
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_equals_the_formula_value_by_value(bits, random):
+def test_fake_quantize_equals_the_formula_for_every_value(bits, random):
     x = torch.randn(200, generator=random)
     scale, zero_point = torch.tensor(0.11), torch.tensor(float(2 ** (bits - 1) - 1))
     expected = [slow_fake_quantize(v, 0.11, int(zero_point), bits) for v in x.tolist()]
@@ -50,7 +50,7 @@ def test_equals_the_formula_value_by_value(bits, random):
 
 @pytest.mark.usefixtures("bounds")
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_gradients_equal_those_of_the_straight_through_formula(per_channel, random):
+def test_fake_quantize_has_the_gradients_of_lsq(per_channel, random):
     x = torch.randn(4, 3, 5, 5, generator=random, dtype=torch.float64, requires_grad=True)
     shape = (4, 1, 1, 1) if per_channel else ()
     scale = (0.2 + 0.1 * torch.rand(shape, generator=random, dtype=torch.float64)).requires_grad_()
@@ -59,7 +59,7 @@ def test_gradients_equal_those_of_the_straight_through_formula(per_channel, rand
     out = fake_quantize(x, scale, zero_point, 7)
     ours = torch.autograd.grad((out * weight).sum(), (x, scale))
 
-    # LSQ: through the rounding as if it were not there, 0 to x beyond the last grid points
+    # LSQ: gradients pass straight through rounding; x gets none beyond the last grid points
     t = (x / scale).detach()
     q = t.round()
     inside = ((q >= -3) & (q <= 4)).double()
@@ -74,7 +74,7 @@ def test_gradients_equal_those_of_the_straight_through_formula(per_channel, rand
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_the_searched_range_is_no_worse_than_min_max_and_near_the_best(bits, random):
+def test_mse_range_is_no_worse_than_min_max_and_nearly_optimal(bits, random):
     rows = torch.randn(6, 400, generator=random)
     rows[3:] = rows[3:].exp()  # skewed, far outliers
     rows[5].clamp_(min=0.5)  # no zero inside
@@ -91,7 +91,7 @@ def test_the_searched_range_is_no_worse_than_min_max_and_near_the_best(bits, ran
     assert (found <= 1.05 * best).all()
 
 
-def test_the_searched_range_errs_least_where_errors_count_most(random):
+def test_mse_range_minimises_the_error_weighted_by_importance(random):
     rows, importance = torch.randn(4, 300, generator=random), 10 * torch.rand(4, 300, generator=random) ** 4
 
     def error(scale, zero_point):
@@ -104,7 +104,7 @@ def test_the_searched_range_errs_least_where_errors_count_most(random):
     assert torch.equal(mse_grid(rows, 7, importance=torch.ones_like(rows))[0], mse_grid(rows, 7)[0])
 
 
-def test_rows_of_zeros_and_tiny_values_keep_a_usable_scale():
+def test_rows_of_zeros_and_tiny_values_get_a_usable_scale():
     rows = torch.zeros(3, 10)
     rows[1] = 1e-38
     rows[2, 0] = -5.0
@@ -117,8 +117,8 @@ def test_rows_of_zeros_and_tiny_values_keep_a_usable_scale():
 
 
 @pytest.mark.parametrize("shape", [(64, 16, 32, 32), (32, 64, 64, 8), (16, 197, 768)])
-def test_the_sample_that_a_grid_is_fitted_to_sees_every_column_and_channel(shape):
-    """One that is a hundred times larger than the others, wherever it is, counts as much as it fills."""
+def test_grid_is_fitted_to_a_sample_of_every_column_and_channel(shape):
+    """A column a hundred times larger than the others has the same effect wherever it is."""
     scales = []
     for place in (0, 1, shape[-1] - 1):
         x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 0.01

@@ -22,7 +22,7 @@ def rules_of(tmp_path, text):
     return read_bit_rules(path)
 
 
-def test_of_several_patterns_the_last_that_matches_counts(tmp_path):
+def test_last_matching_pattern_wins(tmp_path):
     rules = rules_of(tmp_path, '[weights]\n"*" = 4\n"blocks.0.*" = 8\n"blocks.0.conv2" = 3\n[activations]\nfc = 6\n')
     assert [rules.weight_bits(name, 5) for name in ("fc", "blocks.0.conv1", "blocks.0.conv2")] == [4, 8, 3]
     assert [rules.input_bits(name, 5) for name in ("fc", "blocks.0.conv1")] == [6, 5]
@@ -39,20 +39,20 @@ def test_of_several_patterns_the_last_that_matches_counts(tmp_path):
         ("weights = 4\n", "weights is not a table"),
     ],
 )
-def test_what_says_something_else_is_refused(tmp_path, text, says):
+def test_invalid_bits_files_are_rejected(tmp_path, text, says):
     with pytest.raises(RecipeError, match="--bits") as caught:
         rules_of(tmp_path, text)
     assert says in caught.value.message
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_missing_bits_file_and_folder_are_rejected(tmp_path):
     with pytest.raises(RecipeError, match=r"none\.toml"):
         read_bit_rules(tmp_path / "none.toml")
     with pytest.raises(RecipeError, match=r"cannot read .*: not a regular file"):
         read_bit_rules(tmp_path)
 
 
-def test_a_bad_file_of_bits_ends_a_command_as_a_bad_recipe_does(intraq, tmp_path):
+def test_bad_bits_file_gives_the_exit_code_of_a_bad_recipe(intraq, tmp_path):
     (tmp_path / "bad.toml").write_text("[weights\n")
     for file in (tmp_path / "none.toml", tmp_path, tmp_path / "bad.toml"):
         codes = [intraq("inspect", "resnet20_digits", "--bits", file).code]
@@ -61,7 +61,7 @@ def test_a_bad_file_of_bits_ends_a_command_as_a_bad_recipe_does(intraq, tmp_path
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
-def test_a_plan_follows_the_rules(network, placement):
+def test_plan_follows_the_bit_rules(network, placement):
     rules = BitRules({"conv2": 8, "fc": 2}, {"conv3": 6, "conv2": 3})
     graph = form_of(graph_of(network), placement)
     plan = plan_quantization(graph, 4, 5, placement, None, rules)
@@ -69,7 +69,7 @@ def test_a_plan_follows_the_rules(network, placement):
     sites = {
         "inputs": {"conv1": 8, "conv2": 3, "conv3": 6, "fc": 5},
         "activations": {"": 3, "act": 6, "act#1": 5},
-        # what conv2 puts out goes into a sum too, and is rounded once more for conv3; the sums and their terms at 8
+        # conv2's output also enters a sum, and is rounded once more for conv3; sums and their terms have 8 bits
         "integer": {"image.output": 8, "conv1.output": 3, "conv2.output": 8, "conv3.output": 8, "output": 8}
         | {"#1.output": 5, "conv3.input": 6},
     }
@@ -77,13 +77,13 @@ def test_a_plan_follows_the_rules(network, placement):
     assert plan.limits == ({"conv2": 127} if placement == "integer" else {})
 
 
-def test_a_pattern_that_matches_no_layer_is_refused(network):
+def test_pattern_that_matches_no_layer_is_rejected(network):
     with pytest.raises(ModelError, match="'conv9'"):
         plan_quantization(graph_of(network), 4, 4, "inputs", None, BitRules({"conv9": 8}))
 
 
 @pytest.mark.parametrize("placement", ["inputs", "integer"])
-def test_a_checkpoint_of_mixed_bits_says_so_everywhere_and_loads(network, tmp_path, placement):
+def test_checkpoint_of_mixed_bits_reports_its_bits_and_loads(network, tmp_path, placement):
     bits = tmp_path / "bits.toml"
     bits.write_text("[weights]\nconv2 = 8\nconv3 = 3\n[activations]\nconv3 = 6\n")
     out = tmp_path / "out"
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_mixed_bits_says_so_everywhere_and_loads(network, tmp_pa
     assert [(row.w_bits, row.a_bits) for row in inspect(str(out)).layers] == [(4, 8), (8, 4), (3, 6), (4, 4)]
 
 
-def test_the_template_gives_every_layer_the_bits_that_it_has(network, tmp_path):
+def test_bits_template_reproduces_the_bits_of_every_layer(network, tmp_path):
     found = inspect(network, w=3, a=5, **GIVEN)
     path = tmp_path / "bits.toml"
     path.write_text(bits_template(found))
@@ -109,11 +109,11 @@ def test_the_template_gives_every_layer_the_bits_that_it_has(network, tmp_path):
     assert [(row.w_bits, row.a_bits) for row in again.layers] == [(row.w_bits, row.a_bits) for row in found.layers]
 
 
-def test_names_that_look_like_patterns_match_themselves(tmp_path):
+def test_template_escapes_layer_names_that_look_like_patterns(tmp_path):
     assert rules_of(tmp_path, template({'a[0]*"\\': 3}, {})).weight_bits('a[0]*"\\', 8) == 3
 
 
-def test_bits_of_what_no_layer_reads_quantized_are_refused(network):
+def test_activation_rule_for_a_layer_with_float_input_is_rejected(network):
     rules = BitRules({}, {"conv1": 4})
     with pytest.raises(ModelError, match="no layer that reads quantized values matches 'conv1'"):
         plan_quantization(graph_of(network), 4, 4, "activations", None, rules)

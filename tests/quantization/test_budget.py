@@ -35,7 +35,7 @@ def choices(network, placement="inputs", rules=NO_RULES):
 
 
 @pytest.mark.parametrize("limit", [700, 900, 1100, 1600])
-def test_bytes_of_weights_are_spent_as_brute_force_spends_them(network, limit):
+def test_choice_under_a_byte_budget_equals_that_of_brute_force(network, limit):
     _, layers, groups = choices(network)
     found = sensitivities(layers)
     best = min(
@@ -47,7 +47,7 @@ def test_bytes_of_weights_are_spent_as_brute_force_spends_them(network, limit):
     assert sum(found[name].weights[w] for name, (w, _) in chosen.items()) == pytest.approx(best[0])
 
 
-def test_bit_operations_are_those_that_inspect_counts(network):
+def test_bit_operations_of_a_choice_equal_those_of_inspect(network):
     graph, layers, groups = choices(network)
     chosen = bits_within(groups, sensitivities(layers), "bit operations", 900_000)
     rules = BitRules({name: w for name, (w, _) in chosen.items()}, {name: a for name, (_, a) in chosen.items()})
@@ -56,7 +56,7 @@ def test_bit_operations_are_those_that_inspect_counts(network):
     assert bit_operations(rows) == sum(sizes.values()) <= 900_000
 
 
-def test_the_image_keeps_eight_bits_and_rules_fix_what_they_speak_of(network):
+def test_image_keeps_eight_bits_and_rules_fix_the_bits_of_their_layers(network):
     _, layers, _ = choices(network, rules=BitRules({"conv2": 5}, {"fc": 6}))
     found = {one.layer.name: (one.weights, one.inputs) for one in layers}
     assert found["conv1"] == (WIDTHS, (8,))
@@ -64,8 +64,8 @@ def test_the_image_keeps_eight_bits_and_rules_fix_what_they_speak_of(network):
     assert found["fc"] == (WIDTHS, (6,))
 
 
-def test_layers_that_read_the_same_value_read_it_with_the_same_bits(network):
-    # conv3 reads what the activation puts out that the sum reads too; only values for layers alone have their bits
+def test_layers_that_read_the_same_activation_share_its_bits(network):
+    # conv2 and conv3 read the same activation
     class Twice(type(network)):
         def forward(self, x):
             x = self.act(self.bn1(self.conv1(x)))
@@ -93,7 +93,7 @@ def test_layers_that_read_the_same_value_read_it_with_the_same_bits(network):
         ((None, None, 7e8), 7e8),
     ],
 )
-def test_budgets_as_they_are_spelled(given, limit):
+def test_budget_spellings_are_parsed(given, limit):
     assert chosen_budget(*given).limit == limit
 
 
@@ -108,6 +108,6 @@ def test_budgets_as_they_are_spelled(given, limit):
         (1, 3.0, None),
     ],
 )
-def test_budgets_that_make_no_sense(given):
+def test_invalid_budgets_are_usage_errors(given):
     with pytest.raises(UsageError):
         chosen_budget(*given)

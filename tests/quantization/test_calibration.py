@@ -17,7 +17,7 @@ from tests.conftest import graph_of, student_of, trained
 FINE = Quantization(correction="always", weight_rounding="nearest", activation_range="mse", weight_range="minmax")
 
 
-def test_statistics_are_left_alone_where_that_is_asked_for_and_corrected_else(graph, random):
+def test_batch_norm_statistics_are_corrected_unless_correction_is_never(graph, random):
     images = torch.randn(32, 3, 8, 8, generator=random)
     moved = {}
     for correction in ("never", "always"):
@@ -30,8 +30,8 @@ def test_statistics_are_left_alone_where_that_is_asked_for_and_corrected_else(gr
     assert Quantization().correction == "always"
 
 
-def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(graph, random):
-    """What is wrong is linear per channel, so that the correction can be exact; 8 bits add next to nothing."""
+def test_correction_undoes_a_shift_and_a_gain_per_channel(graph, random):
+    """The errors are linear per channel, so that the correction can be exact; 8 bits add almost none."""
     factors = {"conv1.weight": torch.linspace(0.6, 1.5, 6).view(-1, 1, 1, 1), "conv2.weight": 1.2, "conv3.weight": 0.8}
 
     def wrong(key, tensor):
@@ -45,7 +45,7 @@ def test_corrected_statistics_undo_a_shift_and_a_gain_per_channel(graph, random)
     assert (student(unseen) - graph(unseen)).square().mean() < 1e-3 * graph(unseen).var()
 
 
-def test_statistics_that_are_right_are_left_alone(graph, random):
+def test_correction_hardly_changes_correct_statistics(graph, random):
     student = student_of(graph, 8, 8, "activations")
     calibrate(student, graph, torch.randn(64, 3, 8, 8, generator=random), FINE)
     for key, value in tensors(graph).items():
@@ -68,7 +68,7 @@ class Twice(nn.Module):
         return self.fc(F.relu(self.norm2(self.conv(4 * x))).mean((2, 3)))
 
 
-def test_each_call_of_a_layer_has_a_range_of_its_own(random):
+def test_each_call_of_a_layer_has_its_own_activation_range(random):
     graph = graph_of(trained(Twice()))
     student = student_of(graph, 8, 8)
     calibrate(student, graph, torch.randn(64, 3, 8, 8, generator=random), Quantization(activation_range="mse"))
@@ -80,8 +80,8 @@ def test_each_call_of_a_layer_has_a_range_of_its_own(random):
     assert (student(x) - graph(x)).square().mean() < 1e-3 * graph(x).var()
 
 
-def test_a_layer_makes_up_for_errors_of_what_it_reads(graph, random, monkeypatch):
-    """At three bits the last values follow the float ones more closely on other images than with plain rounding."""
+def test_weights_compensate_for_errors_of_earlier_layers(graph, random, monkeypatch):
+    """At three bits, the outputs on unseen images are closer to the float ones than without compensation."""
     images, unseen = torch.randn(128, 3, 8, 8, generator=random), torch.randn(128, 3, 8, 8, generator=random)
 
     def error(bits=8):
@@ -94,10 +94,10 @@ def test_a_layer_makes_up_for_errors_of_what_it_reads(graph, random, monkeypatch
         coarse = error(bits=4)
         monkeypatch.setattr(calibration, "compensated", lambda weight, moments, rows, float_rows: weight)
         assert ours < error()
-        assert coarse == error(bits=4)  # of coarse inputs it does not try
+        assert coarse == error(bits=4)  # no compensation with coarse activations
 
 
-def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, random):
+def test_float_run_gives_layers_the_inputs_of_a_plain_run(graph, random):
     images, seen = torch.randn(4, 3, 8, 8, generator=random), {}
 
     class Watched(torch.fx.Interpreter):
@@ -108,11 +108,11 @@ def test_what_a_layer_reads_in_the_float_network_is_that_of_a_plain_run(graph, r
 
     Watched(graph).run(images)
     run = FloatRun(graph, images)
-    for name in [*seen][::2]:  # not every layer is asked about
+    for name in [*seen][::2]:  # layers can be skipped
         assert torch.equal(run.read_by(name), seen[name])
 
 
-def test_an_activation_that_is_no_number_is_refused_by_name(graph):
+def test_nan_activation_is_rejected_with_the_name_of_its_layer(graph):
     images = torch.full((4, 3, 8, 8), torch.nan)
     with pytest.raises(ModelError, match="has NaN or infinite values at conv1"):
         calibrate(student_of(graph), graph, images, Quantization(correction="never"))

@@ -11,11 +11,11 @@ from intraq_cli.quantization.quantizers import ActivationQuantizer
 from tests.conftest import graph_of, trained
 
 FOUR = dict.fromkeys(("dense", "depthwise", "grouped", "twice", "fc", "conv", "last"), (4, 4))
-"""Bits of layers."""
+"""Bits of weights and activations, by layer."""
 
 
 class Chain(nn.Module):
-    """Every kind of way from a batch norm to what comes next."""
+    """Every kind of path from a batch norm to the next layer."""
 
     def __init__(self, relu=F.relu):
         super().__init__()
@@ -30,7 +30,7 @@ class Chain(nn.Module):
         x = self.relu(self.bn1(self.dense(x)))
         x = self.relu(self.bn2(self.depthwise(F.pad(x, (1, 1, 1, 1)))))
         x = self.relu(self.bn3(self.grouped(x)))
-        x = self.relu(self.bn4(self.twice(x)) + x)  # what leaves bn3 goes two ways, what leaves bn4 into a sum
+        x = self.relu(self.bn4(self.twice(x)) + x)  # bn3's output goes two ways, bn4's output into a sum
         return self.fc(x.mean((2, 3)))
 
 
@@ -49,31 +49,31 @@ def moved(before, after):
     return {key for key, value in tensors(after).items() if not torch.equal(value, own[key])}
 
 
-def test_the_network_computes_the_same(chain):
+def test_equalized_network_computes_the_same(chain):
     x = torch.randn(16, 3, 8, 8)
     before = copy.deepcopy(chain.state_dict())
     assert torch.allclose(equalize(graph_of(chain), FOUR)(x), chain(x), atol=1e-5)
     assert all(torch.equal(value, before[key]) for key, value in chain.state_dict().items())
 
 
-def test_only_what_goes_one_way_through_a_relu_into_a_convolution_is_touched(chain):
+def test_only_channels_read_by_one_layer_through_a_relu_are_equalized(chain):
     made = equalize(graph_of(chain), FOUR)
     norms = {f"bn{k}.{part}" for k in (1, 2) for part in ("weight", "bias")}
     assert moved(chain, made) == norms | {"depthwise.weight", "grouped.weight"}
 
 
-def test_channels_become_alike(chain):
+def test_channels_get_similar_ranges(chain):
     made = equalize(graph_of(chain), FOUR)
     for norm, power in (("bn1", 0.0), ("bn2", 1 - DENSE_POWER)):
         both = [(state[f"{norm}.weight"], state[f"{norm}.bias"]) for state in (chain.state_dict(), tensors(made))]
         tops = [bias + 4 * DEVIATIONS * weight.abs() for weight, bias in both]
         assert both[1][0].abs().min() > both[0][0].abs().min()
         wide, narrow = (top.max() / top.min() for top in tops)
-        # all within the largest factor: a depthwise convolution lets them become equal, a dense one as its power says
+        # ranges become equal before a depthwise convolution, and similar before a dense one, within the largest factor
         assert narrow.item() == pytest.approx(wide.item() ** power, rel=1e-3) or wide > LARGEST_FACTOR
 
 
-def test_shared_layers_are_left_alone():
+def test_layers_called_several_times_are_not_equalized():
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
@@ -88,7 +88,7 @@ def test_shared_layers_are_left_alone():
     assert not moved(network, equalize(graph_of(network, (3, 4, 4)), FOUR))
 
 
-def test_what_is_written_over_is_left_alone():
+def test_channels_written_to_in_place_are_not_equalized():
     class Written(nn.Module):
         def __init__(self):
             super().__init__()
@@ -110,7 +110,7 @@ def test_what_is_written_over_is_left_alone():
 
 
 @pytest.mark.parametrize("relu", [F.silu, F.hardswish, F.gelu, lambda x: x.clamp(0, 6)])
-def test_activations_that_are_not_of_one_slope_are_left_alone(relu):
+def test_channels_before_silu_hardswish_gelu_or_clamp_are_not_equalized(relu):
     network = trained(Chain(relu))
     network.bn1.weight.mul_(torch.logspace(-1.5, -0.3, 8))
     assert not moved(network, equalize(graph_of(network), FOUR))
@@ -124,7 +124,7 @@ def capped(request):
     return made
 
 
-def test_a_relu6_gets_a_bound_for_each_channel_and_the_network_computes_the_same(capped):
+def test_relu6_gets_a_bound_per_channel_and_the_network_computes_the_same(capped):
     x = 2 * torch.randn(16, 3, 8, 8)
     made = equalize(graph_of(capped), FOUR)
     assert "depthwise.weight" in moved(capped, made)
@@ -132,8 +132,8 @@ def test_a_relu6_gets_a_bound_for_each_channel_and_the_network_computes_the_same
     assert not torch.allclose(uncapped(made)(x), capped(x), atol=1e-5)
 
 
-def test_where_an_activation_is_quantized_one_bound_for_all_channels_is_as_good_as_their_own(capped):
-    """A grid that ends below the top of the widest channel cuts off all that the bounds would."""
+def test_quantized_activation_needs_no_bounds_per_channel(capped):
+    """The grid ends below the range of the widest channel, and clips all that the bounds would."""
     before = graph_of(capped)
     graph = equalize(before, FOUR)
     assert [n.target for n in calls(uncapped(graph))] == [n.target for n in calls(before)]
@@ -144,7 +144,7 @@ def test_where_an_activation_is_quantized_one_bound_for_all_channels_is_as_good_
 
 
 def quantized_first(graph, quantizer, x):
-    """The first convolution's output behind its activation, on a grid."""
+    """The output of the first activation, quantized."""
     clamp = next(n for n in graph.graph.nodes if getattr(n.target, "__name__", "") in CLAMPS)
     values = {}
 
@@ -161,7 +161,7 @@ CLAMPS = ("clamp_channels", "hardtanh.default", "clamp.default", "relu6.default"
 
 
 class Pooled(nn.Module):
-    """Pooling between every activation and what reads it; the last layer is linear, of as many places as are left."""
+    """Pooling between every activation and the next layer; the last, linear layer reads all positions or their mean."""
 
     def __init__(self, relu, last):
         super().__init__()
@@ -181,13 +181,13 @@ class Pooled(nn.Module):
 
 @pytest.mark.parametrize("relu", [F.relu, F.leaky_relu, F.relu6], ids=["relu", "leaky", "relu6"])
 @pytest.mark.parametrize("last", ["places", "pool", "mean"])
-def test_channels_are_equalized_through_pooling_and_the_network_computes_the_same(relu, last):
+def test_equalization_through_pooling_keeps_what_the_network_computes(relu, last):
     network = trained(Pooled(relu, last))
     with torch.no_grad():
         for norm in (network.bn1, network.bn2):
             norm.weight.mul_(torch.logspace(-1.5, 0, len(norm.weight)))
     made = equalize(graph_of(network), FOUR)
-    # averages of what a ReLU6 cuts off are another thing once its bound is the same for all channels
+    # not through average pooling after ReLU6: averages of clipped values change if all channels get the same bound
     through = {
         "bn1.weight",
         "bn1.bias",
@@ -202,7 +202,7 @@ def test_channels_are_equalized_through_pooling_and_the_network_computes_the_sam
 @pytest.mark.parametrize(
     "between", [lambda x: F.pad(x, (0, 0, 0, 0, 2, 0)), lambda x: x.flip(1), lambda x: x.mean(1, True).expand_as(x)]
 )
-def test_channels_that_lose_their_places_are_left_alone(between):
+def test_channels_that_are_moved_or_mixed_are_not_equalized(between):
     class Moved(nn.Module):
         def __init__(self):
             super().__init__()
@@ -219,8 +219,8 @@ def test_channels_that_lose_their_places_are_left_alone(between):
     assert not moved(network, equalize(graph_of(network), FOUR))
 
 
-def test_places_that_a_linear_layer_reads_are_not_taken_for_channels():
-    """A row for each channel has as many numbers as one for each image."""
+def test_positions_that_a_linear_layer_reads_are_not_taken_for_channels():
+    """The linear layer reads the 36 positions of one channel at a time."""
 
     class TokenMixing(nn.Module):
         def __init__(self):

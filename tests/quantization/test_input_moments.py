@@ -1,4 +1,4 @@
-"""Second moments of what a layer reads."""
+"""Second moments of the inputs of layers."""
 
 import pytest
 import torch
@@ -21,16 +21,16 @@ def test_moments_of_few_rows_are_damped_more(count, damping):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_a_compensated_weight_is_the_damped_least_squares_answer():
+def test_compensated_weight_is_the_damped_least_squares_solution():
     random = torch.Generator().manual_seed(0)
     float_rows = torch.randn(2, 500, 4, generator=random)
-    rows = 1.2 * float_rows + 0.1 * torch.randn(2, 500, 4, generator=random)  # errors of the layers before
+    rows = 1.2 * float_rows + 0.1 * torch.randn(2, 500, 4, generator=random)  # errors of earlier layers
     weight = torch.randn(6, 4, generator=random)
     found = compensated(weight, second_moments(rows), rows, float_rows).view(2, 3, 4)
     for group in range(2):
         own = weight.view(2, 3, 4)[group]
         damping = COMPENSATION * (rows[group].square().mean(0)).mean()
-        # as rows of a plain least-squares problem: the damping pulls towards the weight as it was
+        # as rows of a plain least-squares problem: the damping pulls towards the original weight
         many = torch.cat([rows[group] / 500**0.5, damping.sqrt() * torch.eye(4)])
         wanted = torch.cat([float_rows[group] @ own.T / 500**0.5, damping.sqrt() * own.T])
         assert torch.allclose(found[group], torch.linalg.lstsq(many, wanted).solution.T, atol=1e-4)
@@ -39,7 +39,7 @@ def test_a_compensated_weight_is_the_damped_least_squares_answer():
     assert after < 0.5 * before
 
 
-def test_where_nothing_was_lost_a_weight_stays_and_where_nothing_is_known_too():
+def test_weight_is_unchanged_without_errors_or_without_usable_inputs():
     random = torch.Generator().manual_seed(0)
     rows, weight = torch.randn(1, 50, 4, generator=random), torch.randn(3, 4, generator=random)
     assert torch.equal(compensated(weight, second_moments(rows), rows, rows), weight)

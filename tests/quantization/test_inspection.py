@@ -11,7 +11,7 @@ from tests.conftest import graph_of, trained
 
 
 class Shared(nn.Module):
-    """A convolution that is called three times, of which only the first call reads what a ReLU puts out."""
+    """A convolution that is called three times, of which only the first call reads the output of a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def rows():
     return made
 
 
-def test_a_call_that_reads_floats_does_not_count_as_low_bits(rows):
+def test_calls_with_float_inputs_do_not_count_as_low_bit(rows):
     found = rows(4, 4, "activations")
     assert [row.call_bits for row in found] == [[None], [4, None, None], [None]]
     assert [row.a_bits for row in found] == [None, None, None]
@@ -48,7 +48,7 @@ def test_a_call_that_reads_floats_does_not_count_as_low_bits(rows):
     assert bit_operations(found) == 4 * FLOAT * (STEM + HEAD) + 4 * (4 + 2 * FLOAT) * SHARED
 
 
-def test_a_first_layer_that_is_called_again_reads_the_image_once(rows):
+def test_only_the_first_call_of_the_first_layer_gets_the_image_bits(rows):
     class Twice(Shared):
         def forward(self, x: Tensor) -> Tensor:
             x = torch.relu(self.norm(self.stem(torch.relu(self.norm(self.stem(x)))[:, :3])))
@@ -62,7 +62,7 @@ def test_a_first_layer_that_is_called_again_reads_the_image_once(rows):
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
-def test_what_a_choice_costs_is_what_the_network_then_has(placement):
+def test_estimated_bit_operations_equal_those_of_the_planned_network(placement):
     graph = form_of(graph_of(trained(Shared())), placement)
     plans = [plan_quantization(graph, bits, bits, placement) for bits in (2, 8)]
     of_layers = candidates(graph, *plans, w=tuple(range(2, 9)), a=tuple(range(2, 9)))

@@ -1,4 +1,4 @@
-"""A loaded network of placement ``integer`` computes what integer arithmetic does, code for code."""
+"""A loaded network with placement ``integer`` computes the same codes as integer arithmetic."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ SHAPE = (3, 8, 8)
 
 
 def on_integers(network, w, a):
-    """Simulated in floats, and on integers."""
+    """The network simulated in floats, and computed on integers."""
     simulated, exact = (frozen_student(network, w, a) for _ in range(2))
     compute_on_integers(exact)
     return simulated, exact
 
 
 @pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (8, 8), (4, 8)])
-def test_it_is_the_simulation_but_for_values_between_two_codes(w, a, random):
+def test_integer_arithmetic_agrees_with_the_simulation_on_most_images(w, a, random):
     simulated, exact = on_integers(trained(SmallNet(16)), w, a)
     x = torch.randn(64, *SHAPE, generator=random)
     close = (simulated(x) - exact(x)).abs().amax(1) < 1e-4
@@ -29,7 +29,7 @@ def test_it_is_the_simulation_but_for_values_between_two_codes(w, a, random):
 
 
 class Plain(nn.Module):
-    """Two layers, which a loop can follow."""
+    """Two layers, few enough to write their arithmetic out."""
 
     def __init__(self, width=8):
         super().__init__()
@@ -44,8 +44,8 @@ def float32(x):
 
 
 @pytest.mark.parametrize("bits", [3, 8])
-def test_every_code_is_that_of_whole_numbers(bits, random):
-    """The whole network again in int64, with a float32 multiplication wherever a grid is left."""
+def test_logits_equal_those_of_int64_arithmetic(bits, random):
+    """The whole network written out in int64, with a float32 multiplication at every change of the grid."""
     simulated, exact = on_integers(trained(Plain()), bits, bits)
     image, hidden, pooled = simulated.activation_quantizers.values()
     biases = simulated.float_tensors
@@ -77,7 +77,7 @@ def test_every_code_is_that_of_whole_numbers(bits, random):
     assert np.array_equal(float32(logits) * (s2 * sv), exact(x).numpy())
 
 
-def test_sums_beyond_what_float32_holds_are_rounded_once(random):
+def test_sums_too_large_for_float32_are_exact_before_a_single_rounding(random):
     class Wide(nn.Module):
         def __init__(self):
             super().__init__()
@@ -102,7 +102,7 @@ def test_sums_beyond_what_float32_holds_are_rounded_once(random):
     assert torch.equal(simulated(x.float()), wanted.float())
 
 
-def test_a_sum_of_two_activations_is_rounded_like_fused_multiply_adds(random):
+def test_sum_of_two_activations_is_rounded_like_fused_multiply_adds(random):
     wide = np.longdouble
 
     def fused(x, y, c):
@@ -119,7 +119,7 @@ def test_a_sum_of_two_activations_is_rounded_like_fused_multiply_adds(random):
         assert np.array_equal(got.numpy(), wanted)
 
 
-def test_either_addend_may_be_broadcast_to_the_other(random):
+def test_either_addend_of_a_sum_can_be_broadcast(random):
     scales, zeros = tuple(torch.tensor([0.3, 0.2, 0.4])), (3, 250, 128)
     small, large = (torch.randint(-3, 5, shape, generator=random).float() for shape in ((2, 4, 1, 1), (2, 4, 5, 6)))
     for a, b in ((small, large), (large, small)):
@@ -128,7 +128,7 @@ def test_either_addend_may_be_broadcast_to_the_other(random):
         assert torch.equal(got, sum_of_two(*each, scales, zeros, -128, 127))
 
 
-def test_gradients_reach_the_image_and_quantizers_stay_at_hand(random):
+def test_integer_network_has_gradients_and_keeps_its_quantizers(random):
     simulated, exact = on_integers(trained(SmallNet(16)), 8, 8)
     x = torch.randn(4, *SHAPE, generator=random)
     grads = [
@@ -140,7 +140,7 @@ def test_gradients_reach_the_image_and_quantizers_stay_at_hand(random):
     assert exact.state_dict().keys() == simulated.state_dict().keys()
 
 
-def test_other_placements_are_left_alone():
+def test_networks_of_other_placements_are_not_converted():
     student = frozen_student(SmallNet().eval(), 4, 4, "inputs")
     before = student.body
     compute_on_integers(student)

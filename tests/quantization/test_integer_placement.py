@@ -25,7 +25,7 @@ def calibrated(graph, w=4, a=4, **kwargs):
     return student
 
 
-def test_values_between_layers_have_eight_bits_and_layers_their_own(graph):
+def test_activations_read_only_by_layers_have_low_bits_and_others_eight(graph):
     plan = plan_quantization(form_of(graph, "integer"), 4, 4, "integer")
     assert plan.activations == {
         "image.output": 8,
@@ -47,13 +47,13 @@ def fake(x, grid):
 
 
 @pytest.mark.parametrize(("w", "a"), [(2, 2), (4, 4), (8, 8), (4, 8)])
-def test_it_is_integer_arithmetic_written_out(graph, w, a):
+def test_simulation_equals_integer_arithmetic_on_most_images(graph, w, a):
     student = calibrated(graph, w, a)
     stored, sites = student.freeze(), student.activation_quantizers
     biases = {name: tensor.double() for name, tensor in student.float_tensors.items()}
 
     def layer(name, x, scale, **settings):
-        """Sums of codes, all of them whole numbers, times one scale per channel."""
+        """Integer sums of codes, times one scale per channel."""
         codes, weight_scale, zero = (t.double() for t in stored[name])
         per_row = (-1,) + (1,) * (codes.dim() - 1)
         step = scale * weight_scale
@@ -77,17 +77,17 @@ def test_it_is_integer_arithmetic_written_out(graph, w, a):
     close = (got - expected).abs().max(1).values < 1e-4
     assert (
         close.float().mean() >= 0.75
-    )  # float32 may round the other way between two codes, and the image goes another way
+    )  # float32 may round a value between two codes the other way, which changes the rest
 
 
-def test_codes_fit_eight_bits_and_pairs_of_products_sixteen(graph):
-    """CPUs without integer dot products add pairs of products in 16 bits, and cut off what does not fit."""
+def test_weight_codes_fit_in_8_bits_and_sums_of_two_products_in_16(graph):
+    """CPUs without integer dot products add pairs of products in 16 bits, with saturation."""
     form = form_of(graph, "integer")
     for w, a in itertools.product(range(2, 9), repeat=2):
         plan = plan_quantization(form, w, a, "integer")
         for name, bits in plan.weights.items():
             reads = 8 if name == "conv1" else a
-            largest = plan.limits.get(name, 2**bits - 1)  # an asymmetric grid may lie all on one side of zero
+            largest = plan.limits.get(name, 2**bits - 1)  # an asymmetric grid may lie entirely on one side of zero
             assert largest <= 127
             assert 2 * (2**reads - 1) * largest < 2**15
             assert 2 * plan.limits.get(name, 0) < 2**bits
@@ -100,7 +100,7 @@ def test_eight_bit_weights_are_symmetric(graph):
         assert (scale > 0).all()
 
 
-def test_a_dead_channel_keeps_its_bias():
+def test_dead_channel_keeps_its_bias():
     network = trained(SmallNet())
     network.bn1.weight.data[2] = 0.0
     network.bn2.weight.data[1] = 1e-30
@@ -118,8 +118,8 @@ def test_a_dead_channel_keeps_its_bias():
                 assert rounded[channel].item() == pytest.approx(value.item(), rel=1e-3)
 
 
-def test_a_layer_with_a_folded_batch_norm_gets_mean_and_variance_back(graph):
-    """What batch norms' corrected statistics do elsewhere: the student's channels move as the teacher's do."""
+def test_correction_restores_mean_and_variance_of_a_folded_batch_norm(graph):
+    """As corrected batch norms do with other placements, it gives channels the teacher's mean and variance."""
     form = form_of(graph, "integer")
     images = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(5))
     errors = {}
@@ -140,7 +140,7 @@ def test_a_layer_with_a_folded_batch_norm_gets_mean_and_variance_back(graph):
     assert max(errors["always"]) < 0.02 < max(errors["never"])
 
 
-def test_gains_and_biases_are_tuned(graph):
+def test_channel_gains_and_biases_are_tuned(graph):
     from intraq_cli.tuning.optimizer import make_optimizer
 
     student = calibrated(graph)
@@ -154,13 +154,13 @@ def test_gains_and_biases_are_tuned(graph):
 
 
 @pytest.mark.parametrize("setting", ["weight_scale=recomputed", "activation_range=ema"])
-def test_recipes_without_scales_are_refused(setting):
+def test_integer_placement_rejects_recipes_without_learned_scales(setting):
     sets = [f"quantization.{s}" for s in (setting, "weight_rounding=nearest", "correction=never")]
     with pytest.raises(RecipeError, match="integer does not work with"):
         choose_placement("integer", Recipe().override(sets))
 
 
-def test_a_batch_norm_alone_stays_between_quantizers():
+def test_batch_norm_that_cannot_be_folded_has_a_quantized_output():
     class Pre(nn.Module):
         def __init__(self):
             super().__init__()
@@ -181,7 +181,7 @@ def test_a_batch_norm_alone_stays_between_quantizers():
 
 
 class PowerMean(nn.Module):
-    """Generalised mean pooling: an average between two powers, whose range no grid of a few bits holds."""
+    """Generalised mean pooling: an average between two powers, whose range is too wide for a grid of a few bits."""
 
     def __init__(self):
         super().__init__()
@@ -192,10 +192,10 @@ class PowerMean(nn.Module):
         return self.fc(x.clamp(min=1e-6).pow(6).mean((2, 3)).pow(1 / 6))
 
 
-def test_an_average_between_two_float_operations_stays_float():
+def test_average_between_two_float_operations_stays_float():
     network = trained(PowerMean())
     student = frozen_student(network, 8, 8)
-    assert len(student.activation_quantizers) == 3  # the image, what goes into the powers, and the classifier's input
+    assert len(student.activation_quantizers) == 3  # the image, the input of the powers, and the classifier's input
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(7))
     assert relative_error(network(x), student(x)) < 0.05
 
@@ -214,7 +214,7 @@ class SoftPool(nn.Module):
         return self.fc(pooled.flatten(1))
 
 
-def test_what_something_is_divided_by_stays_float(random):
+def test_divisors_stay_float(random):
     network = trained(SoftPool())
     network.norm.weight.data *= 3
     nodes = frozen_student(network, 8, 8).site_nodes

@@ -1,4 +1,4 @@
-"""The exact choice under a limit, against every choice there is."""
+"""The exact choice under a limit, compared with all possible choices."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ OPTIONS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(OPTIONS, st.integers(0, 60))
-def test_the_choice_is_the_best_of_all_choices(options, limit):
+def test_choice_is_the_best_of_all_that_fit(options, limit):
     costs = [[cost / 7 for cost, _ in group] for group in options]
     sizes = [[size for _, size in group] for group in options]
     choices = itertools.product(*(range(len(group)) for group in options))
@@ -30,11 +30,11 @@ def test_the_choice_is_the_best_of_all_choices(options, limit):
     assert sum(c[k] for c, k in zip(costs, found, strict=True)) == pytest.approx(best, abs=1e-12)
 
 
-def test_where_everything_fits_each_group_takes_its_cheapest_option():
+def test_each_group_takes_its_cheapest_option_if_everything_fits():
     assert cheapest([[3.0, 1.0, 2.0], [0.5, 0.7]], [[1, 9, 2], [4, 1]], 100) == [1, 0]
 
 
-def test_a_large_choice_leaves_next_to_nothing_of_the_limit_unused():
+def test_large_choice_uses_the_limit_and_no_single_change_improves_it():
     draw = random.Random(0)
     parameters = [int(10 ** draw.uniform(3, 6)) for _ in range(120)]
     costs = [[draw.random() * 4.0 ** (2 - bits) for bits in range(2, 9)] for _ in parameters]
@@ -48,6 +48,6 @@ def test_a_large_choice_leaves_next_to_nothing_of_the_limit_unused():
         assert all(cost[j] >= cost[k] for j in range(7) if used - size[k] + size[j] <= limit)
 
 
-def test_an_option_that_is_larger_and_costs_as_much_is_never_looked_at():
+def test_options_dominated_by_others_are_dropped():
     kept = undominated([5, 3, 3, 4, 1], [1, 2, 3, 4, 5])
     assert kept.labels.tolist() == [0, 1, 4]

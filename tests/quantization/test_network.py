@@ -20,13 +20,13 @@ def quantized(graph, placement="activations", w=4, a=4, config=None):
 
 
 def norm(made, name, x):
-    """A batch norm of a quantized network: its statistics and last bias are corrected."""
+    """Apply a batch norm of a quantized network, whose statistics and bias are corrected."""
     held = made.float_tensors
     parts = (held[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
     return F.batch_norm(x, *parts)
 
 
-def test_paper_placement_equals_the_network_written_out(network, graph, random):
+def test_activations_placement_equals_the_network_written_out(network, graph, random):
     made = quantized(graph)
     sites, weights = made.activation_quantizers, {name: quantizer() for name, quantizer in made.latent.items()}
     x = torch.randn(8, 3, 8, 8, generator=random)
@@ -44,7 +44,7 @@ def test_paper_placement_equals_the_network_written_out(network, graph, random):
     assert not torch.allclose(made(x), network(x), atol=1e-2)
 
 
-def test_input_placement_equals_the_network_written_out(network, graph, random):
+def test_inputs_placement_equals_the_network_written_out(network, graph, random):
     made = quantized(graph, "inputs")
     weights = {name: quantizer() for name, quantizer in made.latent.items()}
     x = torch.randn(8, 3, 8, 8, generator=random)
@@ -89,7 +89,7 @@ def test_first_and_last_layer_can_have_other_bits(graph):
     assert plan.activations == {"conv1": 8, "conv2": 3, "conv3": 3, "fc": 6}
 
 
-def test_eight_bits_are_close_and_fewer_are_worse(network, graph, random):
+def test_error_is_tiny_at_eight_bits_and_grows_with_fewer(network, graph, random):
     x = torch.randn(64, 3, 8, 8, generator=random)
     errors = [(quantized(graph, w=b, a=b)(x) - network(x)).square().mean().item() for b in (8, 6, 4, 3, 2)]
     assert errors == sorted(errors)
@@ -97,7 +97,7 @@ def test_eight_bits_are_close_and_fewer_are_worse(network, graph, random):
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
-def test_frozen_is_bit_for_bit_what_was_tuned_and_weights_are_on_their_grids(graph, placement, random):
+def test_freezing_keeps_outputs_bit_for_bit_and_stores_weights_as_codes(graph, placement, random):
     made = quantized(graph, placement, w=3)
     x = torch.randn(8, 3, 8, 8, generator=random)
     before = made(x)
@@ -112,7 +112,7 @@ def test_frozen_is_bit_for_bit_what_was_tuned_and_weights_are_on_their_grids(gra
         assert torch.equal(made.weights[name](), (codes.float() - zero_point.view(per_row)) * scale.view(per_row))
 
 
-def test_the_float_network_stays_as_it_is(network, graph):
+def test_quantization_leaves_the_float_network_unchanged(network, graph):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     quantized(graph, "inputs").freeze()
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
@@ -127,14 +127,14 @@ def test_gradients_reach_weights_scales_and_batch_norm(graph):
     assert made.float_tensors["bn1.weight"].grad.abs().sum() > 0
 
 
-def test_a_network_without_activations_says_which_placement_works():
+def test_network_without_activations_gets_a_hint_to_another_placement():
     graph = graph_of(trained(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))))
     with pytest.raises(ModelError) as caught:
         plan_quantization(graph, 4, 4, "activations")
     assert "--act-placement inputs" in caught.value.hint
 
 
-def test_moving_average_is_free_of_its_start(random):
+def test_moving_average_of_ranges_has_no_initial_bias(random):
     """Equals the weighted mean written out: weights 0.9^(t - i), normalised."""
     observer = EmaObserver(15, 0.9)
     lows, highs = [], []
@@ -150,14 +150,14 @@ def test_moving_average_is_free_of_its_start(random):
         assert torch.equal(zero_point, expected[1])
 
 
-def test_layers_too_wide_for_curvature_are_rounded_with_balance(graph, monkeypatch):
+def test_layers_too_wide_for_gptq_are_rounded_by_squant(graph, monkeypatch):
     monkeypatch.setattr("intraq_cli.quantization.input_moments.WIDEST", 1)
     wide, balanced = quantized(graph), quantized(graph, config=Quantization(weight_rounding="squant"))
     for name, quantizer in wide.latent.items():
         assert torch.equal(quantizer.latent, balanced.latent[name].latent)
 
 
-def test_nearest_starts_from_the_weights_as_they_are(network, graph):
+def test_nearest_rounding_keeps_the_latent_weights_and_gptq_rounds_them(network, graph):
     made = quantized(graph, config=Quantization(weight_rounding="nearest"))
     for name, quantizer in made.latent.items():
         assert torch.allclose(quantizer.weight, network.get_submodule(name).weight, atol=1e-6)
@@ -166,7 +166,7 @@ def test_nearest_starts_from_the_weights_as_they_are(network, graph):
 
 
 class Ending(nn.Module):
-    """A head of a convolution, an activation and pooling: the activation makes the logits."""
+    """Ends in a convolution, an activation and pooling: the activation gives the logits."""
 
     def __init__(self, last=lambda x: x):
         super().__init__()
@@ -177,7 +177,7 @@ class Ending(nn.Module):
         return self.last(F.leaky_relu(self.head(x), 0.1).mean((2, 3)))
 
 
-def test_an_activation_behind_the_last_layer_makes_the_answer_and_is_not_quantized(random):
+def test_activation_after_the_last_layer_is_not_quantized(random):
     network = trained(Ending())
     graph = graph_of(network)
     assert len(plan_quantization(graph, 4, 4, "activations").activations) == 1
@@ -190,10 +190,10 @@ def test_an_activation_behind_the_last_layer_makes_the_answer_and_is_not_quantiz
     assert torch.allclose(student(x), expected, atol=1e-5)
 
 
-def test_one_that_a_product_reads_is_in_front_of_it():
+def test_activations_that_a_matrix_product_reads_are_quantized():
     between = nn.Linear(4, 4, bias=False)
 
-    def gated(x):  # the product of two activations, each of which is on a grid
+    def gated(x):  # the product of two activations, each of which is quantized
         return (F.relu(x)[:, :, None] @ F.relu(between(x))[:, None]).sum(1)
 
     network = Ending(gated)
@@ -202,7 +202,7 @@ def test_one_that_a_product_reads_is_in_front_of_it():
     assert len(plan_quantization(graph, 4, 4, "activations").activations) == 4
 
 
-def test_a_network_whose_only_activation_is_its_answer_is_refused_in_that_placement():
+def test_activations_placement_requires_an_activation_before_a_layer():
     network = trained(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     )

@@ -10,7 +10,7 @@ from intraq_cli.quantization.packing import pack, packed_words, unpack
 
 @given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 70), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=200)
-def test_round_trip(bits, rows, n, seed):
+def test_packed_codes_unpack_unchanged(bits, rows, n, seed):
     codes = torch.randint(2**bits, (rows, n), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     words = pack(codes, bits)
     assert words.dtype == torch.int32
@@ -20,8 +20,8 @@ def test_round_trip(bits, rows, n, seed):
 
 @given(st.integers(2, 8), st.lists(st.integers(1, 5), min_size=2, max_size=5), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=200)
-def test_round_trip_of_weights_of_any_shape(bits, shape, seed):
-    """As a checkpoint flattens them."""
+def test_codes_of_weights_of_any_shape_unpack_unchanged(bits, shape, seed):
+    """Flattened as in a checkpoint."""
     codes = torch.randint(2**bits, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     row = math.prod(shape[1:])
     words = pack(codes.reshape(shape[0], row), bits)
@@ -31,7 +31,7 @@ def test_round_trip_of_weights_of_any_shape(bits, shape, seed):
 
 @given(st.integers(2, 8), st.integers(1, 40), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=100)
-def test_any_words_unpack_to_codes_below_two_to_the_bits(bits, n, seed):
+def test_any_words_unpack_to_codes_of_the_given_width(bits, n, seed):
     shape = (3, packed_words(n, bits))
     words = torch.randint(-(2**31), 2**31, shape, generator=torch.Generator().manual_seed(seed)).to(torch.int32)
     codes = unpack(words, bits, n)
@@ -41,7 +41,7 @@ def test_any_words_unpack_to_codes_below_two_to_the_bits(bits, n, seed):
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_equals_a_big_integer(bits):
+def test_packed_bits_equal_those_of_a_big_integer(bits):
     """Code i of a row takes bits i b to i b + b - 1, least significant first."""
     codes = torch.randint(2**bits, (1, 37), generator=torch.Generator().manual_seed(bits), dtype=torch.uint8)
     stream = sum(code << (i * bits) for i, code in enumerate(codes[0].tolist()))
@@ -49,5 +49,5 @@ def test_equals_a_big_integer(bits):
     assert [w % 2**32 for w in pack(codes, bits)[0].tolist()] == words
 
 
-def test_no_bit_is_wasted():
+def test_packing_wastes_no_bits():
     assert pack(torch.zeros(16, 32 * 9, dtype=torch.uint8), 3).numel() * 32 == 16 * 32 * 9 * 3

@@ -20,7 +20,7 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 5)) | st.tuples(*[st.intege
     st.integers(0, 2**31),
 )
 @settings(deadline=None, max_examples=150)
-def test_a_weight_comes_back_from_its_codes_as_it_was(bits, shape, weight_range, how, magnitude, seed):
+def test_quantized_weight_is_restored_exactly_from_its_codes(bits, shape, weight_range, how, magnitude, seed):
     rounding, scales = how
     generator = torch.Generator().manual_seed(seed)
     weight = 10**magnitude * torch.randn(shape, generator=generator)
@@ -40,7 +40,7 @@ def test_a_weight_comes_back_from_its_codes_as_it_was(bits, shape, weight_range,
 
 @given(st.integers(2, 8), st.integers(1, 5), st.integers(1, 30), st.floats(-20, 20), st.integers(0, 2**31))
 @settings(deadline=None, max_examples=100)
-def test_what_is_on_a_grid_stays_there(bits, rows, n, magnitude, seed):
+def test_fake_quantize_leaves_values_on_the_grid_unchanged(bits, rows, n, magnitude, seed):
     x = 10**magnitude * torch.randn(rows, n, generator=torch.Generator().manual_seed(seed))
     top = 2**bits - 1
     for scale, zero_point in (mse_grid(x, top), grid_of_range(x.amin(1), x.amax(1), top)):

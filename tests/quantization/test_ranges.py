@@ -18,7 +18,7 @@ def student(network):
     return made, images
 
 
-def test_ranges_are_what_a_loop_over_the_values_finds(student):
+def test_range_statistics_equal_those_of_a_loop_over_all_values(student):
     network, images = student
     seen = {}
     hooks = [
@@ -51,7 +51,7 @@ def test_ranges_are_what_a_loop_over_the_values_finds(student):
         assert sum(abs(a - b) for a, b in zip(one.counts, expected, strict=True)) <= 4  # rounding at the edges
 
 
-def test_only_the_worst_are_kept_and_nothing_stays_behind(student):
+def test_only_the_worst_ranges_are_returned_and_hooks_are_removed(student):
     network, images = student
     every = worst_ranges(network, images, 99)
     assert worst_ranges(network, images, 2) == every[:2]

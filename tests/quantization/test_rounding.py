@@ -14,24 +14,24 @@ from intraq_cli.runtime.extensions import Extension
 from tests.conftest import graph_of
 
 
-def test_balanced_errors_cancel_over_kernels_and_channels(random):
+def test_squant_errors_cancel_within_kernels_and_channels(random):
     weight = torch.randn(8, 16, 3, 3, generator=random) * 2
     rounded = round_by_squant(weight, torch.full((8,), -20.0), torch.full((8,), 20.0))
     error = rounded - weight
     assert error.abs().max() < 1.0  # flipped by one step at most
     assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
-    assert error.sum((2, 3)).abs().max() <= 1.5  # half a step, and at most one flip for the channel's sake
+    assert error.sum((2, 3)).abs().max() <= 1.5  # half a step, and at most one flip to balance the channel
     nearest = weight.round() - weight
     assert nearest.sum((1, 2, 3)).abs().max() > 1.0
 
 
-def test_balanced_kernels_alone(random):
+def test_squant_errors_cancel_in_depthwise_kernels(random):
     weight = torch.randn(5, 1, 3, 3, generator=random) * 2  # depthwise: the kernel is the channel
     error = round_by_squant(weight, torch.full((5,), -20.0), torch.full((5,), 20.0)) - weight
     assert error.sum((1, 2, 3)).abs().max() <= 0.5 + 1e-4
 
 
-def test_balanced_stays_on_the_grid(random):
+def test_squant_stays_on_the_grid(random):
     weight = torch.randn(6, 40, generator=random) * 4
     rounded = round_by_squant(weight, torch.full((6,), -3.0), torch.full((6,), 4.0))
     assert (rounded.min(), rounded.max()) == (-3, 4)
@@ -53,7 +53,7 @@ def layer_call(layer, shape):
         {"stride": (1, 2), "padding": (0, 2), "groups": 8},
     ],
 )
-def test_rows_times_weights_are_the_convolution(kwargs, random):
+def test_input_rows_times_weights_equal_the_convolution(kwargs, random):
     x = torch.randn(3, 8, 9, 11, generator=random)
     groups = kwargs.get("groups", 1)
     weight = torch.randn(16, 8 // groups, 3, 3, generator=random)
@@ -65,7 +65,7 @@ def test_rows_times_weights_are_the_convolution(kwargs, random):
     assert torch.allclose(found, expected, atol=1e-4)
 
 
-def test_rows_of_other_layers(random):
+def test_input_rows_are_right_for_conv1d_and_linear_layers(random):
     x, weight = torch.randn(2, 4, 9, generator=random), torch.randn(6, 4, 3, generator=random)
     rows = input_rows(layer_call(nn.Conv1d(4, 6, 3, padding=1), (4, 9)), x, weight, random)
     out = (rows[0] @ weight.flatten(1).T).view(2, 9, 6).transpose(1, 2)
@@ -74,7 +74,7 @@ def test_rows_of_other_layers(random):
     assert torch.equal(input_rows(layer_call(nn.Linear(7, 3), (5, 7)), x, weight, random)[0], x.reshape(10, 7))
 
 
-def test_rows_of_a_large_layer_are_a_sample(random):
+def test_input_rows_of_a_large_layer_are_a_sample(random):
     x = torch.randn(8, 1, 64, 64, generator=random)
     rows = input_rows(layer_call(nn.Conv2d(1, 1, 1), (1, 64, 64)), x, torch.zeros(1, 1, 1, 1), random)
     assert rows.shape == (1, 4096, 1)
@@ -85,7 +85,7 @@ def output_error(rounded, weight, rows):
     return ((rounded - weight) @ rows.transpose(1, 2)).square().mean().item()
 
 
-def test_curvature_beats_the_nearest_and_random_flips(random):
+def test_gptq_has_a_smaller_output_error_than_rounding_to_nearest(random):
     rows = torch.randn(2, 500, 12, generator=random) @ torch.randn(2, 12, 12, generator=random)
     weight = torch.randn(2, 5, 12, generator=random) * 2
     edges = torch.full((2, 5), -20.0), torch.full((2, 5), 20.0)
@@ -96,8 +96,8 @@ def test_curvature_beats_the_nearest_and_random_flips(random):
     assert ours < 0.7 * output_error(weight.round(), weight, rows)
 
 
-def test_curvature_equals_the_loop_written_out(random, monkeypatch):
-    """One column after the other; what is left is the least-squares answer to the errors so far."""
+def test_gptq_equals_its_loop_written_out(random, monkeypatch):
+    """Column by column; the remaining columns are the least-squares solution for the errors so far."""
     monkeypatch.setattr(rounding, "SWEEPS", 0)
     rows = torch.randn(1, 300, 6, generator=random, dtype=torch.double) @ torch.randn(6, 6, dtype=torch.double)
     weight = torch.randn(1, 3, 6, generator=random, dtype=torch.double) * 2
@@ -114,7 +114,7 @@ def test_curvature_equals_the_loop_written_out(random, monkeypatch):
     assert torch.equal(round_by_gptq(weight, h[None], *edges)[0], expected)
 
 
-def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(random, monkeypatch):
+def test_gptq_sweeps_end_at_a_local_optimum_no_worse_than_greedy(random, monkeypatch):
     rows = torch.randn(2, 400, 9, generator=random) @ torch.randn(2, 9, 9, generator=random)
     weight, edges = 3 * torch.randn(2, 6, 9, generator=random), (torch.full((2, 6), -4.0), torch.full((2, 6), 3.0))
     moments = damped(second_moments(rows), rows.shape[1], 0.01)
@@ -135,14 +135,14 @@ def test_sweeps_end_where_no_single_step_helps_and_never_worse_than_they_began(r
             assert (error(settled) <= error(moved) * 1.0001).all()
 
 
-def test_uncorrelated_inputs_are_rounded_to_the_nearest(random):
+def test_gptq_rounds_to_nearest_with_uncorrelated_inputs(random):
     weight = torch.randn(1, 4, 8, generator=random) * 2
     rounded = round_by_gptq(weight, torch.eye(8)[None], torch.full((1, 4), -20.0), torch.full((1, 4), 20.0))
     assert torch.equal(rounded, weight.round())
 
 
-def test_moments_that_are_not_definite_are_damped(random):
-    """Two inputs that are always equal, and one that is always zero: a factor exists only with damping."""
+def test_gptq_handles_singular_zero_and_nan_moments(random):
+    """Two inputs that are always equal, and one that is always zero: only damping makes a factorisation possible."""
     rows = torch.randn(1, 500, 1, generator=random) * torch.tensor([1.0, 1.0, 0.0])
     weight = 3 * torch.randn(1, 4, 3, generator=random)
     low, high = torch.full((1, 4), -8.0), torch.full((1, 4), 7.0)
@@ -151,14 +151,14 @@ def test_moments_that_are_not_definite_are_damped(random):
         assert torch.equal(rounded, rounded.round())
         assert ((rounded >= -8) & (rounded <= 7)).all()
     error = (rounded - weight).abs()
-    assert (error <= 0.5001).all()  # of NaN: to the nearest
+    assert (error <= 0.5001).all()  # of the NaN moments: rounded to nearest
     together = round_by_gptq(weight, second_moments(rows), low, high) - weight
-    assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second makes up for the first
+    assert ((together[..., 0] + together[..., 1]).abs() <= 0.6).all()  # the second weight compensates for the first
 
 
 @pytest.fixture
 def rounded_by(monkeypatch, random):
-    """A weight ``(4, 6)`` in steps, rounded by a function of one's own."""
+    """Round a weight of shape ``(4, 6)``, in units of steps, by a custom function."""
     weight = 4 * torch.randn(4, 6, generator=random)
     low, high = torch.full((4,), -3.0), torch.tensor([3.0, 4.0, 5.0, 6.0])
     given = RoundingInput(weight, low, high, None)
@@ -172,7 +172,7 @@ def rounded_by(monkeypatch, random):
     return run
 
 
-def test_a_rounding_of_ones_own(rounded_by):
+def test_custom_rounding_is_applied_and_converted_to_float32(rounded_by):
     given = rounded_by.given
     low, high = given.low[:, None], given.high[:, None]
     made = rounded_by(lambda one: one.weight.floor().clamp(one.low[:, None], one.high[:, None]))
@@ -192,6 +192,6 @@ def test_a_rounding_of_ones_own(rounded_by):
         (lambda one: 1 / 0, "own.py: ZeroDivisionError"),
     ],
 )
-def test_what_is_no_rounded_weight_is_one_line(rounded_by, function, says):
+def test_invalid_results_of_a_custom_rounding_are_recipe_errors(rounded_by, function, says):
     with pytest.raises(RecipeError, match=says):
         rounded_by(function)

@@ -1,4 +1,4 @@
-"""One layer alone at few bits."""
+"""Sensitivity: the divergence when one layer alone is quantized."""
 
 import copy
 import json
@@ -40,14 +40,14 @@ def divergence(network, changed, images):
 
 
 def sensitivities(network, images, widths):
-    """By layer."""
+    """The sensitivities of layers, by name."""
     return {layer.name: layer for layer in layer_sensitivities(graph_of(network), "inputs", images, widths).layers}
 
 
 def matched(network, name, images, changed_call):
-    """The network with another function for one layer, its outputs moved to the mean and variance that they had.
+    """The network with one layer's function replaced, and its outputs restored to their former mean and variance.
 
-    To the mean alone of the classifier, behind which there is no batch norm.
+    For the classifier, which no batch norm follows, only the mean is restored.
     """
     changed = copy.deepcopy(network)
     held = changed.get_submodule(name)
@@ -71,7 +71,7 @@ def called(held, x, weight):
     return F.conv2d(x, weight, held.bias, held.stride, held.padding, held.dilation, held.groups)
 
 
-def test_a_weights_divergence_is_that_of_the_network_with_this_weight_alone_quantized(network, images):
+def test_weight_sensitivity_is_the_divergence_with_only_that_weight_quantized(network, images):
     found = sensitivities(network, images, Widths((2, 4), ()))
     assert list(found) == ["conv1", "conv2", "conv3", "fc"]
     calls = {layer.name: layer.calls[0] for layer in quantizable(graph_of(network))}
@@ -87,7 +87,7 @@ def test_a_weights_divergence_is_that_of_the_network_with_this_weight_alone_quan
             assert layer.weights[bits] == pytest.approx(divergence(network, changed, images), rel=1e-3, abs=1e-5)
 
 
-def test_an_inputs_divergence_is_that_of_the_network_with_this_input_alone_quantized(network, images):
+def test_input_sensitivity_is_the_divergence_with_only_that_input_quantized(network, images):
     found = sensitivities(network, images, Widths((), (3,)))
 
     def coarse(held, x):
@@ -98,26 +98,26 @@ def test_an_inputs_divergence_is_that_of_the_network_with_this_input_alone_quant
         assert found[name].inputs[3] == pytest.approx(divergence(network, changed, images), rel=1e-3, abs=1e-5)
 
 
-def test_where_the_placement_leaves_the_image_float_its_layer_has_no_figure(network, images):
+def test_first_layer_has_no_input_sensitivity_if_the_image_stays_float(network, images):
     found = layer_sensitivities(graph_of(network), "activations", images, Widths((2, 8), (2, 8))).layers
     assert found[0].inputs == {}
     assert all(layer.weights[8] <= layer.weights[2] for layer in found)
     assert found[1].inputs[8] <= found[1].inputs[2]
 
 
-def test_answers_that_are_nan_are_the_worst_of_all():
+def test_nan_logits_have_the_largest_divergence():
     logits = torch.randn(8, 5)
     assert measure(logits * float("nan"), logits) == BROKEN > measure(-1000 * logits, logits)
 
 
-def test_every_step_is_told(network, images):
+def test_progress_is_reported_at_every_step(network, images):
     told = []
     layer_sensitivities(graph_of(network), "integer", images, Widths((4,), (4,), (4,)), lambda *a: told.append(a))
     assert told == [(done, 12) for done in range(13)]
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
-def test_the_other_way_round_all_but_one_layer_are_quantized(network, images, placement):
+def test_spared_sensitivity_is_the_divergence_with_all_other_layers_quantized(network, images, placement):
     graph = graph_of(network)
     found = layer_sensitivities(graph, placement, images, Widths((), (), (3,)))
     student = QuantizedNetwork(own_tensors(graph), plan_quantization(graph, 3, 3, placement))
@@ -131,7 +131,7 @@ def test_the_other_way_round_all_but_one_layer_are_quantized(network, images, pl
     assert spared["conv2"] == pytest.approx(divergence(network, student, images), abs=1e-5)
 
 
-def test_the_function_makes_its_images_and_leaves_the_network_alone(network):
+def test_sensitivity_makes_its_own_images_and_leaves_the_network_unchanged(network):
     before = copy.deepcopy(network.state_dict())
     found = sensitivity(network, widths=[8, 2, 8], n=8, set=QUICK, device="cpu", **GIVEN)
     assert (found.widths, found.n, len(found.layers)) == ([2, 8], 8, 4)
@@ -141,12 +141,12 @@ def test_the_function_makes_its_images_and_leaves_the_network_alone(network):
 @pytest.mark.parametrize(
     ("given", "says"), [({"widths": [9]}, "2 to 8"), ({"widths": []}, "no bits"), ({"n": 1}, "two")]
 )
-def test_what_makes_no_sense_is_refused(network, given, says):
+def test_invalid_sensitivity_arguments_are_usage_errors(network, given, says):
     with pytest.raises(UsageError, match=says):
         sensitivity(network, **given, **GIVEN)
 
 
-def test_the_command_prints_a_table_and_json(capsys, small_digits):
+def test_sensitivity_command_prints_tables_and_json(capsys, small_digits):
     args = ["sensitivity", small_digits, "--widths", "4", "-n", "8", "--set", QUICK[0], "--set", QUICK[1], "-q"]
     assert main([*args, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Checkpoint folders as reports read them, made up: every section has something to show."""
+"""Made-up checkpoint folders for reports, in which every section has something to show."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def layer(name: str, reason: str | None = None, **more: Any) -> dict[str, Any]:
 
 
 def run_of(**more: Any) -> dict[str, Any]:
-    """``run.json``."""
+    """The content of ``run.json``."""
     ranges = {"low": 0.0, "high": 8.0, "grid_low": 0.0, "grid_high": 6.0, "clipped": 1.25, "counts": [90, 0, 5, 5]}
     return {
         "name": "net",

@@ -1,4 +1,4 @@
-"""The page itself: what it shows, that it asks nothing of anybody, and that nobody's words become its own."""
+"""The report page: what it shows, that it loads nothing from elsewhere, and that untrusted text is escaped."""
 
 import html
 import html.parser
@@ -36,7 +36,7 @@ SECTIONS = [
 
 
 class Page(html.parser.HTMLParser):
-    """What is in a page, element by element."""
+    """The tags, figures and headings of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -66,23 +66,23 @@ def folder(tmp_path):
 
 
 def words(text):
-    """What is to be read, without tags."""
+    """The visible text, without tags."""
     body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
-def test_every_section_is_there_and_every_chart_has_its_table(folder):
+def test_page_has_every_section_and_a_table_for_every_chart(folder):
     page = Page(page_of_one(read_record(folder)))
     assert page.headings == SECTIONS
-    assert len(page.figures) == 7  # losses are two
+    assert len(page.figures) == 7  # two of them show losses
     for tags in page.figures:
-        assert tags.count("svg") >= 2  # for a screen, and for a telephone
+        assert tags.count("svg") >= 2  # for wide and for narrow screens
         assert (tags.count("details"), tags.count("table")) == (1, 1)
     assert sum(tag == "svg" for tag, _ in page.tags) == sum(tags.count("svg") for tags in page.figures)
     assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "svg" and "role" in attributes)
 
 
-def test_the_figures_are_those_of_the_manifest(folder):
+def test_page_shows_the_figures_of_the_manifest(folder):
     text = words(page_of_one(read_record(folder)))
     for figure in (
         "Top-1 on digits goes from 99.50 % (float) to 98.50 %, measured on 600 images; the file is 6.2 times smaller.",
@@ -101,7 +101,7 @@ def test_the_figures_are_those_of_the_manifest(folder):
         assert figure in text, figure
 
 
-def test_without_an_evaluation_the_verdict_says_how_closely_the_float_network_is_followed(tmp_path):
+def test_page_without_an_evaluation_summarises_the_agreement_instead(tmp_path):
     text = words(page_of_one(read_record(folder_of(tmp_path / "a", evaluations=[]))))
     assert "Top-1 predictions equal the float network's on 96.9 % of 32 synthetic images" in text
     assert "Accuracy on real images was not measured yet" in text
@@ -127,7 +127,7 @@ def assert_keeps_to_itself(text):
     assert "http" not in text.replace("http-equiv", "")
 
 
-def test_nothing_leaves_the_page(folder, tmp_path):
+def test_pages_load_nothing_from_elsewhere(folder, tmp_path):
     assert_keeps_to_itself(page_of_one(read_record(folder)))
     other = folder_of(tmp_path / "other")
     assert_keeps_to_itself(page_of_several([read_record(folder), read_record(other)]))
@@ -136,7 +136,7 @@ def test_nothing_leaves_the_page(folder, tmp_path):
 EVIL = "<script>alert('\"&')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
 
 
-def test_words_of_strangers_stay_words(tmp_path):
+def test_untrusted_text_is_escaped_on_pages(tmp_path):
     ranges = [{**row, "site": EVIL} for row in run_of()["ranges"]]
     evil = folder_of(
         tmp_path / "evil",
@@ -169,7 +169,7 @@ def test_words_of_strangers_stay_words(tmp_path):
         assert not tags & {"script", "i", *(() if "Synthetic images" in text else "b")}
         assert [a for tag, a in Page(text).tags if tag == "img" and not a["src"].startswith("data:")] == []
         assert not [name for _, a in Page(text).tags for name in a if name.startswith("on")]
-        assert "alert" in text  # it is shown
+        assert "alert" in text  # shown as text
 
 
 @pytest.mark.parametrize(
@@ -186,18 +186,18 @@ def test_words_of_strangers_stay_words(tmp_path):
         ("command", 7),
     ],
 )
-def test_a_manifest_of_other_types_is_one_line(tmp_path, intraq, key, value):
+def test_manifest_with_wrong_types_is_rejected_without_a_traceback(tmp_path, intraq, key, value):
     bad = folder_of(tmp_path / "bad", **{key: value})
     ran = intraq("report", bad)
     assert ran.code == 1
     assert f"{key}" in ran.err
     assert "Traceback" not in ran.err
-    with pytest.raises(CheckpointError):  # before hours of measuring
+    with pytest.raises(CheckpointError):  # raised before hours of measuring
         check_record(bad)
 
 
-def test_the_widths_in_the_legend_are_those_that_were_measured(tmp_path):
-    """Bits of 6 were chosen, which no layer was tried at."""
+def test_legend_shows_only_widths_that_were_measured(tmp_path):
+    """The chosen 6 and 7 bits were not measured for any layer."""
     tried = {"weights": {"2": 0.5, "8": 0.1}, "inputs": {"2": 0.75, "4": 0.25, "8": 0.125}}
     inspection = {**run_of()["inspection"], "w_bits": 6, "a_bits": 7}
     folder = folder_of(tmp_path / "a", inspection=inspection, sensitivity=[{"name": "conv", **tried}])
@@ -210,7 +210,7 @@ def test_the_widths_in_the_legend_are_those_that_were_measured(tmp_path):
 
 @pytest.mark.parametrize("value", [10**400, 10**60, -(10**60), -1, 0])
 @pytest.mark.parametrize("key", ["bytes_float", "bytes_quantized", "held_out"])
-def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
+def test_impossible_counts_cause_no_traceback(tmp_path, intraq, key, value):
     bad = folder_of(tmp_path / "bad", measured={**run_of()["measured"], key: value})
     for verb in ("report", "inspect"):
         ran = intraq(verb, bad)
@@ -219,8 +219,8 @@ def test_counts_that_nothing_has_are_one_line(tmp_path, intraq, key, value):
 
 
 @pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 1e-310, 1e98, 0.0])
-def test_extreme_figures_have_a_page_or_one_line(tmp_path, value):
-    """Those beyond what anything measured can be are refused; all others have a place on every axis."""
+def test_extreme_figures_are_shown_or_rejected(tmp_path, value):
+    """Figures beyond all that can be measured are rejected; all others have a place on every axis."""
     run = run_of()
     for key, more in {
         "frontier": [{**point, "divergence": value} for point in run["frontier"]],
@@ -258,20 +258,20 @@ def test_extreme_figures_have_a_page_or_one_line(tmp_path, value):
         '{"stage": "tuning", "step": 1, "images": 1, "seconds": 1, "kl": NaN}',
     ],
 )
-def test_metrics_of_other_types_are_one_line(folder, intraq, line):
+def test_damaged_metrics_are_rejected(folder, intraq, line):
     (folder / "metrics.jsonl").write_text(f"{line}\n")
     ran = intraq("report", folder)
     assert ran.code == 1
     assert "metrics.jsonl is damaged" in ran.err
 
 
-def test_metrics_that_lead_out_of_the_folder_are_not_read(folder, tmp_path, intraq):
+def test_metrics_that_link_out_of_the_folder_are_not_read(folder, tmp_path, intraq):
     (folder / "metrics.jsonl").rename(tmp_path / "elsewhere")
     (folder / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
     assert "points outside its folder" in intraq("report", folder).err
 
 
-def test_a_page_is_small_however_large_the_network(tmp_path):
+def test_page_of_a_very_large_network_stays_small(tmp_path):
     names = {f"stages.{k}.blocks.{k}.some.long.name.of.a.batch.norm": 10.0 + k % 7 for k in range(3000)}
     layers = [layer(f"stages.{k}.blocks.{k}.some.long.name.of.a.layer", "why not") for k in range(3000)]
     moves = [{"name": f"layer{k}", "weights": {"4": 0.1 * k}, "inputs": {"4": 0.2}} for k in range(3000)]
@@ -288,7 +288,7 @@ def test_a_page_is_small_however_large_the_network(tmp_path):
     assert len(page_of_one(read_record(large)).encode()) < MOST_BYTES
 
 
-def test_report_takes_the_place_of_the_folders_own_and_asks_before_any_other(folder, tmp_path, intraq, monkeypatch):
+def test_report_overwrites_only_the_folders_own_report_without_force(folder, tmp_path, intraq, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert intraq("report", folder, "-q").out == f"{folder}/report.html\n"
     made = json.loads(intraq("report", folder, "--json").out)
@@ -311,8 +311,8 @@ def test_report_takes_the_place_of_the_folders_own_and_asks_before_any_other(fol
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [400, 1280])
-def test_a_real_browser_shows_it(folder, tmp_path, width):
-    """Every chart with its table, in its place, as wide as the page and no wider; and no error."""
+def test_browser_shows_every_chart_and_table_without_errors(folder, tmp_path, width):
+    """Every chart has its table, nothing is wider than the page, and the console shows no error."""
     report([folder], out=tmp_path / "page.html")
     probe = (
         f"<script>document.body.style.width = '{width}px'</script>"
@@ -333,14 +333,14 @@ def test_a_real_browser_shows_it(folder, tmp_path, width):
         user = [
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={max(width, 500) + 20},900",
-        ]  # no window is narrower
+        ]  # windows cannot be narrower than 500 pixels
         return subprocess.run(
             [*command, *user, f"file://{tmp_path / name}"], capture_output=True, text=True, timeout=120, check=True
         )
 
     as_made = browse("page.html")
     assert as_made.stdout.count("<figure") == 7
-    assert "CONSOLE" not in as_made.stderr  # what violates the page's own policy, and every error
+    assert "CONSOLE" not in as_made.stderr  # violations of the page's content security policy, and all errors
     seen = json.loads(re.search(r"<title>(.*?)</title>", browse("probed.html").stdout)[1])
     assert seen == {"wide": width, "charts": 14, "tables": 7, "low": 0, "images": 8}
 

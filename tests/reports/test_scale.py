@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from intraq_cli.reports.scale import Scale, number, spanning
 
 
-def test_values_land_on_their_pixels():
+def test_scale_maps_values_to_pixels():
     linear = Scale(0, 10, 100, 200)
     assert [linear(value) for value in (0, 2.5, 10)] == [100, 125, 200]
-    assert linear(-5) == 100  # what lies outside ends at the border
+    assert linear(-5) == 100  # values outside are clamped
     assert linear(11) == 200
     downwards = Scale(0.01, 100, 240, 20, log=True)
     assert [downwards(value) for value in (0.01, 1, 100)] == pytest.approx([240, 130, 20])
     assert downwards(0) == pytest.approx(240)
 
 
-def test_ends_and_ticks_are_round():
+def test_limits_and_ticks_of_a_scale_are_round_numbers():
     scale = spanning([3, 97], 0, 100)
     assert (scale.low, scale.high) == (0, 100)
     assert scale.ticks() == [0, 20, 40, 60, 80, 100]
@@ -35,7 +35,7 @@ def test_ends_and_ticks_are_round():
     st.booleans(),
     st.booleans(),
 )
-def test_every_value_has_its_place_and_ticks_lie_on_the_axis(values, log, zero):
+def test_scale_keeps_the_order_of_values_and_ticks_on_the_axis(values, log, zero):
     scale = spanning(values, 10, 110, log=log, zero=zero)
     assert scale.low < scale.high
     places = [scale(value) for value in sorted(values)]
@@ -50,7 +50,7 @@ def test_every_value_has_its_place_and_ticks_lie_on_the_axis(values, log, zero):
     assert all(math.isfinite(place) for place in places)
 
 
-def test_numbers_are_short():
+def test_numbers_are_formatted_briefly():
     assert [number(x) for x in (0, 0.3, 12.5, 1234.5, 1e-7, 0.00012)] == [
         "0",
         "0.3",

@@ -22,11 +22,11 @@ def rounded(x):
 
 
 def in_bfloat16(layer, x):
-    """What a layer makes of ``x``, and of other sizes too, in bfloat16."""
+    """The output of a layer in bfloat16."""
     return Bfloat16(graph_of(layer, tuple(x.shape[1:])), "cpu")(x)
 
 
-def test_operands_are_rounded_and_products_are_summed_in_full(layer):
+def test_bfloat16_convolution_rounds_operands_and_sums_in_full_precision(layer):
     x = torch.randn(2, 4, 9, 9)
     ours = in_bfloat16(layer, x)
     expected = F.conv2d(rounded(x), rounded(layer.weight), rounded(layer.bias), stride=2, padding=1, groups=2)
@@ -34,7 +34,7 @@ def test_operands_are_rounded_and_products_are_summed_in_full(layer):
     torch.testing.assert_close(ours.float(), expected, rtol=2**-8, atol=1e-6)
 
 
-def test_gradients_reach_the_image_and_the_float_weight(layer):
+def test_bfloat16_convolution_gives_accurate_float32_gradients(layer):
     x = torch.randn(8, 4, 9, 9, requires_grad=True)
     direction = torch.randn(8, 6, 5, 5)
     wanted = torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], direction)
@@ -49,7 +49,7 @@ def test_gradients_reach_the_image_and_the_float_weight(layer):
     ("kernel", "stride", "padding", "size"),
     [(3, 2, 1, (8, 9)), (3, 2, 0, (9, 8)), (5, 2, 2, (11, 8)), (3, 3, 2, (7, 11)), ((3, 5), (1, 2), (2, 1), (6, 9))],
 )
-def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
+def test_strided_depthwise_convolutions_give_accurate_outputs_and_gradients(kernel, stride, padding, size):
     torch.manual_seed(0)
     layer = nn.Conv2d(6, 6, kernel, stride, padding, groups=6)
     x = torch.randn(4, 6, *size, requires_grad=True)
@@ -65,7 +65,7 @@ def test_depthwise_convolutions_with_a_stride(kernel, stride, padding, size):
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
 
 
-def test_a_stride_of_one_number_and_no_bias():
+def test_strided_depthwise_convolution_accepts_a_single_stride_and_no_bias():
     class Depthwise(nn.Module):
         def __init__(self):
             super().__init__()
@@ -99,8 +99,8 @@ WRONG_IN_BFLOAT16 = {
 
 
 @pytest.mark.parametrize("kind", WRONG_IN_BFLOAT16)
-def test_convolutions_whose_kernels_are_wrong_learn_as_in_float32(kind):
-    """In bfloat16 they give gradients that are infinite, or of other memory."""
+def test_convolutions_with_faulty_bfloat16_kernels_run_in_float32(kind):
+    """In bfloat16 their gradients are infinite, or read from other memory."""
     (layer, shape), generator = WRONG_IN_BFLOAT16[kind], torch.Generator().manual_seed(0)
     x = torch.randn(2, *shape, generator=generator, requires_grad=True)
     ours, wanted = in_bfloat16(layer, x), layer(x)
@@ -109,7 +109,7 @@ def test_convolutions_whose_kernels_are_wrong_learn_as_in_float32(kind):
     torch.testing.assert_close(found, expected)
 
 
-def test_linear_layers_stay_in_float32_whatever_enters_them():
+def test_linear_layers_run_in_float32_for_any_input_type():
     x = torch.randn(3, 1, 2, 5)
     linear = nn.Linear(5, 2)
     inside = Bfloat16(graph_of(linear, (1, 2, 5)), "cpu")
@@ -119,16 +119,16 @@ def test_linear_layers_stay_in_float32_whatever_enters_them():
 
 
 @pytest.mark.parametrize("groups", [2, 4])
-def test_float64_stays_what_it_is(groups):
-    """Depthwise with a stride too."""
+def test_float64_networks_are_not_cast(groups):
+    """Also with strided depthwise convolutions."""
     image = torch.randn(1, 4, 5, 5, dtype=torch.float64)
     layer = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=groups).double()
     inside = in_bfloat16(layer, image)
     assert torch.equal(inside, layer(image))
 
 
-def test_statistics_of_bfloat16_are_those_of_its_values_in_full(random):
-    """Far from zero, where bfloat16 has no digit left for the deviation."""
+def test_statistics_of_bfloat16_values_are_computed_in_full_precision(random):
+    """Also far from zero, where bfloat16 has no digit left for the deviation."""
     norm = nn.BatchNorm2d(3).eval()
     graph = add_statistics(graph_of(norm))
     norm.running_mean[:], norm.running_var[:] = torch.tensor([99.0, 0, 0]), torch.tensor([2.0, 1, 1])
@@ -146,7 +146,7 @@ def test_statistics_of_bfloat16_are_those_of_its_values_in_full(random):
 
 
 @pytest.mark.parametrize("bits", [3, 8])
-def test_quantizing_bfloat16_is_quantizing_its_values(random, bits):
+def test_fake_quantize_of_bfloat16_agrees_with_that_of_float32(random, bits):
     x = torch.randn(8, 6, 16, 16, generator=random).bfloat16().contiguous(memory_format=torch.channels_last)
     direction = torch.randn(8, 6, 16, 16, generator=random).bfloat16()
     made = []
@@ -162,7 +162,7 @@ def test_quantizing_bfloat16_is_quantizing_its_values(random, bits):
     assert on_scale.item() == pytest.approx(wanted_on_scale.item(), rel=0.02)
 
 
-def test_auto_is_bfloat16_only_where_the_cpu_multiplies_it(monkeypatch, layer):
+def test_auto_precision_is_bfloat16_only_on_cpus_that_support_it(monkeypatch, layer):
     assert multiplies_bfloat16({"avx512_bf16": True})
     assert multiplies_bfloat16({"amx_bf16": True, "avx512_bf16": False})
     assert not multiplies_bfloat16({"avx2": True, "avx512_bf16": False})

@@ -1,4 +1,4 @@
-"""torch.compile, and what happens where it fails; stage 2 compiled: see tests/tuning."""
+"""torch.compile, and what happens if it fails; a compiled stage 2 is tested in tests/tuning."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def warnings_in(events):
     return [event.message for event in events if isinstance(event, Warned) and "torch.compile" in event.message]
 
 
-def test_by_itself_only_long_runs_are_compiled_on_a_cpu(network, graph, monkeypatch):
+def test_auto_compiles_only_long_runs_on_a_cpu(network, graph, monkeypatch):
     monkeypatch.setattr(compilation, "can_compile", lambda: True)
     values = 6 * 8 * 8 + 2 * (6 * 4 * 4) + 4  # of three convolutions and a classifier
     enough = PAYS * 4 * torch.get_num_threads() / values
@@ -29,17 +29,17 @@ def test_by_itself_only_long_runs_are_compiled_on_a_cpu(network, graph, monkeypa
     assert mode_of("auto", graph, "cpu", int(0.999 * enough)) == "plain"
     assert mode_of("auto", graph, "meta", int(10 * enough)) == "plain"
     meta = graph_of(network.to("meta"))
-    assert mode_of("auto", meta, "cpu", int(1.001 * enough)) == "compiled"  # values are not looked at
+    assert mode_of("auto", meta, "cpu", int(1.001 * enough)) == "compiled"  # the values of tensors do not matter
     assert mode_of(True, graph, "cpu", 1) == "compiled"
     assert mode_of(False, graph, "cpu", int(10 * enough)) == "plain"
 
 
-def test_by_itself_nothing_is_compiled_without_a_compiler(graph, monkeypatch):
+def test_auto_compiles_nothing_without_a_compiler(graph, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert mode_of("auto", graph, "cpu", 10**15) == "plain"
 
 
-def test_by_itself_a_gpu_replays_a_cuda_graph_but_not_beside_other_processes(graph, monkeypatch):
+def test_auto_uses_a_cuda_graph_on_a_gpu_but_not_with_several_processes(graph, monkeypatch):
     for device in ("cuda", torch.device("cuda", 1)):
         assert mode_of("auto", graph, device, 1) == "graph"
         assert mode_of(False, graph, device, 1) == "plain"
@@ -51,7 +51,7 @@ def test_by_itself_a_gpu_replays_a_cuda_graph_but_not_beside_other_processes(gra
 
 @pytest.mark.slow
 @needs_compiler
-def test_stage_1_makes_the_same_images(graph):
+def test_compiled_stage_1_makes_the_same_images(graph):
     bounds = (torch.full((3,), -2.0), torch.full((3,), 2.0))
     made, told = [], []
     for wanted in (False, True):
@@ -79,11 +79,11 @@ assert warning.message.startswith("torch.compile failed, continuing without it: 
 
 
 @pytest.mark.slow
-def test_without_a_working_compiler_it_goes_on_as_it_is():
+def test_function_runs_uncompiled_without_a_working_compiler():
     missing = {
         "CXX": "no-such-compiler",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-    }  # torch remembers it: a process apart
+    }  # in a separate process, as torch caches this
     subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True, env={**os.environ, **missing}, timeout=300)
 
 
@@ -94,7 +94,7 @@ def failing(error):
     return function
 
 
-def test_work_that_fails_compiled_starts_over_with_the_plain_function():
+def test_work_that_fails_compiled_restarts_with_the_plain_function():
     told, started = [], []
     double = Accelerated(lambda x: 2 * x, report=told.append)
     double.mode, double.fast = "compiled", failing(RuntimeError("no\nway"))
@@ -108,7 +108,7 @@ def test_work_that_fails_compiled_starts_over_with_the_plain_function():
     assert warnings_in(told) == ["torch.compile failed, continuing without it: no"]
 
 
-def test_running_out_of_memory_is_not_the_compilers_fault():
+def test_out_of_memory_is_not_reported_as_a_compiler_failure():
     told = []
     double = Accelerated(lambda x: 2 * x, report=told.append)
     double.mode, double.fast = "compiled", failing(torch.OutOfMemoryError("full"))
@@ -118,7 +118,7 @@ def test_running_out_of_memory_is_not_the_compilers_fault():
     assert not told
 
 
-def test_a_graph_that_does_not_fit_is_done_without():
+def test_cuda_graph_that_runs_out_of_memory_is_dropped_with_a_message():
     told = []
     double = Accelerated(lambda x: 2 * x, report=told.append)
     double.mode, double.fast = "graph", failing(torch.OutOfMemoryError("full"))
@@ -127,7 +127,7 @@ def test_a_graph_that_does_not_fit_is_done_without():
     assert [event.message for event in told] == ["recording a CUDA graph failed, continuing without it: full"]
 
 
-def test_an_interruption_is_not_the_compilers_fault():
+def test_interruption_is_not_reported_as_a_compiler_failure():
     def interrupted(x):
         try:
             raise KeyboardInterrupt
@@ -142,14 +142,14 @@ def test_an_interruption_is_not_the_compilers_fault():
     assert not told
 
 
-def test_an_error_of_the_function_itself_is_raised():
+def test_error_of_the_function_itself_is_raised():
     wrong = Accelerated(failing(ZeroDivisionError("wrong")))
     wrong.mode, wrong.fast = "compiled", failing(ZeroDivisionError("wrong"))
     with pytest.raises(ZeroDivisionError):
         wrong.run(lambda function: function(1))
 
 
-def test_a_long_wait_for_the_compiler_is_told_once_a_minute_and_no_longer_than_it_lasts(monkeypatch):
+def test_slow_compilation_is_reported_every_minute_until_it_ends(monkeypatch):
     monkeypatch.setattr(compilation, "MINUTE", 0.05)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     told = []

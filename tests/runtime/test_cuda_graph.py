@@ -1,4 +1,4 @@
-"""CUDA graphs around torch's own recording, which a CPU lacks: here it is played by one that reuses memory as it does.
+"""CUDA graphs with a fake of torch's recording, which a CPU lacks; the fake reuses memory as torch does.
 
 On a GPU, ``tests/gpu_first_look.py`` compares recorded steps with plain ones.
 """
@@ -14,7 +14,7 @@ from intraq_cli.runtime.cuda_graph import CudaGraph
 
 
 class Answer(NamedTuple):
-    """Everything that steps return: tensors, lists of them, numbers, and nothing."""
+    """Everything that steps return: tensors, lists of tensors, numbers and None."""
 
     out: Tensor
     squares: list[Tensor]
@@ -80,7 +80,7 @@ def gradients(answer, x, layer):
     return x.grad.clone(), layer.weight.grad.clone()
 
 
-def test_a_replay_gives_what_the_function_gives_with_its_gradients(recordings):
+def test_replay_gives_the_outputs_and_gradients_of_the_function(recordings):
     layer = Layer()
     replayed = CudaGraph(layer)
     for seed in range(3):
@@ -95,7 +95,7 @@ def test_a_replay_gives_what_the_function_gives_with_its_gradients(recordings):
     assert recordings == [(2, 3)]
 
 
-def test_another_shape_and_one_without_a_gradient_are_recorded_anew(recordings):
+def test_new_shape_or_gradient_requirement_is_recorded_separately(recordings):
     layer = Layer()
     replayed = CudaGraph(layer)
     for x in (torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 3), torch.ones(1, 3, requires_grad=True)):

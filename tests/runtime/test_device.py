@@ -1,4 +1,4 @@
-"""Where the work is done."""
+"""Choosing a device, and settings and memory layout on it."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from intraq_cli.runtime.device import choose_device, place, training_settings
 from intraq_cli.runtime.refusals import deterministic_or_refused
 
 
-def test_images_weights_take_channels_last_whatever_else_a_network_holds():
+def test_convolution_weights_become_channels_last():
     network = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 3), nn.Linear(4, 2)])
     network[2].tied = network[0].weight
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -21,7 +21,7 @@ def test_images_weights_take_channels_last_whatever_else_a_network_holds():
 
 
 class Flattening(nn.Module):
-    """Takes its features as they lie in memory."""
+    """Reads its features in the order of memory."""
 
     def __init__(self, how):
         super().__init__()
@@ -36,10 +36,10 @@ class Flattening(nn.Module):
     [
         (lambda x: x.flatten(1), False),
         (lambda x: x.view(len(x), -1), True),  # fails in channels-last
-        (lambda x: x.as_strided((len(x), 256), (256, 1)), True),  # takes other values there
+        (lambda x: x.as_strided((len(x), 256), (256, 1)), True),  # reads other values in channels-last
     ],
 )
-def test_a_network_that_looks_at_memory_keeps_its_layout_and_its_answers(random, how, stays):
+def test_network_that_depends_on_memory_order_keeps_its_layout_and_outputs(random, how, stays):
     network, example = Flattening(how).eval(), torch.randn(2, 3, 8, 8, generator=random)
     wanted = network(example)
     placed = place(network, "cpu", example)
@@ -47,7 +47,7 @@ def test_a_network_that_looks_at_memory_keeps_its_layout_and_its_answers(random,
     assert torch.allclose(placed(example), wanted, atol=1e-5)
 
 
-def test_within_a_deterministic_block_torch_refuses_what_sums_in_any_order_on_a_gpu():
+def test_deterministic_algorithms_are_enabled_only_in_a_deterministic_block():
     with training_settings(torch.device("cuda"), deterministic=True):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
@@ -57,7 +57,7 @@ def test_within_a_deterministic_block_torch_refuses_what_sums_in_any_order_on_a_
         assert torch.backends.cudnn.benchmark
 
 
-def test_what_cannot_be_done_deterministically_is_refused_with_a_way_out():
+def test_nondeterministic_operation_is_a_device_error_with_a_hint():
     with pytest.raises(DeviceError) as caught, deterministic_or_refused():
         raise RuntimeError("grid_sampler_2d_backward_cuda does not have a deterministic implementation, but you set")
     assert caught.value.message.startswith("grid_sampler_2d_backward_cuda")
@@ -83,11 +83,11 @@ JOB = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2
         ("cuda", JOB, "cuda:1"),
         ("auto", JOB, "cuda:1"),
         ("cpu", JOB, "cpu"),
-        ("cuda", {"RANK": "1"}, "cuda"),  # left over from something else
+        ("cuda", {"RANK": "1"}, "cuda"),  # left over from another program
         ("cuda:0", {**JOB, "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, "cuda:0"),
     ],
 )
-def test_every_process_takes_its_own_gpu(two_gpus, monkeypatch, name, env, device):
+def test_every_process_uses_its_own_gpu(two_gpus, monkeypatch, name, env, device):
     for key, value in env.items():
         monkeypatch.setenv(key, value)
     assert choose_device(name) == torch.device(device)
@@ -113,7 +113,7 @@ def test_every_process_takes_its_own_gpu(two_gpus, monkeypatch, name, env, devic
         ("cuda", {**JOB, "RANK": "one"}, UsageError, "the environment variable RANK='one' is not a whole number"),
     ],
 )
-def test_a_device_that_cannot_be_had_says_why(two_gpus, monkeypatch, name, env, kind, says):
+def test_error_for_an_unavailable_device_names_the_cause(two_gpus, monkeypatch, name, env, kind, says):
     for key, value in env.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(kind, match=says) as refused:

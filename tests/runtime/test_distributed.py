@@ -49,7 +49,7 @@ assert group() is None, "threads of the group live on, and may bring the process
 
 
 def launched_processes(processes, *command, **env):
-    """The standard output, error and exit codes of so many processes of one job, as torchrun would start them."""
+    """Start the processes of one job as torchrun would; returns their standard output, error and exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -73,8 +73,8 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_shared_batches_are_those_of_one_process(results, processes):
-    """Without MDC bit for bit; with it but for the class centres, which are those of earlier rounds."""
+def test_images_of_several_processes_equal_those_of_one(results, processes):
+    """Bit for bit without MDC; with it only approximately, as class centres are those of earlier rounds."""
     (alone, _), (alone_mdc, losses), *_ = results[1]
     (shared, _), (shared_mdc, shared_losses), *_ = results[processes]
     assert torch.equal(alone, shared)
@@ -84,7 +84,7 @@ def test_shared_batches_are_those_of_one_process(results, processes):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
+def test_tuning_in_several_processes_uses_the_gradient_of_the_whole_batch(results, processes):
     *_, moved, losses = results[1]
     *_, shared, shared_losses = results[processes]
     assert shared_losses == pytest.approx(losses, rel=1e-3)
@@ -94,7 +94,7 @@ def test_tuning_goes_by_the_gradient_of_the_whole_batch(results, processes):
     assert sum(bool(step.any()) for step in moved.values()) > 5
 
 
-def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
+def test_only_the_first_process_prints_and_writes(factory, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -109,7 +109,7 @@ def test_the_first_process_alone_prints_and_writes(factory, tmp_path):
     assert json.loads((tmp_path / "o/run.json").read_text())["processes"] == 2
 
 
-def test_a_process_that_dies_ends_the_job_with_a_line(factory, tmp_path):
+def test_death_of_a_process_ends_the_job_with_a_one_line_error(factory, tmp_path):
     dies = (
         "import os, sys, intraq_cli.synthesis.synthesizer as s\n"
         "if os.environ['RANK'] == '1': s.draw_labels = lambda *_: os._exit(9)\n"
@@ -140,11 +140,11 @@ def first_of_two(monkeypatch):
         ("NCCL error: Duplicate GPU detected : rank 0 and rank 1", DeviceError, "processes of this job share a GPU"),
         ("[pair.cc:561] Connection closed by peer", DeviceError, "another process of this job has ended"),
         ("[gloo] Timed out waiting 5ms for recv operation", DeviceError, "another process of this job does not answer"),
-        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", RuntimeError, "ALLOC_FAILED"),  # whoever halves batches catches it
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", RuntimeError, "ALLOC_FAILED"),  # caught where batches are halved
         ("shapes differ", RuntimeError, "shapes differ"),
     ],
 )
-def test_every_failure_has_its_own_name(monkeypatch, error, kind, says):
+def test_process_group_failures_are_translated_into_clear_errors(monkeypatch, error, kind, says):
     def fails(*_):
         raise RuntimeError(error)
 
@@ -153,7 +153,7 @@ def test_every_failure_has_its_own_name(monkeypatch, error, kind, says):
         ProcessGroup(1, 2).gather(None)
 
 
-def test_a_process_group_of_the_caller_is_named_and_stays(first_of_two):
+def test_existing_process_group_is_an_error_and_is_not_destroyed(first_of_two):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         with pytest.raises(DeviceError, match=r"already has a process group \(gloo, 1 processes\)"), _group():
@@ -163,7 +163,7 @@ def test_a_process_group_of_the_caller_is_named_and_stays(first_of_two):
         torch.distributed.destroy_process_group()
 
 
-def test_a_process_that_never_comes_is_not_waited_for_long(first_of_two, monkeypatch):
+def test_waiting_for_a_missing_process_times_out_with_a_hint(first_of_two, monkeypatch):
     monkeypatch.setattr(distributed, "START_TIMEOUT", timedelta(seconds=1))
     with pytest.raises(DeviceError, match="cannot connect to one another: Timed out") as refused, _group():
         pass
@@ -177,12 +177,12 @@ def _group():
     return distributed.process_group(torch.device("cpu"))
 
 
-def test_a_rank_that_something_else_has_left_silences_nothing(intraq, monkeypatch):
+def test_stray_rank_variable_does_not_silence_the_command(intraq, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert "recipes" in intraq("zoo", "list").out
 
 
-def test_one_group_after_another_does_not_meet_the_addresses_of_the_first(tmp_path):
+def test_consecutive_process_groups_do_not_share_addresses(tmp_path):
     """As ``quantize --seeds`` under torchrun: the processes leave a block at different times."""
     code = """
 import sys, time, torch

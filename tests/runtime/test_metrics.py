@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
     return folder / "out" / METRICS, told
 
 
-def test_every_reported_step_of_both_stages_with_its_losses(whole):
+def test_metrics_hold_every_reported_step_of_both_stages_with_its_losses(whole):
     path, told = whole
     made = rows(path)
     assert [(row["stage"], row["step"]) for row in made] == STEPS
@@ -59,20 +59,20 @@ def test_every_reported_step_of_both_stages_with_its_losses(whole):
 
 
 @pytest.mark.parametrize("stop", [("synthesis", 46), ("tuning", 21)])
-def test_a_resumed_run_gives_each_step_once_as_if_it_was_not_stopped(whole, factory, tmp_path, monkeypatch, stop):
+def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_run(whole, factory, tmp_path, monkeypatch, stop):
     monkeypatch.setattr(resume, "PACE", 0.0)
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping(*stop))
     kept = tmp_path / "out.unfinished" / METRICS
     assert [(row["stage"], row["step"]) for row in rows(kept)] == STEPS[: STEPS.index(stop) + 1]
-    with kept.open("a") as file:  # a line that a kill has broken off
+    with kept.open("a") as file:  # a line that a kill has cut short
         file.write('{"stage": "tun')
     run(factory, tmp_path / "out")
     assert timeless(tmp_path / "out" / METRICS) == timeless(whole[0])
     assert [(row["stage"], row["step"]) for row in rows(tmp_path / "out" / METRICS)] == STEPS
 
 
-def test_a_run_that_starts_anew_forgets_what_was_told(factory, tmp_path, monkeypatch):
+def test_run_that_does_not_resume_discards_earlier_metrics(factory, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PACE", 0.0)
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping("tuning", 11))
@@ -82,7 +82,7 @@ def test_a_run_that_starts_anew_forgets_what_was_told(factory, tmp_path, monkeyp
     assert [row["step"] for row in kept] in ([], [1])
 
 
-def test_steps_of_later_tries_replace_earlier_ones_and_time_goes_on(tmp_path, monkeypatch):
+def test_repeated_steps_replace_earlier_ones_and_seconds_add_up(tmp_path, monkeypatch):
     stores = ResumeStore(tmp_path), ResumeStore(tmp_path)
     clock = iter([100.0, 107.0, 200.0, 202.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
@@ -96,7 +96,7 @@ def test_steps_of_later_tries_replace_earlier_ones_and_time_goes_on(tmp_path, mo
     assert rows(tmp_path / "all") == [{"stage": "tuning", "step": 11, "images": 88, "seconds": 9.0, "kl": 2.0}]
 
 
-def test_all_events_are_passed_on_and_steps_without_a_stage_of_ours_are_not_kept(tmp_path):
+def test_all_events_are_passed_on_but_only_steps_of_both_stages_kept(tmp_path):
     told = []
     metrics = Metrics(told.append, NO_STORE)
     events = [StageStarted("evaluation", 2), step(1, "evaluation"), step(1), Noted("n"), Warned("w"), StageDone("x", 1)]
@@ -106,7 +106,7 @@ def test_all_events_are_passed_on_and_steps_without_a_stage_of_ours_are_not_kept
     assert list(metrics.steps) == [("tuning", 1)]
 
 
-def test_a_disk_that_is_full_is_told_once_and_the_file_at_the_end_is_whole(tmp_path):
+def test_failing_writes_give_one_warning_and_the_final_file_is_complete(tmp_path):
     told = []
     store = ResumeStore(tmp_path / "gone", told.append)
     metrics = Metrics(silent, store)
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_is_told_once_and_the_file_at_the_end_is_whole(tmp_p
 
 
 class Writer:
-    """In place of TensorBoard's."""
+    """A fake of TensorBoard's SummaryWriter."""
 
     made: list["Writer"] = []  # noqa: RUF012
 
@@ -146,11 +146,11 @@ def tensorboard(monkeypatch):
     return Writer.made
 
 
-def test_losses_go_to_tensorboard_a_run_for_each_stage(tensorboard, tmp_path):
+def test_losses_are_written_to_a_tensorboard_run_for_each_stage(tensorboard, tmp_path):
     told = []
     report = to_tensorboard(told.append, tmp_path)
     for event in (step(11, kl=0.5, total=1.0), step(21, kl=0.4, total=0.9), step(12), StageDone("tuning", 1.0)):
-        report(event)  # losses that were not fetched are not written
+        report(event)  # step 12 has no losses and is not written
     (writer,) = tensorboard
     assert (writer.folder, writer.purge_step, writer.closed) == (str(tmp_path / "tuning"), 11, True)
     assert writer.scalars == [
@@ -160,7 +160,7 @@ def test_losses_go_to_tensorboard_a_run_for_each_stage(tensorboard, tmp_path):
     assert len(told) == 4
 
 
-def test_tensorboard_is_written_by_both_commands(tensorboard, factory, tmp_path):
+def test_quantize_and_synthesize_write_to_tensorboard(tensorboard, factory, tmp_path):
     run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
     assert [writer.folder for writer in tensorboard] == [str(tmp_path / "board" / s) for s in ("synthesis", "tuning")]
     synthesize(
@@ -170,7 +170,7 @@ def test_tensorboard_is_written_by_both_commands(tensorboard, factory, tmp_path)
     assert all(writer.closed for writer in tensorboard)
 
 
-def test_without_tensorboard_it_says_what_to_install_before_any_work(monkeypatch, factory, tmp_path):
+def test_missing_tensorboard_is_an_error_with_an_install_hint(monkeypatch, factory, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match="TensorBoard is not installed") as caught:
         run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
@@ -179,13 +179,13 @@ def test_without_tensorboard_it_says_what_to_install_before_any_work(monkeypatch
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", '{"stage": "tuning"}'])
-def test_damaged_lines_of_an_interrupted_run_are_one_line(tmp_path, damaged):
+def test_damaged_metrics_of_an_interrupted_run_are_rejected(tmp_path, damaged):
     (tmp_path / METRICS).write_text('{"stage": "tuning", "step": 1}\n' + damaged + "\n")
     with pytest.raises(OutputError, match=r"metrics\.jsonl is damaged"):
         Metrics(silent, ResumeStore(tmp_path))
 
 
-def test_of_very_many_steps_a_part_is_written_and_the_last(tmp_path, monkeypatch):
+def test_only_some_of_very_many_steps_are_written_with_the_last_one(tmp_path, monkeypatch):
     monkeypatch.setattr("intraq_cli.runtime.metrics.MOST", 4)
     metrics = Metrics(silent, NO_STORE)
     for k in range(10):

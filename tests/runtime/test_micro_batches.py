@@ -1,4 +1,4 @@
-"""Memory that is kept between steps, and given back before it is counted."""
+"""Choosing the size of micro-batches by the free memory, and halving them when it runs out."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ print(kept, counted, resident() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc: how much is resident is not known")
-def test_what_is_kept_does_not_count_as_used_and_is_given_back_at_the_end():
+def test_memory_that_the_allocator_keeps_is_released_before_measuring():
     made = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     kept, counted, after = map(float, made.stdout.split())  # MiB
     if kept < 200:
@@ -49,7 +49,7 @@ def test_what_is_kept_does_not_count_as_used_and_is_given_back_at_the_end():
     assert max(counted, after) < 60
 
 
-def test_what_is_free_is_the_tightest_of_machine_and_groups_and_cached_files_do_not_count(tmp_path, monkeypatch):
+def test_free_memory_is_the_least_of_machine_and_control_groups(tmp_path, monkeypatch):
     proc, groups = tmp_path / "proc", tmp_path / "groups"
     monkeypatch.setattr(micro_batches, "PROC", proc)
     monkeypatch.setattr(micro_batches, "CONTROL_GROUPS", groups)
@@ -81,11 +81,11 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch):
     for key, value in {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(key, value)
     assert planned() == alone // 4
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")  # then all of them may be here
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")  # then all of them may be on this machine
     assert planned() == alone // 8
 
 
-def test_without_proc_all_memory_counts_and_without_sysconf_nothing_is_known(monkeypatch, tmp_path):
+def test_free_memory_without_proc_is_all_memory_and_unknown_without_sysconf(monkeypatch, tmp_path):
     monkeypatch.setattr(micro_batches, "PROC", tmp_path / "no proc")  # macOS
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
     monkeypatch.setattr(micro_batches.os, "sysconf", sizes.__getitem__)
@@ -111,12 +111,12 @@ def test_without_proc_all_memory_counts_and_without_sysconf_nothing_is_known(mon
         (ValueError("shape"), False),
     ],
 )
-def test_running_out_of_memory_is_known_by_what_the_libraries_say(error, expected):
+def test_out_of_memory_errors_are_recognised_by_their_messages(error, expected):
     assert micro_batches.is_out_of_memory(error) is expected
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("you tried: can't allocate memory")])
-def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
+def test_micro_batches_are_halved_until_the_work_fits_in_memory(error):
     told, sizes = [], []
 
     def work(size):
@@ -128,7 +128,7 @@ def test_work_that_runs_out_of_memory_is_halved_until_it_fits(error):
     micro_batches = MicroBatches(report=told.append)
     assert micro_batches.run(work, 10) == 3
     assert sizes == [10, 5, 3]
-    assert micro_batches.run(work, 10) == 3  # it has learned
+    assert micro_batches.run(work, 10) == 3  # it remembers the size
     assert [type(event) for event in told] == [Warned] * 2
     with pytest.raises(RuntimeError, match="shape"):
         micro_batches.run(lambda size: (_ for _ in ()).throw(RuntimeError("shape")), 10)
@@ -147,7 +147,7 @@ class Undifferentiated(SmallNet):
         return super().forward(x)
 
 
-def test_images_that_get_no_gradient_count_with_what_tuning_keeps(monkeypatch):
+def test_micro_batch_size_is_similar_if_images_get_no_gradient(monkeypatch):
     monkeypatch.setattr(micro_batches, "free_memory", lambda: float(2**22))
     plain, decorated, thresholded = (
         largest_micro_batch(graph_of(trained(kind())), (3, 8, 8), torch.device("cpu"), "tuning")

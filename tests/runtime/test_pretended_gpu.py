@@ -1,4 +1,4 @@
-"""There is a GPU on few machines that run these tests; that no operation mixes devices can be seen without one."""
+"""Few machines that run these tests have a GPU; a pretended one shows that no operation mixes devices."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ TINY = ["synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=
         "synthesis.precision=float32", "tuning.precision=float32"]  # fmt: skip
 
 
-def test_what_mixes_devices_is_seen():
+def test_pretended_gpu_detects_operations_that_mix_devices():
     with pretended_gpu() as gpu:
         there, here = torch.ones(3, device="cuda", requires_grad=True), torch.ones(3)
         assert (there.device, there.is_cuda, here.device.type, there[1:].device) == (GPU, True, "cpu", GPU)
@@ -39,7 +39,7 @@ def test_what_mixes_devices_is_seen():
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr("intraq_cli.jobs.manifest.describe_device", str)
-    monkeypatch.setattr(lor, "_by_products", lor._by_sampling)  # to be the same to the bit
+    monkeypatch.setattr(lor, "_by_products", lor._by_sampling)  # for bit-identical results
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     with pretended_gpu() as gpu:
         for verb in ("quantize", "load", "evaluate"):
@@ -50,7 +50,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def weights(factory, tmp_path):
-    """Of a checkpoint that a job on a device makes."""
+    """The weights of a checkpoint that is made on the given device."""
 
     def run(device, recipe="default", placement="inputs", steps=3, report=silent):
         images = [] if recipe == "instant" else ["synthesis.num_images=24", f"tuning.steps={steps}"]
@@ -78,7 +78,7 @@ def check_equal(made, expected):
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
 @pytest.mark.parametrize("recipe", ["default", "instant", "paper-cifar10"])
-def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
+def test_job_on_a_gpu_mixes_no_devices_and_equals_that_on_a_cpu(recipe, placement, weights, gpu):
     expected = weights("cpu", recipe, placement)
     assert gpu.operations == 0
     check_equal(weights("cuda", recipe, placement), expected)
@@ -86,14 +86,14 @@ def test_a_job_on_a_gpu_keeps_everything_there(recipe, placement, weights, gpu):
 
 
 @pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
-def test_a_job_on_a_gpu_goes_on_there(stop, weights, gpu, monkeypatch):
+def test_job_resumed_on_a_gpu_equals_that_on_a_cpu(stop, weights, gpu, monkeypatch):
     monkeypatch.setattr(ResumeStore, "save_periodically", lambda kept, name, state: kept.save(name, state()))
     with pytest.raises(Stop):
         weights("cuda", steps=32, report=stopping(*stop))
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
 
 
-def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, gpu, tmp_path):
+def test_checkpoint_gives_the_same_results_on_a_gpu_as_on_a_cpu(factory, labelled, weights, gpu, tmp_path):
     weights("cpu", "instant")
     x = torch.randn(4, 3, 8, 8)
     given = {"model": f"{factory}:net", "device": "cuda"}
@@ -107,7 +107,7 @@ def test_a_checkpoint_on_a_gpu_answers_as_on_a_cpu(factory, labelled, weights, g
 
 
 class Making(torch.nn.Module):
-    """Makes a tensor as it runs, where its input is."""
+    """Creates a tensor in its forward, on the device of its input."""
 
     def __init__(self, network):
         super().__init__()
@@ -117,7 +117,7 @@ class Making(torch.nn.Module):
         return self.network(x) + torch.arange(4, dtype=x.dtype, device=x.device)
 
 
-def test_what_a_captured_network_makes_is_made_where_its_input_is(network):
+def test_captured_network_creates_tensors_on_the_device_of_its_input(network):
     graph, x = graph_of(Making(network)), torch.randn(3, 3, 8, 8)
     expected = graph(x)
     with pretended_gpu() as gpu:
@@ -150,7 +150,7 @@ def teacher_of(factory, changed):
     return Source.parse(f"{code}:other", InputOverride((3, 8, 8), (0.5,) * 3, (0.25,) * 3)).load()
 
 
-def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_the_gpu(factory, gpu, monkeypatch):
+def test_graph_captured_on_the_cpu_shares_the_networks_tensors_on_the_gpu(factory, gpu, monkeypatch):
     captured, capture = [], teachers.capture
     monkeypatch.setattr(teachers, "capture", lambda net, x: captured.append(x.device.type) or capture(net, x))
     here, there = (teacher_of(factory, "") for _ in range(2))
@@ -168,6 +168,6 @@ def test_a_graph_is_captured_on_the_cpu_and_then_shares_the_networks_tensors_on_
         ("+ (torch.arange(3, device=x.device) if x.is_cuda else 0)", "does not compute the same on cuda as on a CPU"),
     ],
 )
-def test_a_network_that_does_not_do_the_same_on_a_gpu_is_refused_at_once(changed, message, factory, gpu):
+def test_network_that_behaves_differently_on_a_gpu_is_rejected(changed, message, factory, gpu):
     with pytest.raises(ModelError, match=message):
         capture_on_device(teacher_of(factory, changed), GPU, silent)

@@ -9,7 +9,7 @@ from intraq_cli.runtime.provenance import code_commit
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not on this machine")
-def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path, monkeypatch):
+def test_commit_of_a_checkout_is_marked_dirty_if_files_changed(tmp_path, monkeypatch):
     def git(*words):
         identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
         return subprocess.run(
@@ -35,7 +35,7 @@ def test_a_checkout_tells_its_commit_and_whether_it_was_changed(tmp_path, monkey
     ("noted", "commit"),
     [(None, None), ({"url": "file:///x"}, None), ({"url": "x", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "abc")],
 )
-def test_an_installation_from_a_repository_tells_its_commit(tmp_path, monkeypatch, noted, commit):
+def test_commit_of_an_installation_from_a_git_repository_is_found(tmp_path, monkeypatch, noted, commit):
     class Distribution:
         def read_text(self, name):
             return None if noted is None else json.dumps(noted)

@@ -48,13 +48,13 @@ def run(factory, out, *assignments, report=lambda event: None, **options):
 
 @pytest.fixture
 def stopped(factory, tmp_path):
-    """The output of a job that was stopped in its tuning."""
+    """The output path of a job that was stopped during tuning."""
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping("tuning", 11))
     return tmp_path / "out"
 
 
-def test_a_stopped_job_says_so_and_goes_on(factory, tmp_path):
+def test_stopped_job_resumes_to_an_identical_checkpoint(factory, tmp_path):
     told = []
 
     def report(event):
@@ -76,7 +76,7 @@ def test_a_stopped_job_says_so_and_goes_on(factory, tmp_path):
     assert not (tmp_path / "out.unfinished").exists()
 
 
-def test_another_job_is_refused_and_says_what_is_other(factory, stopped):
+def test_resuming_with_other_settings_is_an_error_that_names_them(factory, stopped):
     with pytest.raises(IntraqError, match="is from a run that differs in bits, recipe") as refused:
         run(factory, stopped, "tuning.lr=0.5", w=3)
     assert "--no-resume" in refused.value.hint
@@ -85,14 +85,14 @@ def test_another_job_is_refused_and_says_what_is_other(factory, stopped):
     assert not stopped.with_name("out.unfinished").exists()
 
 
-def test_a_damaged_state_is_refused(factory, stopped):
+def test_damaged_state_is_rejected(factory, stopped):
     state = stopped.with_name("out.unfinished") / "tuning.pt"
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(IntraqError, match=r"tuning\.pt cannot be read"):
         run(factory, stopped)
 
 
-def test_a_state_is_never_unpickled(factory, stopped):
+def test_state_is_never_unpickled(factory, stopped):
     class Evil:
         def __reduce__(self):
             return (Path.touch, (stopped.with_name("evil"),))
@@ -103,7 +103,7 @@ def test_a_state_is_never_unpickled(factory, stopped):
     assert not stopped.with_name("evil").exists()
 
 
-def test_an_error_before_anything_was_done_leaves_nothing(factory, tmp_path):
+def test_error_before_any_work_is_done_leaves_no_files(factory, tmp_path):
     with pytest.raises(IntraqError):
         run(factory, tmp_path / "out", "synthesis.lr=1e30", "synthesis.clip=false")
     assert [path.name for path in tmp_path.iterdir()] == ["nets.py"]
@@ -115,8 +115,8 @@ def held(folder, ready, done):
         done.wait(60)
 
 
-def test_a_second_process_is_refused(factory, tmp_path):
-    processes = process.warm  # a start takes seconds
+def test_second_process_on_the_same_output_is_rejected(factory, tmp_path):
+    processes = process.warm  # starting one takes seconds
     ready, done = processes.Event(), processes.Event()
     other = processes.Process(target=held, args=(tmp_path / "out", ready, done))
     other.start()
@@ -131,7 +131,7 @@ def test_a_second_process_is_refused(factory, tmp_path):
 
 
 @pytest.mark.parametrize("parent", ["/proc", "/proc/self", "nowhere"])
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, parent):
+def test_folder_that_cannot_be_created_is_an_error_with_a_hint(tmp_path, parent):
     with (
         pytest.raises(OutputError, match="cannot write") as refused,
         resume.resumable(tmp_path / parent / "out", {}, resume=True),
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, parent):
     assert refused.value.hint
 
 
-def test_a_folder_that_vanishes_again_and_again_is_not_waited_for(tmp_path, monkeypatch):
+def test_folder_that_keeps_vanishing_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
     with pytest.raises(OutputError, match="cannot write"), resume.resumable(tmp_path / "out", {}, resume=True):
         pass
@@ -164,7 +164,7 @@ print([path.name for path in out.parent.iterdir()])
 """
 
 
-def test_it_works_without_fcntl(tmp_path):
+def test_locking_works_without_fcntl(tmp_path):
     made = subprocess.run(
         [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "out")], capture_output=True, text=True, check=False
     )
@@ -172,7 +172,7 @@ def test_it_works_without_fcntl(tmp_path):
     assert made.stdout.splitlines() == [f"another process is using {tmp_path / 'out.unfinished'}", "[]"]
 
 
-def test_a_killed_process_holds_no_lock(tmp_path):
+def test_killed_process_leaves_no_lock(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from intraq_cli.runtime.resume import resumable\n"
         "with resumable(Path(sys.argv[1]), {}, resume=True) as kept: kept.save('x', 1); os.kill(os.getpid(), 9)"
@@ -183,7 +183,7 @@ def test_a_killed_process_holds_no_lock(tmp_path):
         assert kept.load("x") == 1
 
 
-def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
+def test_full_disk_gives_one_warning_and_the_work_continues(tmp_path):
     told = []
     (tmp_path / "batch-0.new").symlink_to("/dev/full")
     kept = ResumeStore(tmp_path, told.append)
@@ -195,20 +195,20 @@ def test_a_full_disk_is_warned_of_and_the_work_goes_on(tmp_path):
 
 
 def undone_badly(*_, **__):
-    """As a library whose clean-up fails when it is interrupted in the midst of things."""
+    """Fail as a library does whose clean-up raises an error after an interruption."""
     try:
         raise KeyboardInterrupt
     finally:
         [].pop()
 
 
-def test_what_fails_in_the_wake_of_an_interruption_is_one(tmp_path, monkeypatch, capsys):
+def test_error_caused_by_an_interruption_is_treated_as_the_interruption(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("intraq_cli.jobs.recipes.load_recipe", undone_badly)
     assert main(["quantize", "resnet20_digits", "--out", str(tmp_path / "o")]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
+def test_interrupted_save_is_not_reported_as_a_full_disk(tmp_path, monkeypatch):
     def save(*_):
         try:
             undone_badly()
@@ -223,7 +223,7 @@ def test_an_interruption_is_no_full_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
-def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
+def test_signals_end_the_command_with_their_exit_code_and_a_message(tmp_path, factory, signal_):
     options = [*INPUT, *TINY, "--set", "tuning.steps=1000000", "--out", str(tmp_path / "o")]
     job = process.Process(["-c", SCRIPT, "quantize", f"{factory}:net", *options])
     state = tmp_path / "o.unfinished" / "tuning.pt"
@@ -239,7 +239,7 @@ def test_signals_end_with_their_code_and_a_line(tmp_path, factory, signal_):
     assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
 
 
-def test_images_for_another_input_are_another_job(factory, tmp_path):
+def test_resuming_synthesis_with_another_input_is_an_error(factory, tmp_path):
     def make(std, report=lambda event: None):
         options = {"set": TINY[1::2], "device": "cpu", "input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": std}
         return synthesize(f"{factory}:net", out=tmp_path / "images.safetensors", report=report, **options)
@@ -250,15 +250,15 @@ def test_images_for_another_input_are_another_job(factory, tmp_path):
         make((0.5,) * 3)
 
 
-def test_more_processes_than_images_of_a_batch_are_refused(factory, tmp_path, monkeypatch):
+def test_more_processes_than_images_in_a_batch_are_a_usage_error(factory, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UsageError, match="3 processes cannot share a tuning batch of 2 images"):
         run(factory, tmp_path / "out", "tuning.batch_size=2")
 
 
-def test_the_time_of_all_parts_is_told(factory, tmp_path, monkeypatch):
-    """With a clock that goes on by a second at every look."""
+def test_seconds_of_a_resumed_run_include_those_before_it_stopped(factory, tmp_path, monkeypatch):
+    """With a clock that advances by a second at every reading."""
     looks = iter(range(10**9))
     monkeypatch.setattr(time, "perf_counter", lambda: float(next(looks)))
     out = tmp_path / "out"
@@ -277,12 +277,12 @@ def test_the_time_of_all_parts_is_told(factory, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("noted", ["", "[]", '{"tuning": "long"}', '{"tuning": null}'])
-def test_times_that_make_no_sense_are_forgotten(factory, stopped, noted):
+def test_invalid_stored_seconds_are_ignored(factory, stopped, noted):
     (stopped.with_name("out.unfinished") / "seconds.json").write_text(noted)
     assert run(factory, stopped).stages["tuning"] >= 0
 
 
-def test_a_run_that_starts_anew_counts_anew(factory, stopped):
+def test_run_that_does_not_resume_discards_stored_seconds(factory, stopped):
     file = stopped.with_name("out.unfinished") / "seconds.json"
     file.write_text('{"": 5000, "synthesis": 4000}')
     made = run(factory, stopped, resume=False)
@@ -290,8 +290,8 @@ def test_a_run_that_starts_anew_counts_anew(factory, stopped):
     assert made.stages["synthesis"] < 4000
 
 
-def test_what_a_killed_run_was_about_to_replace_is_put_back(tmp_path):
-    """Killed between the two renames, after which the old checkpoint is among the unfinished things alone."""
+def test_checkpoint_that_a_killed_run_was_replacing_is_restored(tmp_path):
+    """Killed between the two renames, when the old checkpoint exists only in the folder of unfinished work."""
     out, old = tmp_path / "out", tmp_path / "out.unfinished/.out.k1ll/old"
     old.mkdir(parents=True)
     (old / "config.json").write_text("the old one")
@@ -304,7 +304,7 @@ def test_what_a_killed_run_was_about_to_replace_is_put_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_folder_of_somebody_elses_is_not_taken_for_unfinished_work(small_digits, tmp_path):
+def test_unrelated_folder_is_not_taken_for_unfinished_work(small_digits, tmp_path):
     theirs = tmp_path / "out.unfinished"
     theirs.mkdir()
     (theirs / "data.jsonl").write_text("mine")

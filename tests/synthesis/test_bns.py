@@ -11,7 +11,7 @@ def layer(mean, var, running_mean, running_var, eps=1e-5):
     )
 
 
-def test_known_answers():
+def test_bns_losses_equal_values_computed_by_hand():
     # paper: (3 - 1)^2 + (4 - 9)^2; scale-free: ((3 - 1)^2 + (2 - 3)^2) / 9
     one = layer(3.0, 4.0, 1.0, 9.0, eps=0.0)
     assert paper_bns_loss([one]).item() == pytest.approx(29.0)
@@ -21,11 +21,11 @@ def test_known_answers():
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_the_scale_free_loss_does_not_see_units(scale):
+def test_scale_free_bns_loss_does_not_depend_on_units(scale):
     one, scaled = (layer(3.0 * s, 4.0 * s**2, 1.0 * s, 9.0 * s**2, eps=0.0) for s in (1.0, scale))
     assert scale_free_bns_loss([scaled]).item() == pytest.approx(scale_free_bns_loss([one]).item())
 
 
-def test_a_dead_channel_asks_for_nothing_that_the_network_cannot_see():
+def test_scale_free_bns_loss_of_a_dead_channel_is_negligible():
     # the layer divides by sqrt(1e-35 + 1e-3); a deviation of 1e-4 is 0.003 of that
     assert scale_free_bns_loss([layer(1e-4, 1e-8, 0.0, 1e-35, eps=1e-3)]).item() < 1e-4

@@ -1,4 +1,4 @@
-"""Pictures that somebody gave: by what they are chosen, and what is noted of them."""
+"""Pictures given by the user: how they are chosen, and what is stored about them."""
 
 import pytest
 import torch
@@ -18,12 +18,12 @@ from tests.conftest import graph_of
 
 
 def bns_of(graph, images):
-    """The loss of all images together, by the graph that stage 1 uses."""
+    """The BNS loss of all images together, from the graph that stage 1 uses."""
     _, moments = add_statistics(graph)(images)
     return scale_free_bns_loss(statistics(norm_parameters(graph), moments))
 
 
-def test_the_distance_of_a_picture_is_the_bns_loss_of_it_alone(graph, random):
+def test_distance_of_a_picture_is_its_own_bns_loss(graph, random):
     images = torch.randn(5, 3, 8, 8, generator=random)
     logits, moments = add_moments_of_each(graph)(images)
     assert torch.equal(logits, graph(images))
@@ -31,7 +31,7 @@ def test_the_distance_of_a_picture_is_the_bns_loss_of_it_alone(graph, random):
     assert torch.allclose(distances(norm_parameters(graph), moments), alone, rtol=1e-4)
 
 
-def test_moments_of_several_batches_are_those_of_all_images_at_once(random):
+def test_moments_of_batches_combine_to_those_of_all_images(random):
     images = 3 + torch.randn(7, 4, 5, 6, generator=random) * torch.arange(1, 8).view(7, 1, 1, 1)
     each = images.mean((2, 3)), images.var((2, 3), correction=0)
     ((mean, var),) = moments_of_all([[(each[0][:3], each[1][:3])], [(each[0][3:], each[1][3:])]])
@@ -39,8 +39,8 @@ def test_moments_of_several_batches_are_those_of_all_images_at_once(random):
     assert torch.allclose(var, images.var((0, 2, 3), correction=0), rtol=1e-4)
 
 
-def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph, random):
-    """The network was trained on noise of deviation 1: the louder a picture, the further it is."""
+def test_nearest_pictures_are_kept_with_their_predicted_classes(graph, random):
+    """The network was trained on noise of standard deviation 1: the louder a picture, the larger its distance."""
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
     made = nearest_pictures(graph, images.split(3), 4, seed=5)[0]
@@ -53,12 +53,12 @@ def test_the_nearest_pictures_are_kept_with_what_the_network_sees_in_them(graph,
     assert torch.allclose(made.confidences, shares.amax(1))
     assert made.given.all()
     assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
-    # how many are looked at at once makes no difference
+    # the batch size makes no difference
     assert torch.equal(nearest_pictures(graph, images.split(1), 4, seed=5)[0].images, made.images)
 
 
-def test_images_are_as_far_as_in_the_batch_norm_that_is_the_nearest_to_them(network, graph, random):
-    """By the median channel, so that neither a layer whose statistics are wrong counts nor a channel that is."""
+def test_least_distance_is_that_in_the_nearest_batch_norm(network, graph, random):
+    """By the median over channels, so that neither a layer nor a channel with wrong statistics counts."""
     images = 3 * torch.randn(6, 3, 8, 8, generator=random)
     seen = {}
     norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -83,7 +83,7 @@ def some(count, given=None, value=0.0):
 
 
 class Flipped(nn.Module):
-    """Every image and its mirror image go through the network, as two of one batch."""
+    """Passes every image and its mirror image through the network in one batch."""
 
     def __init__(self, network):
         super().__init__()
@@ -93,7 +93,7 @@ class Flipped(nn.Module):
         return self.network(torch.cat([x, x.flip(3)])).unflatten(0, (2, -1)).mean(0)
 
 
-def test_of_a_network_that_folds_views_into_the_batch_all_views_of_a_picture_count_as_one(network, random):
+def test_views_of_a_picture_in_one_batch_count_as_one_picture(network, random):
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
     graph = graph_of(Flipped(network))
@@ -105,7 +105,7 @@ def test_of_a_network_that_folds_views_into_the_batch_all_views_of_a_picture_cou
     assert torch.allclose(made.confidences, graph(images[kept]).softmax(1).amax(1))
 
 
-def test_both_kinds_are_shuffled_and_only_synthetic_ones_are_shown():
+def test_pictures_and_images_are_shuffled_and_only_images_shown():
     made = shuffled_together(some(6), some(3, torch.ones(3, dtype=torch.bool), 1.0), seed=0)
     assert (len(made.images), made.pictures, made.kind) == (9, 3, "synthesis")
     assert torch.equal(made.given, made.images[:, 0, 0, 0] == 1)
@@ -123,10 +123,10 @@ def test_pictures_alone_are_not_shown():
     assert some(3).shown() is not None
 
 
-def test_the_variance_over_all_images_is_right_where_it_is_tiny_beside_the_mean(random):
+def test_combined_variance_is_accurate_if_tiny_relative_to_the_mean(random):
     values = 60 + 1e-3 * torch.randn(32, 2, 5, 5, generator=random, dtype=torch.float64)
     each = [(x.mean((2, 3)).float(), x.var((2, 3), correction=0).float()) for x in values.split(8)]
-    # of float32 means: what is left of each image's own is in the variances
+    # the means are in float32; most of the variance is within the images
     ((mean, var),) = moments_of_all([[one] for one in each])
     assert torch.allclose(mean, values.mean((0, 2, 3)).float())
     assert (var >= 0).all()

@@ -23,7 +23,7 @@ def images(random):
 
 
 def changed(path, **about):
-    """The same file, saying something else of itself."""
+    """Rewrite the file with changed metadata."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -31,7 +31,7 @@ def changed(path, **about):
     save_file(load_file(path), path, {"intraq": json.dumps({**said, **about})})
 
 
-def test_what_is_written_is_read(tmp_path, images):
+def test_saved_images_are_read_back_unchanged(tmp_path, images):
     path = tmp_path / "i.safetensors"
     save_images(path, images)
     found = read_images(path)
@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path, images):
     assert origin == ORIGIN
 
 
-def test_images_are_normalised_as_the_model_takes_them(tmp_path, images):
+def test_loaded_images_are_normalised_for_the_model(tmp_path, images):
     path = tmp_path / "i.safetensors"
     save_images(path, images)
     other = InputSpec((3, 4, 4), (0.1, 0.2, 0.3), (1.0, 0.5, 0.2))
@@ -53,7 +53,7 @@ def test_images_are_normalised_as_the_model_takes_them(tmp_path, images):
     assert torch.allclose(other.to_pixels(made.images.float()), pixels, atol=1e-3)
 
 
-def test_a_file_may_lack_names_of_classes_and_confidences(tmp_path, images):
+def test_label_names_and_confidences_are_optional(tmp_path, images):
     path = tmp_path / "i.safetensors"
     save_images(path, ImageSet(replace(images.made, confidences=None), ORIGIN, SPEC))
     found = read_images(path)
@@ -74,7 +74,7 @@ def test_a_file_may_lack_names_of_classes_and_confidences(tmp_path, images):
         {"label_names": "abcde"},
     ],
 )
-def test_a_damaged_file_is_one_line(tmp_path, images, about):
+def test_invalid_metadata_is_a_data_error(tmp_path, images, about):
     path = tmp_path / "i.safetensors"
     save_images(path, images)
     changed(path, **about)
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_one_line(tmp_path, images, about):
         {"images": torch.zeros(5, 3, 0, 4)},
     ],
 )
-def test_tensors_that_do_not_fit_are_one_line(tmp_path, images, tensors):
+def test_inconsistent_tensors_are_a_data_error(tmp_path, images, tensors):
     path = tmp_path / "i.safetensors"
     save_images(path, images)
     from safetensors import safe_open
@@ -109,7 +109,7 @@ def test_tensors_that_do_not_fit_are_one_line(tmp_path, images, tensors):
     ("key", "value"),
     [("recipe", 5), ("recipe", ["a"]), ("code", 3), ("code", [5]), ("model", 7), ("sha256", []), ("seed", "x")],
 )
-def test_an_origin_of_other_types_is_refused(tmp_path, images, key, value):
+def test_origin_with_wrong_types_is_a_one_line_data_error(tmp_path, images, key, value):
     path = tmp_path / "i.safetensors"
     save_images(path, images)
     changed(path, origin={**ORIGIN, key: value})

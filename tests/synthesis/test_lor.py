@@ -17,8 +17,8 @@ def slow_loop(images, crops, flips):
 
 @pytest.mark.parametrize("way", ["_by_sampling", "_by_products"])
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 8)])
-def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, way, random, monkeypatch):
-    monkeypatch.setattr(lor, "_by_sampling", getattr(lor, way))  # a GPU's way too
+def test_crop_resize_flip_equals_torchvision_and_its_gradient(size, way, random, monkeypatch):
+    monkeypatch.setattr(lor, "_by_sampling", getattr(lor, way))  # also the method for GPUs
     images = torch.randn(16, 3, *size, generator=random, dtype=torch.float64, requires_grad=True)
     crops = draw_crops(16, *size, 0.5, random)
     flips = torch.rand(16, generator=random) < 0.5
@@ -32,7 +32,7 @@ def test_equals_a_slow_loop_of_torchvision_with_its_gradient(size, way, random, 
     assert torch.allclose(fast_grad, slow_grad, atol=1e-9, rtol=0)
 
 
-def test_crops_are_distributed_as_torchvisions(random):
+def test_crops_are_distributed_like_those_of_torchvision(random):
     ours = draw_crops(4000, 32, 32, 0.5, random).float()
     torch.manual_seed(0)
     image = torch.zeros(3, 32, 32)
@@ -53,7 +53,7 @@ def test_crops_lie_inside_the_image(size, random):
 
 
 @pytest.mark.parametrize("size", [(32, 128), (128, 32), (24, 24)])
-def test_crops_have_the_shape_of_the_image_within_limits_and_may_be_anywhere(size, random):
+def test_crops_have_limited_area_and_aspect_ratio_at_any_position(size, random):
     top, left, h, w = (x.float() for x in draw_crops(2000, *size, 0.5, random).unbind(1))
     shape = (w / size[1]) / (h / size[0])
     assert ((shape > 0.7) & (shape < 1.43)).all()  # 3/4 to 4/3, up to whole pixels
@@ -64,14 +64,14 @@ def test_crops_have_the_shape_of_the_image_within_limits_and_may_be_anywhere(siz
     assert (whole == torch.tensor([0, 0, *size])).all()
 
 
-def test_images_made_on_a_gpu_have_one_layout_cropped_or_not(random):
-    """A recorded step takes tensors of one layout; another one is recorded anew."""
+def test_gpu_crops_keep_the_memory_layout_of_the_images(random):
+    """A recorded step takes tensors of one layout; another layout would be recorded again."""
     images = torch.randn(4, 3, 8, 8, generator=random).contiguous(memory_format=torch.channels_last)
     at = torch.arange(8.0).expand(4, 8)
     assert lor._by_products(images, at, at).stride() == images.stride()
 
 
-def test_one_coin_for_the_batch_or_one_per_image(random):
+def test_cropping_is_decided_per_batch_or_per_image(random):
     images = torch.randn(64, 1, 8, 8, generator=random)
     shares = {"batch": set(), "image": []}
     for _ in range(40):
@@ -84,6 +84,6 @@ def test_one_coin_for_the_batch_or_one_per_image(random):
     assert max(shares["image"]) < 0.9
 
 
-def test_off_leaves_the_images_alone(random):
+def test_crop_probability_of_zero_returns_the_images_unchanged(random):
     images = torch.randn(4, 3, 8, 8)
     assert local_object_reinforcement(images, 0.5, 0.0, "image", random) is images

@@ -16,7 +16,7 @@ BOUNDS = (torch.tensor([-2.0, -1.0, 0.0]), torch.tensor([2.0, 3.0, 1.0]))
 
 @pytest.fixture
 def made_with(network, monkeypatch):
-    """Images learned with a loss of one's own, and what the loss was given."""
+    """Learn images with a custom loss."""
 
     def make(function, weight=1.0, steps=2, **config):
         monkeypatch.setitem(extensions.IMAGE_LOSSES, "own.py:mine", Extension("own.py:mine", function, "own.py", None))
@@ -26,7 +26,7 @@ def made_with(network, monkeypatch):
     return make
 
 
-def test_a_loss_is_given_what_its_docstring_says(made_with, network):
+def test_custom_loss_gets_the_documented_inputs(made_with, network):
     seen = []
 
     def mine(given):
@@ -52,7 +52,7 @@ def test_a_loss_is_given_what_its_docstring_says(made_with, network):
     assert torch.equal(torch.cat([seen[2][1].labels, seen[5][1].labels]), made.labels)
 
 
-def test_a_loss_pulls_by_its_weight_and_is_in_the_sum(made_with):
+def test_custom_loss_acts_by_its_weight_and_is_part_of_the_total(made_with):
     def mine(given):
         return given.pixels.square().mean()
 
@@ -76,22 +76,22 @@ def test_a_loss_pulls_by_its_weight_and_is_in_the_sum(made_with):
         (lambda given: given.logits @ given.images, "own.py: RuntimeError: "),
     ],
 )
-def test_what_is_no_loss_is_one_line(made_with, mine, says):
+def test_invalid_results_of_a_custom_loss_are_recipe_errors(made_with, mine, says):
     with pytest.raises(RecipeError, match=says) as caught:
         made_with(mine)
     assert "own.py" in caught.value.message + caught.value.hint
 
 
-def test_a_loss_that_is_nan_is_named(made_with):
+def test_custom_loss_that_returns_nan_is_named(made_with):
     with pytest.raises(RecipeError, match="mine returned nan"):
         made_with(lambda given: given.pixels.mean() * float("nan"))
 
 
-def test_a_constant_zero_needs_no_gradient(made_with):
+def test_custom_loss_that_is_a_constant_zero_needs_no_gradient(made_with):
     assert made_with(lambda given: given.images.new_zeros(())).losses["mine"] == 0
 
 
-def test_running_out_of_memory_in_a_loss_makes_smaller_batches(made_with):
+def test_synthesis_continues_after_out_of_memory_in_a_custom_loss(made_with):
     sizes = []
 
     def mine(given):
@@ -104,6 +104,6 @@ def test_running_out_of_memory_in_a_loss_makes_smaller_batches(made_with):
     assert sizes == [6] * 7  # the first of six steps is repeated; a loss is always given the whole batch
 
 
-def test_the_losses_of_the_paper_come_first():
+def test_default_losses_are_those_of_the_paper_with_their_weights():
     assert list(terms(Synthesis())) == ["bns", "sil", "mdc"]
     assert [term.weight for term in terms(Synthesis(mdc_weight=2.0)).values()] == [3.0, 1.0, 2.0]

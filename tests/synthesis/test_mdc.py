@@ -6,7 +6,7 @@ import torch
 from intraq_cli.synthesis.mdc import ClassCentres, heterogeneity, marginal_distance_loss
 
 
-def test_centres_are_means_over_all_finished_batches(random):
+def test_class_centres_are_means_over_all_finished_batches(random):
     centres = ClassCentres(4)
     assert centres(torch.tensor([0])) is None
     features = torch.randn(10, 5, generator=random)
@@ -19,7 +19,7 @@ def test_centres_are_means_over_all_finished_batches(random):
         assert torch.allclose(found[k], features[labels == k].mean(0), atol=1e-6)
 
 
-def test_hinge_at_known_distances():
+def test_mdc_loss_equals_hand_computed_values_at_known_distances():
     angles = [0.0, math.acos(0.5), math.pi / 2, math.pi]  # distances 0, 0.5, 1, 2
     features = torch.tensor([[math.cos(t), math.sin(t)] for t in angles])
     centres = torch.tensor([[2.0, 0.0]] * 4)  # the length does not matter
@@ -32,7 +32,7 @@ def test_hinge_at_known_distances():
     assert marginal_distance_loss(features, centres, none, 0.05, 0.8).item() == 0
 
 
-def test_the_published_imagenet_margins_do_nothing(random):
+def test_mdc_loss_is_zero_with_the_published_imagenet_margins(random):
     features, centres = torch.randn(2, 50, 8, generator=random)
     assert marginal_distance_loss(features, centres, torch.ones(50, dtype=torch.bool), 0.0, 2.0).item() == 0
 
@@ -48,5 +48,5 @@ def test_heterogeneity_equals_a_loop_over_pairs(random):
     assert heterogeneity(features, labels) == pytest.approx(sum(distances) / len(distances), abs=1e-5)
 
 
-def test_heterogeneity_needs_two_images_of_a_class(random):
+def test_heterogeneity_is_nan_without_two_images_of_a_class(random):
     assert math.isnan(heterogeneity(torch.randn(3, 5, generator=random), torch.tensor([2, 0, 7])))

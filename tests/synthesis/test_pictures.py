@@ -31,7 +31,7 @@ def spec_of(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 8, 8), (5, 4, 4)])
-def test_class_folders_hold_every_image_as_it_is(tmp_path, shape, random):
+def test_class_folders_hold_every_image_with_its_pixels_unchanged(tmp_path, shape, random):
     labels = [7, 11, 7, 0]
     made, spec = made_of(shape, labels, random, torch.tensor([0.5, 0.98765, 1.0, 0.0])), spec_of(shape)
     names = ["a/b: c?", *"xxxxxx", "great white shark, man-eater", *"xxx", "鮫 "]
@@ -47,7 +47,7 @@ def test_class_folders_hold_every_image_as_it_is(tmp_path, shape, random):
         assert np.abs(found - 255 * wanted.numpy()).max() <= 0.51
 
 
-def test_names_of_folders_are_safe_and_sort_by_class(tmp_path, random):
+def test_folder_names_are_safe_and_sort_by_class(tmp_path, random):
     assert class_folder(3, None, 3) == "003"
     assert class_folder(3, list("01234"), 1) == "3"  # not 3_3
     assert class_folder(0, ["../../etc"], 1) == "0_etc"
@@ -58,7 +58,7 @@ def test_names_of_folders_are_safe_and_sort_by_class(tmp_path, random):
     assert [path.name for path in sorted((tmp_path / "02").iterdir())] == ["00000.png", "00002.png"]
 
 
-def test_images_on_a_sheet_are_of_as_many_classes_as_there_are(random):
+def test_images_on_a_sheet_are_spread_over_the_classes(random):
     labels = torch.randint(7, (500,), generator=random)
     chosen = spread_over_classes(labels, 28)
     assert labels[chosen].tolist() == list(range(7)) * 4
@@ -72,20 +72,20 @@ def test_images_on_a_sheet_are_of_as_many_classes_as_there_are(random):
 
 @pytest.mark.parametrize("shape", [(3, 120, 120), (1, 8, 8), (3, 32, 48)])
 @pytest.mark.parametrize("count", [1, 9, 11, 70])
-def test_images_come_back_from_the_sheet(tmp_path, shape, count, random):
+def test_images_are_recovered_from_a_sheet(tmp_path, shape, count, random):
     spec, made = spec_of(shape), made_of(shape, [k % 23 for k in range(count)], random)
     write_sheet(tmp_path / "samples.png", made, spec, None)
     found = images_of_sheet(tmp_path / "samples.png", spec)
     most = 32 if shape[2] >= 96 else 40
     chosen = spread_over_classes(made.labels, most if count > 10 else count)
     assert len(found) == len(chosen) == min(count, most)
-    if shape[2] < 96 or count < 11:  # else reduced, to be small enough
+    if shape[2] < 96 or count < 11:  # otherwise reduced, to keep the file small
         assert (found - spec.from_pixels(spec.to_pixels(made.images[chosen]))).abs().max() <= 0.51 / 255 / 0.25
     assert images_of_sheet(tmp_path / "none.png", spec) is None
     assert images_of_sheet(tmp_path / "samples.png", spec_of((3, 200, 200))) is None
 
 
-def test_a_sheet_of_large_images_is_at_most_a_megabyte(tmp_path, random):
+def test_sheet_of_large_images_is_at_most_one_megabyte(tmp_path, random):
     made = made_of((3, 224, 224), list(range(40)), random)
     write_sheet(tmp_path / "samples.png", made, spec_of((3, 224, 224)), ["a name that is too long for an image"] * 40)
     assert 600_000 < (tmp_path / "samples.png").stat().st_size <= 1_000_000
@@ -95,7 +95,7 @@ def test_a_sheet_of_large_images_is_at_most_a_megabyte(tmp_path, random):
         assert sheet.format == "JPEG"
 
 
-def test_names_stand_under_the_images(tmp_path, random):
+def test_class_names_are_drawn_below_the_images(tmp_path, random):
     spec, labels = spec_of((1, 8, 8)), list(range(6))
     made = made_of((1, 8, 8), labels, random)
     names = ["cat", "cat", "", "a very long name of a class, and longer", "\x1b[31m", "dog"]
@@ -109,12 +109,12 @@ def test_names_stand_under_the_images(tmp_path, random):
     assert (captions[0] != captions[5]).any()
     assert (captions[2] == 255).all()
     assert (captions[0] < 128).any()
-    assert (sheets[0][below, 96 + GAP :: 96 + GAP] == 255).all()  # nothing reaches into the next image
+    assert (sheets[0][below, 96 + GAP :: 96 + GAP] == 255).all()  # no name extends below the next image
     assert (sheets[1][below] != sheets[0][below]).any()
     assert name_of(17, None) == "class 17"
 
 
-def test_a_sheet_tells_nothing_but_its_layout(tmp_path, random):
+def test_sheet_metadata_holds_only_the_layout(tmp_path, random):
     write_sheet(tmp_path / "sheet.png", made_of((1, 8, 8), [0, 1], random), spec_of((1, 8, 8)), None)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert set(sheet.info) == {pictures.LAYOUT}
@@ -133,7 +133,7 @@ def test_a_sheet_tells_nothing_but_its_layout(tmp_path, random):
         "[" * 9999,
     ],
 )
-def test_a_sheet_that_lies_is_none(tmp_path, text, random):
+def test_sheet_with_an_invalid_layout_gives_no_images(tmp_path, text, random):
     spec = spec_of((1, 8, 8))
     write_sheet(tmp_path / "sheet.png", made_of((1, 8, 8), [0, 1], random), spec, None)
     info = PngImagePlugin.PngInfo()

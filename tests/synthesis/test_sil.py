@@ -4,7 +4,7 @@ import torch
 from intraq_cli.synthesis.sil import draw_targets, soft_inception_loss
 
 
-def test_only_the_own_class_enters():
+def test_sil_depends_only_on_the_probability_of_the_label():
     logits = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]))
     loss = soft_inception_loss(logits, torch.tensor([0, 1]), torch.tensor([1.0, 0.6]))
     assert loss.item() == pytest.approx((0.3**2 + 0.5**2) / 2, abs=1e-6)

@@ -8,14 +8,14 @@ SHAPES = [(3, 32, 32), (1, 8, 8), (2, 3, 50), (3, 7, 5), (1, 1, 1)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("space", SPACES)
-def test_there_and_back(space, shape, random):
+def test_images_are_restored_from_their_points(space, shape, random):
     made = SPACES[space](shape, "cpu")
     images = torch.randn(4, *shape, generator=random)
     assert torch.allclose(made.images(made.points(images)), images, atol=1e-4)
     assert made.points(images).shape == made.draw(4, random).shape
 
 
-def test_it_begins_with_smooth_noise(random):
+def test_initial_images_are_smooth_noise(random):
     made = Spectrum((3, 32, 32), "cpu")
     noise = made.images(made.draw(512, random))
     assert noise.std().item() == pytest.approx(START, rel=0.05)
@@ -23,7 +23,7 @@ def test_it_begins_with_smooth_noise(random):
     assert power[1:5, 1:5].mean() > 10 * power[10:16, 10:16].mean()
 
 
-def test_a_step_moves_coarse_structure_more(random):
+def test_gradient_step_moves_coarse_structure_more_than_fine_grain(random):
     made = Spectrum((1, 16, 16), "cpu")
     points = made.draw(1, random).requires_grad_()
     grain = torch.ones(1, 1, 16, 16)
@@ -36,7 +36,7 @@ def test_a_step_moves_coarse_structure_more(random):
     assert moved[0] > 10 * moved[1]
 
 
-def test_channels_of_coloured_noise_rise_and_fall_together(random):
+def test_initial_colour_channels_are_correlated(random):
     def correlations(channels):
         made = Spectrum((channels, 32, 32), "cpu")
         noise = made.images(made.draw(256, random)).transpose(0, 1).flatten(1)

@@ -38,8 +38,8 @@ def features_into(features, module, args):
     features.append(args[0])
 
 
-def test_the_paper_recipe_step_for_step(network):
-    """Two batches of the published stage 1, with its formulas written out and its loops left slow."""
+def test_synthesis_equals_the_paper_recipe_step_by_step(network):
+    """Two batches of the published stage 1, with its formulas written out as slow loops."""
     recipe = load_recipe("paper-cifar10").override(
         ["synthesis.num_images=32", "synthesis.batch_size=16", "synthesis.steps=6"]
     )
@@ -68,7 +68,7 @@ def test_the_paper_recipe_step_for_step(network):
 
         for _ in range(6):
             shown = x
-            if torch.rand(1, generator=generator) < 0.5:  # one coin for the whole batch
+            if torch.rand(1, generator=generator) < 0.5:  # decided once for the whole batch
                 crops = draw_crops(16, 8, 8, 0.5, generator)
                 flips = torch.rand(16, generator=generator) < 0.5
                 rows = [TF.resized_crop(i, *c, [8, 8]) for i, c in zip(x, crops.tolist(), strict=True)]
@@ -104,7 +104,7 @@ def test_the_paper_recipe_step_for_step(network):
     assert torch.allclose(made.images.float(), torch.cat(expected), atol=5e-3)
 
 
-def test_one_seed_one_result(network):
+def test_same_seed_gives_the_same_images(network):
     config = Synthesis(num_images=24, batch_size=12, steps=4)
     first, second, other = (synthesize(network, config, seed) for seed in (3, 3, 4))
     assert torch.equal(first.images, second.images)
@@ -113,7 +113,7 @@ def test_one_seed_one_result(network):
 
 
 class Wild(SmallNet):
-    """Variances a million times apart between layers, and a channel that is dead."""
+    """Layers whose variances differ by a factor of a million, and a dead channel."""
 
     def forward(self, x):
         return super().forward(x)
@@ -131,7 +131,7 @@ def wild_network():
     return network
 
 
-def test_the_default_loss_converges_where_scales_differ_and_a_channel_is_dead():
+def test_default_loss_converges_with_different_scales_and_a_dead_channel():
     network = wild_network()
     config = Synthesis(num_images=32, batch_size=32, steps=150, sil_weight=0.0, lor_probability=0.0)
     noise = synthesize(network, Synthesis(num_images=32, batch_size=32, steps=1, lr=0.0))
@@ -140,8 +140,8 @@ def test_the_default_loss_converges_where_scales_differ_and_a_channel_is_dead():
     assert made.losses["bns"] < 0.15 * noise.losses["bns"]
 
 
-def test_every_batch_ends_converged(network):
-    """The published schedule freezes batches far from the others; the default one must not."""
+def test_default_schedule_converges_for_every_seed(network):
+    """The published schedule stops some batches far from convergence; the default one must not."""
     config = Synthesis(num_images=32, batch_size=32, steps=100)
     ends = [synthesize(network, config, seed).losses["bns"] for seed in range(8)]
     assert max(ends) < 3 * sorted(ends)[4]
@@ -154,13 +154,13 @@ def test_pixels_stay_in_bounds_when_clipped(network):
     assert free.images.abs().max() > 2.0
 
 
-def test_the_teacher_learns_to_see_the_classes(network):
+def test_teacher_recognises_the_images_as_their_labels(network):
     made = synthesize(network, Synthesis(num_images=32, batch_size=32, steps=250, bns_weight=0.0))
     assert made.teacher_accuracy > 0.9
     assert made.losses["sil"] < 0.1
 
 
-def test_a_part_that_stays_at_zero_is_warned_of(network):
+def test_loss_that_stays_at_zero_gives_a_warning(network):
     config = Synthesis(num_images=24, batch_size=12, steps=3, lambda_lower=0.0, lambda_upper=2.0)
     events = []
     synthesize(network, config, report=events.append)
@@ -171,7 +171,7 @@ def test_a_part_that_stays_at_zero_is_warned_of(network):
 @pytest.mark.parametrize(
     ("total", "size", "expected"), [(512, 256, [256, 256]), (1000, 256, [250] * 4), (5, 3, [3, 2])]
 )
-def test_batches_are_even(total, size, expected):
+def test_images_are_divided_into_even_batches(total, size, expected):
     assert batch_sizes(total, size) == expected
 
 
@@ -181,13 +181,13 @@ def test_balanced_labels_show_every_class_equally_often(random):
 
 
 def mixed(given):
-    """A loss in all that can be differentiated, and across images."""
+    """A loss of everything that can be differentiated, also across images."""
     of_layers = sum(layer.mean.square().sum() + layer.var.sqrt().sum() for layer in given.layers)
     return given.pixels.std() + given.logits.logsumexp(1).mean() + given.features.square().mean() + 0.1 * of_layers
 
 
 @pytest.mark.parametrize("size", [1, 5, 11])
-def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, size, monkeypatch):
+def test_micro_batches_give_the_losses_and_gradient_of_the_whole_batch(network, size, monkeypatch):
     random = torch.Generator().manual_seed(5)
     x, y = torch.randn(12, *SHAPE, generator=random), torch.randint(4, (12,), generator=random)
     centres = ClassCentres(4)
@@ -209,13 +209,13 @@ def test_micro_batches_give_the_losses_and_the_gradient_of_the_whole(network, si
 
 
 def for_five_images(x):
-    """As memory for five images would have it."""
+    """Run out of memory with more than five images."""
     if len(x) > 5:
         raise torch.OutOfMemoryError
     return x
 
 
-def test_out_of_memory_halves_the_micro_batches_and_comes_to_the_same_end(network):
+def test_out_of_memory_halves_the_micro_batches_with_the_same_result(network):
     config = Synthesis(num_images=24, batch_size=12, steps=4)
     scarce = watch_input(graph_of(network), for_five_images)
     told = []
@@ -231,7 +231,7 @@ def test_out_of_memory_halves_the_micro_batches_and_comes_to_the_same_end(networ
 
 
 class Brittle(SmallNet):
-    """No finite logits for inputs beyond a size."""
+    """Returns infinite logits for inputs beyond a limit."""
 
     limit = 50.0
 
@@ -246,7 +246,7 @@ def brittle_copy(network, limit):
     return made
 
 
-def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_line(network):
+def test_non_finite_losses_are_retried_at_lower_rates_and_then_an_error(network):
     told = []
     config, brittle = Synthesis(num_images=8, batch_size=8, steps=3), brittle_copy(network, 0.0)
     with pytest.raises(DivergedError, match="batch 1 are not finite, even at a learning rate of"):
@@ -255,7 +255,7 @@ def test_losses_that_are_not_finite_are_tried_more_gently_and_then_end_with_a_li
     assert [event.message for event in told if isinstance(event, Warned)].count(retried) == 2  # the third was the last
 
 
-def test_a_gentler_attempt_succeeds(network):
+def test_retry_at_a_lower_learning_rate_succeeds(network):
     told = []
     config = Synthesis(num_images=8, batch_size=8, steps=12, lr=30.0, clip=False, schedule="plateau", space="pixels")
     made = synthesize(brittle_copy(network, 50.0), config, report=told.append)
@@ -270,7 +270,7 @@ def test_a_gentler_attempt_succeeds(network):
 
 
 def stumbling(network):
-    """Its graph, with no finite logits at the first step; the three calls before it look at features and a gradient."""
+    """Its graph, with infinite logits at the first step; the three calls before it inspect features and a gradient."""
     calls = []
 
     def stumble(x):
@@ -280,7 +280,7 @@ def stumbling(network):
     return watch_input(graph_of(network), stumble)
 
 
-def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, monkeypatch):
+def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(network, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PACE", 0.0)
     config = Synthesis(num_images=8, batch_size=8, steps=12, compile=False)
     whole = synthesize_images(stumbling(network), SHAPE, 4, BOUNDS, config)
@@ -309,7 +309,7 @@ def test_an_interrupted_gentler_attempt_goes_on_where_it_was(network, tmp_path, 
     assert torch.equal(made.images, whole.images)
 
 
-def test_a_batch_far_from_the_others_is_made_again():
+def test_batch_that_did_not_converge_is_made_again():
     config = Synthesis(num_images=32, batch_size=8, steps=20)
     network = trained(SmallNet())
     whole = synthesize(network, config)
@@ -318,7 +318,7 @@ def test_a_batch_far_from_the_others_is_made_again():
     states = {}
 
     def load(name):
-        """The second batch comes back from the state as noise with a loss a hundred times the others'."""
+        """Return a second batch of zeros whose loss is a hundred times that of the others."""
         if name != "batch-1":
             return states.get(name)
         return {
@@ -338,7 +338,7 @@ def test_a_batch_far_from_the_others_is_made_again():
     assert made.losses["bns"] < 2 * whole.losses["bns"]
 
 
-def test_classes_that_are_never_reached_are_reported(network):
+def test_classes_without_a_recognised_image_are_reported(network):
     told = []
     config = Synthesis(num_images=16, batch_size=16, steps=2, lr=0.0)
     made = synthesize(network, config, report=told.append)
@@ -354,7 +354,7 @@ def test_classes_that_are_never_reached_are_reported(network):
 
 
 @pytest.mark.parametrize("how", [torch.round, torch.Tensor.detach, lambda x: (x > 0).float()])
-def test_a_network_that_hides_its_images_from_gradients_is_refused(network, how):
+def test_network_that_passes_no_gradient_to_its_images_is_rejected(network, how):
     hidden = watch_input(graph_of(network), how)
     with pytest.raises(ModelError, match="no gradient reaches the images") as refused:
         synthesize_images(hidden, SHAPE, 4, BOUNDS, Synthesis(num_images=4, batch_size=4, steps=1))

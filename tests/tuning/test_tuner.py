@@ -41,8 +41,8 @@ def min_max_quantized(weight, bits):
     return weight + ((q - zero) * scale - weight).detach()
 
 
-def test_the_paper_recipe_step_for_step(network, graph):
-    """Warm-up and tuning as published, written out on the network's own code."""
+def test_tuning_equals_the_paper_recipe_step_by_step(network, graph):
+    """Warm-up and tuning as published, written out for this network."""
     bits = 4
     recipe = load_recipe("paper-cifar10").override(
         [
@@ -113,7 +113,7 @@ def default_student(graph, images, bits=3, config=None, placement="activations")
     return student
 
 
-def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network, graph):
+def test_tuning_lowers_the_divergence_on_unseen_images(network, graph):
     images, labels = images_and_labels(256)
     fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
     config = Quantization(weight_rounding="nearest", correction="never")
@@ -126,7 +126,7 @@ def test_tuning_brings_the_student_to_the_teacher_on_images_it_never_saw(network
     assert sum(left) / 3 < 0.6
 
 
-def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network, graph):
+def test_tuning_is_reproducible_and_leaves_the_teacher_unchanged(network, graph):
     images, labels = images_and_labels()
     before = copy.deepcopy(network.state_dict())
     made = []
@@ -139,7 +139,7 @@ def test_the_teacher_is_not_touched_and_one_seed_gives_one_result(network, graph
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_kl_at_temperature_is_the_textbook_sum(random):
+def test_kl_at_temperature_equals_its_definition(random):
     q, p = torch.randn(2, 7, 5, generator=random)
     a, b = (p / 4).softmax(1), (q / 4).softmax(1)
     expected = 16 * (a * (a / b).log()).sum(1).mean()
@@ -147,14 +147,14 @@ def test_kl_at_temperature_is_the_textbook_sum(random):
     assert kl_at_temperature(p, p, 4.0).abs() < 1e-5
 
 
-def test_feature_distance_has_no_units(random):
+def test_feature_distance_does_not_depend_on_scale(random):
     a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
     one = feature_distance(a, Output(b, b.var(correction=0)))
     assert torch.allclose(one, (a - b).square().mean() / b.var(correction=0))
     assert torch.allclose(feature_distance(1000 * a, Output(1000 * b, (1000 * b).var(correction=0))), one, rtol=1e-4)
 
 
-def test_a_batch_norm_that_puts_out_nothing_does_not_outweigh_all_others(network, graph):
+def test_batch_norm_with_zero_output_does_not_dominate_the_feature_loss(network, graph):
     network.bn3.weight.data.zero_()
     network.bn3.bias.data.zero_()
     images, labels = images_and_labels()
@@ -165,7 +165,7 @@ def test_a_batch_norm_that_puts_out_nothing_does_not_outweigh_all_others(network
     assert after["kl"] < before["kl"]
 
 
-def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
+def test_squared_error_equals_mse_with_a_gradient_in_the_same_layout(random):
     a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
     a, b = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in (a, b))
     ours, theirs = squared_error(a, b.detach()), F.mse_loss(a, b.detach())
@@ -176,7 +176,7 @@ def test_squared_error_is_mse_with_a_gradient_in_the_same_layout(random):
     assert squared_error(a.bfloat16(), b.bfloat16()).item() == pytest.approx(theirs.item(), rel=0.01)
 
 
-def test_batches_go_through_every_image_once_an_epoch():
+def test_batches_show_every_image_once_per_epoch():
     images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
     labels = torch.arange(10)
     seen = [y for _, y in islice(AugmentedBatches(images, labels, 4, 1.0, 0), 5)]
@@ -184,10 +184,10 @@ def test_batches_go_through_every_image_once_an_epoch():
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
     assert flat[:10] != flat[10:]
     for x, y in islice(AugmentedBatches(images, labels, 4, 0.5, 0), 3):
-        assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of a flat image are flat; labels go along
+        assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of constant images keep value and label
 
 
-def test_mixing_keeps_at_least_half_of_an_image(random):
+def test_mixing_keeps_about_half_of_an_image_or_more(random):
     images = torch.arange(64.0)[:, None, None, None].expand(64, 1, 16, 16).contiguous()
     cut = mix(images, Tuning(mix="cutmix"), random)
     own = (cut == images).flatten(1).float().mean(1)
@@ -199,7 +199,7 @@ def test_mixing_keeps_at_least_half_of_an_image(random):
     assert mix(images, Tuning(mix="none"), random) is images
 
 
-def test_tuning_leaves_batch_norm_statistics_alone(network, graph):
+def test_tuning_leaves_batch_norm_statistics_unchanged(network, graph):
     images, labels = images_and_labels()
     student = default_student(graph, images)
     before = student.state["bn1.running_var"].clone()
@@ -208,8 +208,8 @@ def test_tuning_leaves_batch_norm_statistics_alone(network, graph):
     assert torch.equal(student.state["bn1.running_var"], before)
 
 
-def test_adam_moves_every_channel_by_its_own_step(network, graph):
-    """A channel whose weights are a thousand times smaller must not be swamped."""
+def test_adam_moves_every_channel_in_proportion_to_its_scale(network, graph):
+    """Weights of a channel that are a thousand times smaller must move a thousand times less."""
     network.conv2.weight.data[0] *= 1e-3
     images, labels = images_and_labels()
     student = default_student(graph, images)
@@ -220,7 +220,7 @@ def test_adam_moves_every_channel_by_its_own_step(network, graph):
     assert torch.allclose(moved, torch.full((6,), 0.01), rtol=0.1)
 
 
-def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
+def test_jitter_changes_contrast_and_brightness_by_the_given_amount(random):
     images = torch.randn(4000, 3, 4, 4, generator=random)
     anywhere = torch.full((3, 1, 1), -torch.inf), torch.full((3, 1, 1), torch.inf)
     changed = jitter(images, 0.3, anywhere, random)
@@ -233,7 +233,7 @@ def test_jitter_changes_contrast_and_brightness_as_far_as_it_is_told(random):
     assert jitter(images, 0.0, anywhere, random) is images
 
 
-def test_no_pixel_leaves_the_range_of_the_images_of_its_channel(graph):
+def test_augmented_pixels_stay_within_the_range_of_their_channel(graph):
     images, labels = images_and_labels()
     images = images * torch.tensor([0.5, 1.0, 2.0])[: images.shape[1], None, None]
     low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
@@ -252,7 +252,7 @@ def test_no_pixel_leaves_the_range_of_the_images_of_its_channel(graph):
 
 
 def one_step(graph, student, images, labels, compiled=False, **options):
-    """Losses of a step of plain SGD, and what it moves: the gradient itself."""
+    """Losses of a step of plain SGD, and the changes that it makes, which are proportional to the gradient."""
     start = copy.deepcopy(student.state_dict())
     config = Tuning(
         steps=1, batch_size=12, optimizer="sgd", momentum=0.0, lr=0.01, precision="float32", compile=compiled
@@ -268,7 +268,7 @@ def check_same_step(one, other):
         assert (moved - other[1][key]).norm() <= 1e-3 * moved.norm(), key
 
 
-def test_micro_batches_make_the_step_of_the_whole_batch(graph):
+def test_micro_batches_give_the_same_step_as_the_whole_batch(graph):
     images, labels = images_and_labels()
     check_same_step(
         *(one_step(graph, default_student(graph, images), images, labels, micro_batch_size=size) for size in (None, 5))
@@ -278,7 +278,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(graph):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
-def test_a_compiled_step_moves_by_the_same_gradient(graph, placement):
+def test_compiled_step_has_the_same_gradient(graph, placement):
     images, labels = images_and_labels(24)
     plain = Quantization(weight_rounding="nearest", activation_range="mse")
     told, made = [], []
@@ -290,8 +290,8 @@ def test_a_compiled_step_moves_by_the_same_gradient(graph, placement):
     assert not any(isinstance(event, Warned) for event in told)
 
 
-def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(graph):
-    """Of a teacher with nothing finite to say."""
+def test_persistently_infinite_losses_are_an_error_and_restore_the_network(graph):
+    """With a teacher whose logits are not finite."""
     images, labels = images_and_labels()
     student = default_student(graph, images)
     before = copy.deepcopy(student.state_dict())
@@ -305,8 +305,8 @@ def test_losses_that_stay_infinite_end_with_a_line_and_the_network_as_it_was(gra
 RUINOUS = Tuning(steps=40, batch_size=16, schedule="step", lr_steps=(), lr=10.0)
 
 
-def test_a_network_that_a_high_learning_rate_ruins_is_tuned_anew_more_gently(network, graph, tmp_path, monkeypatch):
-    """Also where it was interrupted on its way down."""
+def test_collapsed_network_is_tuned_again_at_a_lower_learning_rate(network, graph, tmp_path, monkeypatch):
+    """Also if it is interrupted while it collapses."""
     monkeypatch.setattr(resume, "PACE", 0.0)
     images, labels = images_and_labels(64)
     told, student = [], default_student(graph, images, bits=4)
@@ -314,7 +314,7 @@ def test_a_network_that_a_high_learning_rate_ruins_is_tuned_anew_more_gently(net
     (warned,) = [event.message for event in told if isinstance(event, Warned)]
     assert "tuning reduced the network to chance level at a learning rate of 10" in warned
     steps = [event.step for event in told if isinstance(event, StepDone)]
-    assert steps == [1, 11, 21, 1, 11, 21, 31, 40]  # the fourth report would have been the third of a ruined network
+    assert steps == [1, 11, 21, 1, 11, 21, 31, 40]  # the fourth report would have been the third of a collapsed network
     distance = kl_at_temperature(student(images), network(images), 1.0)
     assert distance < SOUND * ignorance(network(images), 1.0)
     context = RunContext(report=stopping("tuning", 21), store=ResumeStore(tmp_path))
@@ -330,11 +330,11 @@ def test_a_network_that_a_high_learning_rate_ruins_is_tuned_anew_more_gently(net
     [
         ((0.4, 0.8, 0.8, 0.8), True),
         ((0.4, 0.8, 0.8, 0.7, 0.8, 0.8), False),  # not three times in a row
-        ((0.6, 0.8, 0.8, 0.8), False),  # it never knew anything
+        ((0.6, 0.8, 0.8, 0.8), False),  # it never was sound
         ((0.4, 0.7, 0.7, 0.7), False),
     ],
 )
-def test_a_network_has_collapsed_when_it_stays_near_the_divergence_of_one_that_knows_nothing(divergences, collapsed):
+def test_collapse_is_three_divergences_in_a_row_near_that_of_equal_logits(divergences, collapsed):
     watch = _Collapse()
     with pytest.raises(CollapsedError) if collapsed else nullcontext():
         for kl in divergences:
@@ -348,13 +348,13 @@ def test_ignorance_is_the_divergence_of_equal_logits(network):
     assert torch.allclose(ignorance(wanted, 3.0), by_hand)
 
 
-def test_an_interrupted_gentler_attempt_goes_on_where_it_was(graph, tmp_path, monkeypatch):
+def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "PACE", 0.0)
     images, labels = images_and_labels()
     seen = []
 
     def stumble(x):
-        """Lets the first answer to a batch not be finite."""
+        """Make the first logits infinite."""
         seen.append(x)
         return x * (torch.inf if len(seen) == 1 else 1.0)
 

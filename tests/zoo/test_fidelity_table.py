@@ -1,4 +1,4 @@
-"""The table of what figures on synthetic images are worth: its arithmetic, and that the text has today's rows."""
+"""The table on how reliable metrics on synthetic images are: its arithmetic, and that the README is current."""
 
 import importlib.util
 import subprocess
@@ -18,13 +18,13 @@ def fidelity():
     return module
 
 
-def test_rank_correlation(fidelity):
+def test_rank_correlation_equals_spearmans(fidelity):
     assert fidelity.ranks([3.0, 1.0, 3.0, 2.0]) == [2.5, 0.0, 2.5, 1.0]
     assert fidelity.rank_correlation([1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
     # Spearman without ties: 1 - 6 sum d^2 / (n (n^2 - 1))
     assert fidelity.rank_correlation([1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]) == pytest.approx(1 - 6 * 4 / (4 * 15))
 
 
-def test_the_readme_of_the_zoo_has_the_table_of_todays_rows():
+def test_zoo_readme_has_the_table_of_the_current_results():
     made = subprocess.run([sys.executable, ZOO / "fidelity.py"], capture_output=True, text=True, check=True).stdout
     assert made.strip() in (ZOO / "README.md").read_text(encoding="utf-8")
