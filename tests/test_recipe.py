@@ -3,6 +3,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from intraq_cli import recipe as recipes
 from intraq_cli.errors import RecipeError
 from intraq_cli.recipe import Recipe, choose_placement
-from intraq_cli.zoo import load_recipe, recipe_names
+from intraq_cli.zoo import load_recipe, recipe_names, recipe_path
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -169,8 +170,12 @@ def test_recipe_file_is_loaded_by_its_path(tmp_path):
     assert "default" in caught.value.hint
 
 
-def test_default_recipe_file_equals_the_default_settings():
+def test_default_recipe_file_states_every_default_setting():
     assert load_recipe("default").to_dict() | {"description": ""} == Recipe().to_dict()
+    stated = tomllib.loads(recipe_path("default").read_text())
+    optional = {"losses", "act_placement"}
+    for section in ("synthesis", "quantization", "tuning"):
+        assert set(stated[section]) == set(Recipe().to_dict()[section]) - optional
 
 
 def test_malicious_recipe_file_is_a_one_line_error(tmp_path):

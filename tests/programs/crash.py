@@ -84,7 +84,7 @@ def place(folder: Path) -> str:
     return "synthesis" if kept else "start or end"
 
 
-def kill_and_go_on(kills: int, seed: int) -> dict[str, object]:
+def kill_and_resume(kills: int, seed: int) -> dict[str, object]:
     """Kill and resume the job at random moments until it finishes; start new jobs until there were ``kills`` kills."""
     torch.set_num_threads(1)
     draw = random.Random(seed)
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    print(json.dumps(kill_and_go_on(args.kills, args.seed)))
+    print(json.dumps(kill_and_resume(args.kills, args.seed)))
 
 
 if __name__ == "__main__":

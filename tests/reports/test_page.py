@@ -115,7 +115,7 @@ def test_page_without_an_evaluation_summarises_the_agreement_instead(tmp_path):
     assert "Quantized without images; the file is 4.0 times smaller." in words(page_of_one(read_record(instant)))
 
 
-def assert_keeps_to_itself(text):
+def assert_self_contained(text):
     page = Page(text)
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "embed", "base", "form")]
     for _, attributes in page.tags:
@@ -128,9 +128,9 @@ def assert_keeps_to_itself(text):
 
 
 def test_pages_load_nothing_from_elsewhere(folder, tmp_path):
-    assert_keeps_to_itself(page_of_one(read_record(folder)))
+    assert_self_contained(page_of_one(read_record(folder)))
     other = folder_of(tmp_path / "other")
-    assert_keeps_to_itself(page_of_several([read_record(folder), read_record(other)]))
+    assert_self_contained(page_of_several([read_record(folder), read_record(other)]))
 
 
 EVIL = "<script>alert('\"&')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
