@@ -143,7 +143,7 @@ def quantize(
     run = QuantizationRun(Job(teacher, captured, settings, context), source, choice, given, path, started, stages)
     run.say_what_stays_float()
     if dry_run:
-        return run.foretold()
+        return run.forecast()
     if taken_again:
         if made := run.made_before():
             report(Noted(f"{path} already contains the result of the same run"))

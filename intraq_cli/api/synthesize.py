@@ -9,7 +9,7 @@ from intraq_cli.api.arguments import BatchSize, Model, Numbers, Seed, Size, Text
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.io.atomic import atomic_file, atomic_folder
-from intraq_cli.jobs.forecast import foretell
+from intraq_cli.jobs.forecast import forecast_cost
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
@@ -100,7 +100,7 @@ def synthesize(
     shown = None if png is None else Path(png)
     result = _result(job, path, source, shown)
     if dry_run:
-        return replace(result, dry_run=True, foretold=foretell(job, None, None, time.perf_counter() - started))
+        return replace(result, dry_run=True, forecast=forecast_cost(job, None, None, time.perf_counter() - started))
     origin = origin_of(teacher, captured, settings, seed)
     with job.started(path, {"job": "synthesize", **origin, "input": asdict(teacher.spec)}, resume) as job:
         started -= job.context.store.before

@@ -17,7 +17,7 @@ from intraq_cli.io.json_files import plain
 from intraq_cli.words import duration
 
 if TYPE_CHECKING:
-    from intraq_cli.results import Foretold
+    from intraq_cli.results import Forecast
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -57,13 +57,13 @@ def heterogeneity(value: float) -> str:
     return "not defined: no class has two images" if math.isnan(value) else f"{value:.3f}"
 
 
-def expected(foretold: "Foretold | None", device: str) -> str:
+def expected(forecast: "Forecast | None", device: str) -> str:
     """Return the time and memory that a dry run expects, as text."""
-    if foretold is None:
+    if forecast is None:
         return "time and memory: no estimate, as there are no steps to time"
-    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in foretold.stages.items())
-    memory = "" if foretold.memory_bytes is None else f", {foretold.memory_bytes / 1e9:.1f} GB of memory"
-    return f"about {duration(foretold.seconds)} on {device} ({stages}){memory}"
+    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in forecast.stages.items())
+    memory = "" if forecast.memory_bytes is None else f", {forecast.memory_bytes / 1e9:.1f} GB of memory"
+    return f"about {duration(forecast.seconds)} on {device} ({stages}){memory}"
 
 
 class StdoutFailed(BaseException):

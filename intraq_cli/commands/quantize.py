@@ -76,7 +76,7 @@ def quantize(
     elif dry_run:
         where = f"{result.recipe}, {result.act_placement}, on {result.device}"
         print(f"would write {model} at {_bits(result)} ({where}) to {result.path}: {_sizes(result)}")
-        print(expected(result.foretold, result.device))
+        print(expected(result.forecast, result.device))
         _print_frontier(result)
     else:
         _print(result)

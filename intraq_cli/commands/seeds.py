@@ -33,7 +33,7 @@ def quantize_seeds(given: dict[str, Any], as_json: bool, quiet: bool) -> None:
     elif given["dry_run"]:
         for run in found.runs:
             print(f"would write {run.model} to {run.path}")
-        print(f"each: {expected(found.runs[0].foretold, found.runs[0].device)}")
+        print(f"each: {expected(found.runs[0].forecast, found.runs[0].device)}")
     else:
         _print(found)
     if found.failed:

@@ -51,7 +51,7 @@ def synthesize(
     elif dry_run:
         also = f" and {result.png}" if result.png else ""
         print(f"would write {_images(result)} from {model} to {result.path}{also} on {result.device}")
-        print(expected(result.foretold, result.device))
+        print(expected(result.forecast, result.device))
     else:
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")

@@ -11,7 +11,7 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.recipe import Compile
-from intraq_cli.results import Foretold
+from intraq_cli.results import Forecast
 from intraq_cli.runtime.compilation import mode_of
 from intraq_cli.runtime.device import return_freed_memory, training_settings
 from intraq_cli.runtime.launch import launched
@@ -33,7 +33,7 @@ FASTER = {"synthesis": 1.3, "tuning": 1.6}
 """Speed-up of a compiled step: 1.1 to 1.7 times were measured on ResNet-20 and MobileNetV1."""
 
 
-def foretell(job: Job, plan: Plan | None, made: TuningImages | None, setup: float) -> Foretold | None:
+def forecast_cost(job: Job, plan: Plan | None, made: TuningImages | None, setup: float) -> Forecast | None:
     """Forecast time and memory of a job; return None if it has no steps to time, or runs in several processes.
 
     The job is run twice for a few steps, with few images and with more. Whatever depends on the number of images is
@@ -188,7 +188,7 @@ class _Count:
         first, second = (trial.stages[stage] for trial in self.trials)
         return _line(images, (first.images, getattr(first, what)), (second.images, getattr(second, what)))
 
-    def result(self, setup: float) -> Foretold:
+    def result(self, setup: float) -> Forecast:
         """Return the seconds of each stage and of the whole job, and the largest memory of any stage."""
         recipe, tried = self.job.recipe, self.trials[0].stages
         stages: dict[str, float] = {}
@@ -209,7 +209,7 @@ class _Count:
         seconds = sum(stages.values()) + self.at("rest", "around", self.images) + setup
         memory = max(self.at(stage, "memory", images) for stage, images in at_once.items())
         kept = 2 * self.images * math.prod(self.job.teacher.spec.input_size)  # float16
-        return Foretold(seconds, stages, int(memory) + kept if memory else None)
+        return Forecast(seconds, stages, int(memory) + kept if memory else None)
 
     def _steps(self, stage: str, steps: int, images: int, setting: Compile) -> float:
         """Return the seconds of ``steps`` steps with ``images`` images each."""

@@ -18,7 +18,7 @@ from intraq_cli.events import Event, Noted, Report, StageDone
 from intraq_cli.jobs.bit_budget import BitChoice, Chosen, chosen_bits
 from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
 from intraq_cli.jobs.evidence import recorded
-from intraq_cli.jobs.forecast import foretell
+from intraq_cli.jobs.forecast import forecast_cost
 from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.manifest import manifest, origin_of
@@ -82,12 +82,12 @@ class QuantizationRun:
             said = f"{share:.1f} % of the multiply-adds stay float, see `intraq inspect`: {some}"
             self.job.context.report(Noted(said))
 
-    def foretold(self) -> QuantizationResult:
+    def forecast(self) -> QuantizationResult:
         """Return the result as far as it is known without running, with a forecast of time and memory."""
         elapsed = time.perf_counter() - self.started
-        foretold = foretell(self.job, self.choice.narrowest, self.given, elapsed)
+        forecast = forecast_cost(self.job, self.choice.narrowest, self.given, elapsed)
         chosen = chosen_bits(self.job, self.choice, self.given)
-        return replace(self._result(chosen, self._as_chosen(chosen)), dry_run=True, foretold=foretold)
+        return replace(self._result(chosen, self._as_chosen(chosen)), dry_run=True, forecast=forecast)
 
     def made_before(self) -> QuantizationResult | None:
         """Read the result of an earlier run of the same job from its folder; return None if another job made it."""

@@ -9,7 +9,7 @@ from intraq_cli.results.checkpoints import QuantizationResult as QuantizationRes
 from intraq_cli.results.checkpoints import ReportResult as ReportResult
 from intraq_cli.results.checkpoints import SeedsResult as SeedsResult
 from intraq_cli.results.images import ClassCount as ClassCount
-from intraq_cli.results.images import Foretold as Foretold
+from intraq_cli.results.images import Forecast as Forecast
 from intraq_cli.results.images import ImagesResult as ImagesResult
 from intraq_cli.results.images import SynthesisResult as SynthesisResult
 from intraq_cli.results.measurements import ComparedCheckpoint as ComparedCheckpoint

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from intraq_cli.results.images import Foretold
+from intraq_cli.results.images import Forecast
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class QuantizationResult:
     frontier: list[FrontierPoint] = field(default_factory=list)
     """If bits were chosen under a budget: the choices for this and other budgets."""
     dry_run: bool = False
-    foretold: Foretold | None = None
+    forecast: Forecast | None = None
     """Time and memory that a dry run expects; None if they cannot be estimated."""
     export: ExportResult | None = None
     """Result of ``export``, if ``model.onnx`` was requested."""

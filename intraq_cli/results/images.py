@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Forecast:
     """Time and memory that a dry run expects a job to take."""
 
     seconds: float
@@ -34,7 +34,7 @@ class SynthesisResult:
     seed: int
     device: str
     dry_run: bool = False
-    foretold: Foretold | None = None
+    forecast: Forecast | None = None
     """Time and memory that a dry run expects; None if they cannot be estimated."""
     png: str | None = None
     """The folder with the images as PNG files, if requested."""

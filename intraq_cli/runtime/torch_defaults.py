@@ -1,4 +1,4 @@
-"""Torch's global settings as this package expects them, whatever the calling Python code has set."""
+"""Torch's global settings as this package expects them, independent of the settings of the calling Python code."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -119,7 +119,7 @@ def predicted(units: Tensor, found: Sequence[float]) -> float:
 
 def report_fit(rows: Sequence[Measured], recipe: Recipe) -> None:
     """Print what was measured, its prediction from the other networks, and predictions for larger networks."""
-    print("| network | batch | M parameters | G multiply-adds | stage | seconds a step | foretold by the others |")
+    print("| network | batch | M parameters | G multiply-adds | stage | seconds a step | predicted by the others |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         for stage in STAGES:

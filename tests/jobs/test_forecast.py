@@ -26,14 +26,14 @@ def test_predicted_seconds_are_within_a_factor_of_two(network, tmp_path, monkeyp
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     settings = [*SETTINGS, "tuning.steps=60"]
     quantize(network, out=tmp_path / "warm", recipe="instant", **INPUT)
-    foretold = quantize(network, out=tmp_path / "out", set=settings, dry_run=True, **INPUT).foretold
+    forecast = quantize(network, out=tmp_path / "out", set=settings, dry_run=True, **INPUT).forecast
     made = quantize(network, out=tmp_path / "out", set=settings, **INPUT)
-    assert set(foretold.stages) == set(made.stages) == {"synthesis", "calibration", "tuning"}
-    assert sum(foretold.stages.values()) <= foretold.seconds
+    assert set(forecast.stages) == set(made.stages) == {"synthesis", "calibration", "tuning"}
+    assert sum(forecast.stages.values()) <= forecast.seconds
     for stage in ("synthesis", "tuning"):
-        assert made.stages[stage] / 2 < foretold.stages[stage] < 2 * made.stages[stage]
-    assert made.seconds / 2 < foretold.seconds < 2 * made.seconds
-    assert foretold.memory_bytes is None or 1e8 < foretold.memory_bytes < 1e10
+        assert made.stages[stage] / 2 < forecast.stages[stage] < 2 * made.stages[stage]
+    assert made.seconds / 2 < forecast.seconds < 2 * made.seconds
+    assert forecast.memory_bytes is None or 1e8 < forecast.memory_bytes < 1e10
 
 
 def test_predicted_time_doubles_with_the_number_of_steps(network, tmp_path, monkeypatch):
@@ -44,13 +44,13 @@ def test_predicted_time_doubles_with_the_number_of_steps(network, tmp_path, monk
         synthesize(network, out=tmp_path / "i", set=[*SETTINGS, f"synthesis.steps={steps}"], dry_run=True, **INPUT)
         for steps in (1000, 2000)
     ]
-    once, twice = (one.foretold.stages["synthesis"] for one in told)
+    once, twice = (one.forecast.stages["synthesis"] for one in told)
     assert twice == pytest.approx(2 * once, rel=0.1)
-    assert list(told[0].foretold.stages) == ["synthesis"]
+    assert list(told[0].forecast.stages) == ["synthesis"]
 
 
 def test_dry_run_without_images_predicts_nothing(network, tmp_path):
-    assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **INPUT).foretold is None
+    assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **INPUT).forecast is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,5 +89,5 @@ def test_long_run_announces_once_how_much_time_is_left(monkeypatch, seconds, tol
 def test_dry_run_works_for_stages_of_one_step_or_none(small_digits, settings):
     ema = ["quantization.weight_rounding=nearest", "quantization.correction=never"]
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", *ema, *settings]
-    told = quantize(small_digits, set=few, device="cpu", dry_run=True).foretold
+    told = quantize(small_digits, set=few, device="cpu", dry_run=True).forecast
     assert told.seconds > 0
