@@ -553,8 +553,8 @@ def test_weights_that_are_no_weights(intraq, tmp_path):
     for file, reason in (
         ("evil.pth", "cannot read"),
         ("text.pth", "cannot read"),
-        ("other.pth", "does not fit"),
-        ("none.pth", "no file"),
+        ("other.pth", "does not match"),
+        ("none.pth", "there is no file none.pth"),
     ):
         made = intraq("quantize", "test_resnet", "--weights", file, "--recipe", "instant")
         assert made.code == 1, made.err

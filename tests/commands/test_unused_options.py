@@ -47,7 +47,7 @@ def test_an_option_that_cannot_apply_is_wrong_usage(intraq, checkpoint, words, n
 @pytest.mark.parametrize("words", [("predict", "nowhere", "picture.png"), ("evaluate", "nowhere", "--data", "digits")])
 def test_a_mistyped_checkpoint_beside_its_code_is_an_unknown_model(intraq, words):
     ran = intraq(*words, "--model", "none.py:net")
-    assert (ran.code, "no model and no folder 'nowhere'" in ran.err) == (1, True)
+    assert (ran.code, "there is no model or folder 'nowhere'" in ran.err) == (1, True)
 
 
 def test_the_same_commands_without_them_are_right(intraq, checkpoint):
