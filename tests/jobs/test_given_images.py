@@ -126,7 +126,7 @@ def test_sensitivities_on_pictures(place):
     [
         (["pictures", "pictures/of-customer-0"], UsageError, "several files, or several folders"),
         (["images.safetensors", "images.safetensors"], UsageError, "several files, or several folders"),
-        (["empty"], DataError, "holds no images"),
+        (["empty"], DataError, "contains no images"),
         (["nowhere"], DataError, "nowhere"),
     ],
 )
