@@ -557,8 +557,8 @@ def test_malicious_or_unsuitable_weights_files_are_refused(intraq, tmp_path):
     for file, reason in (
         ("evil.pth", "cannot read"),
         ("text.pth", "cannot read"),
-        ("other.pth", "does not fit"),
-        ("none.pth", "no file"),
+        ("other.pth", "does not match"),
+        ("none.pth", "there is no file none.pth"),
     ):
         made = intraq("quantize", "test_resnet", "--weights", file, "--recipe", "instant")
         assert made.code == 1, made.err

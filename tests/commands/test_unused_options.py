@@ -47,7 +47,7 @@ def test_option_without_effect_is_a_usage_error(intraq, checkpoint, words, named
 @pytest.mark.parametrize("words", [("predict", "nowhere", "picture.png"), ("evaluate", "nowhere", "--data", "digits")])
 def test_mistyped_checkpoint_with_a_model_option_is_an_unknown_model(intraq, words):
     ran = intraq(*words, "--model", "none.py:net")
-    assert (ran.code, "no model and no folder 'nowhere'" in ran.err) == (1, True)
+    assert (ran.code, "there is no model or folder 'nowhere'" in ran.err) == (1, True)
 
 
 def test_commands_succeed_without_the_refused_options(intraq, checkpoint):

@@ -128,7 +128,7 @@ def test_sensitivities_can_be_measured_on_pictures(place):
     [
         (["pictures", "pictures/of-customer-0"], UsageError, "several files, or several folders"),
         (["images.safetensors", "images.safetensors"], UsageError, "several files, or several folders"),
-        (["empty"], DataError, "holds no images"),
+        (["empty"], DataError, "contains no images"),
         (["nowhere"], DataError, "nowhere"),
     ],
 )
