@@ -120,8 +120,8 @@ def test_of_some_classes_every_figure_says_which_images_it_is_of(made, intraq):
 @pytest.mark.parametrize(
     ("recipe", "changed", "told"),
     [
-        ("fast", {"num_images": 16, "steps": 1}, "fast, but num_images=16, steps=1"),
-        ("default", {"num_images": 16}, "default, but num_images=16"),
+        ("fast", {"num_images": 16, "steps": 1}, "fast with num_images=16, steps=1"),
+        ("default", {"num_images": 16}, "default with num_images=16"),
         ("fast", {}, "fast"),
     ],
 )
