@@ -122,8 +122,8 @@ def test_summary_of_selected_classes_says_which_images_each_figure_covers(made, 
 @pytest.mark.parametrize(
     ("recipe", "changed", "told"),
     [
-        ("fast", {"num_images": 16, "steps": 1}, "fast, but num_images=16, steps=1"),
-        ("default", {"num_images": 16}, "default, but num_images=16"),
+        ("fast", {"num_images": 16, "steps": 1}, "fast with num_images=16, steps=1"),
+        ("default", {"num_images": 16}, "default with num_images=16"),
         ("fast", {}, "fast"),
     ],
 )
