@@ -9,7 +9,17 @@ import torch
 from torch import fx, nn
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, key_of, names_of_calls, numel, sources, tensor_of
+from intraq_cli.graph.nodes import (
+    argument_node,
+    arguments,
+    calls,
+    constant_nodes,
+    key_of,
+    names_of_calls,
+    numel,
+    sources,
+    tensor_of,
+)
 
 aten = torch.ops.aten
 
@@ -33,9 +43,12 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["shape"])
 
 
+ADDING = (aten.addmm.default, aten.baddbmm.default, aten.addmv.default, aten.addbmm.default, aten.addr.default)
+"""Products that add their first argument to the result."""
+
+
 def _matrix(node: fx.Node, given: dict[str, Any]) -> int:
-    adding = node.target in (aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
-    first = node.args[1] if adding else node.args[0]
+    first = node.args[1] if node.target in ADDING else node.args[0]
     return numel(node) * int(_shape(first)[-1])
 
 
@@ -87,6 +100,10 @@ def _outer(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(node)
 
 
+def _solved(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * int(_shape(node.args[0])[-1])
+
+
 def _of_batches(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(given["batch1"]) * int(_shape(given["batch2"])[-1])
 
@@ -115,6 +132,9 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
         (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
         ("conv_transpose", _transposed)),
     aten.bilinear.default: ("bilinear", _bilinear),
+    **dict.fromkeys(
+        (aten.linalg_solve.default, aten.linalg_solve_triangular.default, aten.cholesky_solve.default),
+        ("solve", _solved)),
 }  # fmt: skip
 SUMS = (aten.sum.dim_IntList, aten.sum.default)
 SIZES = (aten.abs.default, aten.square.default, aten.pow.Tensor_Scalar)
@@ -130,13 +150,21 @@ def products(graph: fx.GraphModule) -> list[Product]:
     """Return the operations that multiply, and other libraries' operations with weights, in the order of calls."""
     constant = constant_nodes(graph)
     found = [
-        node for node in calls(graph) if node not in constant and (_multiplies(node, constant) or _is_foreign(node))
+        node
+        for node in calls(graph)
+        if node not in constant and (_multiplies(node, constant) or _is_foreign(node, constant))
     ]
     return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
 
 
 def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
-    return node.target in PRODUCTS or _is_summed(node, constant) or _is_distance(node, constant)
+    return (
+        node.target in PRODUCTS
+        or _is_summed(node, constant)
+        or _is_distance(node, constant)
+        or _is_spread(node, constant)
+        or _is_tap(node, constant)
+    )
 
 
 def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
@@ -167,6 +195,47 @@ def _is_distance(node: fx.Node, constant: set[fx.Node]) -> bool:
     return len(readers) == 1 and readers[0].target in ends and _differs_along(readers[0], node, constant)
 
 
+def _factor(node: fx.Node, constant: set[fx.Node]) -> fx.Node | None:
+    """Return the weights of a call that multiplies activations by weights elementwise; None for other calls."""
+    weights = [source for source in node.all_input_nodes if source in constant]
+    both = node.target is aten.mul.Tensor and [len(node.all_input_nodes), len(weights)] == [2, 1]
+    tensors = all("shape" in source.meta for source in node.all_input_nodes)
+    return weights[0] if both and tensors and numel(weights[0]) > 1 else None
+
+
+def _is_spread(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether a call multiplies each activation by several weights: an outer product by broadcasting."""
+    weights = _factor(node, constant)
+    return weights is not None and all(numel(x) < numel(node) for x in node.all_input_nodes if x is not weights)
+
+
+def _is_tap(node: fx.Node, constant: set[fx.Node]) -> bool:
+    """Whether a call is one of several terms of a sum that multiply by parts of one parameter (a filter by shifts).
+
+    Scales of residual branches are not such terms: between two of them, the sum goes into the next branch.
+    """
+    own = _factor(node, constant)
+    if own is None:
+        return False
+    root = node
+    while len(root.users) == 1 and (reader := next(iter(root.users))).target is aten.add.Tensor:
+        root = reader
+    others = {_factor(term, constant) for term in _terms(root)} - {None, own}
+    return any(sources(other) == sources(own) for other in others if other is not None)
+
+
+def _terms(total: fx.Node) -> list[fx.Node]:
+    """Return the terms of a sum, also of sums in it that nothing else reads."""
+    terms, todo = [], [total]
+    while todo:
+        node = todo.pop()
+        if node.target is aten.add.Tensor and (node is total or len(node.users) == 1):
+            todo += node.all_input_nodes
+        else:
+            terms.append(node)
+    return terms
+
+
 def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether a call reads weights with more than one value along the dimensions that ``reader`` sums over."""
     weights = [source for source in node.all_input_nodes if source in constant]
@@ -176,18 +245,19 @@ def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bo
     return any(shape[dim] > 1 for shape in shapes for dim in dims)
 
 
-def _is_foreign(node: fx.Node) -> bool:
+def _is_foreign(node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether a call is an operation with weights that is not torch's own."""
     namespace = getattr(node.target, "namespace", "aten")
     return namespace not in ("aten", "prims", "prim") and any(
-        source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
+        source in constant and len(source.meta.get("shape", ())) > 1 for source in node.all_input_nodes
     )
 
 
 def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.Node]) -> Product:
-    weights = [
-        source for source in node.all_input_nodes if source in constant and len(source.meta.get("shape", ())) > 1
-    ]
+    added = argument_node(node) if node.target in ADDING else None
+    held = [source for source in node.all_input_nodes if source in constant and source is not added]
+    most = max((len(source.meta.get("shape", ())) for source in held), default=0)
+    weights = [source for source in held if 0 < len(source.meta.get("shape", ())) >= min(most, 2)]  # vectors: no biases
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
@@ -197,10 +267,15 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
         kind = str(node.target)
         reason = f"an operation that is not torch's own ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
-    summed = "distance" if node.target is aten.sub.Tensor else "product and sum"
-    kind, count = PRODUCTS.get(node.target, (summed, _outer))
+    kind, count = PRODUCTS.get(node.target, (_kind(node, constant), _outer))
     reason = REASONS.get(kind) or ("weights in a product of no layer's form" if weights else "a product of activations")
     return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
+
+
+def _kind(node: fx.Node, constant: set[fx.Node]) -> str:
+    if node.target is aten.sub.Tensor:
+        return "distance"
+    return "product and sum" if _is_summed(node, constant) or _is_tap(node, constant) else "outer"
 
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:
