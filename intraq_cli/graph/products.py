@@ -20,6 +20,7 @@ from intraq_cli.graph.nodes import (
     sources,
     tensor_of,
 )
+from intraq_cli.graph.written_out import is_spread, is_tap
 
 aten = torch.ops.aten
 
@@ -162,8 +163,8 @@ def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
         node.target in PRODUCTS
         or _is_summed(node, constant)
         or _is_distance(node, constant)
-        or _is_spread(node, constant)
-        or _is_tap(node, constant)
+        or is_spread(node, constant)
+        or is_tap(node, constant)
     )
 
 
@@ -193,47 +194,6 @@ def _is_distance(node: fx.Node, constant: set[fx.Node]) -> bool:
         held, readers = readers[0], list(readers[0].users)
     ends = NORMS if held is node else (*NORMS, *SUMS)
     return len(readers) == 1 and readers[0].target in ends and _differs_along(readers[0], node, constant)
-
-
-def _factor(node: fx.Node, constant: set[fx.Node]) -> fx.Node | None:
-    """Return the weights of a call that multiplies activations by weights elementwise; None for other calls."""
-    weights = [source for source in node.all_input_nodes if source in constant]
-    both = node.target is aten.mul.Tensor and [len(node.all_input_nodes), len(weights)] == [2, 1]
-    tensors = all("shape" in source.meta for source in node.all_input_nodes)
-    return weights[0] if both and tensors and numel(weights[0]) > 1 else None
-
-
-def _is_spread(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether a call multiplies each activation by several weights: an outer product by broadcasting."""
-    weights = _factor(node, constant)
-    return weights is not None and all(numel(x) < numel(node) for x in node.all_input_nodes if x is not weights)
-
-
-def _is_tap(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether a call is one of several terms of a sum that multiply by parts of one parameter (a filter by shifts).
-
-    Scales of residual branches are not such terms: between two of them, the sum goes into the next branch.
-    """
-    own = _factor(node, constant)
-    if own is None:
-        return False
-    root = node
-    while len(root.users) == 1 and (reader := next(iter(root.users))).target is aten.add.Tensor:
-        root = reader
-    others = {_factor(term, constant) for term in _terms(root)} - {None, own}
-    return any(sources(other) == sources(own) for other in others if other is not None)
-
-
-def _terms(total: fx.Node) -> list[fx.Node]:
-    """Return the terms of a sum, also of sums in it that nothing else reads."""
-    terms, todo = [], [total]
-    while todo:
-        node = todo.pop()
-        if node.target is aten.add.Tensor and (node is total or len(node.users) == 1):
-            todo += node.all_input_nodes
-        else:
-            terms.append(node)
-    return terms
 
 
 def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bool:
@@ -275,7 +235,7 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
 def _kind(node: fx.Node, constant: set[fx.Node]) -> str:
     if node.target is aten.sub.Tensor:
         return "distance"
-    return "product and sum" if _is_summed(node, constant) or _is_tap(node, constant) else "outer"
+    return "product and sum" if _is_summed(node, constant) or is_tap(node, constant) else "outer"
 
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:

@@ -291,6 +291,7 @@ class Written(nn.Module):
         x = F.relu(self.norm(self.conv(x)))
         for scale in self.scales:
             x = x + scale * x.tanh()  # scales of residual branches are no filter
+        x = self.scales[0] * x.exp() + self.scales[1] * x.cos()  # nor are those of two branches
         padded = F.pad(x, (1, 1, 1, 1))
         parts = [padded[:, :, k // 3 : k // 3 + 8, k % 3 : k % 3 + 8] * self.taps[:, k, None, None] for k in range(9)]
         x = sum(parts).mean((2, 3))
