@@ -27,8 +27,11 @@ from intraq_cli.graph.nodes import (
 
 aten = torch.ops.aten
 
-PARTS = (aten.slice.Tensor, aten.select.int)
-"""Calls whose output shares memory with their input."""
+PARTS = (
+    *(aten.slice.Tensor, aten.select.int, aten.reshape.default, aten.flatten.using_ints),
+    *(aten.squeeze.dim, aten.squeeze.dims),
+)
+"""Calls whose output shares memory with their input, a contiguous tensor."""
 
 
 @dataclass(frozen=True)

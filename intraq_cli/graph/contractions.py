@@ -3,7 +3,7 @@
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,10 +37,13 @@ def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx
     Args:
         graph: changed in place.
         node: a call of one of :data:`CONTRACTIONS`.
-        constant: nodes whose value does not depend on the image.
+        constant: nodes whose value does not depend on the image; added to.
     """
     found = CONTRACTIONS[node.target](node)
-    if found is None or sum(operand in constant for operand in found.operands) != 1:
+    if found is None:
+        return
+    found = _unrepeated(graph, node, found, constant)
+    if sum(operand in constant for operand in found.operands) != 1:
         return
     k = int(found.operands[1] in constant)
     x, weight = found.operands[1 - k], found.operands[k]
@@ -72,6 +75,31 @@ def linear_where_constant(graph: fx.GraphModule, node: fx.Node, constant: set[fx
     made = _reordered(graph, node, made, [*kept, *outputs], found.out)
     node.replace_all_uses_with(made)
     graph.graph.erase_node(node)
+
+
+def _unrepeated(graph: fx.GraphModule, node: fx.Node, found: Contraction, constant: set[fx.Node]) -> Contraction:
+    """Replace operands that repeat a constant for each image by the constant itself, which is added to ``constant``."""
+    operands, letters = list(found.operands), list(found.letters)
+    for k, operand in enumerate(found.operands):
+        if not _repeats_for_images(operand) or (source := argument_node(operand)) not in constant:
+            continue
+        if _rank(source) == _rank(operand):
+            held = source.meta["val"]
+            source = insert_call(graph, node, aten.select.int, source, 0, 0)
+            source.meta["val"] = held[0]
+        constant.add(source)
+        operands[k], letters[k] = source, letters[k][1:]
+    return replace(found, operands=(operands[0], operands[1]), letters=(letters[0], letters[1]))
+
+
+def _repeats_for_images(node: fx.Node) -> bool:
+    """Whether a call only repeats a tensor along a first dimension whose size depends on the batch."""
+    if node.target not in (aten.expand.default, aten.repeat.default):
+        return False
+    given, made = argument_node(node).meta["val"].shape, node.meta["val"].shape
+    more = len(made) - len(given)
+    same = tuple(given[1 - more :]) == tuple(made[1:])
+    return same and not isinstance(made[0], int) and (more == 1 or (more == 0 and given[0] == 1))
 
 
 def _reordered(
@@ -138,6 +166,7 @@ def _tensordot(node: fx.Node) -> Contraction:
 CONTRACTIONS: Mapping[Any, Callable[[fx.Node], Contraction | None]] = {
     aten.matmul.default: _matrix_product,
     aten.mm.default: _matrix_product,
+    aten.bmm.default: _matrix_product,
     aten.addmm.default: _matrix_product,
     aten.einsum.default: _einsum,
     aten.inner.default: _inner,

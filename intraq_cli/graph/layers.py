@@ -141,7 +141,7 @@ def _float_reason(graph: fx.GraphModule, weight: fx.Node, constant: bool) -> str
         return "its weight is computed from the input"
     if not any(isinstance(tensor_of(graph, source), nn.Parameter) for source in sources(weight)):
         return "a fixed filter, not learned"
-    if any(tensor.is_complex() for source in sources(weight) if (tensor := tensor_of(graph, source)) is not None):
+    if weight.meta["dtype"].is_complex:
         return "its weight is complex"
     return None
 

@@ -9,7 +9,18 @@ import torch
 from torch import fx, nn
 
 from intraq_cli.graph.layers import LAYERS
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, key_of, names_of_calls, numel, sources, tensor_of
+from intraq_cli.graph.nodes import (
+    argument_node,
+    arguments,
+    calls,
+    constant_nodes,
+    key_of,
+    names_of_calls,
+    numel,
+    sources,
+    tensor_of,
+)
+from intraq_cli.graph.written_out import is_spread, is_tap
 
 aten = torch.ops.aten
 
@@ -33,9 +44,12 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["shape"])
 
 
+ADDING = (aten.addmm.default, aten.baddbmm.default, aten.addmv.default, aten.addbmm.default, aten.addr.default)
+"""Products that add their first argument to the result."""
+
+
 def _matrix(node: fx.Node, given: dict[str, Any]) -> int:
-    adding = node.target in (aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
-    first = node.args[1] if adding else node.args[0]
+    first = node.args[1] if node.target in ADDING else node.args[0]
     return numel(node) * int(_shape(first)[-1])
 
 
@@ -87,6 +101,10 @@ def _outer(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(node)
 
 
+def _solved(node: fx.Node, given: dict[str, Any]) -> int:
+    return numel(node) * int(_shape(node.args[0])[-1])
+
+
 def _of_batches(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(given["batch1"]) * int(_shape(given["batch2"])[-1])
 
@@ -115,6 +133,9 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
         (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
         ("conv_transpose", _transposed)),
     aten.bilinear.default: ("bilinear", _bilinear),
+    **dict.fromkeys(
+        (aten.linalg_solve.default, aten.linalg_solve_triangular.default, aten.cholesky_solve.default),
+        ("solve", _solved)),
 }  # fmt: skip
 SUMS = (aten.sum.dim_IntList, aten.sum.default)
 SIZES = (aten.abs.default, aten.square.default, aten.pow.Tensor_Scalar)
@@ -130,13 +151,21 @@ def products(graph: fx.GraphModule) -> list[Product]:
     """Return the operations that multiply, and other libraries' operations with weights, in the order of calls."""
     constant = constant_nodes(graph)
     found = [
-        node for node in calls(graph) if node not in constant and (_multiplies(node, constant) or _is_foreign(node))
+        node
+        for node in calls(graph)
+        if node not in constant and (_multiplies(node, constant) or _is_foreign(node, constant))
     ]
     return [_product(graph, node, name, constant) for node, name in names_of_calls(found).items()]
 
 
 def _multiplies(node: fx.Node, constant: set[fx.Node]) -> bool:
-    return node.target in PRODUCTS or _is_summed(node, constant) or _is_distance(node, constant)
+    return (
+        node.target in PRODUCTS
+        or _is_summed(node, constant)
+        or _is_distance(node, constant)
+        or is_spread(node, constant)
+        or is_tap(node, constant)
+    )
 
 
 def _is_summed(node: fx.Node, constant: set[fx.Node]) -> bool:
@@ -176,18 +205,19 @@ def _differs_along(reader: fx.Node, node: fx.Node, constant: set[fx.Node]) -> bo
     return any(shape[dim] > 1 for shape in shapes for dim in dims)
 
 
-def _is_foreign(node: fx.Node) -> bool:
+def _is_foreign(node: fx.Node, constant: set[fx.Node]) -> bool:
     """Whether a call is an operation with weights that is not torch's own."""
     namespace = getattr(node.target, "namespace", "aten")
     return namespace not in ("aten", "prims", "prim") and any(
-        source.op == "get_attr" and len(_shape(source)) > 1 for source in node.all_input_nodes
+        source in constant and len(source.meta.get("shape", ())) > 1 for source in node.all_input_nodes
     )
 
 
 def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.Node]) -> Product:
-    weights = [
-        source for source in node.all_input_nodes if source in constant and len(source.meta.get("shape", ())) > 1
-    ]
+    added = argument_node(node) if node.target in ADDING else None
+    held = [source for source in node.all_input_nodes if source in constant and source is not added]
+    most = max((len(source.meta.get("shape", ())) for source in held), default=0)
+    weights = [source for source in held if 0 < len(source.meta.get("shape", ())) >= min(most, 2)]  # vectors: no biases
     shape = max(map(_shape, weights), key=math.prod, default=())
     read = {key_of(s): tensor_of(graph, s) for weight in weights for s in sources(weight)}
     parameters = sum(tensor.numel() for tensor in read.values() if isinstance(tensor, nn.Parameter))
@@ -197,12 +227,17 @@ def _product(graph: fx.GraphModule, node: fx.Node, name: str, constant: set[fx.N
         kind = str(node.target)
         reason = f"an operation from outside torch ({kind})"
         return Product(name, kind, node, reason, shape, parameters, numel(node) * math.prod(shape[1:]))
-    summed = "distance" if node.target is aten.sub.Tensor else "product and sum"
-    kind, count = PRODUCTS.get(node.target, (summed, _outer))
+    kind, count = PRODUCTS.get(node.target, (_kind(node, constant), _outer))
     reason = REASONS.get(kind) or (
         "a product with weights that is not a convolution or linear layer" if weights else "a product of activations"
     )
     return Product(name, kind, node, reason, shape, parameters, count(node, arguments(node)))
+
+
+def _kind(node: fx.Node, constant: set[fx.Node]) -> str:
+    if node.target is aten.sub.Tensor:
+        return "distance"
+    return "product and sum" if _is_summed(node, constant) or is_tap(node, constant) else "outer"
 
 
 def before_layers(graph: fx.GraphModule) -> set[fx.Node]:

@@ -67,7 +67,7 @@ def plan_quantization(
     ends = {found[0].name, found[-1].name} if first_last_bits else set()
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
-    sites = activation_sites(graph, placement)
+    sites = {name: site for name, site in activation_sites(graph, placement).items() if not site.needless}
     if placement == "activations":  # an activation after the last layer makes the logits: no layer reads it
         needed = before_layers(graph)
         sites = {name: site for name, site in sites.items() if site.value in needed}

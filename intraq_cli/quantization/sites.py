@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from intraq_cli.graph.layers import Layer, activation_calls, quantizable
+from intraq_cli.graph.layers import Layer, activation_calls, is_linear, quantizable
 from intraq_cli.graph.nodes import argument_node, calls, constant_nodes, input_node, names_of_calls
-from intraq_cli.graph.values import final_readers, is_answer, is_divisor, is_integer_operation, values
+from intraq_cli.graph.products import before_layers
+from intraq_cli.graph.values import clamp_bounds, final_readers, is_answer, is_divisor, is_integer_operation, values
 from intraq_cli.recipe import Placement
 
 
@@ -23,6 +24,9 @@ class Site:
     """Calls of layers that compute with it, also after reshapes and the like."""
     only_layers: bool = True
     """Whether no other call computes with it."""
+    needless: bool = False
+    """Whether it only leads from linear layers to the logits: integer runtimes need no grid there, and a grid would
+    give several classes the same value. Plans leave it out; checkpoints of older versions have it."""
 
 
 def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
@@ -65,12 +69,33 @@ def _on_integers(
     return found
 
 
+def _after_linear_layers(
+    graph: fx.GraphModule, layer_calls: set[fx.Node], readers: dict[fx.Node, list[tuple[fx.Node, fx.Node]]]
+) -> set[fx.Node]:
+    """Return the linear layers that only lead to the logits, and what is computed from their outputs alone.
+
+    Layers with a clamp that others read are not among them: onnxruntime would merge both into a float operation.
+    """
+    before, made_from = before_layers(graph), dict[fx.Node, set[fx.Node]]()
+    for call, found_readers in readers.items():
+        for user, _ in found_readers:
+            made_from.setdefault(user, set()).add(call)
+    found = set[fx.Node]()
+    for call in readers:
+        clamped = any(clamp_bounds(user) is not None for user in call.users)
+        last = is_linear(call) and not clamped if call in layer_calls else made_from.get(call, {call}) <= found
+        if last and call not in before:
+            found.add(call)
+    return found
+
+
 def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
     """Return the values that integer operations output or read, except the logits and divisors not made by a layer."""
     layer_calls = {call for layer in found for call in layer.calls}
     found_values = values(graph)
     readers = {call: list(final_readers(value)) for call, value in found_values.items()}
     on_integers = _on_integers(graph, layer_calls, readers)
+    after = _after_linear_layers(graph, layer_calls, readers)
     made: dict[fx.Node, Site] = {}
     for call, value in found_values.items():
         users = readers[call]
@@ -80,7 +105,7 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
         if call not in layer_calls and is_divisor(value):  # a layer's own output must be quantized to run on integers
             continue
         others = [user for user, read in users if user not in by_layers or user.args[0] is not read]
-        made[call] = Site(value, None, by_layers, not others)
+        made[call] = Site(value, None, by_layers, not others, call in after)
     image = input_node(graph)
     names = {image: "image"} if image in made else {}
     names |= names_of_calls([call for call in made if call is not image])

@@ -193,10 +193,24 @@ class Centred(nn.Linear):
         return F.linear(x, self.weight, self.bias - self.bias.mean())
 
 
+class Scaled(nn.Linear):
+    """Its output goes through a scale, and before it perhaps through a ReLU."""
+
+    def __init__(self, inputs, outputs, rectified):
+        super().__init__(inputs, outputs)
+        self.rectified = rectified
+
+    def forward(self, x):
+        x = super().forward(x)
+        return (x.relu() if self.rectified else x) * 3
+
+
 HEADS = {
     "pooled": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1), nn.Flatten()),
     "all places": lambda: nn.Sequential(nn.Conv2d(8, 5, 4), nn.Flatten()),
     "centred": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Centred(8, 5)),
+    "scaled": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Scaled(8, 5, False)),
+    "rectified": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Scaled(8, 5, True)),
 }
 
 

@@ -50,6 +50,9 @@ def captured(shape: tuple[int, ...], spelling: str) -> tuple[list[str], float]:
         ((5, 7, 4), "torch.tensordot(x, W, ([1, 2], [2, 0]))"),
         ((7, 4), "torch.tensordot(W, x, ([-1], [1])).movedim(1, 0)"),
         ((6, 7), "torch.einsum('b c h w, w o -> b o c h', x, W)"),
+        ((7, 4), "torch.bmm(W.expand(x.shape[0], 7, 4), flat)"),
+        ((1, 7, 4), "W.repeat(x.shape[0], 1, 1) @ flat"),
+        ((1, 4, 7), "torch.einsum('bij,bik->bkj', W.expand(x.shape[0], -1, -1), flat)"),
     ],
 )
 def test_products_with_a_parameter_become_linear_layers(shape: tuple[int, ...], spelling: str) -> None:

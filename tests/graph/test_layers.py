@@ -101,7 +101,8 @@ def test_layers_are_found_by_the_operations_that_are_called(everything):
     assert found["kernel"].multiply_adds == 64 * 6 * 9
     assert found["shared"].multiply_adds == 2 * 16 * 36
     assert found["head"].multiply_adds == 30
-    (up,) = products(graph)
+    mixing, up = products(graph)
+    assert (mixing.name, mixing.kind, mixing.multiply_adds) == ("mixed", "outer", 36)
     assert (up.name, up.reason, up.parameters) == ("up", "a transposed convolution", 6 * 6 * 4)
     assert up.multiply_adds == 16 * 6 * 6 * 4
 
@@ -234,6 +235,7 @@ class Rarer(nn.Module):
         ("distance", 9 * 6),
         ("distance", 9 * 6),
         ("product and sum", 9 * 6),
+        ("outer", 4),
         ("outer", 4 * 5),
         ("recurrent", 12 * 6 + 12 * 3),
         ("recurrent", 9 * 6 + 9 * 3),
@@ -264,6 +266,54 @@ class Rarer(nn.Module):
 def test_products_in_rarer_forms_are_listed_with_their_multiply_adds():
     found = products(graph_of(trained(Rarer())))
     assert [(one.kind, one.multiply_adds) for one in found] == list(Rarer.COUNTS)
+
+
+class Written(nn.Module):
+    """Weights in products that are written out in elementwise operations, or that another library computes."""
+
+    COUNTS = (
+        *[("product and sum", 6 * 9, 6 * 64)] * 9,
+        ("outer", 5 * 6, 5 * 6),
+        ("solve", 6 * 6, 6 * 6),
+        ("matmul", 6, 6),
+        ("matmul", 6, 6),
+        ("written.rows.default", 5 * 6, 5 * 6),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.taps, self.scales = nn.Parameter(torch.randn(6, 9)), nn.Parameter(torch.randn(3, 6, 1, 1))
+        self.spread, self.solved = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.eye(6))
+        self.vector, self.turned = nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(6, 5))
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        for scale in self.scales:
+            x = x + scale * x.tanh()  # scales of residual branches are no filter
+        x = self.scales[0] * x.exp() + self.scales[1] * x.cos()  # nor are those of two branches
+        padded = F.pad(x, (1, 1, 1, 1))
+        parts = [padded[:, :, k // 3 : k // 3 + 8, k % 3 : k % 3 + 8] * self.taps[:, k, None, None] for k in range(9)]
+        x = sum(parts).mean((2, 3))
+        logits = [(x[:, None] * self.spread).flatten(1).unflatten(1, (5, 6)).sum(2)]
+        logits += [
+            torch.linalg.solve(self.solved, x.T).T,
+            (x @ self.vector)[:, None],
+            torch.mv(x, self.vector)[:, None],
+        ]
+        return torch.cat([*logits, torch.ops.written.rows(x, self.turned.t())], 1)
+
+
+def test_products_written_out_in_elementwise_operations_are_listed_and_counted():
+    with torch.library._scoped_library("written", "FRAGMENT") as library:
+        library.define("rows(Tensor x, Tensor weight) -> Tensor")
+        library.impl("rows", lambda x, weight: x @ weight.t(), "CompositeExplicitAutograd")
+        torch.library.register_fake(
+            "written::rows", lambda x, weight: x.new_empty(x.shape[0], len(weight)), lib=library
+        )
+        found = products(graph_of(trained(Written())))
+    assert [(one.kind, one.parameters, one.multiply_adds) for one in found] == list(Written.COUNTS)
+    assert {one.reason for one in found[:-1]} == {"weights in a product of no layer's form"}
 
 
 class Hyper(nn.Module):
@@ -303,15 +353,21 @@ class Complex(nn.Module):
         super().__init__()
         self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
         self.mixing = nn.Conv2d(6, 6, 1, bias=False, dtype=torch.cfloat)
+        self.pairs = nn.Parameter(torch.randn(6, 6, 2))
 
     def forward(self, x):
-        x = F.relu(self.norm(self.conv(x)))
-        return self.fc(self.mixing(x.to(torch.cfloat)).abs().mean((2, 3)))
+        x = self.mixing(F.relu(self.norm(self.conv(x))).to(torch.cfloat))
+        return self.fc(torch.einsum("bchw,oc->bohw", x, torch.view_as_complex(self.pairs)).abs().mean((2, 3)))
 
 
 def test_layer_with_complex_weights_stays_float_and_says_why():
     found = {layer.name: layer.float_reason for layer in layers(graph_of(Complex().eval()))}
-    assert found == {"conv": None, "mixing": "its weight is complex", "fc": None}
+    assert found == {
+        "conv": None,
+        "mixing": "its weight is complex",
+        "pairs": "its weight is complex",
+        "fc": None,
+    }
 
 
 def test_randomized_relu_acts_as_a_leaky_relu_in_eval_mode(random):

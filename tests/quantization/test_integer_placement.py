@@ -41,6 +41,39 @@ def test_activations_read_only_by_layers_have_low_bits_and_others_eight(graph):
     )
 
 
+class Ending(nn.Module):
+    """A network whose classifier is followed by something."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.conv, self.norm, self.end = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), end
+        self.fc, self.other = nn.Linear(6, 5), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv(x)))
+        return self.end(self, x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("end", "more"),
+    [
+        (lambda net, x: net.fc(x), []),
+        (lambda net, x: F.log_softmax(30 * net.fc(x), 1), []),
+        (lambda net, x: (net.fc(x) + net.other(x)).clamp(-8, 8)[:, [4, 3, 2, 1, 0]], []),
+        (lambda net, x: torch.cat([net.fc(x), net.other(x)], 1).sigmoid() * 2, []),
+        (lambda net, x: net.fc(x).relu() * 2, ["fc.output"]),  # onnxruntime would run both as one float operation
+        (
+            lambda net, x: net.other(F.linear(net.fc(x).tanh(), net.fc.weight.T)),
+            ["fc.output", "#1.output", "#2.output"],
+        ),
+    ],
+)
+def test_what_leads_from_linear_layers_to_the_logits_has_no_grid(end, more):
+    form = form_of(graph_of(trained(Ending(end))), "integer")
+    plan = plan_quantization(form, 8, 8, "integer")
+    assert list(plan.activations) == ["image.output", "conv.output", "output", *more]  # the third is the pooling's
+
+
 def fake(x, grid):
     scale, zero = grid.scale().double(), grid.zero_point.double()
     return ((x / scale).round() + zero).clamp(0, grid.top).sub(zero) * scale
