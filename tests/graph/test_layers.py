@@ -313,7 +313,7 @@ def test_products_written_out_in_elementwise_operations_are_listed_and_counted()
         )
         found = products(graph_of(trained(Written())))
     assert [(one.kind, one.parameters, one.multiply_adds) for one in found] == list(Written.COUNTS)
-    assert {one.reason for one in found[:-1]} == {"weights in a product of no layer's form"}
+    assert {one.reason for one in found[:-1]} == {"a product with weights that is not a convolution or linear layer"}
 
 
 class Hyper(nn.Module):

@@ -68,7 +68,7 @@ class Ending(nn.Module):
         ),
     ],
 )
-def test_what_leads_from_linear_layers_to_the_logits_has_no_grid(end, more):
+def test_values_between_the_last_linear_layers_and_the_logits_stay_float(end, more):
     form = form_of(graph_of(trained(Ending(end))), "integer")
     plan = plan_quantization(form, 8, 8, "integer")
     assert list(plan.activations) == ["image.output", "conv.output", "output", *more]  # the third is the pooling's
