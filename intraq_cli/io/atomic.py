@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from intraq_cli.errors import OutputError
+from intraq_cli.errors import CHECK_DISK, OutputError
 
 IsOutput = Callable[[Path], bool]
 """Whether a folder with content was made by the same command, and so may be replaced."""
@@ -115,7 +115,7 @@ def _scratch(path: Path) -> Iterator[Path]:
     """Yield a temporary folder on the same disk: in the unfinished folder if that exists, else beside ``path``."""
     unfinished = unfinished_folder(path)
     where = unfinished if unfinished.is_dir() else path.resolve().parent
-    hint = "check the folder and the disk"
+    hint = CHECK_DISK
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=where))
         try:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from intraq_cli import __version__
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.errors import ModelError, OutputError
+from intraq_cli.errors import CHECK_DISK, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.digests import file_digest
@@ -134,9 +134,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(f"another process is writing {folder}/run.json", "try again when it has finished") from error
     except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
-        ) from error
+        raise OutputError(f"cannot write {folder}: {error.strerror}", CHECK_DISK) from error
 
 
 def _benchmark(measured: dict[str, Any]) -> dict[str, str] | None:

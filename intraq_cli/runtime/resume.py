@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from intraq_cli.errors import OutputError, interruption
+from intraq_cli.errors import CHECK_DISK, OutputError, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.io.atomic import sync, unfinished_folder
 
@@ -164,9 +164,7 @@ def resumable(path: Path, job: dict[str, Any], resume: bool, report: Report = si
         except OSError as error:
             if not any(folder.glob("*.pt")):
                 _remove(folder, lock)
-            raise OutputError(
-                f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
-            ) from error
+            raise OutputError(f"cannot write {folder}: {error.strerror}", CHECK_DISK) from error
         if going_on:
             report(Noted(f"resuming from {folder}"))
         store = ResumeStore(folder, report)
@@ -251,9 +249,7 @@ def _locked(folder: Path) -> FileLock:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and folder.parent.is_dir() and attempt < LOCK_ATTEMPTS - 1:
                 continue
-            raise OutputError(
-                f"cannot write {folder}: {error.strerror}", "check the folder's permissions and the free disk space"
-            ) from error
+            raise OutputError(f"cannot write {folder}: {error.strerror}", CHECK_DISK) from error
     raise OutputError(f"another process keeps removing {folder}", "give another --out")
 
 
