@@ -37,7 +37,7 @@ def explain(error: Any, sections: Mapping[str, type]) -> tuple[str, str]:
         hint = "one of " + choices.replace("True", "true").replace("False", "false")
     else:
         hint = KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")
-    return f"{name} is {short(error['input'])}", f"must be {hint}"
+    return f"{name} is {short(error['input'])}, which is not valid", f"it must be {hint}"
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -143,7 +143,7 @@ def tensor_header(path: Path, kind: type[IntraqError]) -> dict[str, TensorInfo]:
     damaged = f"{path} is not a safetensors file, or is damaged"
     try:
         if not path.is_file():
-            raise kind(f"{path} is a folder" if path.is_dir() else f"there is no file {path}", GET_AGAIN)
+            raise kind(f"{path} is a folder" if path.is_dir() else f"there is no file {path}", "check the path")
         with path.open("rb") as start:
             if int.from_bytes(start.read(8), "little") > MAX_HEADER:
                 raise kind(f"{damaged}: its header is too large", GET_AGAIN)
