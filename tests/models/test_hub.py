@@ -133,7 +133,7 @@ def test_every_spelling_of_a_hub_model_loads_the_same_weights(answers, hub, name
         ("org/empty", "lacks a file"),
         ("org/w4", "already quantized"),
         ("load nothing", "no repository org/nothing"),
-        ("load float", "no intraq checkpoint"),
+        ("load float", "not an intraq checkpoint"),
         ("load nowhere", "no such revision"),
         ("load twice named", "names a revision"),
         ("load private", "no repository secret/w4"),
@@ -143,7 +143,7 @@ def test_every_spelling_of_a_hub_model_loads_the_same_weights(answers, hub, name
         ("load for days", "no more requests for 86400 s"),
         ("load hanging", "did not answer in time"),
         ("load cut", "cannot be reached"),
-        ("offline float", "no intraq checkpoint"),
+        ("offline float", "not an intraq checkpoint"),
         ("offline never", "HF_HUB_OFFLINE is set"),
     ],
 )

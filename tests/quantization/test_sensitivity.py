@@ -139,7 +139,7 @@ def test_sensitivity_makes_its_own_images_and_leaves_the_network_unchanged(netwo
 
 
 @pytest.mark.parametrize(
-    ("given", "says"), [({"widths": [9]}, "2 to 8"), ({"widths": []}, "no bits"), ({"n": 1}, "two")]
+    ("given", "says"), [({"widths": [9]}, "2 to 8"), ({"widths": []}, "no bits"), ({"n": 1}, "at least 2")]
 )
 def test_invalid_sensitivity_arguments_are_usage_errors(network, given, says):
     with pytest.raises(UsageError, match=says):
