@@ -30,7 +30,7 @@ RUINED = 1.0
 BLOWN_UP = 10.0
 """Above this relative error of logits on unselected random images, images unlike the training data may ruin the
 network: on networks trained on photographs it was at most 0.2 at W8A8."""
-DOUBTFUL = 0.08
+DOUBTFUL = 0.05
 """Above this relative error of logits on random images, batch-norm statistics are doubted."""
 CONTRADICTED = 2.2
 """Ranges from random images are used if they make the error this many times smaller, with everything at 8 bits. On
