@@ -16,7 +16,7 @@ from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.jobs.quantized_model import QuantizedModel
-from intraq_cli.jobs.without_images import WithoutImages
+from intraq_cli.jobs.without_images import AT_ONCE, WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, NO_VALUES, calibrate, forget_grids
@@ -225,8 +225,8 @@ class Job:
             return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
         def unclipped(made: QuantizedModel) -> QuantizedModel:
-            (pixels,) = batches_on_device([random_pixels(self.teacher.spec)], self.context.device)
-            pooled = clipped_pooled_values(made.student, graph, pixels)
+            batches = batches_on_device(random_pixels(self.teacher.spec).split(AT_ONCE), self.context.device)
+            pooled = clipped_pooled_values(made.student, graph, batches)
             return made_by(plan, None, pooled) if pooled else made
 
         return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by, unclipped)

@@ -1,5 +1,6 @@
 """The values that activation quantizers receive, compared with their grids."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,9 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
 
 
 @torch.no_grad()
-def clipped_pooled_values(student: QuantizedNetwork, teacher: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+def clipped_pooled_values(
+    student: QuantizedNetwork, teacher: fx.GraphModule, batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
     """Return what the float network pools to one value per channel, where that reaches beyond the student's grid.
 
     A mean of independent samples from batch-norm statistics hardly varies; in an image, neighbours are alike.
@@ -66,18 +69,21 @@ def clipped_pooled_values(student: QuantizedNetwork, teacher: fx.GraphModule, im
     Args:
         student: calibrated on such samples.
         teacher: the float graph that it was made from, on the same device.
-        images: ``(B, C, H, W)``, on that device.
+        batches: images ``(B, C, H, W)`` each, on that device.
 
     Returns:
-        Values ``(B, C, ...)`` by site.
+        Values ``(N, C, ...)`` of all images by site.
     """
+    read = {site: argument_node(node).name for site, node in student.site_nodes.items()}
+    values: dict[str, list[Tensor]] = {name: [] for name in read.values()}
     run, found = fx.Interpreter(teacher), {}
-    values = {
-        node.name: run.env[node] for node in run_each(run, teacher.graph.nodes, images) if _is_pooled(run.env[node])
-    }
-    for site, node in student.site_nodes.items():
-        x, quantizer = values.get(argument_node(node).name), student.activation_quantizers[site]
-        if x is not None:
+    for images in batches:
+        for node in run_each(run, teacher.graph.nodes, images):
+            if node.name in values and _is_pooled(run.env[node]):
+                values[node.name].append(run.env[node])
+    for site, name in read.items():
+        if values[name]:
+            x, quantizer = torch.cat(values[name]), student.activation_quantizers[site]
             grid = quantizer.scale().to(x.dtype), quantizer.zero_point.to(x.dtype)
             wider, _ = joined_grid(grid, grid_of_values(x, quantizer.top), quantizer.top)
             if wider > grid[0] * (1 + 1 / quantizer.top):  # by more than a step
