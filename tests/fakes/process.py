@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 PRELOADED = ["torch", "torchvision.models.feature_extraction"]
 """Everything that timm and ``torch.export`` import from torch; none of it reads anything that a test sets."""
 warm = multiprocessing.get_context("forkserver")
@@ -35,6 +37,8 @@ def _become(command: list[str], env: dict[str, str], folder: str, files: Path) -
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # torch renews its thread pool at its first use after a fork; two threads at once end in "Invalid thread pool!"
+    torch.set_num_threads(torch.get_num_threads())
     kind, what, *arguments = command
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [stream.flush() for stream in (sys.stdout, sys.stderr)])
