@@ -67,7 +67,6 @@ NO_CHECKPOINT = "give a folder that `intraq quantize` wrote"
 """Hint for a folder that is not a checkpoint."""
 CHECK_DISK = "check the folder's permissions and the free disk space"
 """Hint for a path that cannot be written."""
-
 GET_AGAIN = "download or create it again"
 """Hint for a damaged file or folder."""
 

@@ -34,10 +34,12 @@ def is_tap(node: fx.Node, constant: set[fx.Node]) -> bool:
     root = node
     while len(root.users) == 1 and (reader := next(iter(root.users))).target is aten.add.Tensor:
         root = reader
-    others = [(term, other) for term in _terms(root) if (other := _factor(term, constant)) not in (None, own)]
+    whole = _whole(node, own)
     return any(
-        other is not None and sources(other) == sources(own) and _whole(term, other) is _whole(node, own)
-        for term, other in others
+        (other := _factor(term, constant)) not in (None, own)
+        and sources(other) == sources(own)
+        and _whole(term, other) is whole
+        for term in _terms(root)
     )
 
 

@@ -1,7 +1,7 @@
 """The stages of ``synthesize`` and ``quantize``, and the job that all of them work on."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,10 +16,10 @@ from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import draws_numbers, own_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.jobs.quantized_model import QuantizedModel
-from intraq_cli.jobs.without_images import AT_ONCE, WithoutImages
+from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Captured, Teacher
-from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, NO_VALUES, calibrate, forget_grids
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
@@ -170,7 +170,7 @@ class Job:
         teacher: fx.GraphModule,
         used: TuningImages | None,
         by_statistics: bool = False,
-        pooled: Mapping[str, Tensor] = NO_VALUES,
+        pooled: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Set the student's first grids, from images (random ones if none are given) or batch-norm statistics."""
         self.context.store.began("calibration")
@@ -195,7 +195,7 @@ class Job:
         teacher: fx.GraphModule,
         images: Tensor,
         sampled: bool,
-        pooled: Mapping[str, Tensor],
+        pooled: Mapping[str, Tensor] | None,
     ) -> None:
         """Calibrate on ``images``, or on as many as fit into memory: every layer must process all of them at once."""
         weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
@@ -218,14 +218,13 @@ class Job:
         """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""
 
         def made_by(
-            plan: Plan, images: TuningImages | None, pooled: Mapping[str, Tensor] = NO_VALUES
+            plan: Plan, images: TuningImages | None, pooled: Mapping[str, Tensor] | None = None
         ) -> QuantizedModel:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
             self._calibrate(student, graph, images, images is None, pooled)
             return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
-        def unclipped(made: QuantizedModel) -> QuantizedModel:
-            batches = batches_on_device(random_pixels(self.teacher.spec).split(AT_ONCE), self.context.device)
+        def unclipped(made: QuantizedModel, batches: Iterable[Tensor]) -> QuantizedModel:
             pooled = clipped_pooled_values(made.student, graph, batches)
             return made_by(plan, None, pooled) if pooled else made
 

@@ -94,5 +94,5 @@ def check_origin(found: SensitivityResult, teacher: Teacher, captured: Captured,
     if is_other_code(found.network, captured.graph):
         raise DataError(f"the sensitivities were measured with other code of the network ({found.model})", HINT)
     if found.input_size != teacher.spec.input_size:
-        theirs, ours = (",".join(map(str, size)) for size in (found.input_size, teacher.spec.input_size))
-        raise DataError(f"the sensitivities were measured on images of size {theirs}, not {ours}", HINT)
+        size = ",".join(map(str, found.input_size))
+        raise DataError(f"the sensitivities were measured on images of size {size}, not {teacher.spec.size}", HINT)

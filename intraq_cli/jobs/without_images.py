@@ -5,7 +5,7 @@ describes. The random images whose own statistics are nearest to the stored ones
 the training data (X-rays that fill a fiftieth of the pixel range), they neither contradict nor confirm the statistics.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +48,8 @@ WEAK = 0.3
 
 
 Quantize = Callable[[Plan, TuningImages | None], QuantizedModel]
+Error = Callable[[QuantizedModel], float]
+Unclipped = Callable[[QuantizedModel, Iterable[Tensor]], QuantizedModel]
 
 
 @dataclass(frozen=True)
@@ -59,50 +61,54 @@ class WithoutImages:
     plan: Plan
     context: RunContext
 
-    def better(self, made_by: Quantize, unclipped: Callable[[QuantizedModel], QuantizedModel]) -> QuantizedModel:
+    def better(self, made_by: Quantize, unclipped: Unclipped) -> QuantizedModel:
         """Return the network that better matches the teacher on random images; report doubts about it as warnings.
 
         Args:
             made_by: quantizes according to a plan, with images or, if None is given, with batch-norm statistics.
-            unclipped: widens the ranges of a network from batch-norm statistics if random images show a need.
+            unclipped: widens the ranges of a network from batch-norm statistics if these images show a need.
         """
         made, images = made_by(self.plan, None), random_pixels(self.teacher.spec)
-        on_any = self._error_on(images)(made)
-        if on_any > DOUBTFUL:
+        error_of = self._error_on(images)
+        error = on_any = error_of(made)
+        if error > DOUBTFUL:
             nearest = self._nearest()
             if nearest is None:
                 what = "random images do not resemble this network's training data, so the error is unknown"
                 self._warn(f"{what}; use a recipe that learns images (calibrated, default), or --images with your own")
                 return made
-            made, images = self._compared(made, made_by, nearest), nearest.images[CALIBRATION_IMAGES:]
-        if not made.random_images:
-            made = unclipped(made)
-        error = self._error_on(images)(made)
+            error_of = self._error_on(nearest.images[CALIBRATION_IMAGES:])
+            made = self._compared(made, made_by, nearest.select(slice(CALIBRATION_IMAGES)), error_of)
+            error = made.logits_error
+        covering = made if made.random_images else unclipped(made, self._batches(images))
+        if covering is not made:
+            made, error = covering, error_of(covering)
         self._tell(error, on_any)
         return replace(made, logits_error=error)
 
-    def _error_on(self, images: Tensor) -> Callable[[QuantizedModel], float]:
+    def _error_on(self, images: Tensor) -> Error:
         wanted = self._logits(self.teacher.logits, images)
         return lambda made: relative_error(wanted, self._logits(made.student, images))
 
-    def _compared(self, made: QuantizedModel, made_by: Quantize, nearest: TuningImages) -> QuantizedModel:
-        """Return ``made``, or the network with ranges from random images if it matches much better on unseen ones."""
-        first, error_of = nearest.select(slice(CALIBRATION_IMAGES)), self._error_on(nearest.images[CALIBRATION_IMAGES:])
+    def _compared(
+        self, made: QuantizedModel, made_by: Quantize, first: TuningImages, error_of: Error
+    ) -> QuantizedModel:
+        """Return ``made``, or the network with ranges from ``first`` if it matches much better on unseen images."""
         error = error_of(made)
         if error <= DOUBTFUL:
-            return made
+            return replace(made, logits_error=error)
         fine = at_eight_bits(self.plan)
         by_statistics = error if fine == self.plan else error_of(made_by(fine, None))
         other = made_by(fine, first)
         by_images = error_of(other)
         if by_statistics <= CONTRADICTED * by_images:
-            return made
+            return replace(made, logits_error=error)
         off = f"at 8 bits, the logits are then off by {by_images:.2f} of their spread instead of {by_statistics:.2f}"
         what = "batch-norm statistics do not fit this network: ranges come from random images instead"
         self._warn(f"{what} ({off}); test it with `intraq evaluate`, or give pictures with --images")
         if fine != self.plan:
             other = made_by(self.plan, first)
-        return replace(other, random_images=True)
+        return replace(other, logits_error=error_of(other), random_images=True)
 
     def _nearest(self) -> TuningImages | None:
         """Return the random images with statistics nearest to the stored ones; None if even these are far from them.
@@ -141,4 +147,7 @@ class WithoutImages:
 
     @torch.no_grad()
     def _logits(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        return torch.cat([network(x) for x in batches_on_device(images.split(AT_ONCE), self.context.device)])
+        return torch.cat([network(x) for x in self._batches(images)])
+
+    def _batches(self, images: Tensor) -> Iterator[Tensor]:
+        return batches_on_device(images.split(AT_ONCE), self.context.device)

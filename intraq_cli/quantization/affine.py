@@ -137,11 +137,15 @@ def grid_of_range(low: Tensor, high: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, top)
 
 
+def range_of_grid(scale: Tensor, zero_point: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Compute the smallest and the largest value on a grid."""
+    return -zero_point * scale, (top - zero_point) * scale
+
+
 def joined_grid(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], top: int) -> tuple[Tensor, Tensor]:
     """Compute the grid that spans the ranges of two grids, each a scale and a zero-point, ``()``."""
-    low = torch.minimum(-a[1] * a[0], -b[1] * b[0])
-    high = torch.maximum((top - a[1]) * a[0], (top - b[1]) * b[0])
-    return grid_of_range(low, high, top)
+    (low, high), (other_low, other_high) = range_of_grid(*a, top), range_of_grid(*b, top)
+    return grid_of_range(torch.minimum(low, other_low), torch.maximum(high, other_high), top)
 
 
 def mse_grid(

@@ -5,7 +5,6 @@ errors of everything before it, and everything after it runs with the grid that 
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +22,13 @@ from intraq_cli.graph.batch_norms import (
 from intraq_cli.graph.layers import LAYERS, is_linear, run_layer
 from intraq_cli.graph.nodes import argument_node, tensor_of
 from intraq_cli.graph.values import PADS
-from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, joined_grid
+from intraq_cli.quantization.affine import (
+    fake_quantize,
+    grid_of_range,
+    grid_of_values,
+    joined_grid,
+    range_of_grid,
+)
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
@@ -50,8 +55,6 @@ that input itself, and nothing is gained."""
 LEAST_VARIANCE = 1e-5
 """Added to a channel's variance, relative to its batch norm's running variance; the default ``eps`` of torch."""
 
-NO_VALUES: Mapping[str, Tensor] = MappingProxyType({})
-
 
 @torch.no_grad()
 def calibrate(
@@ -60,7 +63,7 @@ def calibrate(
     images: Tensor,
     config: Quantization,
     sampled: bool = False,
-    pooled: Mapping[str, Tensor] = NO_VALUES,
+    pooled: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Set all grids and round all weights of ``student``; correct its batch norm statistics if ``config`` says so.
 
@@ -80,7 +83,7 @@ def calibrate(
     # sampled values are unrelated to the float network's, so there is nothing to compensate
     comparable = config.weight_rounding == "gptq" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
-    calibrator = _Calibrator(student, config, float_, run, sampled, pooled)
+    calibrator = _Calibrator(student, config, float_, run, sampled, pooled or {})
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -119,9 +122,9 @@ class _Calibrator(fx.Interpreter):
         self.sampled, self.correct = sampled, config.correction == "always"
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
-        quantizers = student.activation_quantizers
-        self.activations = {node: quantizers[name] for name, node in student.site_nodes.items()}
-        self.pooled = {student.site_nodes[name]: values for name, values in pooled.items()}
+        quantizers, site_nodes = student.activation_quantizers, student.site_nodes
+        self.activations = {node: quantizers[name] for name, node in site_nodes.items()}
+        self.pooled = {site_nodes[name]: values for name, values in pooled.items()}
         self.norms = {norm.node: (k, norm) for k, norm in enumerate(batch_norms(student.graph))}
         self.folded = {output.node: (k, output) for k, output in enumerate(folded_outputs(student.graph))}
         self.normalized = normalized_layers(student.graph)
@@ -238,11 +241,11 @@ class _Calibrator(fx.Interpreter):
         wanted = run_layer(reader, x, weight, bias)
         per_channel = tuple(k for k in range(wanted.dim()) if k != 1) if reader in self.normalized else None
         variance = wanted.var(per_channel, keepdim=True).clamp(min=1e-12)
-        scale, zero_point, top = quantizer.scale(), quantizer.zero_point, quantizer.top
+        top = quantizer.top
+        low, high = range_of_grid(quantizer.scale(), quantizer.zero_point, top)
         best = torch.inf
         for factor in FACTORS:
-            low, high = -zero_point * scale * factor, (top - zero_point) * scale * factor
-            grid = grid_of_range(low, high, top)
+            grid = grid_of_range(low * factor, high * factor, top)
             got = run_layer(reader, fake_quantize(x, *grid, top), weight, bias)
             error = float(((got - wanted).square() / variance).mean())
             if error < best:

@@ -8,7 +8,6 @@ from torch import fx
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import Layer, quantizable, reads_image
-from intraq_cli.graph.products import before_layers
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
 from intraq_cli.quantization.sites import Site, activation_sites
 from intraq_cli.recipe import Placement
@@ -68,9 +67,6 @@ def plan_quantization(
     own = {layer.name: first_last_bits if layer.name in ends and first_last_bits else None for layer in found}
     weights = {name: rules.weight_bits(name, end or w_bits) for name, end in own.items()}
     sites = {name: site for name, site in activation_sites(graph, placement).items() if not site.needless}
-    if placement == "activations":  # an activation after the last layer makes the logits: no layer reads it
-        needed = before_layers(graph)
-        sites = {name: site for name, site in sites.items() if site.value in needed}
     calls = {call for site in sites.values() for call in site.layer_calls}
     rules.check([layer.name for layer in found], [layer.name for layer in found if calls & {*layer.calls}])
     if placement == "activations":

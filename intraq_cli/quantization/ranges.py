@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from intraq_cli.graph.nodes import argument_node, run_each
-from intraq_cli.quantization.affine import grid_of_values, joined_grid
+from intraq_cli.quantization.affine import grid_of_values, joined_grid, range_of_grid
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 
@@ -97,7 +97,7 @@ def _is_pooled(value: Any) -> bool:
 
 def _range(site: str, quantizer: ActivationQuantizer, x: Tensor, out: Tensor) -> SiteRange:
     scale, zero_point = quantizer.scale().float(), quantizer.zero_point.float()
-    grid_low, grid_high = -zero_point * scale, (quantizer.top - zero_point) * scale
+    grid_low, grid_high = range_of_grid(scale, zero_point, quantizer.top)
     low, high = x.amin(), x.amax()
     clipped = ((x < grid_low - scale / 2) | (x > grid_high + scale / 2)).float().mean()
     noise = (out - x).square().mean().clamp(min=torch.finfo(torch.float32).tiny)

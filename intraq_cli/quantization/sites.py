@@ -25,17 +25,18 @@ class Site:
     only_layers: bool = True
     """Whether no other call computes with it."""
     needless: bool = False
-    """Whether it only leads from linear layers to the logits: integer runtimes need no grid there, and a grid would
-    give several classes the same value. Plans leave it out; checkpoints of older versions have it."""
+    """Whether plans leave it out. An activation that only leads to the logits: no layer reads it. In ``integer``, what
+    leads from linear layers to the logits: runtimes need no grid there, and a grid would give several classes the same
+    value; checkpoints of older versions have it."""
 
 
 def activation_sites(graph: fx.GraphModule, placement: Placement) -> dict[str, Site]:
     """Return all sites for activation quantizers in a placement, by name, in the order of the graph."""
     found = quantizable(graph)
     if placement == "activations":
-        layer_calls = {call for layer in found for call in layer.calls}
+        layer_calls, needed = {call for layer in found for call in layer.calls}, before_layers(graph)
         return {
-            name: Site(call, None, _readers_among(layer_calls, final_readers(call)))
+            name: Site(call, None, _readers_among(layer_calls, final_readers(call)), needless=call not in needed)
             for call, name in activation_calls(graph).items()
         }
     named = [(call, name) for layer in found for call, name in layer.input_names.items()]

@@ -183,7 +183,7 @@ def test_ranges_from_statistics_or_random_images_are_chosen_at_8_bits(job, at_ei
 
         return QuantizedModel(student, {}, Fidelity(), {})
 
-    better = WithoutImages(one.teacher, one.captured.graph, plan, one.context).better(made_by, lambda made: made)
+    better = WithoutImages(one.teacher, one.captured.graph, plan, one.context).better(made_by, lambda made, _: made)
     random = at_eight[0] > without_images.CONTRADICTED * at_eight[1]
     assert better.random_images == random
     # the mean is over 16 images at once, so the error is only nearly ``share``
