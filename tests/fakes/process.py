@@ -24,6 +24,15 @@ warm = multiprocessing.get_context("forkserver")
 warm.set_forkserver_preload(PRELOADED)
 
 
+def renew_thread_pool() -> None:
+    """Make torch replace its thread pool, which no fork inherits, before two threads try it at once.
+
+    Where two threads (autograd starts one) are the first to ask for the pool after a fork, one of them may find none,
+    and the process ends with "Invalid thread pool!".
+    """
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def _become(command: list[str], env: dict[str, str], folder: str, files: Path) -> None:
     """Run a command in a fork, as in a process that has just been started."""
     for number, name in enumerate(("in", "out", "err")):
@@ -37,8 +46,7 @@ def _become(command: list[str], env: dict[str, str], folder: str, files: Path) -
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # torch renews its thread pool at its first use after a fork; two threads at once end in "Invalid thread pool!"
-    torch.set_num_threads(torch.get_num_threads())
+    renew_thread_pool()
     kind, what, *arguments = command
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: [stream.flush() for stream in (sys.stdout, sys.stderr)])

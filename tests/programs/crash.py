@@ -25,6 +25,7 @@ from intraq_cli import quantize
 from intraq_cli.io.atomic import unfinished_folder
 from intraq_cli.runtime import resume
 from tests.conftest import FACTORY
+from tests.fakes.process import renew_thread_pool
 
 SETTINGS = (
     "synthesis.num_images=24",
@@ -55,6 +56,7 @@ def forked(folder: Path, pace: float, seconds: float | None = None) -> bool:
     if child == 0:
         code = 1
         try:
+            renew_thread_pool()
             job(folder, pace)
             code = 0
         except Exception:
@@ -64,10 +66,10 @@ def forked(folder: Path, pace: float, seconds: float | None = None) -> bool:
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit(f"the job failed with exit code {os.WEXITSTATUS(status)}")
-    return os.WIFEXITED(status)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in ([0] if seconds is None else [0, -signal.SIGKILL]):
+        raise SystemExit(f"the job failed with exit code {code}")
+    return code == 0
 
 
 def digest(folder: Path) -> str:
