@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from inspect import signature
+from itertools import takewhile
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,11 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
         raise ModelError("the network has lazy layers without a shape", "run it on a batch of images first")
+    _check_names(network)
     _check_reads(network, example)
     exported = _exported(network, example)
     try:
         graph = normalize(exported, network)
-    except (KeyError, SyntaxError) as error:  # a name in the network is reserved by torch.fx or Python
-        way_out = "rename the tensor or module whose name torch.fx or Python reserves"
-        raise ModelError(f"the network cannot be captured as a graph: {first_line(error)}", way_out) from error
     except RuntimeError as error:
         if "is mutated in the forward" not in str(error):
             raise
@@ -85,24 +85,64 @@ def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgr
     batch: Any = {0: torch.export.Dim.DYNAMIC}
     first = next(iter(signature(network.forward).parameters.values()), None)
     shapes = ((batch,),) if first is not None and first.kind is first.VAR_POSITIONAL else (batch,)
+
+    def export(strict: bool = False) -> torch.export.ExportedProgram:
+        try:
+            with quiet("torch"):
+                return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=strict)
+        except Exception as error:  # torch.export's errors have no common class, and a network raises its own
+            if interruption(error):
+                raise
+            raise (_frozen_code(network) or _refusal(error)) from error
+
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)  # the fast path is a single operation, which hides its linear layers
     try:
-        for strict in (False, True):
+        try:
+            return export()
+        except ModelError as refused:
+            if refused.message != ONE_SIZE:
+                raise
             try:
-                with quiet("torch"):
-                    return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=strict)
-            except Exception as error:  # torch.export's errors have no common class, and a network raises its own
-                if interruption(error):
-                    raise
-                refusal = _frozen_code(network) or _refusal(error)
                 # len(x) turns the batch size into a constant; strict mode, which traces Python's bytecode, is slower
                 # but keeps it dynamic
-                if strict or refusal.message != ONE_SIZE:
-                    raise refusal from error
-        raise AssertionError("unreachable")
+                return export(strict=True)
+            except ModelError:
+                way_out = "make its forward accept batches of any size"
+                raise ModelError(f"{ONE_SIZE}{_where_the_size_is_fixed(export)}", way_out) from refused
     finally:
         mha.set_fastpath_enabled(fast)
+
+
+def _where_the_size_is_fixed(export: Callable[[], Any]) -> str:
+    """Return the network's line, in brackets, at which torch.export makes the batch size a constant; "" if unknown."""
+    lines: list[str] = []
+    torchs = str(Path(torch.__file__).parent)
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("set_replacement"):  # a symbol, here the batch size, becomes a number
+                inner = takewhile(lambda frame: frame.filename != __file__, traceback.extract_stack()[-2::-1])
+                lines.extend(
+                    f" ({frame.filename}, line {frame.lineno}: {frame.line})"
+                    for frame in inner
+                    if not frame.filename.startswith((torchs, logging.__file__))
+                )
+
+    shapes = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level, propagates, listener = shapes.level, shapes.propagate, Listener()
+    shapes.setLevel(logging.INFO)
+    shapes.propagate = False
+    shapes.addHandler(listener)
+    try:
+        export()
+    except ModelError:
+        pass
+    finally:
+        shapes.removeHandler(listener)
+        shapes.setLevel(level)
+        shapes.propagate = propagates
+    return lines[0] if lines else ""
 
 
 def _frozen_code(network: nn.Module) -> ModelError | None:
@@ -157,6 +197,16 @@ class _Counted(Tensor):
     reads = 0
     tolist, item = _counting("tolist"), _counting("item")
     __bool__, __float__, __int__ = _counting("__bool__"), _counting("__float__"), _counting("__int__")
+
+
+def _check_names(network: nn.Module) -> None:
+    """Refuse names that a graph's code cannot spell (Python's keywords) or that a graph itself has (``code``)."""
+    of_graphs = set(dir(fx.GraphModule(nn.Module(), fx.Graph()))) - set(dir(nn.Module()))
+    for name, _ in [*network.named_modules(), *network.named_parameters(), *network.named_buffers()]:
+        path = name.split(".")
+        if path[0] in of_graphs or any(map(iskeyword, path)):
+            what = f"the network cannot be captured as a graph: Python or torch.fx reserves the name {name!r}"
+            raise ModelError(what, "rename that module or tensor in the network's code")
 
 
 def _check_reads(network: nn.Module, example: Tensor) -> None:

@@ -333,13 +333,25 @@ def test_operations_that_depend_on_memory_layout_see_the_captured_layout(middle,
     assert torch.allclose(graph(x.contiguous(memory_format=torch.channels_last)), wanted, atol=1e-5)
 
 
-def test_parameter_name_that_torch_reserves_is_refused_with_a_hint():
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "class"])
+@pytest.mark.parametrize("module", [False, True])
+def test_name_that_torch_or_python_reserves_is_refused_with_the_name(name, module):
     network = Body().eval()
-    network.register_parameter("code", nn.Parameter(torch.ones(1)))
-    network.middle = lambda x: x * network.code
-    with pytest.raises(ModelError, match="code") as refused:
+    if module:
+        network.add_module(name, nn.PReLU(6))
+    else:
+        network.register_parameter(name, nn.Parameter(torch.ones(1)))
+    network.middle = lambda x: getattr(network, name)(x) if module else x * getattr(network, name)
+    with pytest.raises(ModelError, match=f"reserves the name '{name}'") as refused:
         graph_of(network)
     assert "rename" in refused.value.hint
+
+
+def test_line_that_fixes_the_batch_size_is_named():
+    network = Body().eval()
+    network.middle = lambda x: x.reshape(2, 6, 6, 6)  # the line that the message quotes
+    with pytest.raises(ModelError, match=r"one size only .*test_capture\.py, line \d+: .*reshape\(2, 6, 6, 6\)"):
+        graph_of(network)
 
 
 def test_common_beginning_of_several_branches_is_computed_once(random):
