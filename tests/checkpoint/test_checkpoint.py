@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from intraq_cli import evaluate, load, quantize
+from intraq_cli.checkpoint import read
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputError
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.input_spec import InputSpec
@@ -47,6 +48,18 @@ def test_loaded_checkpoint_gives_the_same_logits_bit_for_bit(factory, tmp_path, 
     quantize(model, w=w, a=4, out=tmp_path / "out", set=SET, act_placement=placement, device="cpu", **SPEC)
     loaded = load(tmp_path / "out", model=model, device="cpu")
     assert torch.equal(loaded(seen["x"]), seen["logits"])
+
+
+def test_checkpoints_of_one_architecture_are_captured_once_and_share_no_values(digits, tmp_path, monkeypatch):
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = shutil.copytree(digits, tmp_path / "again")
+    monkeypatch.setattr(read, "_known_graphs", {})
+    first = load(digits, device="cpu")
+    wanted = first(x)
+    for tensor in [*first.parameters(), *first.buffers()]:
+        tensor.data.zero_()
+    monkeypatch.setattr(read, "capture", lambda *args: pytest.fail("captured twice"))
+    assert torch.equal(load(again, device="cpu")(x), wanted)
 
 
 def test_weights_are_stored_packed_without_a_float_copy(digits, small_digits):
