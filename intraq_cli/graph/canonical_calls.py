@@ -12,6 +12,7 @@ from intraq_cli.graph.identities import handed_on
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import argument_node, arguments, calls, constant_nodes, insert_call, replace_call
 from intraq_cli.graph.pooling import POOLING
+from intraq_cli.graph.unfused_norms import fuse_batch_norms
 
 aten = torch.ops.aten
 
@@ -25,6 +26,7 @@ def canonical_calls(graph: fx.GraphModule) -> None:
             graph.graph.erase_node(node)
         elif form is not None:
             form(graph, node)
+    fuse_batch_norms(graph)
     constant = constant_nodes(graph)
     for node in calls(graph):
         if node.target in CONTRACTIONS:
