@@ -83,21 +83,21 @@ def largest_micro_batch(
     """
     if device.type != "cpu":
         return None
-    kept: dict[int, int] = {}
+    kept: list[torch.UntypedStorage] = []
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def note(tensor: Tensor) -> None:  # not the tensor: an operation that held its own output would never be freed
+        kept.append(tensor.untyped_storage())
 
     x = torch.zeros(2, *image_shape, requires_grad=True)
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = network(x)  # alive until all is counted
-        own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
-        each = sum(size for pointer, size in kept.items() if pointer not in own) / len(out)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda nothing: nothing):
+        out = network(x)
+    own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in kept}
+    each = sum(size for pointer, size in sizes.items() if pointer not in own) / len(out)
     # zero if no gradient reaches the image: layers will still save their inputs during tuning
     each = each or sum(out.element_size() * numel(call) for call in calls(network) if "shape" in call.meta)
     del x, out
+    kept.clear()
     return_freed_memory()
     share = MEMORY_SHARE * free_memory() / launched().local_size
     return None if math.isinf(share) else max(1, int(share / (WORK[stage] * each)))

@@ -1,7 +1,9 @@
 """Choosing the size of micro-batches by the free memory, and halving them when it runs out."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,15 @@ def test_memory_that_the_allocator_keeps_is_released_before_measuring():
     if kept < 200:
         pytest.skip("this C library keeps nothing")
     assert max(counted, after) < 60
+
+
+def test_network_is_freed_after_its_memory_was_measured():
+    graph = graph_of(trained(SmallNet()))
+    assert largest_micro_batch(graph, (3, 8, 8), torch.device("cpu"), "tuning") is not None
+    weight = weakref.ref(next(graph.parameters()))
+    del graph
+    gc.collect()
+    assert weight() is None
 
 
 def test_free_memory_is_the_least_of_machine_and_control_groups(tmp_path, monkeypatch):
