@@ -13,14 +13,16 @@ from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.io.json_files import plain, write_json
 from intraq_cli.jobs.bit_budget import Chosen
-from intraq_cli.jobs.evidence import evidence, write_evidence
+from intraq_cli.jobs.evidence import evidence
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import card_digest, model_card
-from intraq_cli.runtime.metrics import Metrics
+from intraq_cli.reports.folder import REPORT, read_record
+from intraq_cli.reports.page import page_of_one
+from intraq_cli.runtime.metrics import METRICS, Metrics
 from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
 
@@ -65,7 +67,9 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
         if end.made and (shown := end.made.shown()):
             names = class_names(teacher, end.job.captured.num_classes)
             write_sheet(folder / "samples.png", shown, teacher.spec, names)
-        write_evidence(folder, end.metrics)
+        if end.metrics.steps:
+            end.metrics.write(folder / METRICS)
+        (folder / REPORT).write_text(page_of_one(read_record(folder)), encoding="utf-8")
 
 
 def _load_once(folder: Path, end: Finished) -> None:

@@ -1,7 +1,6 @@
 """What is measured and recorded during a run for its report."""
 
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,8 +8,6 @@ import torch
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
-from intraq_cli.reports.page import write_report
-from intraq_cli.runtime.metrics import METRICS, Metrics
 from intraq_cli.synthesis.pictures import shown_on_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 
@@ -20,12 +17,6 @@ SHOWN_RANGES = 6
 """Activations whose values the report shows."""
 AT_ONCE = 16
 """Micro-batch size, for the ranges and for the teacher's predictions on the shown images."""
-
-
-def recorded(job: Job) -> tuple[Job, Metrics]:
-    """Return a started job whose steps are recorded, and the recorder."""
-    metrics = Metrics(job.context.report, job.context.store)
-    return replace(job, context=replace(job.context, report=metrics.report)), metrics
 
 
 @torch.no_grad()
@@ -53,10 +44,3 @@ def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]
     columns = labels.tolist(), confidence.tolist(), shares.argmax(1).tolist()
     return [{"label": k, "confidence": c, "first": f} for k, c, f in zip(*columns, strict=True)]
-
-
-def write_evidence(folder: Path, metrics: Metrics) -> None:
-    """Write the steps, and the report of everything in it, into a checkpoint ``folder``."""
-    if metrics.steps:
-        metrics.write(folder / METRICS)
-    write_report(folder)

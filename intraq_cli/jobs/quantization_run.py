@@ -17,7 +17,6 @@ from intraq_cli.errors import CheckpointError
 from intraq_cli.events import Event, Noted, Report, StageDone
 from intraq_cli.jobs.bit_budget import BitChoice, Chosen, chosen_bits
 from intraq_cli.jobs.checkpoint_folder import Finished, write_folder
-from intraq_cli.jobs.evidence import recorded
 from intraq_cli.jobs.forecast import forecast_cost
 from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.jobs.inspection import inspected
@@ -30,6 +29,7 @@ from intraq_cli.quantization.plan import Plan
 from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
 from intraq_cli.runtime.launch import launched
+from intraq_cli.runtime.metrics import Metrics
 from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.words import some_of, spelled_path
 
@@ -117,7 +117,8 @@ class QuantizationRun:
             IntraqError: a stage fails, or the folder cannot be written.
         """
         with self.job.started(self.path, self._identity(), resume) as job:
-            job, metrics = recorded(job)
+            metrics = Metrics(job.context.report, job.context.store)
+            job = replace(job, context=replace(job.context, report=metrics.report))
             started = self.started - job.context.store.before
             learns = self.given is None and job.recipe.synthesis.num_images
             made = job.synthesize() if learns else self.given

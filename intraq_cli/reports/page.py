@@ -6,25 +6,12 @@ from pathlib import Path
 
 from intraq_cli import __version__
 from intraq_cli.errors import CheckpointError
-from intraq_cli.io.atomic import atomic_file
 from intraq_cli.reports import one, several
-from intraq_cli.reports.folder import REPORT, Record, read_record
+from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Page
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MOST_BYTES = 1_000_000
-
-
-def write_report(folder: Path) -> None:
-    """Write ``report.html`` into a checkpoint folder, in place of an existing one.
-
-    Raises:
-        CheckpointError: the folder is not a checkpoint, or its contents are invalid.
-        OutputError: the file cannot be written.
-    """
-    content = page_of_one(read_record(folder))
-    with atomic_file(folder / REPORT, force=True) as scratch:
-        scratch.write_text(content, encoding="utf-8")
 
 
 def page_of_one(record: Record) -> str:
