@@ -169,10 +169,9 @@ class Job:
         student: QuantizedNetwork,
         teacher: fx.GraphModule,
         used: TuningImages | None,
-        by_statistics: bool = False,
         pooled: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Set the student's first grids, from images (random ones if none are given) or batch-norm statistics."""
+        """Set the student's first grids, from images or, if there are none, from batch-norm statistics."""
         self.context.store.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
@@ -185,7 +184,7 @@ class Job:
             warm_up(student, batches_on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, by_statistics, pooled)
+            self._calibrate_on(student, teacher, images, used is None, pooled)
         place(student, device)
         report(StageDone("calibration", self.context.store.ended("calibration")))
 
@@ -221,7 +220,7 @@ class Job:
             plan: Plan, images: TuningImages | None, pooled: Mapping[str, Tensor] | None = None
         ) -> QuantizedModel:
             student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-            self._calibrate(student, graph, images, images is None, pooled)
+            self._calibrate(student, graph, images, pooled)
             return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
         def unclipped(made: QuantizedModel, batches: Iterable[Tensor]) -> QuantizedModel:
