@@ -104,7 +104,7 @@ def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, 
         quantization=replace(recipe.quantization, ema_steps=STEPS),
         tuning=replace(tuning, steps=steps, batch_size=batch, compile=how),
     )
-    at_once = _at_once(job, "synthesis", images) if made is None else None
+    at_once = _at_once(job, images) if made is None else None
     context = replace(job.context, report=log.note, micro_batch_size=at_once)
     small = replace(job, recipe=quick, context=context)
     return_freed_memory()
@@ -123,10 +123,10 @@ def _trial(job: Job, plan: Plan | None, made: TuningImages | None, images: int, 
     return trial
 
 
-def _at_once(job: Job, stage: str, images: int) -> int | None:
-    """Return the micro-batch size of a trial: half of its images if the job itself uses several micro-batches."""
+def _at_once(job: Job, images: int) -> int | None:
+    """Return the micro-batch size of a trial's synthesis: half of its images if the job uses several micro-batches."""
     batch = batch_sizes(job.recipe.synthesis.num_images, job.recipe.synthesis.batch_size)[0]
-    return -(-images // 2) if _fitting(job, stage, batch) < batch else job.context.micro_batch_size
+    return -(-images // 2) if _fitting(job, "synthesis", batch) < batch else job.context.micro_batch_size
 
 
 def _fitting(job: Job, stage: str, batch: int) -> int:
