@@ -16,9 +16,8 @@ class ImageBatch:
     """Images, represented by a point in the recipe's space (pixels or spectra) that Adam optimises.
 
     Args:
-        objective: the loss; its config has all other settings.
+        objective: the loss; its config has all other settings, its bounds are those of the pixels.
         shape: ``(C, H, W)``.
-        bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
         labels: ``(B,)``, on the device.
         generator: random generator for the noise, the targets and the crops.
         lr: Adam's learning rate.
@@ -28,7 +27,6 @@ class ImageBatch:
         self,
         objective: Objective,
         shape: tuple[int, int, int],
-        bounds: tuple[Tensor, Tensor],
         labels: Tensor,
         generator: torch.Generator,
         lr: float,
@@ -38,7 +36,7 @@ class ImageBatch:
         self.space = SPACES[config.space](shape, device)
         self.point = self.space.draw(len(labels), generator).to(device).requires_grad_()
         self.targets = draw_targets(len(labels), config.epsilon, generator).to(device)
-        self.low, self.high = (edge.to(device)[:, None, None] for edge in bounds)
+        self.low, self.high = (edge[:, None, None] for edge in objective.bounds)
         self.adam = torch.optim.Adam([self.point], lr=lr, fused=True)
         self.scheduler: CosineAnnealingLR | ReduceLROnPlateau = CosineAnnealingLR(self.adam, config.steps)
         if config.schedule == "plateau":

@@ -81,7 +81,7 @@ def synthesize_images(
     low, high = bounds
     bounds = low.to(device), high.to(device)  # once, so that no step waits for a copy
     objective = Objective(forward, centres, config, bounds, MicroBatches(context.micro_batch_size, report))
-    maker = _Maker(objective, image_shape, bounds, context, [*map(len, batches)])
+    maker = _Maker(objective, image_shape, context, [*map(len, batches)])
     report(StageStarted("synthesis", len(batches) * config.steps, f"{config.num_images} images"))
     finished: list[_Finished] = []
     while len(finished) < len(batches):
@@ -194,7 +194,6 @@ class _Maker:
 
     objective: Objective
     shape: tuple[int, int, int]
-    bounds: tuple[Tensor, Tensor]
     context: RunContext
     sizes: list[int]
     """Number of images in each batch."""
@@ -227,7 +226,7 @@ class _Maker:
         """Optimise a batch from noise, or from the ``state`` of an interrupted run, to the end of the schedule."""
         config, context = self.objective.config, self.context
         generator = torch.Generator().manual_seed(_seed_of(context.seed, k, attempt, again))
-        batch = ImageBatch(self.objective, self.shape, self.bounds, labels, generator, self._lr(attempt))
+        batch = ImageBatch(self.objective, self.shape, labels, generator, self._lr(attempt))
         progress = Progress(context.report, k, len(self.sizes), self.objective, sum(self.sizes[:k]))
         first = 0
         if state:
