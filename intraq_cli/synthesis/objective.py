@@ -44,16 +44,19 @@ class ForwardWithStatistics(nn.Module):
         self.step = in_precision(add_statistics(add_features(graph)), precision, device)
         self.norms = norm_parameters(graph)
         self.rows_are_images = True
-        """Whether the classifier's input has one row per image, see :meth:`find_rows`."""
+        """Whether the classifier's input has one row per image, see :meth:`first`."""
 
-    @torch.no_grad()
-    def find_rows(self, x: Tensor) -> None:
-        """Find whether features have one row per image: a network may fold views, patches or tokens into the batch."""
-        for images in (x, x[:1].expand(len(x) + 1, -1, -1, -1)):
-            features = self(images).features
-            self.rows_are_images = features is not None and len(features) == len(images)
-            if not self.rows_are_images:
-                return
+    def first(self, x: Tensor) -> ForwardResult:
+        """Run for the first time, and find whether features have one row per image, with batches of two sizes.
+
+        A network may fold views, patches or tokens into the batch.
+        """
+        seen = self(x)
+        with torch.no_grad():
+            more = self(x[:1].expand(len(x) + 1, -1, -1, -1))
+        rows = [None if one.features is None else len(one.features) for one in (seen, more)]
+        self.rows_are_images = rows == [len(x), len(x) + 1]
+        return seen
 
     def forward(self, x: Tensor) -> ForwardResult:
         """Run the network on images ``(B, C, H, W)``."""
