@@ -12,18 +12,18 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
-from intraq_cli.errors import ModelError, UsageError, check_positive, check_unused
+from intraq_cli.errors import ModelError, UsageError, check_positive
 from intraq_cli.evaluation.accuracy import TOP, Accuracy, answers_of, compare
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.labelled_images import LabelledImages
 from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
-from intraq_cli.jobs.targets import find_quantized, teacher_of
+from intraq_cli.jobs.targets import find_quantized, load_float, teacher_of
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.models.teacher import Teacher, check_classifier, place_teacher
+from intraq_cli.models.teacher import Teacher, place_classifier
 from intraq_cli.publish.noting import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory
@@ -97,8 +97,9 @@ def evaluate(
     found = find_quantized(name, given, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
-        name, pair = name or source.spelled, _float_pair(source, where)
-        check_unused(f"{name} is a float model", model=model)  # after loading: may be a mistyped checkpoint
+        teacher, classes = load_float(source, where, model)
+        pair = _Pair(teacher.network, teacher.network, teacher, teacher.spec, classes, teacher.label_names)
+        name = name or source.spelled
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
         pair = _quantized_pair(found, teacher, where)
@@ -155,14 +156,8 @@ def _measure(
     return accuracy
 
 
-def _float_pair(source: Source, device: torch.device) -> _Pair:
-    teacher = source.load()
-    num_classes = _num_classes(teacher, device)
-    return _Pair(teacher.network, teacher.network, teacher, teacher.spec, num_classes, teacher.label_names)
-
-
 def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device) -> _Pair:
-    theirs, ours = _num_classes(teacher, device), found.num_classes
+    theirs, ours = place_classifier(teacher, device), found.num_classes
     if theirs != ours:
         hint = "give the float model that it was made from with --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
@@ -176,8 +171,3 @@ def _check_save(target: Model) -> None:
             f"--save: {name} is not a checkpoint folder", "leave it out: only a checkpoint folder can hold results"
         )
     check_record(Path(target))
-
-
-def _num_classes(teacher: Teacher, device: torch.device) -> int:
-    place_teacher(teacher, device)
-    return check_classifier(teacher)

@@ -14,11 +14,11 @@ from intraq_cli.evaluation.accuracy import TOP, likeliest
 from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
-from intraq_cli.jobs.targets import find_quantized
+from intraq_cli.jobs.targets import find_quantized, load_float
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import check_classifier, logits_of, place_teacher
+from intraq_cli.models.teacher import logits_of
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.refusals import out_of_memory
@@ -69,10 +69,7 @@ def predict(
     found = find_quantized(name, code, where, revision, override)
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
-        teacher = source.load()  # before the check below: the name may be a mistyped checkpoint
-        check_unused(f"{source.spelled} is a float model", model=model)
-        place_teacher(teacher, where)
-        check_classifier(teacher)
+        teacher, _ = load_float(source, where, model)
         network, spec, labels = teacher.network, teacher.spec, teacher.label_names
     else:
         check_unused(f"{name} has its own weights", weights=weights)

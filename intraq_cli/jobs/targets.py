@@ -14,7 +14,7 @@ from intraq_cli.models.hub import split_revision
 from intraq_cli.models.hub_source import fetch_checkpoint
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
-from intraq_cli.models.teacher import Teacher
+from intraq_cli.models.teacher import Teacher, place_classifier
 
 AGAIN = "give the float model with --model, and with --weights if its weights come from a file"
 
@@ -58,6 +58,18 @@ def find_quantized(
     if found is not None:
         check_unused(f"{target} has its own input size and preprocessing", **override.stated)
     return found
+
+
+def load_float(source: Source, device: torch.device, model: Any) -> tuple[Teacher, int]:
+    """Load the float model that is itself a target; return it on ``device``, and its number of classes.
+
+    Raises:
+        ModelError: it cannot be loaded, or is not a classifier.
+        UsageError: ``model`` is given, which only names the teacher of a checkpoint.
+    """
+    teacher = source.load()  # before the next check: this may be a mistyped checkpoint
+    check_unused(f"{source.spelled} is a float model", model=model)
+    return teacher, place_classifier(teacher, device)
 
 
 def find_folder(target: str, revision: str | None) -> Path | None:

@@ -183,6 +183,12 @@ def place_teacher(teacher: Teacher, device: torch.device | str) -> None:
     place(teacher.network, device, example_of(teacher.spec, teacher.network))
 
 
+def place_classifier(teacher: Teacher, device: torch.device | str) -> int:
+    """Move the teacher to ``device``, check it there by :func:`check_classifier`, and return its number of classes."""
+    place_teacher(teacher, device)
+    return check_classifier(teacher)
+
+
 def capture_teacher(teacher: Teacher) -> Captured:
     """Capture the graph of a teacher that is on the CPU, and check that it can be quantized.
 
