@@ -48,7 +48,7 @@ def _own_function(name: str) -> str:
 
 
 def _rounding(name: str) -> str:
-    if ".py:" not in name and name not in ROUNDINGS and not name.isidentifier():
+    if ".py:" not in name and not name.isidentifier():
         raise PydanticCustomError("own_function", f"{', '.join(ROUNDINGS)}, or path/to/file.py:function")
     return name
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,6 @@ def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
     Raises:
         RecipeError: it names code outside the folder; only the user may name such code.
     """
-    import dataclasses
 
     def placed(name: str) -> str:
         file, _, function = name.rpartition(":")
@@ -95,10 +95,10 @@ def _with_code_beside(recipe: "Recipe", folder: Path) -> "Recipe":
         return f"{folder / file}:{function}" if file else name
 
     losses = {placed(name): weight for name, weight in recipe.synthesis.losses.items()}
-    synthesis = dataclasses.replace(recipe.synthesis, losses=losses)
+    synthesis = replace(recipe.synthesis, losses=losses)
     rounding = placed(recipe.quantization.weight_rounding)
-    quantization = dataclasses.replace(recipe.quantization, weight_rounding=rounding)
-    return dataclasses.replace(recipe, synthesis=synthesis, quantization=quantization)
+    quantization = replace(recipe.quantization, weight_rounding=rounding)
+    return replace(recipe, synthesis=synthesis, quantization=quantization)
 
 
 def result_tables() -> dict[str, Path]:

@@ -9,10 +9,7 @@ from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.publish.repository import FILES, RESULTS, checkpoint_files, left_out, timm_files
 from intraq_cli.publish.upload import check_repository_name, check_revision, repository_url, upload
-from intraq_cli.results import (
-    PushedFile,
-    PushResult,
-)
+from intraq_cli.results import PushedFile, PushResult
 
 
 @verb

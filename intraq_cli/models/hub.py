@@ -23,9 +23,6 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN; to write, the token needs
 UNREACHABLE = "the Hub cannot be reached"
 
 
-# --- down ---
-
-
 def split_revision(repository: str) -> tuple[str, str | None]:
     """Split ``ORG/NAME[@REVISION]`` into ``ORG/NAME`` and the revision, or None."""
     repo_id, _, revision = repository.partition("@")

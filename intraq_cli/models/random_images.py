@@ -7,8 +7,6 @@ from intraq_cli.models.input_spec import InputSpec
 
 CAST = 0.15
 """Standard deviation of a channel's brightness around the image's brightness; 1 is the range from black to white."""
-
-
 SPAN = 2.0
 """With ``as_stated``, black and white are this many of the network's pixel standard deviations from its mean."""
 

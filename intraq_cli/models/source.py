@@ -160,7 +160,7 @@ class Source:
                 return load_timm(self.name, pretrained, self.weights)
 
     def _from_code(self, pretrained: bool) -> Teacher:
-        network = call_factory(self.name) if self.module is None and self.kind == "factory" else self._copied()
+        network = call_factory(self.name) if self.kind == "factory" else self._copied()
         cfg: Any = getattr(network, "pretrained_cfg", None)
         cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg  # timm's PretrainedCfg
         cfg = cfg if isinstance(cfg, dict) else {}

@@ -140,7 +140,7 @@ def row_chart(
         width: in pixels.
         bars: draw a bar for the first value instead of points.
     """
-    height = TOP + ROW * len(rows) + BOTTOM - TOP + 6
+    height = ROW * len(rows) + BOTTOM + 6
     canvas = Canvas(width, height)
     letters = int(min(max((len(name) for name, _ in rows), default=0), 0.42 * width / LETTER))
     left = 12 + LETTER * letters
