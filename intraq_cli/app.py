@@ -37,10 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-COMMANDS = (
-    *(quantize, synthesize, images, evaluate, export, predict, push),
-    *(inspect, sensitivity, compare, report),
-)
+COMMANDS = (quantize, synthesize, images, evaluate, export, predict, push, inspect, sensitivity, compare, report)
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(zoo.app, name="zoo")

@@ -89,16 +89,7 @@ def _print(result: "QuantizationResult") -> None:
     time = f"{duration(result.seconds)} on {result.device}: {stages}"
     exported = export_rows(result.export) if result.export else []
     chosen = [("bits", _bits(result))] if result.frontier else []
-    print_table(
-        result.path,
-        [
-            ("size", _sizes(result)),
-            *chosen,
-            *_on_images(result),
-            *exported,
-            ("time", time),
-        ],
-    )
+    print_table(result.path, [("size", _sizes(result)), *chosen, *_on_images(result), *exported, ("time", time)])
     given = calls.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
     print_hint(f"next: intraq evaluate {given} --data {calls.data_for(result.model)}")
 

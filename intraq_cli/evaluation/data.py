@@ -250,11 +250,7 @@ class _DataSet(Dataset[Item]):
 
 
 def _data_set(
-    name: str,
-    items: Any,
-    names: list[str],
-    model: _Model,
-    columns: tuple[Any, Any] = (0, 1),
+    name: str, items: Any, names: list[str], model: _Model, columns: tuple[Any, Any] = (0, 1)
 ) -> LabelledImages:
     """Wrap a data set; ``names`` are the names of its labels, in their order."""
     if not len(items):

@@ -27,10 +27,7 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(
-    student: fx.GraphModule,
-    network: Callable[[Tensor], Tensor],
-    teacher: fx.GraphModule,
-    batches: Iterable[Tensor],
+    student: fx.GraphModule, network: Callable[[Tensor], Tensor], teacher: fx.GraphModule, batches: Iterable[Tensor]
 ) -> Fidelity:
     """Compare a quantized network with its float one on ``batches`` of images ``(B, C, H, W)``, on the same device.
 

@@ -3,13 +3,7 @@
 import torch
 from torch import fx, nn
 
-from intraq_cli.graph.batch_norms import (
-    FOLDED,
-    BatchNorm,
-    Parameters,
-    batch_norms,
-    normalized_output,
-)
+from intraq_cli.graph.batch_norms import FOLDED, BatchNorm, Parameters, batch_norms, normalized_output
 from intraq_cli.graph.fold import CONVOLUTIONS, folded_weight_and_bias
 from intraq_cli.graph.layers import Layer, quantizable
 from intraq_cli.graph.nodes import (

@@ -15,16 +15,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.canonical_calls import canonical_calls
 from intraq_cli.graph.identities import UNTOUCHED
-from intraq_cli.graph.nodes import (
-    NETWORK,
-    argument_node,
-    calls,
-    finish,
-    input_node,
-    is_random,
-    output_node,
-    tensor_of,
-)
+from intraq_cli.graph.nodes import NETWORK, argument_node, calls, finish, input_node, is_random, output_node, tensor_of
 
 aten = torch.ops.aten
 

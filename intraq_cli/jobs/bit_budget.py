@@ -14,15 +14,7 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.sensitivities import check_origin, image_count, measured
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.bit_rules import BitRules, pattern_of
-from intraq_cli.quantization.budget import (
-    Bits,
-    Budget,
-    Candidates,
-    bits_within,
-    candidates,
-    expected_divergence,
-    tied,
-)
+from intraq_cli.quantization.budget import Bits, Budget, Candidates, bits_within, candidates, expected_divergence, tied
 from intraq_cli.quantization.inspection import bit_operations, inspect_layers, mean_bits, weight_bits
 from intraq_cli.quantization.plan import Plan, form_of, plan_quantization
 from intraq_cli.quantization.sensitivity import Widths

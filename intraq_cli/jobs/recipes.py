@@ -8,13 +8,7 @@ from intraq_cli.events import Report, Warned
 from intraq_cli.io.digests import file_digest
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
-from intraq_cli.runtime.extensions import (
-    BESIDE_LOSSES,
-    IMAGE_LOSSES,
-    OWN_LOSSES,
-    WEIGHT_ROUNDINGS,
-    Extension,
-)
+from intraq_cli.runtime.extensions import BESIDE_LOSSES, IMAGE_LOSSES, OWN_LOSSES, WEIGHT_ROUNDINGS, Extension
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import did_you_mean
 from intraq_cli.zoo import load_recipe

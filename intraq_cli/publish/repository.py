@@ -104,8 +104,7 @@ def timm_files(folder: Path, repo_id: str) -> dict[str, bytes]:
     # num_batches_tracked of a batch norm does not matter for inference
     if quantized.computed or [key for key in absent if not key.endswith(".num_batches_tracked")]:
         raise ModelError(
-            f"timm would run {config['architecture']} with other weights than the quantized ones",
-            "push without --timm",
+            f"timm would run {config['architecture']} with other weights than the quantized ones", "push without --timm"
         )
     made = {
         "README.md": folder_card(folder, config, run, repo_id).encode(),

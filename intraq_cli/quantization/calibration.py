@@ -12,23 +12,11 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from intraq_cli.errors import ModelError
-from intraq_cli.graph.batch_norms import (
-    batch_norms,
-    folded_outputs,
-    moments_of,
-    normalized_layers,
-    sample_output,
-)
+from intraq_cli.graph.batch_norms import batch_norms, folded_outputs, moments_of, normalized_layers, sample_output
 from intraq_cli.graph.layers import LAYERS, is_linear, run_layer
 from intraq_cli.graph.nodes import argument_node, tensor_of
 from intraq_cli.graph.values import PADS
-from intraq_cli.quantization.affine import (
-    fake_quantize,
-    grid_of_range,
-    grid_of_values,
-    joined_grid,
-    range_of_grid,
-)
+from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, joined_grid, range_of_grid
 from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid

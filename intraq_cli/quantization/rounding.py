@@ -72,11 +72,7 @@ def _gptq(given: RoundingInput) -> Tensor:
     return round_by_gptq(grouped, given.moments, low, high).view_as(given.weight)
 
 
-ROUNDINGS: dict[str, Callable[[RoundingInput], Tensor]] = {
-    "nearest": _nearest,
-    "squant": _squant,
-    "gptq": _gptq,
-}
+ROUNDINGS: dict[str, Callable[[RoundingInput], Tensor]] = {"nearest": _nearest, "squant": _squant, "gptq": _gptq}
 """Rounding functions by their name in recipes."""
 
 

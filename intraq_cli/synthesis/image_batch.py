@@ -24,12 +24,7 @@ class ImageBatch:
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        shape: tuple[int, int, int],
-        labels: Tensor,
-        generator: torch.Generator,
-        lr: float,
+        self, objective: Objective, shape: tuple[int, int, int], labels: Tensor, generator: torch.Generator, lr: float
     ) -> None:
         config, device = objective.config, labels.device
         self.objective, self.config, self.labels, self.generator = objective, config, labels, generator

@@ -18,13 +18,7 @@ class AugmentedBatches(Iterator[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        eta: float,
-        seed: int,
-        device: torch.device | str = "cpu",
+        self, images: Tensor, labels: Tensor, batch_size: int, eta: float, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         kept = device if fits(images, device) else images.device
         self.images, self.labels, self.batch_size, self.eta = images.to(kept), labels.to(kept), batch_size, eta
