@@ -21,15 +21,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 """Most pixels of an image, both in the file and after resizing; PIL's own limit, 89 million."""
 DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
     Image.DecompressionBombWarning,
-)
+)  # fmt: skip
 """Exceptions of PIL's decoders on damaged files."""
 
 

@@ -28,9 +28,9 @@ from intraq_cli.graph.nodes import (
 aten = torch.ops.aten
 
 PARTS = (
-    *(aten.slice.Tensor, aten.select.int, aten.reshape.default, aten.flatten.using_ints),
-    *(aten.squeeze.dim, aten.squeeze.dims),
-)
+    aten.slice.Tensor, aten.select.int, aten.reshape.default, aten.flatten.using_ints,
+    aten.squeeze.dim, aten.squeeze.dims,
+)  # fmt: skip
 """Calls whose output shares memory with their input, a contiguous tensor."""
 
 

@@ -13,9 +13,9 @@ aten = torch.ops.aten
 Given = dict[str, Any]
 
 UNTOUCHED = (
-    *(aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default),
-    *(aten.alias.default, aten.lift_fresh_copy.default),
-)
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default,
+    aten.alias.default, aten.lift_fresh_copy.default,
+)  # fmt: skip
 """Calls that return their input tensor itself in evaluation mode."""
 
 

@@ -35,20 +35,10 @@ LAYERS: dict[Any, str] = {
 """Operations whose weights are quantized; output channels are a weight's first dimension."""
 
 RELU_LIKE = (
-    aten.relu.default,
-    aten.relu6.default,
-    aten.hardtanh.default,
-    aten.leaky_relu.default,
-    aten.prelu.default,
-    aten._prelu_kernel.default,
-    aten.elu.default,
-    aten.selu.default,
-    aten.celu.default,
-    aten.silu.default,
-    aten.mish.default,
-    aten.hardswish.default,
-    aten.gelu.default,
-)
+    aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.leaky_relu.default, aten.prelu.default,
+    aten._prelu_kernel.default, aten.elu.default, aten.selu.default, aten.celu.default, aten.silu.default,
+    aten.mish.default, aten.hardswish.default, aten.gelu.default,
+)  # fmt: skip
 """Operations that count as ReLU-like activations. Gates (sigmoid and the like) do not."""
 
 

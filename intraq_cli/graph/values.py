@@ -13,15 +13,15 @@ from intraq_cli.graph.nodes import argument_node, arguments, constant_nodes, out
 aten = torch.ops.aten
 
 CARRIERS = (
-    *(aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.permute.default, aten.transpose.int),
-    *(aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default),
-    *(aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes),
-    *(aten.chunk.default, aten.unbind.int, aten.expand.default, aten.repeat.default, aten.clone.default),
-    *(aten.contiguous.default, aten.movedim.int, aten.flip.default, aten.roll.default, aten.narrow.default),
-    *(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default),
-    *(aten.max_pool2d.default, aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
-    *(aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.index_select.default),
-)
+    aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, aten.permute.default, aten.transpose.int,
+    aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
+    aten.slice.Tensor, aten.select.int, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes,
+    aten.chunk.default, aten.unbind.int, aten.expand.default, aten.repeat.default, aten.clone.default,
+    aten.contiguous.default, aten.movedim.int, aten.flip.default, aten.roll.default, aten.narrow.default,
+    aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.channel_shuffle.default,
+    aten.max_pool2d.default, aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default,
+    aten.upsample_nearest2d.default, aten.upsample_nearest2d.vec, aten.index_select.default,
+)  # fmt: skip
 """Calls that only move or select values of their first argument: values on a grid stay on it."""
 PADS = (aten.pad.default, aten.constant_pad_nd.default)
 AVERAGES = (aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim)
@@ -69,9 +69,9 @@ DIVISIONS: dict[Any, int] = {
 }
 """Calls that output NaN or infinity where the argument of this index is zero."""
 TOWARDS_DIVISORS = (
-    *(aten.add.Tensor, aten.clamp.default, aten.clamp_min.default, aten.sqrt.default),
-    *(aten.sum.dim_IntList, *AVERAGES),
-)
+    aten.add.Tensor, aten.clamp.default, aten.clamp_min.default, aten.sqrt.default,
+    aten.sum.dim_IntList, *AVERAGES,
+)  # fmt: skip
 """Calls between a value and a division by it, such as ``x + 1e-6``."""
 
 

@@ -34,9 +34,9 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 from intraq_cli.words import some_of, spelled_path
 
 FIGURES = (
-    *("stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity"),
-    *("pictures", "logits_error", "random_images", "tuning_undone"),
-)
+    "stages", "seconds", "losses", "bytes_quantized", "agreement", "kl", "sqnr", "held_out", "heterogeneity",
+    "pictures", "logits_error", "random_images", "tuning_undone",
+)  # fmt: skip
 """Fields of a result that a manifest stores under the same name."""
 
 

@@ -13,17 +13,9 @@ from intraq_cli.errors import GET_AGAIN, IntraqError, ModelError
 from intraq_cli.io.untrusted import TensorInfo
 
 BUILD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 """What a library's model builder may raise on an argument of the right type but with an unsuitable value."""
 MAX_PARTS = 50_000
 """Most modules and parameters of a network; timm's largest has about 1,900 parameters."""

@@ -25,9 +25,9 @@ from intraq_cli.runtime.metrics import METRICS
 from intraq_cli.words import some_of
 
 FILES = (
-    *("README.md", "config.json", METRICS, "model.onnx", "model.safetensors"),
-    *(REPORT, "run.json", "samples.png"),
-)
+    "README.md", "config.json", METRICS, "model.onnx", "model.safetensors",
+    REPORT, "run.json", "samples.png",
+)  # fmt: skip
 """All files of a checkpoint; any other file in the folder is ignored."""
 RESULTS = ".eval_results/intraq.yaml"
 """Uploaded in addition: accuracies in the format that the Hub's benchmarks collect."""
