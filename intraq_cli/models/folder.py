@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
     if not os.path.isfile(folder / "config.json"):
         hint = "give a folder with timm's config.json and model.safetensors"
         raise ModelError(f"{folder} has no config.json", hint)
-    return load_config(read_config(folder, str(folder)), folder, spelled, pretrained)
+    return load_config(read_config(folder, str(folder)), folder, spelled, folder.resolve().name, pretrained)
 
 
 def read_config(folder: Path, where: str) -> ModelConfig:
@@ -58,16 +57,17 @@ def read_config(folder: Path, where: str) -> ModelConfig:
     return check_config(config, f"{where}: config.json")
 
 
-def load_config(config: ModelConfig, folder: Path, source: str, pretrained: bool) -> Teacher:
+def load_config(config: ModelConfig, folder: Path, source: str, name: str, pretrained: bool) -> Teacher:
     """Build the network that ``config``, read from ``folder``, describes, and load the weights in that folder.
+
+    ``source`` and ``name`` are those of the teacher.
 
     Raises:
         ModelError: the weights do not match the network, or it cannot be built.
     """
     weights = safe_path(folder, "model.safetensors", ModelError)
-    name = folder.resolve().name
     if config.architecture in ARCHITECTURES:
-        return replace(_own_teacher(config, weights, source, pretrained), name=name)
+        return _own_teacher(config, weights, source, name, pretrained)
     if not pretrained:
         with limited(MAX_PARTS):
             return timm_teacher(untrained(lambda: _timm_network(folder, False)), source, name, config.label_names)
@@ -126,7 +126,7 @@ def _timm_network(folder: Path, pretrained: bool) -> nn.Module:
         raise ModelError(f"timm cannot load {folder}: {first_line(error)}") from error
 
 
-def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bool) -> Teacher:
+def _own_teacher(config: ModelConfig, weights: Path, source: str, name: str, pretrained: bool) -> Teacher:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -137,18 +137,19 @@ def _own_teacher(config: ModelConfig, weights: Path, source: str, pretrained: bo
         header = tensor_header(weights, ModelError)
         described = build_on_meta(build, header, ModelError).state_dict()
         check_tensors(header, {k: info_of(v, header.get(k)) for k, v in described.items()}, source, ModelError)
-    network = build() if pretrained else untrained(build)
-    try:
-        if pretrained:
+        network = build()
+        try:
             network.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"cannot load {weights}: {first_line(error)}") from error
+    else:
+        network = untrained(build)
     cfg = config.pretrained_cfg
     return Teacher(
         network,
         spec_of_config(cfg, f"{source}: pretrained_cfg"),
         source,
-        weights.parent.name,
+        name,
         config.architecture,
         config.model_args,
         cfg.model_dump(include={"license", "origin_url", "num_classes"}, exclude_none=True),

@@ -23,13 +23,10 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
         if pretrained:
             hub_file(repository, "model.safetensors")
     repo_id, _ = split_revision(repository)
-    name = repo_id.rpartition("/")[2]
-    teacher = load_config(config, folder, f"hf-hub:{repository}", pretrained)
-    teacher = replace(teacher, revision=cached_commit(repository))
-    if config.architecture in ARCHITECTURES:
-        return replace(teacher, name=name)
-    cfg = {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
-    return replace(teacher, name=name.partition(".")[0], pretrained_cfg=cfg)
+    name, own = repo_id.rpartition("/")[2], config.architecture in ARCHITECTURES
+    teacher = load_config(config, folder, f"hf-hub:{repository}", name if own else name.partition(".")[0], pretrained)
+    cfg = teacher.pretrained_cfg if own else {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
+    return replace(teacher, revision=cached_commit(repository), pretrained_cfg=cfg)
 
 
 def fetch_checkpoint(repository: str) -> Path | None:

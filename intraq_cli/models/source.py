@@ -155,7 +155,7 @@ class Source:
             case "folder":
                 return load_folder(Path(self.name), self.spelled, pretrained)
             case "bundled":
-                return replace(load_folder(model_folder(self.name), self.name, pretrained), name=self.name)
+                return load_folder(model_folder(self.name), self.name, pretrained)
             case _:
                 return load_timm(self.name, pretrained, self.weights)
 
