@@ -28,8 +28,6 @@ from intraq_cli.choices import Compile, Placement, Precision
 from intraq_cli.errors import RecipeError
 from intraq_cli.recipe_errors import explain
 
-__all__ = ["Compile", "Placement", "Precision", "Quantization", "Recipe", "Synthesis", "Tuning", "choose_placement"]
-
 LARGEST = 10**9
 """Upper bound of numbers that need no tighter one."""
 CONFIG = ConfigDict(extra="forbid")

@@ -7,6 +7,7 @@ from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.checkpoint.run_manifest import read_run
+from intraq_cli.choices import Placement
 from intraq_cli.errors import CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path
 from intraq_cli.jobs.inspection import inspected
@@ -16,7 +17,6 @@ from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.plan import check_width, form_of, plan_quantization
-from intraq_cli.recipe import Placement
 from intraq_cli.results import InspectionResult
 
 

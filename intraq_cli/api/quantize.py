@@ -10,6 +10,7 @@ from torch import nn
 from intraq_cli.api import export as exporting
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
 from intraq_cli.checkpoint.read import is_own_checkpoint
+from intraq_cli.choices import Placement
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.asked_bits import asked_bits
@@ -25,7 +26,7 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
-from intraq_cli.recipe import Placement, choose_placement
+from intraq_cli.recipe import choose_placement
 from intraq_cli.results import QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, verb
+from intraq_cli.choices import Placement
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
 from intraq_cli.graph.fingerprint import fingerprint
@@ -23,7 +24,6 @@ from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.plan import asked_widths, form_of
 from intraq_cli.quantization.sensitivity import TEMPERATURE, Widths
-from intraq_cli.recipe import Placement
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device

@@ -8,6 +8,7 @@ from torch import fx
 
 from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.checkpoint.write import check_storable
+from intraq_cli.choices import Placement
 from intraq_cli.errors import BudgetError, DataError
 from intraq_cli.jobs.asked_bits import AskedBits
 from intraq_cli.jobs.pipeline import Job
@@ -18,7 +19,6 @@ from intraq_cli.quantization.budget import Bits, Budget, Candidates, bits_within
 from intraq_cli.quantization.inspection import bit_operations, inspect_layers, mean_bits, weight_bits
 from intraq_cli.quantization.plan import Plan, form_of, plan_quantization
 from intraq_cli.quantization.sensitivity import Widths
-from intraq_cli.recipe import Placement
 from intraq_cli.results import FrontierPoint, LayerSensitivity
 from intraq_cli.synthesis.tuning_images import TuningImages
 

@@ -4,13 +4,13 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
+from intraq_cli.choices import Compile
 from intraq_cli.errors import IntraqError
 from intraq_cli.events import Event, StageDone, StageStarted, StepDone, Warned
 from intraq_cli.graph.layers import layers
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.recipe import Compile
 from intraq_cli.results import Forecast
 from intraq_cli.runtime.compilation import mode_of
 from intraq_cli.runtime.device import return_freed_memory, training_settings

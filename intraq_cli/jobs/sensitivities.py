@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, fx
 
+from intraq_cli.choices import Placement
 from intraq_cli.errors import DataError
 from intraq_cli.events import StageDone, StageStarted, StepDone
 from intraq_cli.graph.fingerprint import is_other_code
@@ -16,7 +17,6 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
-from intraq_cli.recipe import Placement
 from intraq_cli.results.networks import SensitivityResult
 from intraq_cli.runtime.refusals import out_of_memory
 

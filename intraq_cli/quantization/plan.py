@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from intraq_cli.choices import Placement
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import Layer, quantizable, reads_image
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
 from intraq_cli.quantization.sites import Site, activation_sites
-from intraq_cli.recipe import Placement
 
 IMAGE_BITS = 8
 """Bits of the image itself, in the placements that quantize every layer's input."""

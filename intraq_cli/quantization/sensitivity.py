@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from intraq_cli.choices import Placement
 from intraq_cli.graph.batch_norms import normalized_layers
 from intraq_cli.graph.layers import LAYERS, Layer, is_linear, quantizable, run_layer
 from intraq_cli.graph.nodes import argument_node, own_tensors, run_each
@@ -24,7 +25,7 @@ from intraq_cli.quantization.network import QuantizedNetwork, bias_on_grid
 from intraq_cli.quantization.plan import Plan, plan_quantization
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.quantization.sites import activation_sites
-from intraq_cli.recipe import Placement, Quantization
+from intraq_cli.recipe import Quantization
 from intraq_cli.results import LayerSensitivity
 
 CALIBRATION = Quantization(activation_range="mse", correction="never")

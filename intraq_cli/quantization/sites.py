@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from intraq_cli.choices import Placement
 from intraq_cli.graph.layers import Layer, activation_calls, is_linear, quantizable
 from intraq_cli.graph.nodes import argument_node, calls, constant_nodes, input_node, names_of_calls
 from intraq_cli.graph.products import before_layers
 from intraq_cli.graph.values import clamp_bounds, final_readers, is_answer, is_divisor, is_integer_operation, values
-from intraq_cli.recipe import Placement
 
 
 @dataclass(frozen=True)

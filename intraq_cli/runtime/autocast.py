@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from intraq_cli.choices import Precision
 from intraq_cli.graph.cpu_kernels import bfloat16_kernels
-from intraq_cli.recipe import Precision
 
 
 def in_precision(graph: fx.GraphModule, precision: Precision, device: torch.device | str) -> nn.Module:

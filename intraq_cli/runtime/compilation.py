@@ -15,10 +15,10 @@ from typing import Generic, Literal, TypeVar
 import torch
 from torch import Tensor, fx
 
+from intraq_cli.choices import Compile
 from intraq_cli.errors import first_line, interruption
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.graph.layers import layers
-from intraq_cli.recipe import Compile
 from intraq_cli.runtime.cuda_graph import CudaGraph
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.micro_batches import is_out_of_memory

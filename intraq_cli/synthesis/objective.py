@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from intraq_cli.choices import Precision
 from intraq_cli.graph.batch_norms import LayerStatistics, add_statistics, norm_parameters, statistics
 from intraq_cli.graph.outputs import add_features
-from intraq_cli.recipe import Precision, Synthesis
+from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.autocast import in_precision
 from intraq_cli.runtime.compilation import Accelerated
 from intraq_cli.runtime.micro_batches import MicroBatches
