@@ -32,8 +32,8 @@ from intraq_cli.graph.values import (
     CLAMPS,
     PADS,
     carries,
-    is_answer,
     is_float,
+    is_logits,
     keeps_places,
     without_clamps,
     zeros_around,
@@ -189,7 +189,7 @@ class _Lowering:
             return False
         x, kernel = given["input"], call.meta["weight_shape"][2:]
         padded = x.target in PADS or any(padding_around(given["padding"], pair(given["dilation"]), kernel))
-        return not padded and x.meta["shape"][2:] == kernel and is_answer(self.graph, call)
+        return not padded and x.meta["shape"][2:] == kernel and is_logits(self.graph, call)
 
     def _dequantized(
         self, before: fx.Node, key: str, codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.int8

@@ -150,11 +150,11 @@ def is_divisor(node: fx.Node) -> bool:
     return False
 
 
-def is_answer(graph: fx.GraphModule, node: fx.Node) -> bool:
+def is_logits(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a value is the logits, possibly after reshapes and clamps."""
     end = output_node(graph)
     return any(user is end for user, _ in final_readers(node)) or any(
-        clamp_bounds(user) is not None and is_answer(graph, user) for user in node.users
+        clamp_bounds(user) is not None and is_logits(graph, user) for user in node.users
     )
 
 

@@ -9,7 +9,7 @@ from intraq_cli.choices import Placement
 from intraq_cli.graph.layers import Layer, activation_calls, is_linear, quantizable
 from intraq_cli.graph.nodes import argument_node, calls, constant_nodes, input_node, names_of_calls
 from intraq_cli.graph.products import before_layers
-from intraq_cli.graph.values import clamp_bounds, final_readers, is_answer, is_divisor, is_integer_operation, values
+from intraq_cli.graph.values import clamp_bounds, final_readers, is_divisor, is_integer_operation, is_logits, values
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _of_values(graph: fx.GraphModule, found: list[Layer]) -> dict[str, Site]:
     for call, value in found_values.items():
         users = readers[call]
         by_layers = _readers_among(layer_calls, users)
-        if is_answer(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
+        if is_logits(graph, call) or not (call in on_integers or any(user in on_integers for user, _ in users)):
             continue
         if call not in layer_calls and is_divisor(value):  # a layer's own output must be quantized to run on integers
             continue
