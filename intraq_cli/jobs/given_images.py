@@ -16,8 +16,8 @@ from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.runtime.launch import launched
-from intraq_cli.synthesis.given_pictures import BATCH, nearest_pictures
 from intraq_cli.synthesis.image_set import load_images
+from intraq_cli.synthesis.nearest_images import BATCH, nearest_images
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 
 LOOKED_AT = 8
@@ -90,7 +90,7 @@ def _pictures(
             yield batch.to(device)
 
     report(StageStarted("pictures", -(-len(looked_at) // BATCH), f"{len(looked_at)} of {len(pictures)} in {folder}"))
-    made, _ = nearest_pictures(captured.graph, batches(), count, seed)
+    made, _ = nearest_images(captured.graph, batches(), count, seed)
     report(StageDone("pictures", time.perf_counter() - started))
     bns = made.losses["bns"]
     used = f"{len(made.images)} of {len(pictures)} pictures in {folder}"

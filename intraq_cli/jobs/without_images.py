@@ -20,7 +20,7 @@ from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.quantization.plan import Plan, at_eight_bits
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import batches_on_device
-from intraq_cli.synthesis.given_pictures import least_distance, nearest_pictures
+from intraq_cli.synthesis.nearest_images import least_distance, nearest_images
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 AT_ONCE = 16
@@ -117,7 +117,7 @@ class WithoutImages:
         drawn around the network's own pixel mean, within a range set by its standard deviation.
         """
         for as_stated in (False, True):
-            nearest, layers = nearest_pictures(
+            nearest, layers = nearest_images(
                 self.graph, self._candidates(as_stated), CALIBRATION_IMAGES + COMPARED, self.context.seed
             )
             if least_distance(layers) <= FOREIGN:

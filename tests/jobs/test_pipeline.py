@@ -23,7 +23,7 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
-from intraq_cli.synthesis.given_pictures import nearest_pictures
+from intraq_cli.synthesis.nearest_images import nearest_images
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 
@@ -125,7 +125,7 @@ def test_random_images_set_ranges_if_values_contradict_batch_norm_statistics(job
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)  # so its outputs deviate thirty times as much as expected
     few_at_once = (random_pixels(one.teacher.spec, 16, seed) for seed in range(32))
-    nearest = nearest_pictures(one.captured.graph, few_at_once, 128, 0)[0].images.float()
+    nearest = nearest_images(one.captured.graph, few_at_once, 128, 0)[0].images.float()
     monkeypatch.setattr(without_images, "RUINED", 0.5)
     for contradicted in (without_images.CONTRADICTED, torch.inf):
         monkeypatch.setattr(without_images, "CONTRADICTED", contradicted)

@@ -6,12 +6,12 @@ from torch import nn
 
 from intraq_cli.graph.batch_norms import add_statistics, norm_parameters, statistics
 from intraq_cli.synthesis.bns import scale_free_bns_loss
-from intraq_cli.synthesis.given_pictures import (
+from intraq_cli.synthesis.nearest_images import (
     add_moments_of_each,
     distances,
     least_distance,
     moments_of_all,
-    nearest_pictures,
+    nearest_images,
 )
 from intraq_cli.synthesis.tuning_images import TuningImages, shuffled_together
 from tests.conftest import graph_of
@@ -43,10 +43,10 @@ def test_nearest_pictures_are_kept_with_their_predicted_classes(graph, random):
     """The network was trained on noise of standard deviation 1: the louder a picture, the larger its distance."""
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
-    made = nearest_pictures(graph, images.split(3), 4, seed=5)[0]
+    made = nearest_images(graph, images.split(3), 4, seed=5)[0]
     kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
     assert sorted(kept) == [0, 2, 4, 6]
-    firsts = [nearest_pictures(graph, images.split(3), 4, seed)[0].images[0] for seed in range(5)]
+    firsts = [nearest_images(graph, images.split(3), 4, seed)[0].images[0] for seed in range(5)]
     assert not all(torch.equal(first, firsts[0]) for first in firsts)  # shuffled
     shares = graph(images[kept]).softmax(1)
     assert torch.equal(made.labels, shares.argmax(1))
@@ -54,7 +54,7 @@ def test_nearest_pictures_are_kept_with_their_predicted_classes(graph, random):
     assert made.given.all()
     assert made.losses["bns"] == pytest.approx(bns_of(graph, images[kept]).item(), rel=1e-3)
     # the batch size makes no difference
-    assert torch.equal(nearest_pictures(graph, images.split(1), 4, seed=5)[0].images, made.images)
+    assert torch.equal(nearest_images(graph, images.split(1), 4, seed=5)[0].images, made.images)
 
 
 def test_least_distance_is_that_in_the_nearest_batch_norm(network, graph, random):
@@ -72,7 +72,7 @@ def test_least_distance_is_that_in_the_nearest_batch_norm(network, graph, random
             x, mean, deviation = seen[name][:, c], norm.running_mean[c], (norm.running_var[c] + norm.eps).sqrt()
             terms.append(((x.mean() - mean) ** 2 + (x.std(correction=0) - deviation) ** 2) / deviation**2)
         medians.append(torch.stack(terms).median().item())
-    _, layers = nearest_pictures(graph, images.half().float().split(4), len(images), seed=0)
+    _, layers = nearest_images(graph, images.half().float().split(4), len(images), seed=0)
     assert least_distance(layers) == pytest.approx(min(medians), rel=1e-2)
     assert min(medians) < 0.9 * max(medians)
 
@@ -97,7 +97,7 @@ def test_views_of_a_picture_in_one_batch_count_as_one_picture(network, random):
     loudness = torch.tensor([1.0, 4.0, 1.1, 6.0, 0.9, 8.0, 1.2, 5.0])
     images = (torch.randn(8, 3, 8, 8, generator=random) * loudness.view(8, 1, 1, 1)).half().float()
     graph = graph_of(Flipped(network))
-    made = nearest_pictures(graph, images.split(3), 4, seed=5)[0]
+    made = nearest_images(graph, images.split(3), 4, seed=5)[0]
     kept = [next(k for k in range(8) if torch.equal(image.float(), images[k])) for image in made.images]
     alone = torch.stack([bns_of(graph, image[None]) for image in images])
     assert sorted(kept) == sorted(alone.topk(4, largest=False).indices.tolist())

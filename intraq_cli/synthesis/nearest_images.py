@@ -1,6 +1,6 @@
-"""Real pictures from the user, instead of or in addition to synthetic images: those nearest to the training data.
+"""The images nearest to the training data, out of the user's pictures or of random images.
 
-Batch norms store mean and variance of the training data. A picture whose own moments are close to them resembles the
+Batch norms store mean and variance of the training data. An image whose own moments are close to them resembles the
 training data to the network. No labels are needed: in tuning, the float network's output is the target.
 """
 
@@ -16,7 +16,7 @@ from intraq_cli.synthesis.bns import channel_distances, scale_free_bns_loss
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 BATCH = 16
-"""Number of pictures per batch."""
+"""Number of images per batch."""
 
 Moments = list[tuple[Tensor, Tensor]]
 """Mean and biased variance over height and width of every batch norm's input: ``(B, C)`` each."""
@@ -34,17 +34,17 @@ def add_moments_of_each(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def nearest_pictures(
+def nearest_images(
     graph: fx.GraphModule, batches: Iterable[Tensor], count: int, seed: int
 ) -> tuple[TuningImages, list[LayerStatistics]]:
-    """Select the ``count`` pictures whose batch norm statistics are nearest to the stored ones, in random order.
+    """Select the ``count`` images whose batch norm statistics are nearest to the stored ones, in random order.
 
-    Keeps all if there are fewer. Also returns the joint statistics of all kept pictures.
+    Keeps all if there are fewer, and marks them as given. Also returns the joint statistics of all kept images.
 
     Args:
         graph: graph of the float network.
-        batches: batches of pictures ``(B, C, H, W)``, normalised, on the graph's device; at least one.
-        count: number of pictures to keep.
+        batches: batches of images ``(B, C, H, W)``, normalised, on the graph's device; at least one.
+        count: number of images to keep.
         seed: random seed of the order.
     """
     observed, norms = _Observed(graph), norm_parameters(graph)
@@ -91,7 +91,7 @@ class _Observed:
 
 
 def distances(norms: list[Parameters], moments: Moments) -> Tensor:
-    """Compute the distance of each picture's statistics from the stored ones: its own BNS loss, ``(B,)``."""
+    """Compute the distance of each image's statistics from the stored ones: its own BNS loss, ``(B,)``."""
     return scale_free_bns_loss(statistics(norms, moments))
 
 
