@@ -13,10 +13,10 @@ from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError, check_positive
-from intraq_cli.evaluation.accuracy import TOP, Accuracy, answers_of, compare
+from intraq_cli.evaluation.accuracy import TOP, Accuracy, compare, predictor_of
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.labelled_images import LabelledImages
-from intraq_cli.evaluation.teacher_answers import KeptAnswers, Recalled, answers_folder
+from intraq_cli.evaluation.prediction_cache import CachedPredictor, PredictionCache, cache_folder
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized, load_float, teacher_of
@@ -51,7 +51,7 @@ def evaluate(
     weights: str | Path | None = None,
     save: bool = False,
     cache: bool = True,
-    kept: Annotated[KeptAnswers | None, SkipValidation] = None,
+    kept: Annotated[PredictionCache | None, SkipValidation] = None,
     report: Report = silent,
 ) -> EvaluationResult:
     """Measure a checkpoint, or a float model, and the float teacher on the same images.
@@ -108,7 +108,7 @@ def evaluate(
     for note in images.notes:
         report(Warned(note))
     report(StageStarted("evaluation", -(-images.count // batch_size), f"{images.count} images"))
-    kept = kept or KeptAnswers(answers_folder() if cache else None)
+    kept = kept or PredictionCache(cache_folder() if cache else None)
     with kept_memory(where), out_of_memory("use a smaller --batch-size"):
         accuracy = _measure(pair, images, batch_size, where, kept, report)
     seconds = time.perf_counter() - started
@@ -137,22 +137,23 @@ class _Pair:
 
 
 def _measure(
-    pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: KeptAnswers, report: Report
+    pair: _Pair, images: LabelledImages, batch_size: int, device: torch.device, kept: PredictionCache, report: Report
 ) -> Accuracy:
     """Measure both networks on all images; reuse stored predictions of a teacher with the same weights."""
     digest = images.digest() if images.digest and kept.folder else None  # looking at all files takes time
     origin = pair.origin
     teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
     key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)
-    theirs = Recalled(answers_of(pair.teacher, device), kept.recall(key, images.count, min(TOP, pair.num_classes)))
-    ours = theirs if pair.network is pair.teacher else answers_of(pair.network, device)
+    known = kept.load(key, images.count, min(TOP, pair.num_classes))
+    theirs = CachedPredictor(predictor_of(pair.teacher, device), known)
+    ours = theirs if pair.network is pair.teacher else predictor_of(pair.network, device)
     accuracy = compare(ours, theirs, images.batches(batch_size, report, pinned=device.type == "cuda"), report)
     if theirs.reused:
         report(
             Noted(f"reusing the float model's stored predictions for {theirs.reused} images; --no-cache repeats them")
         )
     if theirs.changed:
-        kept.keep(key, theirs.known, on_disk=digest is not None)
+        kept.save(key, theirs.known, on_disk=digest is not None)
     return accuracy
 
 

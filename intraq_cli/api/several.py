@@ -13,7 +13,7 @@ from intraq_cli.api.quantize import quantize
 from intraq_cli.checkpoint.read import is_own_checkpoint
 from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
-from intraq_cli.evaluation.teacher_answers import KeptAnswers, answers_folder
+from intraq_cli.evaluation.prediction_cache import PredictionCache, cache_folder
 from intraq_cli.events import Report, Warned, silent
 from intraq_cli.jobs.teachers import check_free
 from intraq_cli.models.source import Source
@@ -45,7 +45,7 @@ def evaluate_many(
     """
     if not targets:
         raise UsageError("no target is given", "give at least one checkpoint, file or model")
-    kept = KeptAnswers(answers_folder() if cache else None)
+    kept = PredictionCache(cache_folder() if cache else None)
 
     def one(target: Model) -> Any:
         return evaluate(target, data, kept=kept, report=report, **options)

@@ -11,9 +11,9 @@ from intraq_cli.events import Report, StepDone, Warned, silent
 from intraq_cli.models.teacher import logits_of
 
 TOP = 5
-NO_ANSWER = -2
+NAN_LOGITS = -2
 """Stands for the classes of an image whose logits are NaN; -1 marks images that were not predicted yet."""
-Answer = Callable[[Batch], Tensor]
+Predictor = Callable[[Batch], Tensor]
 """Returns the top classes of each image of a batch, most likely first, ``(B, min(5, K))``; -2 if logits are NaN."""
 
 
@@ -40,19 +40,19 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
     return logits.sort(dim=1, descending=True, stable=True).indices[:, :count]  # topk breaks ties arbitrarily
 
 
-def answers_of(network: nn.Module, device: torch.device | str = "cpu") -> Answer:
+def predictor_of(network: nn.Module, device: torch.device | str = "cpu") -> Predictor:
     """Return a function that predicts the classes of a batch ``(B, C, H, W)`` with ``network`` on ``device``."""
 
-    def answer(batch: Batch) -> Tensor:
+    def predict(batch: Batch) -> Tensor:
         logits = logits_of(network, batch.images.to(device, non_blocking=True))
         classes = likeliest(logits, TOP)
-        return classes.masked_fill(logits.isnan().any(1, keepdim=True), NO_ANSWER)
+        return classes.masked_fill(logits.isnan().any(1, keepdim=True), NAN_LOGITS)
 
-    return answer
+    return predict
 
 
 @torch.no_grad()
-def compare(ours: Answer, theirs: Answer, batches: Iterable[Batch], report: Report = silent) -> Accuracy:
+def compare(ours: Predictor, theirs: Predictor, batches: Iterable[Batch], report: Report = silent) -> Accuracy:
     """Compare the predictions of two networks, or of one given twice; an image whose logits are NaN counts as wrong."""
     n, counts = 0, torch.zeros(7, dtype=torch.long)
     for step, batch in enumerate(batches):
@@ -61,7 +61,7 @@ def compare(ours: Answer, theirs: Answer, batches: Iterable[Batch], report: Repo
         labels = batch.labels.to(found.device)[:, None]
         taught = taught.to(found.device)
         hits = [(classes[:, :k] == labels).any(1).sum() for classes in (found, taught) for k in (1, TOP)]
-        silences = [classes[:, 0] == NO_ANSWER for classes in (found, taught)]
+        silences = [classes[:, 0] == NAN_LOGITS for classes in (found, taught)]
         same = (found[:, 0] == taught[:, 0]) & ~silences[0]
         counts += torch.stack([*hits, same.sum(), *(silence.sum() for silence in silences)]).cpu()
         n += len(labels)

@@ -91,7 +91,7 @@ def test_teacher_runs_again_for_targets_with_other_weights_or_inputs(checkpoints
     assert timeless(found.results) == timeless(alone)
 
 
-def test_teacher_answers_are_cached_until_an_image_changes(checkpoints, network, labelled):
+def test_teacher_predictions_are_cached_until_an_image_changes(checkpoints, network, labelled):
     told = []
     options = {"model": network, "report": told.append, **AT_ONCE}
     first = evaluate(checkpoints[0], labelled, **options)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from intraq_cli.errors import OutputError
-from intraq_cli.evaluation.accuracy import Answer
+from intraq_cli.evaluation.accuracy import Predictor
 from intraq_cli.evaluation.labelled_images import Batch
 from intraq_cli.io.atomic import atomic_file
 
@@ -20,7 +20,7 @@ UNKNOWN = -1
 """Stands for the classes of an image without a known prediction, such as one that could not be read."""
 
 
-def answers_folder() -> Path | None:
+def cache_folder() -> Path | None:
     """Return the cache folder: ``intraq/answers`` in the user's cache folder; None for a user without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intraq" / "answers"
@@ -28,7 +28,7 @@ def answers_folder() -> Path | None:
         return None
 
 
-class KeptAnswers:
+class PredictionCache:
     """Cached top classes per image, for any number of float networks and data sets.
 
     Args:
@@ -39,7 +39,7 @@ class KeptAnswers:
         self.folder = folder
         self.known: dict[str, Tensor] = {}
 
-    def recall(self, key: tuple[Any, ...], count: int, width: int) -> Tensor:
+    def load(self, key: tuple[Any, ...], count: int, width: int) -> Tensor:
         """Return the classes ``(count, width)`` cached under ``key``, -1 where unknown."""
         name = _name(key)
         if name not in self.known and self.folder is not None:
@@ -50,7 +50,7 @@ class KeptAnswers:
             return torch.full((count, width), UNKNOWN, dtype=torch.int32)
         return found
 
-    def keep(self, key: tuple[Any, ...], classes: Tensor, on_disk: bool) -> None:
+    def save(self, key: tuple[Any, ...], classes: Tensor, on_disk: bool) -> None:
         """Cache ``classes`` ``(count, width)`` under ``key``; errors on writing to disk are ignored."""
         name = _name(key)
         self.known[name] = classes
@@ -65,19 +65,19 @@ def _name(key: tuple[Any, ...]) -> str:
     return f"{hashlib.sha256(repr(key).encode()).hexdigest()}.safetensors"
 
 
-class Recalled:
+class CachedPredictor:
     """Predictions from the cache; the network only runs on the first batch, and on batches with unknown images.
 
     If the network's predictions on the first batch differ from the cache, it is another network (its code may have
     changed, which a digest of its weights does not detect). The whole cache is then discarded.
 
     Args:
-        answer: runs the network.
+        predict: runs the network.
         known: classes ``(count, width)`` by position in the data set, -1 where unknown; updated with new predictions.
     """
 
-    def __init__(self, answer: Answer, known: Tensor) -> None:
-        self.answer, self.known = answer, known
+    def __init__(self, predict: Predictor, known: Tensor) -> None:
+        self.predict, self.known = predict, known
         self.checked = self.changed = False
         """Whether the first batch has been verified, and whether there are new predictions."""
         self.reused = 0
@@ -89,7 +89,7 @@ class Recalled:
         if self.checked and not (found == UNKNOWN).any():
             self.reused += len(found)
             return found
-        asked = self.answer(batch).cpu().to(self.known.dtype)
+        asked = self.predict(batch).cpu().to(self.known.dtype)
         if not asked.equal(found):
             if not self.checked:
                 self.known.fill_(UNKNOWN)
