@@ -16,7 +16,7 @@ from intraq_cli.errors import CHECK_DISK, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.digests import file_digest
-from intraq_cli.io.json_files import plain, write_json
+from intraq_cli.io.json_files import json_text, plain
 from intraq_cli.models.hub import downloading, hub_file
 from intraq_cli.publish.card import card_digest, folder_card, is_own_card
 from intraq_cli.reports.folder import REPORT, read_record, record_of
@@ -104,14 +104,10 @@ def _note(
         made = folder_card(folder, config, noted) if ours else None
         if made is not None:  # even after an interruption, the folder has one of the two cards
             noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]
-        page = page_of_one(record_of(folder, config, noted))
-        with atomic_file(folder / "run.json", force=True) as scratch:
-            write_json(scratch, noted)
-        with atomic_file(folder / REPORT, force=True) as scratch:
-            scratch.write_text(page, encoding="utf-8")
-        if made is not None:
-            with atomic_file(path, force=True) as scratch:
-                scratch.write_text(made, encoding="utf-8")
+        texts = {"run.json": json_text(noted), REPORT: page_of_one(record_of(folder, config, noted))}
+        for name, text in (texts if made is None else {**texts, path.name: made}).items():
+            with atomic_file(folder / name, force=True) as scratch:
+                scratch.write_text(text, encoding="utf-8")
     if not ours:
         report(Warned(f"{path} was edited by hand and is not updated; delete it to have it written again"))
 
