@@ -11,7 +11,7 @@ from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.jobs.targets import find_folder
 from intraq_cli.reports.comparison import comparison
 from intraq_cli.reports.folder import REPORT, Record, read_record
-from intraq_cli.reports.page import page_of_one, page_of_several
+from intraq_cli.reports.page import html_page
 from intraq_cli.results import ComparisonResult, ReportResult
 from intraq_cli.words import spelled_path
 
@@ -38,7 +38,7 @@ def report(folders: Folders, *, out: str | Path | None = None, force: bool = Fal
             raise CheckpointError(f"there is no folder {folder}", NO_CHECKPOINT)
     check_output(path, force or own)
     records = [read_record(Path(folder)) for folder in given]
-    content = page_of_one(records[0]) if len(records) == 1 else page_of_several(records)
+    content = html_page(*records)
     with atomic_file(path, force or own) as scratch:
         scratch.write_text(content, encoding="utf-8")
     return ReportResult(spelled_path(path), len(content.encode()), given)

@@ -21,7 +21,7 @@ from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.publish.card import card_digest, model_card
 from intraq_cli.reports.folder import REPORT, read_record
-from intraq_cli.reports.page import page_of_one
+from intraq_cli.reports.page import html_page
 from intraq_cli.runtime.metrics import METRICS, Metrics
 from intraq_cli.synthesis.pictures import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
@@ -69,7 +69,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
             write_sheet(folder / "samples.png", shown, teacher.spec, names)
         if end.metrics.steps:
             end.metrics.write(folder / METRICS)
-        (folder / REPORT).write_text(page_of_one(read_record(folder)), encoding="utf-8")
+        (folder / REPORT).write_text(html_page(read_record(folder)), encoding="utf-8")
 
 
 def _load_once(folder: Path, end: Finished) -> None:

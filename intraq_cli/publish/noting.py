@@ -20,7 +20,7 @@ from intraq_cli.io.json_files import json_text, plain
 from intraq_cli.models.hub import downloading, hub_file
 from intraq_cli.publish.card import card_digest, folder_card, is_own_card
 from intraq_cli.reports.folder import REPORT, read_record, record_of
-from intraq_cli.reports.page import page_of_one
+from intraq_cli.reports.page import html_page
 
 LOCK_SECONDS = 60.0
 """Time to wait for another process that records something, which takes less than a second."""
@@ -104,7 +104,7 @@ def _note(
         made = folder_card(folder, config, noted) if ours else None
         if made is not None:  # even after an interruption, the folder has one of the two cards
             noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]
-        texts = {"run.json": json_text(noted), REPORT: page_of_one(record_of(folder, config, noted))}
+        texts = {"run.json": json_text(noted), REPORT: html_page(record_of(folder, config, noted))}
         for name, text in (texts if made is None else {**texts, path.name: made}).items():
             with atomic_file(folder / name, force=True) as scratch:
                 scratch.write_text(text, encoding="utf-8")

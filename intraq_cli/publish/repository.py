@@ -20,7 +20,7 @@ from intraq_cli.models.source import needs_code
 from intraq_cli.publish.card import base_model, benchmark_results, card_loading_from, folder_card, is_own_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.reports.folder import REPORT, read_steps, record_of
-from intraq_cli.reports.page import page_of_one
+from intraq_cli.reports.page import html_page
 from intraq_cli.runtime.metrics import METRICS
 from intraq_cli.words import some_of
 
@@ -61,7 +61,7 @@ def checkpoint_files(
     public = {key: value for key, value in local_names(run).items() if key != "cards"}  # digests of the local card
     files["config.json"], files["run.json"] = json_text(without_paths(config)).encode(), json_text(public).encode()
     if REPORT in files:  # made from the published manifest, never copied
-        files[REPORT] = page_of_one(record_of(folder, config, public)).encode()
+        files[REPORT] = html_page(record_of(folder, config, public)).encode()
     read_steps(folder)
     if results := benchmark_results(run):
         files[RESULTS] = results.encode()

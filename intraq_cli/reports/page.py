@@ -1,6 +1,5 @@
 """Render a page to one self-contained HTML file, without scripts or requests."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,26 +13,13 @@ TEMPLATE = Path(__file__).with_name("page.html.jinja")
 MOST_BYTES = 1_000_000
 
 
-def page_of_one(record: Record) -> str:
-    """Return the HTML of a run, which is smaller than a megabyte.
-
-    Raises:
-        CheckpointError: the run has too much data for a page.
-    """
-    return _small(one.page(record))
-
-
-def page_of_several(records: Sequence[Record]) -> str:
-    """Return the HTML of several runs side by side, which is smaller than a megabyte.
+def html_page(*records: Record) -> str:
+    """Return the HTML of one run, or of several side by side; without images if it would exceed a megabyte with them.
 
     Raises:
         CheckpointError: the runs have too much data for a page.
     """
-    return _small(several.page(records))
-
-
-def _small(page: Page) -> str:
-    """Render a page, without its images if it would otherwise be too large."""
+    page = one.page(records[0]) if len(records) == 1 else several.page(records)
     bare = replace(page, sections=[replace(section, tiles=()) for section in page.sections])
     for choice in (page, bare):
         made = render(choice)

@@ -6,7 +6,7 @@ from intraq_cli import compare
 from intraq_cli.errors import UsageError
 from intraq_cli.reports.comparison import table_of
 from intraq_cli.reports.folder import read_record
-from intraq_cli.reports.page import page_of_several
+from intraq_cli.reports.page import html_page
 from tests.reports.runs import EVALUATION, folder_of, run_of
 
 SQNR = {"bn1": 30.0, "layer.bn1": 21.0, "other": 9.0}
@@ -69,17 +69,17 @@ def test_folders_of_the_same_name_are_numbered_and_other_weights_reported(tmp_pa
     assert [one.name for one in found.checkpoints] == ["net", "net (2)"]
     assert not found.same_model
     assert "the float weights differ, so agreement and divergence are not comparable" in intraq("compare", a, b).err
-    assert "the float weights differ, so agreement and divergence are not comparable" in page_of_several(
-        [read_record(a), read_record(b)]
+    assert "the float weights differ, so agreement and divergence are not comparable" in html_page(
+        read_record(a), read_record(b)
     )
 
 
 def test_comparison_page_ranks_by_what_all_were_measured_on(pair, tmp_path):
-    text = page_of_several([read_record(folder) for folder in pair])
+    text = html_page(*(read_record(folder) for folder in pair))
     assert "The smallest is a with 160.0 kB; the best top-1 on digits (600 images) is that of b, 99.25 %." in text
     assert "Size against accuracy" in text
     unmeasured = folder_of(tmp_path / "c", evaluations=[])
-    text = page_of_several([read_record(folder) for folder in (*pair, unmeasured)])
+    text = html_page(*(read_record(folder) for folder in (*pair, unmeasured)))
     assert "the closest to its float network is b, at a divergence of 0.0002 nats." in text
     assert "Size against divergence" in text
 
@@ -92,7 +92,7 @@ def _page_of(tmp_path, **by_folder):
         evaluations = [{**EVALUATION, "top1": measured.pop("top1")}] if "top1" in measured else []
         measured = {**run_of()["measured"], **measured}
         folders.append(folder_of(tmp_path / name, measured=measured, evaluations=evaluations, export=None))
-    return page_of_several([read_record(folder) for folder in folders])
+    return html_page(*(read_record(folder) for folder in folders))
 
 
 def test_comparison_page_names_ties(tmp_path):

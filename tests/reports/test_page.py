@@ -16,7 +16,7 @@ from intraq_cli.errors import CheckpointError, OutputError
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.publish.noting import check_record
 from intraq_cli.reports.folder import read_record
-from intraq_cli.reports.page import MOST_BYTES, page_of_one, page_of_several
+from intraq_cli.reports.page import MOST_BYTES, html_page
 from intraq_cli.synthesis.pictures import write_sheet
 from tests.reports.runs import EVALUATION, folder_of, images_of, layer, run_of
 
@@ -72,7 +72,7 @@ def words(text):
 
 
 def test_page_has_every_section_and_a_table_for_every_chart(folder):
-    page = Page(page_of_one(read_record(folder)))
+    page = Page(html_page(read_record(folder)))
     assert page.headings == SECTIONS
     assert len(page.figures) == 7  # two of them show losses
     for tags in page.figures:
@@ -83,7 +83,7 @@ def test_page_has_every_section_and_a_table_for_every_chart(folder):
 
 
 def test_page_shows_the_figures_of_the_manifest(folder):
-    text = words(page_of_one(read_record(folder)))
+    text = words(html_page(read_record(folder)))
     for figure in (
         "Top-1 on digits goes from 99.50 % (float) to 98.50 %, measured on 600 images; the file is 6.2 times smaller.",
         "160.0 kB float 1.00 MB: 6.2 times smaller",
@@ -102,7 +102,7 @@ def test_page_shows_the_figures_of_the_manifest(folder):
 
 
 def test_page_without_an_evaluation_summarises_the_agreement_instead(tmp_path):
-    text = words(page_of_one(read_record(folder_of(tmp_path / "a", evaluations=[]))))
+    text = words(html_page(read_record(folder_of(tmp_path / "a", evaluations=[]))))
     assert "Top-1 predictions equal the float network's on 96.9 % of 32 synthetic images" in text
     assert "Accuracy on real images was not measured yet" in text
     bare = {"bytes_float": 1_000_000, "bytes_quantized": 250_000}
@@ -110,9 +110,9 @@ def test_page_without_an_evaluation_summarises_the_agreement_instead(tmp_path):
     instant = folder_of(tmp_path / "b", evaluations=[], measured=bare, **gone)
     (instant / "metrics.jsonl").unlink()
     (instant / "samples.png").unlink()
-    page = Page(page_of_one(read_record(instant)))
+    page = Page(html_page(read_record(instant)))
     assert page.headings == ["What is quantized", "Reproducing this run"]
-    assert "Quantized without images; the file is 4.0 times smaller." in words(page_of_one(read_record(instant)))
+    assert "Quantized without images; the file is 4.0 times smaller." in words(html_page(read_record(instant)))
 
 
 def assert_self_contained(text):
@@ -128,9 +128,9 @@ def assert_self_contained(text):
 
 
 def test_pages_load_nothing_from_elsewhere(folder, tmp_path):
-    assert_self_contained(page_of_one(read_record(folder)))
+    assert_self_contained(html_page(read_record(folder)))
     other = folder_of(tmp_path / "other")
-    assert_self_contained(page_of_several([read_record(folder), read_record(other)]))
+    assert_self_contained(html_page(read_record(folder), read_record(other)))
 
 
 EVIL = "<script>alert('\"&')</script><img src=x onerror=alert(1)>{{ 7*7 }}"
@@ -162,8 +162,8 @@ def test_untrusted_text_is_escaped_on_pages(tmp_path):
     (tmp_path / "<b>bold").mkdir()
     shutil.copytree(evil, tmp_path / "<b>bold" / "<i>")
     for text in (
-        page_of_one(read_record(evil)),
-        page_of_several([read_record(evil), read_record(tmp_path / "<b>bold" / "<i>")]),
+        html_page(read_record(evil)),
+        html_page(read_record(evil), read_record(tmp_path / "<b>bold" / "<i>")),
     ):
         tags = {tag for tag, _ in Page(text).tags}
         assert not tags & {"script", "i", *(() if "Synthetic images" in text else "b")}
@@ -201,7 +201,7 @@ def test_legend_shows_only_widths_that_were_measured(tmp_path):
     tried = {"weights": {"2": 0.5, "8": 0.1}, "inputs": {"2": 0.75, "4": 0.25, "8": 0.125}}
     inspection = {**run_of()["inspection"], "w_bits": 6, "a_bits": 7}
     folder = folder_of(tmp_path / "a", inspection=inspection, sensitivity=[{"name": "conv", **tried}])
-    text = words(page_of_one(read_record(folder)))
+    text = words(html_page(read_record(folder)))
     assert "weight at 8 bits" in text
     assert "input at 8 bits" in text
     assert not re.search(r"at [67] bits", text)
@@ -235,8 +235,8 @@ def test_extreme_figures_are_shown_or_rejected(tmp_path, value):
         if abs(value) <= 1e98:
             (folder / "metrics.jsonl").write_text("".join(json.dumps({**line, "step": k}) + "\n" for k in (1, 11)))
             record = read_record(folder)
-            assert "</html>" in page_of_one(record)
-            assert "</html>" in page_of_several([record, record])
+            assert "</html>" in html_page(record)
+            assert "</html>" in html_page(record, record)
             continue
         with pytest.raises(CheckpointError, match=key):
             read_record(folder)
@@ -285,7 +285,7 @@ def test_page_of_a_very_large_network_stays_small(tmp_path):
     )
     steps = [{"stage": "tuning", "step": k, "images": k, "seconds": 1.0, "kl": 1.0 / k} for k in range(1, 20_000)]
     (large / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
-    assert len(page_of_one(read_record(large)).encode()) < MOST_BYTES
+    assert len(html_page(read_record(large)).encode()) < MOST_BYTES
 
 
 def test_report_overwrites_only_the_folders_own_report_without_force(folder, tmp_path, intraq, monkeypatch):
