@@ -14,7 +14,7 @@ from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
 from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
-from intraq_cli.commands.parsing import plain
+from intraq_cli.commands.parsing import readable
 from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import StdoutFailed, checked_stdout, print_error, print_json, stderr
 from intraq_cli.commands.push import push
@@ -105,7 +105,7 @@ def _exit_code(args: list[str], rank: int) -> int:
             print(f"process {rank}: error: {error.message}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
-        error.message = plain(error.message)
+        error.message = readable(error.message)
         if not as_json:
             error.show() if hasattr(error, "show") else stderr.print(str(error))
         else:

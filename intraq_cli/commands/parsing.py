@@ -58,7 +58,7 @@ def bits(option: str) -> Callable[[str], int | tuple[int, ...]]:
     return parse
 
 
-def plain(message: str) -> str:
+def readable(message: str) -> str:
     """Reword an error message about an option's value from pydantic, which typer passes on."""
     for pattern, words in PYDANTIC:
         message = re.sub(pattern, words, message)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from intraq_cli.errors import IntraqError
-from intraq_cli.io.json_files import plain
+from intraq_cli.io.json_files import jsonable
 from intraq_cli.words import duration
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def print_json(data: Any) -> None:
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         data = dataclasses.asdict(data)
     letters = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(plain(data), ensure_ascii=not letters))
+    print(json.dumps(jsonable(data), ensure_ascii=not letters))
 
 
 def print_table(title: str, rows: list[tuple[str, str]]) -> None:

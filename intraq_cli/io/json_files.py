@@ -17,10 +17,10 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def json_text(data: dict[str, Any]) -> str:
     """Format a JSON file so that people can read it too."""
-    return json.dumps(plain(data), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(jsonable(data), indent=2, ensure_ascii=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD.
 
     Surrogates occur in file names with bytes that are not UTF-8.
@@ -28,9 +28,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {jsonable(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

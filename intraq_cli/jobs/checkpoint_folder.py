@@ -11,7 +11,7 @@ from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers
 from intraq_cli.io.atomic import atomic_folder
-from intraq_cli.io.json_files import plain, write_json
+from intraq_cli.io.json_files import jsonable, write_json
 from intraq_cli.jobs.bit_budget import Chosen
 from intraq_cli.jobs.evidence import evidence
 from intraq_cli.jobs.pipeline import Job
@@ -60,7 +60,7 @@ def write_folder(path: Path, force: bool, end: Finished) -> None:
         write_json(folder / "config.json", config)
         _load_once(folder, end)
         run["seconds"] = time.perf_counter() - end.started
-        card = model_card(config, plain(run))
+        card = model_card(config, jsonable(run))
         run["cards"] = [card_digest(card)]
         write_json(folder / "run.json", run)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -16,7 +16,7 @@ from intraq_cli.errors import CHECK_DISK, ModelError, OutputError
 from intraq_cli.events import Report, Warned
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.digests import file_digest
-from intraq_cli.io.json_files import json_text, plain
+from intraq_cli.io.json_files import json_text, jsonable
 from intraq_cli.models.hub import downloading, hub_file
 from intraq_cli.publish.card import card_digest, folder_card, is_own_card
 from intraq_cli.reports.folder import REPORT, read_record, record_of
@@ -55,7 +55,7 @@ def record(folder: Path, checkpoint: Checkpoint, measured: dict[str, Any], repor
         OutputError: a file cannot be written, or the folder now contains another checkpoint.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    entry = {**plain(measured), "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
+    entry = {**jsonable(measured), "benchmark": _benchmark(measured), "date": date, "intraq": __version__}
 
     def noted(run: dict[str, Any]) -> dict[str, Any]:
         others = [one for one in run.get("evaluations", []) if _measured_on(one) != _measured_on(entry)]
@@ -100,7 +100,7 @@ def _note(
             )
         card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
         ours = card is None or is_own_card(card, run)
-        noted = plain(change(run))
+        noted = jsonable(change(run))
         made = folder_card(folder, config, noted) if ours else None
         if made is not None:  # even after an interruption, the folder has one of the two cards
             noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Event, Report, StageDone, StageStarted, StepDone
-from intraq_cli.io.json_files import plain
+from intraq_cli.io.json_files import jsonable
 from intraq_cli.runtime.resume import ResumeStore
 
 METRICS = "metrics.jsonl"
@@ -66,7 +66,7 @@ class Metrics:
 
 
 def _line(step: dict[str, Any]) -> str:
-    return json.dumps(plain(step)) + "\n"
+    return json.dumps(jsonable(step)) + "\n"
 
 
 def to_tensorboard(report: Report, folder: str | Path | None) -> Report:

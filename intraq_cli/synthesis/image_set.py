@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from intraq_cli.errors import DataError
-from intraq_cli.io.json_files import plain
+from intraq_cli.io.json_files import jsonable
 from intraq_cli.io.untrusted import TensorInfo, first_fault, tensor_header
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.models.input_spec import InputSpec
@@ -140,6 +140,6 @@ def _check_about(path: Path, about: Any) -> _About:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise DataError(f"{path} is not a set of synthetic images", HINT)
     try:
-        return _About.model_validate({**about, "origin": plain(about.get("origin"))})
+        return _About.model_validate({**about, "origin": jsonable(about.get("origin"))})
     except ValidationError as error:
         raise DataError(f"{path} is damaged: {first_fault(error)}", HINT) from error
