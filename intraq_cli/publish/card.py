@@ -9,7 +9,7 @@ from typing import Any
 from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.errors import CheckpointError
 from intraq_cli.models.hub import split_revision
-from intraq_cli.publish.privacy import local_names, without_paths
+from intraq_cli.publish.privacy import local_names
 from intraq_cli.quantization.plan import VALUE_BITS
 from intraq_cli.words import counted, data_of, images_of, logits_differ
 
@@ -52,22 +52,19 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
     PublishedRun.model_validate(run)
     quantization, public = config["quantization_config"], local_names(run)
     # a timm repository has no results: they were measured with quantized activations too
-    evaluations = [] if timm_repo else without_paths(run.get("evaluations", []))
+    evaluations = [] if timm_repo else public.get("evaluations", [])
     pictures, modules = run["measured"].get("pictures", 0), quantization["modules"]
-    w_bits, a_bits = _usual_bits(quantization)
-    licence = _licence(config, run)
+    w_bits = quantization["weights"]["bits"]
     card = ModelCard.from_template(
         _metadata(config, run, "timm" if timm_repo else "intraq", evaluations),
         template_path=str(TEMPLATE),
         timm_repo=timm_repo,
         folder=FOLDER,
         run=public,
-        measured=public["measured"],
         evaluations=evaluations,
         quantization=quantization,
-        placement=quantization["activations"]["placement"],
         w_bits=w_bits,
-        a_bits=a_bits,
+        a_bits=quantization["activations"]["bits"],
         activations="" if timm_repo else _activations(quantization),
         layers=counted(len(modules), "layer"),
         ends=_exceptions(modules, w_bits),
@@ -78,9 +75,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
         widest=max(modules.values()),
         cfg=config["pretrained_cfg"],
         numbers=lambda values: "(" + ", ".join(f"{value:g}" for value in values) + ")",
-        licence_row="unknown: the base model states none"
-        if licence == "unknown"
-        else f"{licence}, from the base model",
+        licence=_licence(config, run),
     )
     return f"{card}\n"
 
@@ -107,22 +102,6 @@ def card_digest(card: str) -> str:
 def is_own_card(card: str, run: dict[str, Any]) -> bool:
     """Return whether a card is unchanged since intraq wrote it with the manifest ``run``."""
     return card_digest(card) in run.get("cards", [])
-
-
-def _usual_bits(quantization: dict[str, Any]) -> tuple[int, int]:
-    """Return the bits of most weights, and of most layers' inputs."""
-    return quantization["weights"]["bits"], quantization["activations"]["bits"]
-
-
-def _other_bits(quantization: dict[str, Any]) -> list[int]:
-    """Return activation bits that differ from most, in order; without those that a placement sets to 8 bits."""
-    placement, usual = quantization["activations"]["placement"], _usual_bits(quantization)[1]
-    bits = [*quantization["sites"].values()]
-    if placement == "integer":
-        bits = [b for b in bits if b != VALUE_BITS]
-    elif placement == "inputs":
-        bits = bits[1:] or bits  # the first site is the image
-    return [b for b in bits if b != usual]
 
 
 def _exceptions(modules: dict[str, int], w_bits: int) -> str:
@@ -163,19 +142,22 @@ def card_loading_from(card: str, repo_id: str, revision: str | None = None) -> s
 
 
 def _activations(quantization: dict[str, Any]) -> str:
-    placement = quantization["activations"]["placement"]
-    text = PLACEMENTS[placement].format(image=next(iter(quantization["sites"].values()), VALUE_BITS))
-    counts = Counter(_other_bits(quantization))
-    last = [*quantization["sites"].values()][-1]
-    if placement != "integer" and counts.total() == 1 and counts[last]:
-        return f"{text}, the input of the last layer at {last}"
+    """Say which activations are quantized, and which have other bits than most."""
+    placement, bits = quantization["activations"]["placement"], [*quantization["sites"].values()]
+    # without what a placement sets to 8 bits: the image, or values between operations other than layers
+    chosen = {"inputs": bits[1:] or bits, "integer": [b for b in bits if b != VALUE_BITS]}.get(placement, bits)
+    counts = Counter(b for b in chosen if b != quantization["activations"]["bits"])
+    text = PLACEMENTS[placement].format(image=bits[0])
+    if placement != "integer" and counts.total() == 1 and counts[bits[-1]]:
+        return f"{text}, the input of the last layer at {bits[-1]}"
     return text + "".join(f", {count} of them at {b}" for b, count in sorted(counts.items()))
 
 
 def _metadata(config: dict[str, Any], run: dict[str, Any], library: str, evaluations: list[dict[str, Any]]) -> Any:
     from huggingface_hub import ModelCardData
 
-    bits = "w{}a{}".format(*_usual_bits(config["quantization_config"]))
+    quantization = config["quantization_config"]
+    bits = f"w{quantization['weights']['bits']}a{quantization['activations']['bits']}"
     base, licence = base_model(config, run), _licence(config, run)
     known = licence in LICENCES or licence == "unknown"
     free = [] if run["measured"].get("pictures") else ["zero-shot-quantization", "data-free"]
