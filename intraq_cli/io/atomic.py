@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -132,28 +132,18 @@ def _scratch(path: Path) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the entries of a folder, are on the disk."""
-    if path.is_dir():
-        with suppress(OSError):  # Windows and some network file systems cannot sync folders
-            _fsync(path, os.O_RDONLY)
-    else:
-        _fsync(path, os.O_RDWR)  # Windows cannot sync a file opened read-only
-
-
-def _fsync(path: Path, flags: int) -> None:
-    opened = os.open(path, flags)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    folder = path.is_dir()
+    with suppress(OSError) if folder else nullcontext():  # Windows and some network file systems cannot sync folders
+        opened = os.open(path, os.O_RDONLY if folder else os.O_RDWR)  # Windows cannot sync a file opened read-only
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def _finish(file: Path) -> None:
     """Sync a new file to the disk, and give it the user's default permissions."""
     sync(file)
-    file.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    file.chmod(0o666 & ~mask)
