@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,10 @@ def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
     """
     if folder is None:
         return report
-    writer_of = _summary_writer()
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard: TensorBoard is not installed", "pip install tensorboard") from error
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +96,7 @@ def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
     def watched(event: Event) -> None:
         if isinstance(event, StepDone) and event.values:
             if event.stage not in writers:
-                writers[event.stage] = writer_of(str(Path(folder, event.stage)), purge_step=event.step)
+                writers[event.stage] = SummaryWriter(str(Path(folder, event.stage)), purge_step=event.step)
             for name, value in event.values.items():
                 writers[event.stage].add_scalar(f"loss/{name}", value, event.step)
             writers[event.stage].flush()
@@ -103,11 +105,3 @@ def to_tensorboard(report: Report, folder: str | Path | None) -> Report:
         report(event)
 
     return watched
-
-
-def _summary_writer() -> Callable[..., Any]:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError("--tensorboard: TensorBoard is not installed", "pip install tensorboard") from error
-    return SummaryWriter
