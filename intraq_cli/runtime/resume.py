@@ -222,18 +222,15 @@ def _prepare(folder: Path, job: dict[str, Any], resume: bool) -> bool:
     return False
 
 
-def _is_own(folder: Path) -> bool:
-    """Whether a job created the folder: it has a lock, ``job.json``, or the scratch folder of an output."""
-    return any((folder / name).exists() for name in ("lock", "job.json")) or any(folder.glob(".*"))
-
-
 def _locked(folder: Path) -> FileLock:
     """Create ``folder``, and acquire the lock in it, which the system releases when the process ends.
 
     Raises:
         OutputError: another process holds the lock, or the folder cannot be created, or holds other things.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
+    # a job's folder has a lock, job.json, or the scratch folder of an output
+    own = any((folder / name).exists() for name in ("lock", "job.json")) or any(folder.glob(".*"))
+    if folder.is_dir() and any(folder.iterdir()) and not own:
         raise OutputError(f"{folder} is needed to save progress, but contains other files", "give another --out")
     lock = FileLock(folder / "lock", blocking=False)
     for attempt in range(LOCK_ATTEMPTS):  # the previous holder may be removing the folder
