@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -31,22 +31,12 @@ def call_factory(spelled: str) -> nn.Module:
     Raises:
         ModelError: the file or the function fails, or does not return an ``nn.Module``.
     """
-    with _named(spelled, "factory", ModelError) as function, _apart():
+    # its settings of torch and its working folder do not last, and what it prints goes to stderr
+    with _named(spelled, "factory", ModelError) as function, usual_settings(), redirect_stdout(sys.stderr), chdir("."):
         network = function()
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spelled} returned {type(network).__name__}, not an nn.Module")
     return network
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """Within the block, isolate user code: restore torch's settings and the working folder, print to stderr."""
-    folder = os.getcwd()
-    with usual_settings(), redirect_stdout(sys.stderr):
-        try:
-            yield
-        finally:
-            os.chdir(folder)
 
 
 def load_function(spelled: str) -> Callable[[Any], Any]:
