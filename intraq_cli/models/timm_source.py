@@ -83,14 +83,8 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
 
     cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     data = resolve_model_data_config(network)
-    spec = InputSpec(
-        tuple(data["input_size"]),
-        tuple(data["mean"]),
-        tuple(data["std"]),
-        data["interpolation"],
-        data["crop_pct"],
-        data["crop_mode"],
-    )
+    lists: dict[str, Any] = {key: tuple(data[key]) for key in ("input_size", "mean", "std")}
+    spec = InputSpec(**lists, **{key: data[key] for key in ("interpolation", "crop_pct", "crop_mode")})
     hub_id = cfg.get("hf_hub_id")
     keep = ("architecture", "tag", "num_classes", "license", "origin_url", "paper_ids", "hf_hub_id")
     return Teacher(
