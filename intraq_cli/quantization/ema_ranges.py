@@ -16,16 +16,16 @@ def warm_up(student: QuantizedNetwork, batches: Iterable[Tensor], config: Quanti
 
     Meanwhile the network runs with quantized weights, and with activations quantized by the ranges so far.
     """
-    observers = [EmaObserver(quantizer.top, config.ema_beta) for quantizer in student.activation_quantizers.values()]
+    pairs = [(one, EmaObserver(one.top, config.ema_beta)) for one in student.activation_quantizers.values()]
     try:
-        for quantizer, observer in zip(student.activation_quantizers.values(), observers, strict=True):
+        for quantizer, observer in pairs:
             quantizer.observer = observer.observe
         for batch in batches:
             student(batch)
     finally:
-        for quantizer in student.activation_quantizers.values():
+        for quantizer, _ in pairs:
             quantizer.observer = None
-    for quantizer, observer in zip(student.activation_quantizers.values(), observers, strict=True):
+    for quantizer, observer in pairs:
         quantizer.set_grid(*observer.grid())
         quantizer.scale.learn(config.activation_scale == "learned")
 
