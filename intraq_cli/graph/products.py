@@ -101,10 +101,6 @@ def _outer(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(node)
 
 
-def _solved(node: fx.Node, given: dict[str, Any]) -> int:
-    return numel(node) * int(_shape(node.args[0])[-1])
-
-
 def _of_batches(node: fx.Node, given: dict[str, Any]) -> int:
     return numel(given["batch1"]) * int(_shape(given["batch2"])[-1])
 
@@ -135,7 +131,7 @@ PRODUCTS: dict[Any, tuple[str, Count]] = {
     aten.bilinear.default: ("bilinear", _bilinear),
     **dict.fromkeys(
         (aten.linalg_solve.default, aten.linalg_solve_triangular.default, aten.cholesky_solve.default),
-        ("solve", _solved)),
+        ("solve", _matrix)),
 }  # fmt: skip
 SUMS = (aten.sum.dim_IntList, aten.sum.default)
 SIZES = (aten.abs.default, aten.square.default, aten.pow.Tensor_Scalar)
