@@ -37,10 +37,9 @@ class RowFilter:
         Raises:
             UsageError: the table lacks a column of the filter.
         """
-        bits = "bits" if (self.w, self.a) != (None, None) else None
-        asked = [name for name in ("recipe", "placement") if getattr(self, name) is not None] + ([bits] if bits else [])
-        for column in asked:
-            if column not in rows[0]:
+        asked = {"recipe": self.recipe, "placement": self.placement, "bits": self.w if self.a is None else self.a}
+        for column, value in asked.items():
+            if value is not None and column not in rows[0]:
                 raise UsageError(f"the table {table} has no column {column}", f"it has {', '.join(rows[0])}")
         return [row for row in rows if self._wants(row)]
 
