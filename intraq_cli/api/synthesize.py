@@ -1,6 +1,5 @@
 """``synthesize``: learn synthetic images from nothing but a network."""
 
-import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -128,10 +127,6 @@ def _result(job: Job, path: Path, source: Source, png: Path | None) -> Synthesis
         model=source.spelled,
         n=job.recipe.synthesis.num_images,
         image_shape=job.teacher.spec.input_size,
-        seconds=0.0,
-        losses={},
-        teacher_accuracy=math.nan,
-        heterogeneity=math.nan,
         seed=job.context.seed,
         device=str(job.context.device),
         png=None if png is None else str(png),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -116,7 +115,7 @@ class QuantizationRun:
         Raises:
             IntraqError: a stage fails, or the folder cannot be written.
         """
-        with self.job.started(self.path, self._identity(), resume) as job:
+        with self.job.started(self.path, self._identity, resume) as job:
             metrics = Metrics(job.context.report, job.context.store)
             job = replace(job, context=replace(job.context, report=metrics.report))
             started = self.started - job.context.store.before
@@ -142,8 +141,9 @@ class QuantizationRun:
     def _as_chosen(self, chosen: Chosen) -> InspectionResult:
         return self.narrowest if chosen.plan is self.choice.narrowest else self.inspected(chosen.plan)
 
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Return what must be equal in a later run for it to resume from this run's states."""
+        """What must be equal in a later run for it to resume from this run's states."""
         job, asked = self.job, self.choice.asked
         bits = [asked.w, asked.a, asked.first_last_bits, asdict(asked.rules), asked.budget and asdict(asked.budget)]
         return {
@@ -159,7 +159,7 @@ class QuantizationRun:
     @cached_property
     def _digest(self) -> str:
         """Digest of the job, recorded in its folder."""
-        job = {**self._identity(), "device": self.job.context.device.type}
+        job = {**self._identity, "device": self.job.context.device.type}
         return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
 
     def _result(self, chosen: Chosen, found: InspectionResult) -> QuantizationResult:
@@ -173,15 +173,10 @@ class QuantizationRun:
             recipe=job.recipe.name,
             bytes_float=found.bytes_float,
             bytes_quantized=found.bytes_quantized,
-            agreement=math.nan,
-            kl=math.nan,
-            heterogeneity=math.nan,
-            seconds=0.0,
             stages=self.stages,
             seed=job.context.seed,
             device=str(job.context.device),
             act_placement=self.choice.placement,
-            held_out=0,
             avg_bits=mean_bits(found.layers),
             frontier=chosen.frontier,
         )

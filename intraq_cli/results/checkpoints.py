@@ -52,7 +52,7 @@ class ExportResult:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QuantizationResult:
     """What ``quantize`` made; shares are in percent."""
 
@@ -63,19 +63,19 @@ class QuantizationResult:
     recipe: str
     bytes_float: int
     bytes_quantized: int
-    agreement: float
+    agreement: float = math.nan
     """Share of held-out images with the teacher's top-1 prediction; NaN (in JSON: null) without images."""
-    kl: float
+    kl: float = math.nan
     """Divergence KL(teacher || student) on the same images, in nats."""
-    heterogeneity: float
+    heterogeneity: float = math.nan
     """Mean cosine distance between features of two synthetic images of a class."""
-    seconds: float
+    seconds: float = 0.0
     stages: dict[str, float]
     """Seconds of each stage."""
     seed: int
     device: str
     act_placement: str
-    held_out: int
+    held_out: int = 0
     """Number of images held out from tuning."""
     pictures: int = 0
     """Number of images that were the user's own pictures."""

@@ -1,6 +1,7 @@
 """Results about synthetic images, and the estimate of a dry run."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,7 +17,7 @@ class Forecast:
     """Peak memory, of the GPU if the job runs on one; None: unknown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SynthesisResult:
     """What ``synthesize`` made; shares are in percent."""
 
@@ -26,11 +27,11 @@ class SynthesisResult:
     """Number of images."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
-    seconds: float
-    losses: dict[str, float]
-    teacher_accuracy: float
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    teacher_accuracy: float = math.nan
     """Share of the images that the float network assigns to the class they were made for."""
-    heterogeneity: float
+    heterogeneity: float = math.nan
     seed: int
     device: str
     dry_run: bool = False
