@@ -98,7 +98,7 @@ def evaluate(
     if found is None:
         source = Source.parse(target, override, weights=weights, revision=revision)
         teacher, classes = load_float(source, where, model)
-        pair = _Pair(teacher.network, teacher.network, teacher, teacher.spec, classes, teacher.label_names)
+        pair = _Pair(teacher.network, teacher, teacher.spec, classes, teacher.label_names)
         name = name or source.spelled
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
@@ -129,8 +129,7 @@ class _Pair:
     """The network to measure, and its float teacher."""
 
     network: nn.Module
-    teacher: nn.Module
-    origin: Teacher
+    teacher: Teacher
     spec: InputSpec
     num_classes: int
     labels: list[str] | None
@@ -141,12 +140,12 @@ def _measure(
 ) -> Accuracy:
     """Measure both networks on all images; reuse stored predictions of a teacher with the same weights."""
     digest = images.digest() if images.digest and kept.folder else None  # looking at all files takes time
-    origin = pair.origin
-    teacher = (origin.sha256, origin.architecture, origin.model_args, pair.spec, pair.num_classes, pair.labels)
-    key = (*teacher, digest or images.name, images.count, batch_size, device.type, torch.__version__)
+    teacher = pair.teacher
+    network = (teacher.sha256, teacher.architecture, teacher.model_args, pair.spec, pair.num_classes, pair.labels)
+    key = (*network, digest or images.name, images.count, batch_size, device.type, torch.__version__)
     known = kept.load(key, images.count, min(TOP, pair.num_classes))
-    theirs = CachedPredictor(predictor_of(pair.teacher, device), known)
-    ours = theirs if pair.network is pair.teacher else predictor_of(pair.network, device)
+    theirs = CachedPredictor(predictor_of(teacher.network, device), known)
+    ours = theirs if pair.network is teacher.network else predictor_of(pair.network, device)
     accuracy = compare(ours, theirs, images.batches(batch_size, report, pinned=device.type == "cuda"), report)
     if theirs.reused:
         report(
@@ -162,7 +161,7 @@ def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torc
     if theirs != ours:
         hint = "give the float model that it was made from with --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
-    return _Pair(found.network, teacher.network, teacher, found.spec, ours, found.label_names)
+    return _Pair(found.network, teacher, found.spec, ours, found.label_names)
 
 
 def _check_save(target: Model) -> None:
