@@ -23,11 +23,6 @@ def passed_on(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def data_for(model: str) -> str:
-    """Return the value of ``--data`` to suggest for a model."""
-    return "digits" if model == "resnet20_digits" else "FOLDER"
-
-
 def typed(*options: tuple[str, Any]) -> str:
     """Return options as a user would type them, without those that are None; an argument has the name ``""``."""
     words = ((name, _spelled(value)) for name, value in options if value is not None)

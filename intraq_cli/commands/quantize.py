@@ -75,7 +75,8 @@ def quantize(
         print(result.path)
     elif dry_run:
         where = f"{result.recipe}, {result.act_placement}, on {result.device}"
-        print(f"would write {model} at {_bits(result)} ({where}) to {result.path}: {_sizes(result)}")
+        size = sizes(result.bytes_float, result.bytes_quantized)
+        print(f"would write {model} at {_bits(result)} ({where}) to {result.path}: {size}")
         print(expected(result.forecast, result.device))
         _print_frontier(result)
     else:
@@ -89,9 +90,11 @@ def _print(result: "QuantizationResult") -> None:
     time = f"{duration(result.seconds)} on {result.device}: {stages}"
     exported = export_rows(result.export) if result.export else []
     chosen = [("bits", _bits(result))] if result.frontier else []
-    print_table(result.path, [("size", _sizes(result)), *chosen, *_on_images(result), *exported, ("time", time)])
+    size = sizes(result.bytes_float, result.bytes_quantized)
+    print_table(result.path, [("size", size), *chosen, *_on_images(result), *exported, ("time", time)])
     given = calls.typed(("", result.path), ("--model", result.model if needs_code(result.model) else None))
-    print_hint(f"next: intraq evaluate {given} --data {calls.data_for(result.model)}")
+    data = "digits" if result.model == "resnet20_digits" else "FOLDER"
+    print_hint(f"next: intraq evaluate {given} --data {data}")
 
 
 def _bits(result: "QuantizationResult") -> str:
@@ -102,10 +105,6 @@ def _bits(result: "QuantizationResult") -> str:
         f"{point.avg_bits:.2f} bits per weight, mostly W{result.w_bits}A{result.a_bits}, "
         f"{point.bit_operations / 1e9:.2f} G bit operations per image"
     )
-
-
-def _sizes(result: "QuantizationResult") -> str:
-    return sizes(result.bytes_float, result.bytes_quantized)
 
 
 def _print_frontier(result: "QuantizationResult") -> None:

@@ -50,17 +50,14 @@ def synthesize(
         print(result.path)
     elif dry_run:
         also = f" and {result.png}" if result.png else ""
-        print(f"would write {_images(result)} from {model} to {result.path}{also} on {result.device}")
+        images = f"{result.n} images of {'x'.join(map(str, result.image_shape))}"
+        print(f"would write {images} from {model} to {result.path}{also} on {result.device}")
         print(expected(result.forecast, result.device))
     else:
         _print(result)
         same = ("input_size", "mean", "std", "crop_pct", "interpolation", "weights")
         again = [(f"--{name.replace('_', '-')}", given.get(name)) for name in same]
         print_hint(f"next: intraq quantize {calls.typed(('', model), *again, ('--images', result.path))} --w 4 --a 4")
-
-
-def _images(result: "SynthesisResult") -> str:
-    return f"{result.n} images of {'x'.join(map(str, result.image_shape))}"
 
 
 def _print(result: "SynthesisResult") -> None:
