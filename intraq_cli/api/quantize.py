@@ -17,11 +17,11 @@ from intraq_cli.jobs.asked_bits import asked_bits
 from intraq_cli.jobs.bit_budget import bit_choice
 from intraq_cli.jobs.given_images import given_images
 from intraq_cli.jobs.manifest import call
-from intraq_cli.jobs.outlook import announcing
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.quantization_run import QuantizationRun, timing
 from intraq_cli.jobs.recipes import check_stages, chosen_recipe
 from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
+from intraq_cli.jobs.time_left import reporting_time_left
 from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
@@ -138,7 +138,7 @@ def quantize(
     choice = bit_choice(teacher, captured, placement, asked)
     wanted = max(settings.synthesis.num_images, CALIBRATION_IMAGES)
     stages: dict[str, float] = {}
-    timed = timing(announcing(report, settings), stages)
+    timed = timing(reporting_time_left(report, settings), stages)
     given = given_images(images, source, teacher, captured, wanted, seed, timed)
     context = RunContext(seed, where, timed, batch_size, deterministic=deterministic)
     run = QuantizationRun(Job(teacher, captured, settings, context), source, choice, given, path, started, stages)

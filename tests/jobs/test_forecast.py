@@ -8,7 +8,7 @@ from intraq_cli import quantize, synthesize
 from intraq_cli.events import Noted, StageDone, StageStarted, StepDone
 from intraq_cli.jobs import forecast
 from intraq_cli.jobs.forecast import _line
-from intraq_cli.jobs.outlook import announcing
+from intraq_cli.jobs.time_left import reporting_time_left
 from intraq_cli.recipe import Recipe
 from tests.conftest import SmallNet, trained
 
@@ -67,7 +67,7 @@ def test_long_run_announces_once_how_much_time_is_left(monkeypatch, seconds, tol
     now, events = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     recipe = Recipe().override(["tuning.steps=100", "tuning.batch_size=5"])
-    report = announcing(events.append, recipe)
+    report = reporting_time_left(events.append, recipe)
     report(StageStarted("synthesis", 400))
     for step in range(1, 401):
         now[0] += seconds

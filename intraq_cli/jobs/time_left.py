@@ -13,7 +13,7 @@ WORTH_TELLING = 120.0
 """Fewest remaining seconds that are reported."""
 
 
-def announcing(report: Report, recipe: Recipe) -> Report:
+def reporting_time_left(report: Report, recipe: Recipe) -> Report:
     """Return a report that also estimates, early in stage 1, the remaining time of the job if it takes minutes.
 
     Args:
