@@ -27,10 +27,7 @@ def inspect_layers(graph: fx.GraphModule, plan: Plan) -> list[InspectedLayer]:
 
 
 def _layer(layer: Layer, plan: Plan, read: list[int | None]) -> InspectedLayer:
-    w_bits = plan.weights.get(layer.name) if layer.float_reason is None else None
-    parameters = math.prod(layer.shape)
-    if w_bits is None:
-        read = [None] * len(read)
+    w_bits, parameters = plan.weights.get(layer.name), math.prod(layer.shape)
     return InspectedLayer(
         name=layer.name,
         kind=layer.kind,
