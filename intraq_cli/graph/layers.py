@@ -173,10 +173,7 @@ class Features:
         return x.flatten(2).mean(2)
 
 
-def features(graph: fx.GraphModule) -> Features | None:
-    """Return the input of the last layer; None if there are no layers."""
-    found = [call for layer in quantizable(graph) for call in layer.calls]
-    if not found:
-        return None
-    last = max(found)  # nodes compare by execution order
+def features(graph: fx.GraphModule) -> Features:
+    """Return the input of the last layer."""
+    last = max(call for layer in quantizable(graph) for call in layer.calls)  # nodes compare by execution order
     return Features(argument_node(last), is_linear(last))

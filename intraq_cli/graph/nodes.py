@@ -202,7 +202,7 @@ def replace_call(graph: fx.GraphModule, node: fx.Node, function: Target, *args: 
 
 
 def also_return(graph: fx.GraphModule, value: Any) -> None:
-    """Make a graph return ``(previous output, value)``; ``value`` is a node, nodes in lists or tuples, or None."""
+    """Make a graph return ``(previous output, value)``; ``value`` is a node, or nodes in lists or tuples."""
     end = output_node(graph)
     end.args = ((end.args[0], value),)
 

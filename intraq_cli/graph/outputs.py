@@ -19,10 +19,10 @@ def add_outputs(graph: fx.GraphModule, nodes: Any) -> fx.GraphModule:
 
 
 def add_features(graph: fx.GraphModule) -> fx.GraphModule:
-    """Pass: return ``(previous output, features)``: also the classifier's input ``(B, D)``, or None."""
+    """Pass: return ``(previous output, features)``: also the classifier's input ``(B, D)``."""
     graph = copy_graph(graph)
     found = features(graph)
-    also_return(graph, None if found is None else insert_call(graph, output_node(graph), found.of, found.node))
+    also_return(graph, insert_call(graph, output_node(graph), found.of, found.node))
     return finish(graph)
 
 

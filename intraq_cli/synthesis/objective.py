@@ -28,7 +28,7 @@ class ForwardResult(NamedTuple):
     layers: list[LayerStatistics]
     logits: Tensor
     features: Tensor | None
-    """The classifier's input, ``(B, D)``; None if there is none."""
+    """The classifier's input, ``(B, D)``; None if it does not have one row per image."""
 
 
 class ForwardWithStatistics(nn.Module):
@@ -63,8 +63,7 @@ class ForwardWithStatistics(nn.Module):
         """Run the network on images ``(B, C, H, W)``."""
         (logits, features), moments = self.step(x)
         layers = statistics(self.norms, moments)
-        known = features is not None and self.rows_are_images
-        return ForwardResult(layers, logits, features.to(logits.dtype) if known else None)
+        return ForwardResult(layers, logits, features.to(logits.dtype) if self.rows_are_images else None)
 
 
 @dataclass(frozen=True)

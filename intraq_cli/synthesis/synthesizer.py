@@ -2,7 +2,7 @@
 
 import hashlib
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor, fx
 
 from intraq_cli.errors import DivergedError, ModelError, NotFiniteError, check_finite, first_line
 from intraq_cli.events import Report, StageDone, StageStarted, Warned
-from intraq_cli.graph.layers import features
 from intraq_cli.recipe import Synthesis
 from intraq_cli.runtime.compilation import Accelerated, mode_of
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
@@ -54,7 +53,7 @@ def synthesize_images(
     With several processes, each makes one batch per round; class centres are those of all batches of earlier rounds.
 
     Args:
-        graph: graph of the teacher, on the device of ``context``; if it has no classifier input, MDC is off.
+        graph: graph of the teacher, on the device of ``context``.
         image_shape: ``(C, H, W)``.
         num_classes: K.
         bounds: smallest and largest value of a real pixel after normalisation, ``(C,)`` each.
@@ -67,10 +66,6 @@ def synthesize_images(
     """
     context.store.began("synthesis")
     device, report, store, ranks = context.device, context.report, context.store, context.ranks
-    if features(graph) is None:
-        if config.mdc_weight:
-            report(Warned("the input of the classifier was not found in the network: MDC is switched off"))
-        config = replace(config, mdc_weight=0.0)
     labels = draw_labels(config, num_classes, torch.Generator().manual_seed(context.seed))
     batches = labels.split(batch_sizes(config.num_images, config.batch_size))
     centres = ClassCentres(num_classes, device)
