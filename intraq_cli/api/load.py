@@ -4,7 +4,7 @@ from functools import partial
 
 from intraq_cli.api.arguments import Model, Text, verb
 from intraq_cli.errors import NO_CHECKPOINT, CheckpointError
-from intraq_cli.evaluation.data import picture_transform
+from intraq_cli.evaluation.image_files import picture_transform
 from intraq_cli.jobs.targets import find_checkpoint
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.network import QuantizedNetwork

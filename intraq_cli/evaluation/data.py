@@ -3,30 +3,21 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from intraq_cli.errors import DataError, UsageError, first_line
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.image_files import ENDINGS, EXTENSIONS, ImageReader, decoding
+from intraq_cli.evaluation.image_files import ENDINGS, decoding, image_paths, image_reader, is_hidden
 from intraq_cli.evaluation.labelled_images import Item, LabelledImages
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.runtime.torch_defaults import float32_by_default
 from intraq_cli.words import counted
 from intraq_cli.zoo import model_folder
-
-MODES = {1: "L", 3: "RGB"}
-"""PIL's mode by number of channels."""
-NOT_PICTURES = {"__MACOSX", "@eaDir"}
-"""Folders that macOS and network storage create beside pictures, with copies of them."""
 
 
 class _Model(NamedTuple):
@@ -74,49 +65,6 @@ def open_data(
             "give a folder of class folders, digits, cifar10, cifar100 or hfds:ORG/NAME",
         )
     return _class_folders(folder, model)
-
-
-def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """Return the model's evaluation transform: PIL image in the model's mode to normalised ``(C, H, W)``, float32."""
-    from timm.data import create_transform
-
-    transform: Callable[[Image.Image], Tensor] = create_transform(
-        spec.input_size,
-        is_training=False,
-        mean=spec.mean,
-        std=spec.std,
-        interpolation=spec.interpolation,
-        crop_pct=spec.crop_pct,
-        crop_mode=spec.crop_mode,
-    )
-
-    return partial(_in_float32, transform)  # not a closure, so that it can be pickled for other processes
-
-
-def _in_float32(transform: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
-    with float32_by_default():
-        return transform(image)
-
-
-def image_reader(spec: InputSpec) -> ImageReader:
-    """Return a reader that converts images to the model's input, normalised, ``(C, H, W)``.
-
-    Raises:
-        DataError: the model's input has neither one nor three channels.
-    """
-    mode = MODES.get(spec.input_size[0])
-    if mode is None:
-        raise DataError(f"image files have 1 or 3 channels, but the model takes {spec.input_size[0]}")
-    return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct, preprocessing(spec))
-
-
-def picture_transform(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
-    """Return the transform of :func:`intraq_cli.evaluate` from any PIL image to a tensor.
-
-    It turns the image upright and converts it to the model's mode. For a model with neither one nor three input
-    channels, the transform does neither, see :func:`preprocessing`.
-    """
-    return image_reader(spec).tensor if spec.input_size[0] in MODES else preprocessing(spec)
 
 
 def _decoded_bytes(spec: InputSpec) -> int:
@@ -174,7 +122,7 @@ def _class_names(folder: Path) -> list[str]:
             skipped, since without it the others might get other class indices.
     """
     try:
-        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_beside(entry.name))
+        found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
         raise DataError(f"cannot read {folder}: {error.strerror}") from error
     home = folder.resolve()
@@ -184,31 +132,6 @@ def _class_names(folder: Path) -> list[str]:
                 f"the class folder {folder / name} is a link that points outside {folder}", "copy it: cp -rL"
             )
     return found
-
-
-def image_paths(folder: Path) -> list[Path]:
-    """Return all files below ``folder`` with an image file name; links to folders are not followed.
-
-    Hidden files are skipped, and so is what systems create beside pictures (``._x.jpg``, ``__MACOSX``).
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not _is_beside(name)]  # os.walk only descends into these
-        names = [name for name in [*folders, *files] if not _is_beside(name)]
-        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS]
-    return sorted(found)
-
-
-def _is_beside(name: str) -> bool:
-    """Whether a file or folder is hidden, or created by the system."""
-    return name.startswith(".") or name in NOT_PICTURES
 
 
 def _digits(model: _Model) -> LabelledImages:

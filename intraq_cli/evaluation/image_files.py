@@ -1,11 +1,13 @@
 """Reads arbitrary image files: they are checked before decoding, and refused one by one with a reason."""
 
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,19 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from intraq_cli.errors import DataError
+from intraq_cli.models.input_spec import InputSpec
+from intraq_cli.runtime.torch_defaults import float32_by_default
+
 EXTENSIONS = {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 ENDINGS = f"use files that end in {' '.join(sorted(EXTENSIONS))}"
 """Hint for a folder without image files."""
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "PPM", "TIFF")
 """Formats that are decoded, whatever the file's name; PIL has others, one of which (EPS) runs a program."""
+MODES = {1: "L", 3: "RGB"}
+"""PIL's mode by number of channels."""
+NOT_PICTURES = {"__MACOSX", "@eaDir"}
+"""Folders that macOS and network storage create beside pictures, with copies of them."""
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 2**26
 """Most pixels of an image, both in the file and after resizing; PIL's own limit, 89 million."""
 DECODING_ERRORS = (
@@ -126,3 +136,71 @@ def _eight_bit(image: Image.Image, kind: str | None) -> Image.Image:
     # 32-bit integers may hold 8-bit pixels; for PNG and PGM files, PIL also uses them for 16-bit pixels
     eight = image.mode == "I" and kind not in ("PNG", "PPM") and values.max() <= 255
     return Image.fromarray((values if eight else values >> 8).astype(np.uint8))
+
+
+def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
+    """Return the model's evaluation transform: PIL image in the model's mode to normalised ``(C, H, W)``, float32."""
+    from timm.data import create_transform
+
+    transform: Callable[[Image.Image], Tensor] = create_transform(
+        spec.input_size,
+        is_training=False,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+        crop_pct=spec.crop_pct,
+        crop_mode=spec.crop_mode,
+    )
+
+    return partial(_in_float32, transform)  # not a closure, so that it can be pickled for other processes
+
+
+def _in_float32(transform: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
+    with float32_by_default():
+        return transform(image)
+
+
+def image_reader(spec: InputSpec) -> ImageReader:
+    """Return a reader that converts images to the model's input, normalised, ``(C, H, W)``.
+
+    Raises:
+        DataError: the model's input has neither one nor three channels.
+    """
+    mode = MODES.get(spec.input_size[0])
+    if mode is None:
+        raise DataError(f"image files have 1 or 3 channels, but the model takes {spec.input_size[0]}")
+    return ImageReader(mode, max(spec.input_size[1:]) / spec.crop_pct, preprocessing(spec))
+
+
+def picture_transform(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
+    """Return the transform of :func:`intraq_cli.evaluate` from any PIL image to a tensor.
+
+    It turns the image upright and converts it to the model's mode. For a model with neither one nor three input
+    channels, the transform does neither, see :func:`preprocessing`.
+    """
+    return image_reader(spec).tensor if spec.input_size[0] in MODES else preprocessing(spec)
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """Return all files below ``folder`` with an image file name; links to folders are not followed.
+
+    Hidden files are skipped, and so is what systems create beside pictures (``._x.jpg``, ``__MACOSX``).
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not is_hidden(name)]  # os.walk only descends into these
+        names = [name for name in [*folders, *files] if not is_hidden(name)]
+        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in EXTENSIONS]
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or created by the system."""
+    return name.startswith(".") or name in NOT_PICTURES

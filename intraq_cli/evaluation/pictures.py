@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from intraq_cli.errors import DataError
-from intraq_cli.evaluation.data import image_paths, image_reader
-from intraq_cli.evaluation.image_files import ENDINGS, UnreadableImageError
+from intraq_cli.evaluation.image_files import ENDINGS, UnreadableImageError, image_paths, image_reader
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.words import some_of

@@ -14,7 +14,8 @@ from torchvision.datasets import CIFAR10
 
 from intraq_cli.errors import DataError
 from intraq_cli.evaluation.class_labels import class_indices
-from intraq_cli.evaluation.data import image_reader, open_data, picture_transform
+from intraq_cli.evaluation.data import open_data
+from intraq_cli.evaluation.image_files import image_reader, picture_transform
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.preprocessing import Interpolation
 
