@@ -142,16 +142,7 @@ def preprocessing(spec: InputSpec) -> Callable[[Image.Image], Tensor]:
     """Return the model's evaluation transform: PIL image in the model's mode to normalised ``(C, H, W)``, float32."""
     from timm.data import create_transform
 
-    transform: Callable[[Image.Image], Tensor] = create_transform(
-        spec.input_size,
-        is_training=False,
-        mean=spec.mean,
-        std=spec.std,
-        interpolation=spec.interpolation,
-        crop_pct=spec.crop_pct,
-        crop_mode=spec.crop_mode,
-    )
-
+    transform: Callable[[Image.Image], Tensor] = create_transform(**vars(spec), is_training=False)
     return partial(_in_float32, transform)  # not a closure, so that it can be pickled for other processes
 
 
