@@ -84,18 +84,18 @@ def synthesize_images(
         known: list[_Finished | None] = ranks.broadcast_object([store.load(f"batch-{k}") for k in round_])
         own = len(finished) + ranks.rank
         mine = maker.make(own, batches[own]) if own in round_ and known[ranks.rank] is None else None
-        for k, before, made in zip(round_, known, ranks.gather(mine), strict=False):
+        for k, before, new in zip(round_, known, ranks.gather(mine), strict=False):
             if before is None:
-                store.save(f"batch-{k}", made)
+                store.save(f"batch-{k}", new)
                 store.drop("batch")
-            finished.append(before or made)
+            finished.append(before or new)
             if finished[-1]["features"] is not None:
                 centres.update(finished[-1]["features"].to(device), batches[k].to(device))
     _redo_unconverged(finished, batches, maker)
-    made = _collect(finished, labels, batches)
-    _warn_of_unreached(made[1], labels, num_classes, report)
+    made, predicted = _collect(finished, labels, batches)
+    _warn_of_unreached(predicted, labels, num_classes, report)
     report(StageDone("synthesis", store.ended("synthesis")))
-    return made[0]
+    return made
 
 
 @torch.enable_grad()

@@ -72,4 +72,4 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: Tuning) -> LRSchedu
     """Make the learning rate schedule: steps as published, or a cosine down to zero over all steps."""
     if config.schedule == "step":
         return MultiStepLR(optimizer, list(config.lr_steps), gamma=0.1)
-    return CosineAnnealingLR(optimizer, max(1, config.steps))
+    return CosineAnnealingLR(optimizer, config.steps)

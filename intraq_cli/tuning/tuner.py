@@ -132,8 +132,7 @@ class _Run:
             store.save_periodically("tuning", lambda step=step: {"attempt": attempt, **self._state(step + 1)})  # type: ignore[misc]
         for parameter in self.tuned:
             parameter.requires_grad_(False)
-        means = torch.stack(self.tail).mean(0).tolist() if self.tail else [float("nan")] * len(TuningLosses._fields)
-        return dict(zip(TuningLosses._fields, means, strict=True))
+        return dict(zip(TuningLosses._fields, torch.stack(self.tail).mean(0).tolist(), strict=True))
 
     def _step(self) -> Tensor:
         """Do one step; returns the losses, as :class:`TuningLosses`, and :func:`ignorance`, detached."""
