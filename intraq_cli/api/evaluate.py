@@ -20,8 +20,8 @@ from intraq_cli.evaluation.prediction_cache import CachedPredictor, PredictionCa
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized, load_float, teacher_of
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher, place_classifier
 from intraq_cli.publish.noting import check_record, record

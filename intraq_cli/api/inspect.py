@@ -12,7 +12,7 @@ from intraq_cli.errors import CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path
 from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.targets import find_folder
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.bit_rules import read_bit_rules, template

@@ -15,8 +15,8 @@ from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batc
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
 from intraq_cli.jobs.targets import find_quantized, load_float
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import logits_of
 from intraq_cli.results import PredictionResult

@@ -22,7 +22,7 @@ from intraq_cli.jobs.quantization_run import QuantizationRun, timing
 from intraq_cli.jobs.recipes import check_stages, chosen_recipe
 from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.jobs.time_left import reporting_time_left
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES

@@ -20,7 +20,7 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
 from intraq_cli.jobs.sensitivities import image_count, measured
 from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.plan import asked_widths, form_of
 from intraq_cli.quantization.sensitivity import TEMPERATURE, Widths

@@ -14,7 +14,7 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
 from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.class_names import class_names
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.results import SynthesisResult
 from intraq_cli.runtime.context import RunContext

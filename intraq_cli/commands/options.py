@@ -7,8 +7,8 @@ import typer
 
 from intraq_cli.choices import LARGEST_SEED, Placement
 from intraq_cli.commands.parsing import bits, numbers
-from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT
-from intraq_cli.models.preprocessing import Interpolation as _Interpolation
+from intraq_cli.models.input_options import MAX_CROP_PCT, MIN_CROP_PCT
+from intraq_cli.models.input_options import Interpolation as _Interpolation
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "

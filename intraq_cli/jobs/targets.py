@@ -12,7 +12,7 @@ from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageErr
 from intraq_cli.events import Report, Warned
 from intraq_cli.models.hub import split_revision
 from intraq_cli.models.hub_source import fetch_checkpoint
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher, place_classifier
 

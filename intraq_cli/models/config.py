@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from intraq_cli.errors import IntraqError, ModelError
+from intraq_cli.models.input_options import MAX_CROP_PCT, MIN_CROP_PCT, MIN_STD, Interpolation
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import MAX_CROP_PCT, MIN_CROP_PCT, MIN_STD, Interpolation
 from intraq_cli.words import short
 
 DAMAGED = "check the file: it is damaged, or is not a config.json in timm's format"

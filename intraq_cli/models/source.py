@@ -13,9 +13,9 @@ from intraq_cli.models.config import REPOSITORY, spec_of_config
 from intraq_cli.models.folder import load_folder
 from intraq_cli.models.given_module import check_built, copied, unwrapped
 from intraq_cli.models.hub_source import load_hub
+from intraq_cli.models.input_options import InputOverride, check_pixel_scale
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.libraries import load_pytorchcv, load_torchvision
-from intraq_cli.models.preprocessing import InputOverride, check_pixel_scale
 from intraq_cli.models.python_file import call_factory, factories_in
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.models.timm_source import load_timm

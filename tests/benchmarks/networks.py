@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher
 

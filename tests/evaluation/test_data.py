@@ -16,8 +16,8 @@ from intraq_cli.errors import DataError
 from intraq_cli.evaluation.class_labels import class_indices
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.evaluation.image_files import image_reader, picture_transform
+from intraq_cli.models.input_options import Interpolation
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import Interpolation
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.5,) * 3, "bilinear", 1.0)
 

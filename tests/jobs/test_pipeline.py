@@ -14,8 +14,8 @@ from intraq_cli.jobs import pipeline, without_images
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher

@@ -9,7 +9,7 @@ import torch
 
 from intraq_cli import inspect
 from intraq_cli.errors import ModelError
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.python_file import call_factory
 from intraq_cli.models.source import Source
 

@@ -15,8 +15,8 @@ from torch import nn
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models import hub_source
 from intraq_cli.models.architectures import build_architecture
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher, capture_teacher, check_classifier
 from tests.conftest import SmallNet

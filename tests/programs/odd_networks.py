@@ -35,7 +35,7 @@ from intraq_cli.errors import IntraqError
 from intraq_cli.events import Warned
 from intraq_cli.graph.nodes import own_tensors
 from intraq_cli.graph.proof import relative_error
-from intraq_cli.models.preprocessing import InputOverride
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.calibration import calibrate

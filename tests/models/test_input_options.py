@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.models.preprocessing import InputOverride
 from intraq_cli.models.source import Source
 
 STATED = {
