@@ -26,7 +26,7 @@ from intraq_cli.publish.noting import record_export
 from intraq_cli.publish.privacy import without_paths
 from intraq_cli.results import ExportResult
 from intraq_cli.runtime.device import describe_processor
-from intraq_cli.synthesis.pictures import images_of_sheet
+from intraq_cli.synthesis.rendering import images_of_sheet
 from intraq_cli.words import some_of, spelled_path
 
 FILE = "model.onnx"

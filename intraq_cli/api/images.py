@@ -12,7 +12,7 @@ from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
 from intraq_cli.models.class_names import name_of
 from intraq_cli.results import ClassCount, ImagesResult
 from intraq_cli.synthesis.image_set import ImageSet, read_images
-from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders, write_sheet
+from intraq_cli.synthesis.rendering import is_class_folders, write_class_folders, write_sheet
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

@@ -21,7 +21,7 @@ from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.metrics import to_tensorboard
 from intraq_cli.synthesis.image_set import ImageSet, save_images
-from intraq_cli.synthesis.pictures import is_class_folders, write_class_folders
+from intraq_cli.synthesis.rendering import is_class_folders, write_class_folders
 from intraq_cli.words import spelled_path
 
 

@@ -23,7 +23,7 @@ from intraq_cli.publish.card import card_digest, model_card
 from intraq_cli.reports.folder import REPORT, read_record
 from intraq_cli.reports.page import html_page
 from intraq_cli.runtime.metrics import METRICS, Metrics
-from intraq_cli.synthesis.pictures import write_sheet
+from intraq_cli.synthesis.rendering import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 

@@ -8,7 +8,7 @@ import torch
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
-from intraq_cli.synthesis.pictures import shown_on_sheet
+from intraq_cli.synthesis.rendering import shown_on_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 
 SHOWN_IMAGES = 24

@@ -14,6 +14,7 @@ from intraq_cli.io.untrusted import MAX_JSON, parse_json, read_json, read_text, 
 from intraq_cli.models.config import spec_of_config
 from intraq_cli.reports.record import Run, Step, checked_run
 from intraq_cli.runtime.metrics import METRICS
+from intraq_cli.synthesis.rendering import images_of_sheet, pil_images
 
 REPORT = "report.html"
 THUMBNAILS = 24
@@ -34,7 +35,7 @@ class Record:
     """Steps of both stages, in order."""
     labels: tuple[str, ...] = ()
     """A name for every class, if known."""
-    pictures: tuple[bytes, ...] = ()
+    thumbnails: tuple[bytes, ...] = ()
     """The first synthetic images as PNG or JPEG files."""
 
 
@@ -60,8 +61,8 @@ def record_of(folder: Path, config: dict[str, Any], run: dict[str, Any]) -> Reco
     names = config.get("label_names")
     labels = tuple(map(str, names)) if isinstance(names, list) else ()
     steps = tuple(read_steps(folder))
-    pictures = tuple(_pictures(folder, config)) if checked.samples else ()
-    return Record(folder.resolve().name, checked, steps, labels, pictures)
+    thumbnails = tuple(_thumbnails(folder, config)) if checked.samples else ()
+    return Record(folder.resolve().name, checked, steps, labels, thumbnails)
 
 
 def read_steps(folder: Path) -> list[Step]:
@@ -80,10 +81,8 @@ def read_steps(folder: Path) -> list[Step]:
         raise CheckpointError(f"{path} is damaged: {error}", "delete it: load() does not need it") from error
 
 
-def _pictures(folder: Path, config: dict[str, Any]) -> list[bytes]:
+def _thumbnails(folder: Path, config: dict[str, Any]) -> list[bytes]:
     """Return the first images of the contact sheet as files; an empty list if there is no sheet of this model."""
-    from intraq_cli.synthesis.pictures import images_of_sheet, pictures_of
-
     path = safe_path(folder, "samples.png", CheckpointError)
     cfg = config.get("pretrained_cfg")
     if not path.is_file() or not isinstance(cfg, dict):
@@ -92,14 +91,14 @@ def _pictures(folder: Path, config: dict[str, Any]) -> list[bytes]:
     shown = images_of_sheet(path, spec)
     if shown is None:
         return []
-    return [_file(picture) for picture in pictures_of(shown[:THUMBNAILS], spec)]
+    return [_file(image) for image in pil_images(shown[:THUMBNAILS], spec)]
 
 
-def _file(picture: Image.Image) -> bytes:
+def _file(image: Image.Image) -> bytes:
     made = io.BytesIO()
-    if picture.width <= SMALL:
-        picture.save(made, "PNG", optimize=True)
+    if image.width <= SMALL:
+        image.save(made, "PNG", optimize=True)
     else:
-        picture.thumbnail((LARGE, LARGE))
-        picture.save(made, "JPEG", quality=QUALITY)
+        image.thumbnail((LARGE, LARGE))
+        image.save(made, "JPEG", quality=QUALITY)
     return made.getvalue()

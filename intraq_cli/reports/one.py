@@ -228,7 +228,7 @@ def _ranges(ranges: Sequence[RangeRow]) -> Section | None:
 
 def _images(record: Record) -> Section | None:
     run = record.run
-    pairs = list(zip(record.pictures, run.samples, strict=False))
+    pairs = list(zip(record.thumbnails, run.samples, strict=False))
     if not pairs:
         return None
 

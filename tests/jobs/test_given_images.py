@@ -12,7 +12,7 @@ from intraq_cli.errors import DataError, UsageError
 from intraq_cli.events import Noted, Warned
 from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.synthesis.image_set import read_images
-from intraq_cli.synthesis.pictures import images_of_sheet
+from intraq_cli.synthesis.rendering import images_of_sheet
 from tests.conftest import FACTORY, INPUT, TINY
 
 SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.synthesis.pictures import write_sheet
+from intraq_cli.synthesis.rendering import write_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages
 
 SPEC = InputSpec((3, 8, 8), (0.5,) * 3, (0.25,) * 3)

@@ -17,7 +17,7 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.publish.noting import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, html_page
-from intraq_cli.synthesis.pictures import write_sheet
+from intraq_cli.synthesis.rendering import write_sheet
 from tests.reports.runs import EVALUATION, folder_of, images_of, layer, run_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -352,7 +352,7 @@ def test_large_images_become_thumbnails(tmp_path):
     config["pretrained_cfg"]["input_size"] = [3, 160, 160]
     (large / "config.json").write_text(json.dumps(config))
     write_sheet(large / "samples.png", images_of(30, spec), spec, None)
-    pictures = [Image.open(io.BytesIO(content)) for content in read_record(large).pictures]
+    pictures = [Image.open(io.BytesIO(content)) for content in read_record(large).thumbnails]
     assert [(one.format, one.size) for one in pictures] == [("JPEG", (112, 112))] * 24
-    small = [Image.open(io.BytesIO(content)) for content in read_record(folder_of(tmp_path / "small")).pictures]
+    small = [Image.open(io.BytesIO(content)) for content in read_record(folder_of(tmp_path / "small")).thumbnails]
     assert [(one.format, one.size) for one in small] == [("PNG", (8, 8))] * 8

@@ -1,4 +1,4 @@
-"""Synthetic images as image files: one file each in class folders, or side by side on a contact sheet."""
+"""Synthetic images rendered as image files: one file each in class folders, or side by side on a contact sheet."""
 
 import io
 import json
@@ -54,11 +54,11 @@ def write_class_folders(folder: Path, made: TuningImages, spec: InputSpec, names
     digits = len(str(len(names) - 1 if names else max(labels)))
     made_by = PngInfo()
     made_by.add_text(*SOFTWARE)
-    for k, picture in enumerate(pictures_of(made.images, spec)):
+    for k, image in enumerate(pil_images(made.images, spec)):
         own = folder / class_folder(labels[k], names, digits)
         own.mkdir(exist_ok=True)
         confidence = "" if made.confidences is None else f"_{made.confidences[k].item():.3f}"
-        picture.save(own / f"{k:05d}{confidence}.png", pnginfo=made_by)
+        image.save(own / f"{k:05d}{confidence}.png", pnginfo=made_by)
 
 
 def is_class_folders(folder: Path) -> bool:
@@ -70,8 +70,8 @@ def is_class_folders(folder: Path) -> bool:
 def _is_own(file: Path) -> bool:
     name, text = SOFTWARE
     try:
-        with Image.open(file, formats=["PNG"]) as picture:
-            return picture.info.get(name) == text
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.info.get(name) == text
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
 
@@ -84,14 +84,14 @@ def class_folder(index: int, names: list[str] | None, digits: int) -> str:
     return number if text in ("", number) else f"{number}_{text}"
 
 
-def pictures_of(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
+def pil_images(images: Tensor, spec: InputSpec) -> Iterator[Image.Image]:
     """Convert normalised images ``(B, C, H, W)`` to PIL images, one by one."""
     for part in images.split(AT_ONCE):
         for pixels in spec.to_pixels(part.float()):
-            yield _picture(pixels)
+            yield _pil_image(pixels)
 
 
-def _picture(pixels: Tensor) -> Image.Image:
+def _pil_image(pixels: Tensor) -> Image.Image:
     """Convert ``(C, H, W)`` in [0, 1] to a PIL image; average the channels if there are not 1 or 3."""
     if len(pixels) not in (1, 3):
         pixels = pixels.mean(0, keepdim=True)
@@ -169,9 +169,9 @@ def _sheet(
     resample = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
     sheet = Image.new("L" if spec.input_size[0] != 3 else "RGB", _size(layout), "white")
     draw = ImageDraw.Draw(sheet)
-    pictures = pictures_of(made.images[chosen], spec)
-    for picture, (x, y), k in zip(pictures, _places(layout), chosen, strict=True):
-        sheet.paste(picture.resize((tile[1], tile[0]), resample), (x, y))
+    tiles = pil_images(made.images[chosen], spec)
+    for image, (x, y), k in zip(tiles, _places(layout), chosen, strict=True):
+        sheet.paste(image.resize((tile[1], tile[0]), resample), (x, y))
         text = _fitting(one_line(name_of(int(made.labels[k]), names)), font, tile[1])
         draw.text((x, y + tile[0] + 1), text, "black", font)
     return sheet, layout
@@ -206,13 +206,13 @@ def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
     """
     channels, height, width = spec.input_size
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            layout = _read_layout(picture)
+        with Image.open(path, formats=["PNG"]) as image:
+            layout = _read_layout(image)
             if layout is None or layout.get("input_size") != list(spec.input_size) or channels not in (1, 3):
                 return None
-            if picture.size != _size(layout):
+            if image.size != _size(layout):
                 return None
-            pixels = torch.from_numpy(np.array(picture.convert("L" if channels == 1 else "RGB"))).float() / 255
+            pixels = torch.from_numpy(np.array(image.convert("L" if channels == 1 else "RGB"))).float() / 255
     except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError):
         return None
     pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
@@ -222,9 +222,9 @@ def images_of_sheet(path: Path, spec: InputSpec) -> Tensor | None:
     return spec.from_pixels(shown)
 
 
-def _read_layout(picture: Image.Image) -> dict[str, Any] | None:
+def _read_layout(image: Image.Image) -> dict[str, Any] | None:
     """Read the layout stored in a sheet; None if it is missing or invalid."""
-    layout = json.loads(str(picture.info.get(LAYOUT, "null")))
+    layout = json.loads(str(image.info.get(LAYOUT, "null")))
     if not isinstance(layout, dict):
         return None
     numbers = [layout.get(key) for key in ("images", "columns", "height", "width")]

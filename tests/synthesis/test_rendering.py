@@ -8,8 +8,8 @@ from PIL import Image, PngImagePlugin
 
 from intraq_cli.models.class_names import name_of
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.synthesis import pictures
-from intraq_cli.synthesis.pictures import (
+from intraq_cli.synthesis import rendering
+from intraq_cli.synthesis.rendering import (
     CAPTION,
     GAP,
     class_folder,
@@ -117,8 +117,8 @@ def test_class_names_are_drawn_below_the_images(tmp_path, random):
 def test_sheet_metadata_holds_only_the_layout(tmp_path, random):
     write_sheet(tmp_path / "sheet.png", made_of((1, 8, 8), [0, 1], random), spec_of((1, 8, 8)), None)
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert set(sheet.info) == {pictures.LAYOUT}
-        about = json.loads(sheet.info[pictures.LAYOUT])
+        assert set(sheet.info) == {rendering.LAYOUT}
+        about = json.loads(sheet.info[rendering.LAYOUT])
     assert about == {"images": 2, "columns": 2, "height": 96, "width": 96, "input_size": [1, 8, 8]}
 
 
@@ -139,7 +139,7 @@ def test_sheet_with_an_invalid_layout_gives_no_images(tmp_path, text, random):
     info = PngImagePlugin.PngInfo()
     if text.startswith('{"images": 4'):
         text = json.dumps({**json.loads(text), "input_size": [1, 8, 8]})
-    info.add_text(pictures.LAYOUT, text)
+    info.add_text(rendering.LAYOUT, text)
     Image.open(tmp_path / "sheet.png").save(tmp_path / "other.png", pnginfo=info)
     assert images_of_sheet(tmp_path / "other.png", spec) is None
     Image.new("L", (8, 8)).save(tmp_path / "plain.png")
