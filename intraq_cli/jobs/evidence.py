@@ -8,11 +8,10 @@ import torch
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.ranges import worst_ranges
+from intraq_cli.reports.folder import THUMBNAILS
 from intraq_cli.synthesis.rendering import shown_on_sheet
 from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 
-SHOWN_IMAGES = 24
-"""Synthetic images in the report."""
 SHOWN_RANGES = 6
 """Activations whose values the report shows."""
 AT_ONCE = 16
@@ -38,7 +37,7 @@ def evidence(job: Job, student: QuantizedNetwork, made: TuningImages | None) -> 
 
 
 def _samples(job: Job, made: TuningImages) -> list[dict[str, Any]]:
-    chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:SHOWN_IMAGES]  # the report takes them from the sheet
+    chosen = shown_on_sheet(made.labels, job.teacher.spec)[1][:THUMBNAILS]  # the report takes them from the sheet
     images, labels = made.images[chosen].to(job.context.device, torch.float32), made.labels[chosen]
     shares = torch.cat([job.teacher.logits(part) for part in images.split(AT_ONCE)]).softmax(1).cpu()
     confidence = 100 * shares.gather(1, labels[:, None])[:, 0]

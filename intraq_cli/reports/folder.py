@@ -18,6 +18,7 @@ from intraq_cli.synthesis.rendering import images_of_sheet, pil_images
 
 REPORT = "report.html"
 THUMBNAILS = 24
+"""Number of synthetic images in a report."""
 SMALL, LARGE = 64, 112
 """Images up to ``SMALL`` pixels wide are shown unchanged, larger ones at no more than ``LARGE`` pixels a side."""
 QUALITY = 82
