@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from intraq_cli import __version__
-from intraq_cli.errors import ModelError
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.jobs.recipes import code_of
@@ -26,7 +25,12 @@ from intraq_cli.synthesis.tuning_images import TuningImages
 
 
 def manifest(
-    job: Job, result: QuantizationResult, made: TuningImages | None, command: str, images: Sequence[str | Path]
+    job: Job,
+    source: Source,
+    result: QuantizationResult,
+    made: TuningImages | None,
+    command: str,
+    images: Sequence[str | Path],
 ) -> dict[str, Any]:
     """Return the content of ``run.json``, without the size and the time."""
     teacher, settings = job.teacher, job.recipe
@@ -47,7 +51,7 @@ def manifest(
         "images": [*map(str, images)],
         "images_from": made.learned_from if made else None,
         "seed": job.context.seed,
-        "teacher": _teacher(teacher),
+        "teacher": _teacher(teacher, source),
         "needs_factory": needs_code(teacher.architecture),
         "device": describe_device(job.context.device),
         "processes": job.context.ranks.size,
@@ -60,19 +64,12 @@ def manifest(
     }
 
 
-def _teacher(teacher: Teacher) -> dict[str, str | None]:
+def _teacher(teacher: Teacher, source: Source) -> dict[str, str | None]:
     """Return where the float weights come from; a folder gets a prefix, so that its name is not read as a model's."""
-    source, revision = teacher.source, teacher.revision
-    if teacher.weights is None and _is_folder(source):
-        source, revision = f"local-dir:{source.removeprefix('local-dir:')}", None
-    return {"source": source, "weights": teacher.weights, "revision": revision, "sha256": teacher.sha256}
-
-
-def _is_folder(source: str) -> bool:
-    try:
-        return Source.parse(source).kind == "folder"
-    except ModelError:  # a folder that no longer exists
-        return True
+    name, revision = teacher.source, teacher.revision
+    if source.kind == "folder":
+        name, revision = f"local-dir:{source.name}", None
+    return {"source": name, "weights": teacher.weights, "revision": revision, "sha256": teacher.sha256}
 
 
 def origin_of(teacher: Teacher, captured: Captured, recipe: Recipe, seed: int) -> dict[str, Any]:

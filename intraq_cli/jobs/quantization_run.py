@@ -126,7 +126,7 @@ class QuantizationRun:
             quantized = job.quantize(chosen.plan, made)
             result = _with_figures(self._result(chosen, found), made, quantized)
             if job.context.ranks.rank == 0:
-                run = manifest(job, result, made, command, images)
+                run = manifest(job, self.source, result, made, command, images)
                 run |= {
                     "job": self._digest,
                     "inspection": asdict(found),
