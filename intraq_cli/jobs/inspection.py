@@ -9,7 +9,7 @@ from intraq_cli.checkpoint.layout import checkpoint_bytes
 from intraq_cli.graph.batch_norms import batch_norms
 from intraq_cli.graph.layers import activation_calls
 from intraq_cli.models.teacher import Captured, Teacher, state_tensors
-from intraq_cli.quantization.inspection import bit_operations, float_bytes, inspect_layers, low_bit_share
+from intraq_cli.quantization.inspection import bit_operations, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.results.networks import InspectedLayer, InspectionResult
 
@@ -57,7 +57,7 @@ def inspected(
         parameters_quantized=sum(layer.parameters for layer in layers if layer.w_bits),
         multiply_adds=sum(layer.multiply_adds for layer in layers),
         low_bit_share=low_bit_share(layers),
-        bytes_float=float_bytes(state_tensors(teacher.network).values()),
+        bytes_float=sum(one.numel() * one.element_size() for one in state_tensors(teacher.network).values()),
         bytes_quantized=checkpoint_bytes(graph, plan),
         bit_operations=bit_operations(layers),
     )

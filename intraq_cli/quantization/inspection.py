@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from torch import Tensor, fx
+from torch import fx
 
 from intraq_cli.graph.layers import Layer, layers
 from intraq_cli.graph.nodes import argument_node
@@ -94,8 +94,3 @@ def weight_bytes(shape: tuple[int, ...], bits: int) -> int:
     """Return the bytes of a quantized weight in a checkpoint: codes, scales, zero-points and shape."""
     out = shape[0]
     return 4 * (out * packed_words(math.prod(shape[1:]), bits) + out + packed_words(out, bits)) + 8 * len(shape)
-
-
-def float_bytes(values: Iterable[Tensor]) -> int:
-    """Return the bytes of unquantized tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in values)
