@@ -20,7 +20,7 @@ from intraq_cli.errors import GET_AGAIN, CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import output_node, replace_tensors
+from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
@@ -155,7 +155,7 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
             raise _NotOnMetaError from error
         line = first_line(error)
         raise CheckpointError(f"{folder}: the network fails on an input of {spec.size}: {line}", hint) from error
-    logits = output_node(graph).args[0]
+    logits = graph.graph.output_node().args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", hint)
     if example.is_meta:

@@ -16,7 +16,7 @@ NETWORK = "network."
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
     """Copy the nodes of a graph, so that they can be changed; the copy shares tensors and modules with ``graph``."""
     nodes = fx.Graph()
-    nodes.output(nodes.graph_copy(graph.graph, {})).meta = dict(output_node(graph).meta)
+    nodes.output(nodes.graph_copy(graph.graph, {})).meta = dict(graph.graph.output_node().meta)
     return fx.GraphModule(graph, nodes)
 
 
@@ -28,11 +28,6 @@ def twins(graph: fx.GraphModule, copy: fx.GraphModule) -> dict[fx.Node, fx.Node]
 def input_node(graph: fx.GraphModule) -> fx.Node:
     """Return the node of the input images."""
     return graph.graph.find_nodes(op="placeholder")[0]
-
-
-def output_node(graph: fx.GraphModule) -> fx.Node:
-    """Return the output node; its first argument is the logits, or a tuple of the logits and further outputs."""
-    return graph.graph.output_node()
 
 
 def calls(graph: fx.GraphModule, *targets: Any) -> list[fx.Node]:
@@ -203,7 +198,7 @@ def replace_call(graph: fx.GraphModule, node: fx.Node, function: Target, *args: 
 
 def also_return(graph: fx.GraphModule, value: Any) -> None:
     """Make a graph return ``(previous output, value)``; ``value`` is a node, or nodes in lists or tuples."""
-    end = output_node(graph)
+    end = graph.graph.output_node()
     end.args = ((end.args[0], value),)
 
 

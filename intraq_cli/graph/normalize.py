@@ -15,7 +15,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.canonical_calls import canonical_calls
 from intraq_cli.graph.identities import UNTOUCHED
-from intraq_cli.graph.nodes import NETWORK, argument_node, calls, finish, input_node, is_random, output_node, tensor_of
+from intraq_cli.graph.nodes import NETWORK, argument_node, calls, finish, input_node, is_random, tensor_of
 
 aten = torch.ops.aten
 
@@ -154,7 +154,7 @@ def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModu
         key = first.get(id(tensor), key)
         node.target = f"{NETWORK}{key}"
         held[node.target] = tensor
-    end = output_node(graph)
+    end = graph.graph.output_node()
     end.args = end.args[0]  # type: ignore[assignment]  # the logits alone, not wrapped as forward returned them
     graph.graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(held, graph.graph)

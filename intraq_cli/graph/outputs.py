@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from intraq_cli.graph.batch_norms import normalized_outputs
 from intraq_cli.graph.layers import features
-from intraq_cli.graph.nodes import also_return, copy_graph, finish, input_node, insert_call, output_node, twins
+from intraq_cli.graph.nodes import also_return, copy_graph, finish, input_node, insert_call, twins
 
 
 def add_outputs(graph: fx.GraphModule, nodes: Any) -> fx.GraphModule:
@@ -22,7 +22,7 @@ def add_features(graph: fx.GraphModule) -> fx.GraphModule:
     """Pass: return ``(previous output, features)``: also the classifier's input ``(B, D)``."""
     graph = copy_graph(graph)
     found = features(graph)
-    also_return(graph, insert_call(graph, output_node(graph), found.of, found.node))
+    also_return(graph, insert_call(graph, graph.graph.output_node(), found.of, found.node))
     return finish(graph)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from intraq_cli.graph.nodes import argument_node, arguments, constant_nodes, output_node, pair
+from intraq_cli.graph.nodes import argument_node, arguments, constant_nodes, pair
 
 aten = torch.ops.aten
 
@@ -152,7 +152,7 @@ def is_divisor(node: fx.Node) -> bool:
 
 def is_logits(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a value is the logits, possibly after reshapes and clamps."""
-    end = output_node(graph)
+    end = graph.graph.output_node()
     return any(user is end for user, _ in final_readers(node)) or any(
         clamp_bounds(user) is not None and is_logits(graph, user) for user in node.users
     )

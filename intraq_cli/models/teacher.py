@@ -14,7 +14,7 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms, norm_parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, output_node, replace_tensors
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, replace_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import BUILD_ERRORS
@@ -245,7 +245,7 @@ def doubts(captured: Captured) -> list[str]:
         found.append(
             "the network draws random numbers as it runs (is a dropout always on?): no two results are the same"
         )
-    end = output_node(captured.graph).args[0]
+    end = captured.graph.graph.output_node().args[0]
     if isinstance(end, fx.Node) and end.target in PROBABILITIES:
         found.append(
             f"the network ends in a {PROBABILITIES[end.target]}: its probabilities are taken as logits, so that "
