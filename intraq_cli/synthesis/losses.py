@@ -39,7 +39,7 @@ class LossInput:
     targets: Tensor
     """``(B,)``: the probability that the network should give this class (SIL)."""
     features: Tensor | None
-    """``(B, D)``, the classifier's input; None if it was not found."""
+    """``(B, D)``, the classifier's input; None if it does not have one row per image."""
     layers: list[LayerStatistics]
     """For every call of a batch norm: ``mean`` and ``var`` ``(C,)`` of its input over the batch, and those of the
     training data, ``running_mean`` and ``running_var``, with ``eps``."""
