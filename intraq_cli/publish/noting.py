@@ -101,11 +101,11 @@ def _note(
         card = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
         ours = card is None or is_own_card(card, run)
         noted = jsonable(change(run))
-        made = folder_card(folder, config, noted) if ours else None
-        if made is not None:  # even after an interruption, the folder has one of the two cards
-            noted["cards"] = [card_digest(one) for one in (card, made) if one is not None]
-        texts = {"run.json": json_text(noted), REPORT: html_page(record_of(folder, config, noted))}
-        for name, text in (texts if made is None else {**texts, path.name: made}).items():
+        new_card = {path.name: folder_card(folder, config, noted)} if ours else {}
+        if ours:  # even after an interruption, the folder has one of the two cards
+            noted["cards"] = [card_digest(one) for one in (card, *new_card.values()) if one is not None]
+        texts = {"run.json": json_text(noted), REPORT: html_page(record_of(folder, config, noted)), **new_card}
+        for name, text in texts.items():
             with atomic_file(folder / name, force=True) as scratch:
                 scratch.write_text(text, encoding="utf-8")
     if not ours:
