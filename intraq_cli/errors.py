@@ -69,6 +69,8 @@ CHECK_DISK = "check the folder's permissions and the free disk space"
 """Hint for a path that cannot be written."""
 GET_AGAIN = "download or create it again"
 """Hint for a damaged file or folder."""
+MAKE_AGAIN = "make the checkpoint again with `intraq quantize`"
+"""Hint for a checkpoint that lacks something."""
 
 
 class CheckpointError(IntraqError):

@@ -8,7 +8,7 @@ from torch import nn
 from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.choices import Placement
-from intraq_cli.errors import CheckpointError, check_unused
+from intraq_cli.errors import MAKE_AGAIN, CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path
 from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.targets import find_folder
@@ -92,10 +92,7 @@ def _checkpoint(model: Model) -> InspectionResult | None:
         return None
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
     if not weights.is_file():
-        raise CheckpointError(
-            f"{folder} is not a complete checkpoint: model.safetensors is missing",
-            "make the checkpoint again with `intraq quantize`",
-        )
+        raise CheckpointError(f"{folder} is not a complete checkpoint: model.safetensors is missing", MAKE_AGAIN)
     measured = run.get("measured")
     found = {
         **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),
@@ -107,5 +104,5 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     try:
         return TypeAdapter(InspectionResult).validate_python(found)
     except ValidationError as error:
-        hint = "make the checkpoint again with `intraq quantize`; load() works without run.json"
+        hint = f"{MAKE_AGAIN}; load() works without run.json"
         raise CheckpointError(f"{folder}/run.json does not describe the layers", hint) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from intraq_cli.checkpoint.run_manifest import PublishedRun
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import MAKE_AGAIN, CheckpointError
 from intraq_cli.models.hub import split_revision
 from intraq_cli.publish.privacy import local_names
 from intraq_cli.quantization.plan import VALUE_BITS
@@ -89,9 +89,7 @@ def folder_card(folder: Path, config: dict[str, Any], run: dict[str, Any], timm_
     try:
         return model_card(config, run, timm_repo)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder}/run.json lacks what the card needs: {error}", "make the checkpoint again with `intraq quantize`"
-        ) from error
+        raise CheckpointError(f"{folder}/run.json lacks what the card needs: {error}", MAKE_AGAIN) from error
 
 
 def card_digest(card: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from intraq_cli.checkpoint.keys import PACKED
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.run_manifest import read_run
-from intraq_cli.errors import NO_CHECKPOINT, CheckpointError, ModelError
+from intraq_cli.errors import MAKE_AGAIN, NO_CHECKPOINT, CheckpointError, ModelError
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.io.json_files import json_text
 from intraq_cli.io.untrusted import read_json, tensor_header
@@ -148,10 +148,7 @@ def _read(folder: Path, repo_id: str) -> tuple[dict[str, bytes], dict[str, Any],
     try:
         base = base_model(config, run)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder}/run.json does not say which model it was made from",
-            "make the checkpoint again with `intraq quantize`",
-        ) from error
+        raise CheckpointError(f"{folder}/run.json does not say which model it was made from", MAKE_AGAIN) from error
     _refuse_tokens(folder, files)
     if base == repo_id:
         raise CheckpointError(
@@ -167,10 +164,7 @@ def _check_without_network(folder: Path, config: dict[str, Any]) -> None:
     quantization = config.get("quantization_config")
     modules = quantization.get("modules") if isinstance(quantization, dict) else None
     if not isinstance(modules, dict) or len(packed) != len(modules):
-        raise CheckpointError(
-            f"{folder}: model.safetensors does not match config.json",
-            "make the checkpoint again with `intraq quantize`",
-        )
+        raise CheckpointError(f"{folder}: model.safetensors does not match config.json", MAKE_AGAIN)
 
 
 def _check_export(folder: Path, files: dict[str, bytes], run: dict[str, Any], report: Report) -> None:

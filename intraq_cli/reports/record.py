@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
-from intraq_cli.errors import CheckpointError
+from intraq_cli.errors import MAKE_AGAIN, CheckpointError
 from intraq_cli.io.untrusted import first_fault
 
 Number = Figure | None
@@ -162,4 +162,4 @@ def checked_run(run: dict[str, Any], where: str) -> Run:
         return Run.model_validate(run)
     except ValidationError as error:
         what = f"{where}/run.json lacks what the report needs: {first_fault(error)}"
-        raise CheckpointError(what, "make the checkpoint again with `intraq quantize`") from error
+        raise CheckpointError(what, MAKE_AGAIN) from error
