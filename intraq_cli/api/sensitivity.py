@@ -14,6 +14,7 @@ from intraq_cli.events import Report, silent
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.io.atomic import atomic_file
 from intraq_cli.io.json_files import write_json
+from intraq_cli.jobs.asked_bits import asked_widths
 from intraq_cli.jobs.given_images import digest_of_images, given_images
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
@@ -22,7 +23,7 @@ from intraq_cli.jobs.sensitivities import image_count, measured
 from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
-from intraq_cli.quantization.plan import asked_widths, form_of
+from intraq_cli.quantization.plan import form_of
 from intraq_cli.quantization.sensitivity import TEMPERATURE, Widths
 from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.context import RunContext

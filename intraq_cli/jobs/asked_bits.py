@@ -8,7 +8,6 @@ from intraq_cli.errors import UsageError
 from intraq_cli.jobs.sensitivities import read_sensitivity
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules, read_bit_rules
 from intraq_cli.quantization.budget import Budget
-from intraq_cli.quantization.plan import asked_widths, check_width
 from intraq_cli.results.networks import SensitivityResult
 
 DEFAULT = 4
@@ -96,3 +95,26 @@ def _widths(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget
         return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)))
     inputs = ALL if budget.kind == "bit operations" else (INPUT_BITS,)
     return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
+
+
+def check_width(option: str, bits: int | None) -> None:
+    """Refuse a width that is not 2 to 8 bits.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if bits is not None and not 2 <= bits <= 8:
+        raise UsageError(f"{option} {bits}: must be from 2 to 8 bits")
+
+
+def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    """Return the bits in ascending order, without duplicates.
+
+    Raises:
+        UsageError: there are none, or some are not 2 to 8.
+    """
+    if not widths:
+        raise UsageError(f"{name}: no bits given", f"e.g. {name} 2,4,8")
+    for bits in widths:
+        check_width(name, bits)
+    return tuple(sorted({*widths}))

@@ -1,12 +1,11 @@
 """The choice of weights and activations to quantize, and of their bits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from intraq_cli.choices import Placement
-from intraq_cli.errors import ModelError, UsageError
+from intraq_cli.errors import ModelError
 from intraq_cli.graph.integer_form import integer_form
 from intraq_cli.graph.layers import Layer, quantizable, reads_image
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules
@@ -138,26 +137,3 @@ def _limits(found: list[Layer], weights: dict[str, int], inputs: dict[fx.Node, i
 def _largest_code(widest: int) -> int:
     """Return the largest absolute weight code in a layer that reads values of at most ``widest`` bits."""
     return min(127, LARGEST_PAIR // (2 * (2**widest - 1)))
-
-
-def check_width(option: str, bits: int | None) -> None:
-    """Refuse a width that is not 2 to 8 bits.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if bits is not None and not 2 <= bits <= 8:
-        raise UsageError(f"{option} {bits}: must be from 2 to 8 bits")
-
-
-def asked_widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    """Return the bits in ascending order, without duplicates.
-
-    Raises:
-        UsageError: there are none, or some are not 2 to 8.
-    """
-    if not widths:
-        raise UsageError(f"{name}: no bits given", f"e.g. {name} 2,4,8")
-    for bits in widths:
-        check_width(name, bits)
-    return tuple(sorted({*widths}))
