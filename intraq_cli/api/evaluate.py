@@ -10,7 +10,8 @@ from pydantic import SkipValidation
 from torch import nn
 
 from intraq_cli.api.arguments import Model, Numbers, Seed, Size, Text, verb
-from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint
+from intraq_cli.checkpoint.config import is_checkpoint
+from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.deploy.exported import Exported
 from intraq_cli.errors import ModelError, UsageError, check_positive
 from intraq_cli.evaluation.accuracy import TOP, Accuracy, compare, predictor_of

@@ -9,7 +9,7 @@ from torch import nn
 
 from intraq_cli.api import export as exporting
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
-from intraq_cli.checkpoint.read import is_own_checkpoint
+from intraq_cli.checkpoint.config import is_own_checkpoint
 from intraq_cli.choices import Placement
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.events import Noted, Report, Warned, silent

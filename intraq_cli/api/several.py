@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from intraq_cli.api.arguments import Model, Models, Text, verb
 from intraq_cli.api.evaluate import evaluate
 from intraq_cli.api.quantize import quantize
-from intraq_cli.checkpoint.read import is_own_checkpoint
+from intraq_cli.checkpoint.config import is_own_checkpoint
 from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.evaluation.prediction_cache import PredictionCache, cache_folder

@@ -40,6 +40,25 @@ def own_quantization(config: dict[str, Any]) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("quant_method") == "intraq" else None
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` looks like a quantized checkpoint, in contrast to a float model's folder.
+
+    Raises:
+        CheckpointError: its ``config.json`` cannot be read.
+    """
+    if not os.path.isfile(folder / "config.json"):
+        return False
+    return "quantization_config" in read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
+
+
+def is_own_checkpoint(folder: Path) -> bool:
+    """Whether ``quantize`` wrote the folder, in any format version."""
+    try:
+        return own_quantization(read_json(folder / "config.json", CheckpointError)) is not None
+    except CheckpointError:
+        return False
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the ``config.json`` of an intraq checkpoint of the supported format, without checking its tables.
 

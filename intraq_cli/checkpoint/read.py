@@ -1,7 +1,6 @@
 """Reads a checkpoint folder and rebuilds the quantized network, without unpickling anything."""
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
-from intraq_cli.checkpoint.config import own_quantization, read_config, read_plan
+from intraq_cli.checkpoint.config import read_config, read_plan
 from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
 from intraq_cli.checkpoint.layout import stored_quantizers, stored_tensors
 from intraq_cli.checkpoint.run_manifest import read_run
@@ -21,7 +20,7 @@ from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import replace_tensors
-from intraq_cli.io.untrusted import TensorInfo, read_json, safe_path, tensor_header
+from intraq_cli.io.untrusted import TensorInfo, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, spec_of_config
 from intraq_cli.models.input_spec import InputSpec
@@ -65,17 +64,6 @@ class Checkpoint:
     def label_names(self) -> list[str] | None:
         """A name for every class, if the teacher had names."""
         return self.config.get("label_names")
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` looks like a quantized checkpoint, in contrast to a float model's folder.
-
-    Raises:
-        CheckpointError: its ``config.json`` cannot be read.
-    """
-    if not os.path.isfile(folder / "config.json"):
-        return False
-    return "quantization_config" in read_json(safe_path(folder, "config.json", CheckpointError), CheckpointError)
 
 
 def read_checkpoint(folder: Path, model: Source | None = None, device: torch.device | str = "cpu") -> Checkpoint:
@@ -208,15 +196,6 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
         stem = FOLDED_WEIGHT.sub("", name.partition("#")[0])
         if not known & {stem, f"{stem}.weight"}:
             raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
-
-
-def is_own_checkpoint(folder: Path) -> bool:
-    """Whether ``quantize`` wrote the folder, in any format version."""
-    try:
-        config = read_json(folder / "config.json", CheckpointError)
-    except (CheckpointError, OSError):
-        return False
-    return own_quantization(config) is not None
 
 
 def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Path) -> None:

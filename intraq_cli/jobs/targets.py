@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from intraq_cli.checkpoint.read import Checkpoint, is_checkpoint, read_checkpoint
+from intraq_cli.checkpoint.config import is_checkpoint
+from intraq_cli.checkpoint.read import Checkpoint, read_checkpoint
 from intraq_cli.deploy.exported import Exported, open_exported
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, UsageError, check_unused
 from intraq_cli.events import Report, Warned
