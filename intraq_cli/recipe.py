@@ -38,22 +38,22 @@ def _not_a_number(value: Any) -> Any:
     return value if isinstance(value, bool) or not isinstance(value, (int, float)) else str(value)
 
 
-def _own_function(name: str) -> str:
+def _user_function(name: str) -> str:
     """Check that a user function is given as ``path/to/file.py:function`` or by its name."""
     if not re.fullmatch(r"(.+\.py:)?[^\W\d]\w*", name):
-        raise PydanticCustomError("own_function", "path/to/file.py:function, or the name of a decorated function")
+        raise PydanticCustomError("user_function", "path/to/file.py:function, or the name of a decorated function")
     return name
 
 
 def _rounding(name: str) -> str:
     if ".py:" not in name and not name.isidentifier():
-        raise PydanticCustomError("own_function", f"{', '.join(ROUNDINGS)}, or path/to/file.py:function")
+        raise PydanticCustomError("user_function", f"{', '.join(ROUNDINGS)}, or path/to/file.py:function")
     return name
 
 
 Weight = Annotated[StrictFloat, Field(ge=0, le=LARGEST)]
 """Weight of a loss term."""
-OwnFunction = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_own_function)]
+UserFunction = Annotated[StrictStr, Field(max_length=1000), AfterValidator(_user_function)]
 ROUNDINGS = ("nearest", "squant", "gptq")
 CompileSetting = Annotated[Compile, BeforeValidator(_not_a_number)]
 
@@ -87,7 +87,7 @@ class Synthesis:
     """Weight of the soft inception loss."""
     mdc_weight: Weight = 1.0
     """Weight of the marginal distance constraint."""
-    losses: dict[OwnFunction, Weight] = dataclasses.field(default_factory=dict)
+    losses: dict[UserFunction, Weight] = dataclasses.field(default_factory=dict)
     """Weights of user-defined losses, each given as ``path/to/file.py:function`` or by the name of a decorated
     function."""
     lor_probability: StrictFloat = Field(default=0.5, ge=0, le=1)

@@ -8,7 +8,7 @@ from intraq_cli.events import Report, Warned
 from intraq_cli.io.digests import file_digest
 from intraq_cli.models.python_file import load_function
 from intraq_cli.recipe import ROUNDINGS, Recipe
-from intraq_cli.runtime.extensions import BESIDE_LOSSES, IMAGE_LOSSES, OWN_LOSSES, WEIGHT_ROUNDINGS, Extension
+from intraq_cli.runtime.extensions import BESIDE_LOSSES, BUILT_IN_LOSSES, IMAGE_LOSSES, WEIGHT_ROUNDINGS, Extension
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import did_you_mean
 from intraq_cli.zoo import load_recipe
@@ -21,7 +21,7 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
         RecipeError: the recipe does not exist or is not valid, or its code is missing or fails.
     """
     recipe = load_recipe(name).override([*overrides])
-    titles = [*OWN_LOSSES]
+    titles = [*BUILT_IN_LOSSES]
     for loss in recipe.synthesis.losses:
         titles.append(_loaded(loss, "image loss", "image_loss", IMAGE_LOSSES).title)
         if titles[-1] in BESIDE_LOSSES:

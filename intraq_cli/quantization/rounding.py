@@ -41,15 +41,15 @@ def rounded(method: str, given: RoundingInput) -> Tensor:
     """
     if method in ROUNDINGS:
         return ROUNDINGS[method](given)
-    own = WEIGHT_ROUNDINGS[method]
-    made = own(given)
+    users = WEIGHT_ROUNDINGS[method]
+    made = users(given)
     if not isinstance(made, Tensor) or made.shape != given.weight.shape:
         kind = f"a tensor of {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
-        raise own.refuse(f"returned {kind}, not a tensor of {tuple(given.weight.shape)}")
+        raise users.refuse(f"returned {kind}, not a tensor of {tuple(given.weight.shape)}")
     made = made.detach().to(given.weight)
     rows = made.flatten(1)
     if not (rows == rows.round()).all() or not ((rows >= given.low[:, None]) & (rows <= given.high[:, None])).all():
-        raise own.refuse("returned values that are not whole numbers between low and high")
+        raise users.refuse("returned values that are not whole numbers between low and high")
     return made
 
 

@@ -20,7 +20,7 @@ from intraq_cli.runtime.micro_batches import is_out_of_memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OWN_LOSSES = ("bns", "sil", "mdc", "total")
+BUILT_IN_LOSSES = ("bns", "sil", "mdc", "total")
 BESIDE_LOSSES = ("stage", "step", "images", "seconds")
 """Other fields in a row of ``metrics.jsonl``."""
 
@@ -75,7 +75,7 @@ def image_loss(function: F) -> F:
     Raises:
         UsageError: a built-in loss, or another field of the metrics, has the same name.
     """
-    return _added(function, IMAGE_LOSSES, OWN_LOSSES + BESIDE_LOSSES)
+    return _added(function, IMAGE_LOSSES, BUILT_IN_LOSSES + BESIDE_LOSSES)
 
 
 def weight_rounding(function: F) -> F:
@@ -90,11 +90,11 @@ def weight_rounding(function: F) -> F:
     return _added(function, WEIGHT_ROUNDINGS, ROUNDINGS)
 
 
-def _added(function: F, table: dict[str, Extension], own: tuple[str, ...]) -> F:
+def _added(function: F, table: dict[str, Extension], reserved: tuple[str, ...]) -> F:
     name = getattr(function, "__name__", "")
-    if name in own or not name.isidentifier():
+    if name in reserved or not name.isidentifier():
         raise UsageError(
-            f"{name or function!r} cannot be the name of your function", f"use a name other than {', '.join(own)}"
+            f"{name or function!r} cannot be the name of your function", f"use a name other than {', '.join(reserved)}"
         )
     file, sha256 = inspect.getsourcefile(function) or "", None
     if Path(file).is_file():

@@ -72,13 +72,13 @@ def terms(config: Synthesis) -> dict[str, Term]:
             given.features, given.centres, given.known, config.lambda_lower, config.lambda_upper
         )
 
-    own = {
+    built_in = {
         "bns": Term(config.bns_weight, lambda given: BNS_LOSSES[config.bns](given.layers)),
         "sil": Term(config.sil_weight, lambda given: soft_inception_loss(given.logits, given.labels, given.targets)),
         "mdc": Term(config.mdc_weight, mdc),
     }
     users = {IMAGE_LOSSES[name]: weight for name, weight in config.losses.items()}
-    return own | {loss.title: Term(weight, _checked(loss)) for loss, weight in users.items()}
+    return built_in | {loss.title: Term(weight, _checked(loss)) for loss, weight in users.items()}
 
 
 def _checked(loss: Extension) -> Callable[[LossInput], Tensor]:

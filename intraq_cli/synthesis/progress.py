@@ -4,7 +4,7 @@ import math
 
 from intraq_cli.errors import check_finite
 from intraq_cli.events import Report, StepDone, Warned
-from intraq_cli.runtime.extensions import IMAGE_LOSSES, OWN_LOSSES
+from intraq_cli.runtime.extensions import BUILT_IN_LOSSES, IMAGE_LOSSES
 from intraq_cli.synthesis.objective import Losses, Objective, as_numbers
 
 REPORT_EVERY = 10
@@ -36,7 +36,7 @@ class Progress:
 
     def _blame(self, values: dict[str, float]) -> None:
         """Refuse a user's loss that is NaN or infinite while ours are finite: it would spread to the images."""
-        if all(math.isfinite(value) for name, value in values.items() if name in OWN_LOSSES and name != "total"):
+        if all(math.isfinite(value) for name, value in values.items() if name in BUILT_IN_LOSSES and name != "total"):
             for loss in map(IMAGE_LOSSES.__getitem__, self.config.losses):
                 if not math.isfinite(values[loss.title]):
                     raise loss.refuse(f"returned {values[loss.title]}")
@@ -45,5 +45,5 @@ class Progress:
         """Warn of losses at zero for the whole batch; except MDC in the first batch, which has no class centres."""
         for part, largest in self.seen.items():
             if self.terms[part].weight > 0 and largest == 0 and not (part == "mdc" and self.batch == 0):
-                name = part.upper() if part in OWN_LOSSES else part
+                name = part.upper() if part in BUILT_IN_LOSSES else part
                 self.report(Warned(f"{name} stayed at zero during all of batch {self.batch + 1}"))
