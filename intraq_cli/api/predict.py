@@ -21,7 +21,7 @@ from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import logits_of
 from intraq_cli.results import PredictionResult
 from intraq_cli.runtime.device import choose_device
-from intraq_cli.runtime.refusals import out_of_memory
+from intraq_cli.runtime.torch_errors import out_of_memory
 
 
 @verb

@@ -17,7 +17,7 @@ from intraq_cli.runtime.device import return_freed_memory, training_settings
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.memory import peak_memory, start_peak
 from intraq_cli.runtime.micro_batches import largest_micro_batch
-from intraq_cli.runtime.refusals import out_of_memory
+from intraq_cli.runtime.torch_errors import out_of_memory
 from intraq_cli.synthesis.synthesizer import batch_sizes
 from intraq_cli.synthesis.tuning_images import TuningImages
 

@@ -33,8 +33,8 @@ from intraq_cli.runtime.device import batches_on_device, place, training_setting
 from intraq_cli.runtime.distributed import process_group
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.micro_batches import MicroBatches, largest_micro_batch
-from intraq_cli.runtime.refusals import deterministic_or_refused, out_of_memory
 from intraq_cli.runtime.resume import NO_STORE, resumable
+from intraq_cli.runtime.torch_errors import deterministic_or_refused, out_of_memory
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from intraq_cli.synthesis.tuning_images import TuningImages, hold_out
 from intraq_cli.tuning.batches import AugmentedBatches

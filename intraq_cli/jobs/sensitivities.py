@@ -18,7 +18,7 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
 from intraq_cli.results.networks import SensitivityResult
-from intraq_cli.runtime.refusals import out_of_memory
+from intraq_cli.runtime.torch_errors import out_of_memory
 
 FEWEST, MOST = 64, 256
 """Bounds of the number of images. Small images are cheap; small divergences need many images to rank the layers."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from intraq_cli.errors import DeviceError, UsageError
 from intraq_cli.runtime.device import choose_device, place, training_settings
-from intraq_cli.runtime.refusals import deterministic_or_refused
+from intraq_cli.runtime.torch_errors import deterministic_or_refused
 
 
 def test_convolution_weights_become_channels_last():
