@@ -42,10 +42,10 @@ def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
     if not os.path.isfile(folder / "config.json"):
         hint = "give a folder with timm's config.json and model.safetensors"
         raise ModelError(f"{folder} has no config.json", hint)
-    return load_config(read_config(folder, str(folder)), folder, spelled, folder.resolve().name, pretrained)
+    return load_config(read_float_config(folder, str(folder)), folder, spelled, folder.resolve().name, pretrained)
 
 
-def read_config(folder: Path, where: str) -> ModelConfig:
+def read_float_config(folder: Path, where: str) -> ModelConfig:
     """Read and validate the ``config.json`` of a float model; ``where`` is its name in messages.
 
     Raises:

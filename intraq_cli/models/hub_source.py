@@ -5,7 +5,7 @@ from pathlib import Path
 
 from intraq_cli.errors import ModelError
 from intraq_cli.io.untrusted import read_json
-from intraq_cli.models.folder import load_config, read_config
+from intraq_cli.models.folder import load_config, read_float_config
 from intraq_cli.models.hub import cached_commit, downloading, hub_file, split_revision
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import Teacher
@@ -19,7 +19,7 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
     """
     with downloading(repository):
         folder = Path(hub_file(repository, "config.json")).parent
-        config = read_config(folder, repository)
+        config = read_float_config(folder, repository)
         if pretrained:
             hub_file(repository, "model.safetensors")
     repo_id, _ = split_revision(repository)
