@@ -42,7 +42,7 @@ def load_folder(folder: Path, spelled: str, pretrained: bool) -> Teacher:
     if not os.path.isfile(folder / "config.json"):
         hint = "give a folder with timm's config.json and model.safetensors"
         raise ModelError(f"{folder} has no config.json", hint)
-    return load_config(read_float_config(folder, str(folder)), folder, spelled, folder.resolve().name, pretrained)
+    return teacher_of_config(read_float_config(folder, str(folder)), folder, spelled, folder.resolve().name, pretrained)
 
 
 def read_float_config(folder: Path, where: str) -> ModelConfig:
@@ -57,7 +57,7 @@ def read_float_config(folder: Path, where: str) -> ModelConfig:
     return check_config(config, f"{where}: config.json")
 
 
-def load_config(config: ModelConfig, folder: Path, source: str, name: str, pretrained: bool) -> Teacher:
+def teacher_of_config(config: ModelConfig, folder: Path, source: str, name: str, pretrained: bool) -> Teacher:
     """Build the network that ``config``, read from ``folder``, describes, and load the weights in that folder.
 
     ``source`` and ``name`` are those of the teacher.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from intraq_cli.errors import ModelError
 from intraq_cli.io.untrusted import read_json
-from intraq_cli.models.folder import load_config, read_float_config
+from intraq_cli.models.folder import read_float_config, teacher_of_config
 from intraq_cli.models.hub import cached_commit, downloading, hub_file, split_revision
 from intraq_cli.models.nets import ARCHITECTURES
 from intraq_cli.models.teacher import Teacher
@@ -24,7 +24,9 @@ def load_hub(repository: str, pretrained: bool) -> Teacher:
             hub_file(repository, "model.safetensors")
     repo_id, _ = split_revision(repository)
     name, own = repo_id.rpartition("/")[2], config.architecture in ARCHITECTURES
-    teacher = load_config(config, folder, f"hf-hub:{repository}", name if own else name.partition(".")[0], pretrained)
+    teacher = teacher_of_config(
+        config, folder, f"hf-hub:{repository}", name if own else name.partition(".")[0], pretrained
+    )
     cfg = teacher.pretrained_cfg if own else {**teacher.pretrained_cfg, "hf_hub_id": repo_id}
     return replace(teacher, revision=cached_commit(repository), pretrained_cfg=cfg)
 
