@@ -75,7 +75,8 @@ def evaluate(
         crop_pct: of a float model: side of the centre crop divided by the shorter side of the resized image.
         interpolation: of a float model: ``bicubic``, ``bilinear``, ...
         weights: a safetensors or ``.pth`` file for the teacher, in place of timm's weights.
-        save: record the results in the checkpoint folder ``target`` and in its model card.
+        save: record the results in the checkpoint folder ``target`` and in its model card; the float model must have
+            the weights that the checkpoint was made from.
         cache: reuse the float teacher's predictions that an earlier run on these images stored, and store them for
             the next run (only for folders of class folders).
         kept: float teachers' predictions, shared by calls with the same options (:func:`intraq_cli.evaluate_many`).
@@ -103,6 +104,8 @@ def evaluate(
         name = name or source.spelled
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
+        if save:
+            _check_float_weights(found, teacher)
         pair = _quantized_pair(found, teacher, where)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split)
     whole, images = images.count, images.sample(limit, seed)
@@ -172,3 +175,14 @@ def _check_save(target: Model) -> None:
             f"--save: {name} is not a checkpoint folder", "leave it out: only a checkpoint folder can hold results"
         )
     check_record(Path(target))
+
+
+def _check_float_weights(found: Checkpoint | Exported, teacher: Teacher) -> None:
+    """Refuse to record the accuracy of other float weights: the card would give it as that of the checkpoint's teacher.
+
+    Raises:
+        UsageError: the checkpoint was made from other weights.
+    """
+    if (found.run.get("teacher") or {}).get("sha256") not in (None, teacher.sha256):
+        what = f"--save: the checkpoint was not made from the float weights of {teacher.source}"
+        raise UsageError(what, "leave it out, or give the float model that the checkpoint was made from")

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from intraq_cli import export, push, quantize
+from intraq_cli import evaluate, export, push, quantize
 from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.errors import CheckpointError, OutputError
+from intraq_cli.errors import CheckpointError, OutputError, UsageError
 from intraq_cli.events import Noted, Warned, silent
 from intraq_cli.publish import noting
 from intraq_cli.publish.noting import record
 from intraq_cli.publish.repository import checkpoint_files
+from tests.conftest import SmallNet, trained
 
 FIGURES = {"top1": 81.25, "top5": 99.0, "float_top1": 82.0, "float_top5": 99.0, "agreement": 95.0}
 
@@ -101,6 +102,15 @@ def test_results_of_another_checkpoint_are_not_recorded(folder, checkpoint):
     with pytest.raises(OutputError, match="was replaced by another checkpoint"):
         record(folder, other, measured("first"), silent)
     assert (folder / "run.json").read_bytes() == before
+
+
+def test_accuracy_of_other_float_weights_is_not_recorded(folder):
+    """The card would give it as the accuracy of the network that the checkpoint was made from."""
+    other = trained(SmallNet(classes=10, in_chans=1), (1, 8, 8))
+    assert evaluate(folder, "digits", model=other, limit=20, device="cpu").float_top1 < 50
+    with pytest.raises(UsageError, match="was not made from the float weights of module:SmallNet"):
+        evaluate(folder, "digits", model=other, limit=20, device="cpu", save=True)
+    assert "evaluations" not in run_of(folder)
 
 
 @pytest.mark.parametrize("last", ["run.json", "report.html"])
