@@ -121,7 +121,7 @@ def quantize(
     asked = asked_bits(w, a, budget, first_last_bits, bits, sensitivity)
     settings = chosen_recipe(recipe, set)
     placement = choose_placement(act_placement, settings)
-    check_stages(settings, bool(images))
+    check_stages(settings, set, images, budget is not None and sensitivity is None, report)
     where = choose_device(device, deterministic)
     if export is not None:
         check_packages()

@@ -34,12 +34,17 @@ def chosen_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-def check_stages(recipe: Recipe, has_images: bool) -> None:
-    """Check that the stages of a recipe have the images that they need.
+def check_stages(
+    recipe: Recipe, overrides: Sequence[str], images: Sequence[str | Path], measures: bool, report: Report
+) -> None:
+    """Check that the stages of a recipe have the images that they need; warn about overrides without effect.
 
     Args:
-        recipe: the chosen recipe.
-        has_images: whether the user gives images instead of those of stage 1.
+        recipe: the chosen recipe, with its overrides.
+        overrides: ``section.key=value``, as the user gave them.
+        images: files and folders that the user gives instead of the images of stage 1.
+        measures: whether sensitivities are measured, for which a recipe without images learns some.
+        report: receives the warnings.
 
     Raises:
         RecipeError: a stage needs images, and there are none.
@@ -47,7 +52,7 @@ def check_stages(recipe: Recipe, has_images: bool) -> None:
     """
     without = f"recipe {recipe.name} makes no images (synthesis.num_images = 0), but"
     other = "--images, or another --recipe"
-    if not has_images and not recipe.synthesis.num_images:
+    if not images and not recipe.synthesis.num_images:
         if recipe.tuning.steps:
             raise RecipeError(
                 f"{without} tuning.steps = {recipe.tuning.steps} needs some", f"use --set tuning.steps=0, {other}"
@@ -59,6 +64,32 @@ def check_stages(recipe: Recipe, has_images: bool) -> None:
     if recipe.tuning.steps and processes > batch:
         what = f"{processes} processes cannot share a tuning batch of {batch} images"
         raise UsageError(what, f"start at most {batch} processes, or use --set tuning.batch_size={processes}")
+    for text in overrides:
+        section, _, key = text.partition("=")[0].strip().partition(".")
+        why = {
+            "synthesis": "" if measures and not images else _why_not_learned(recipe, key, images),
+            "tuning": _why_not_tuned(recipe, key, bool(images)),
+        }.get(section)
+        if why:
+            report(Warned(f"{text} has no effect: {why}"))
+
+
+def _why_not_learned(recipe: Recipe, key: str, images: Sequence[str | Path]) -> str:
+    """Say why a setting of ``[synthesis]`` has no effect; an empty text if it has one."""
+    if images:
+        counts = key == "num_images" and any(Path(one).is_dir() for one in images)  # pictures to choose from a folder
+        return "" if counts else "--images replaces the images that would be learned"
+    return "" if recipe.synthesis.num_images or key == "num_images" else f"recipe {recipe.name} makes no images"
+
+
+def _why_not_tuned(recipe: Recipe, key: str, has_images: bool) -> str:
+    """Say why a setting of ``[tuning]`` has no effect; an empty text if it has one."""
+    used = ["steps"]
+    if has_images or recipe.synthesis.num_images:
+        used.append("holdout")
+        if recipe.quantization.activation_range == "ema":  # it is set on tuning batches
+            used += ["batch_size", "crop_eta"]
+    return "" if recipe.tuning.steps or key in used else "tuning.steps is 0"
 
 
 def _loaded(name: str, what: str, decorator: str, table: dict[str, Extension]) -> Extension:

@@ -62,6 +62,47 @@ def test_unneeded_model_option_is_ignored_with_a_message(intraq, checkpoint):
     assert f"--model is not used: {checkpoint} contains its own architecture" in " ".join(ran.err.split())
 
 
+def _without_effect(printed):
+    lines = [line.removeprefix("warning: ") for line in printed.splitlines() if " has no effect: " in line]
+    return dict(line.split(" has no effect: ") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for shade in range(8):
+        Image.new("L", (8, 8), 30 * shade).save(folder / f"{shade}.png")
+    return folder
+
+
+INSTANT = ("--recipe", "instant", "--set", "synthesis.steps=3", "--set", "tuning.lr=0.1", "--set", "tuning.holdout=0.5")
+NO_TUNING, GIVEN = "tuning.steps is 0", "--images replaces the images that would be learned"
+
+
+def test_settings_of_stages_that_do_not_run_cause_a_warning(intraq, small_digits, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    ran = intraq("quantize", small_digits, *INSTANT, "--out", "made")
+    no_images = "recipe instant makes no images"
+    expected = {"synthesis.steps=3": no_images, "tuning.lr=0.1": NO_TUNING, "tuning.holdout=0.5": NO_TUNING}
+    assert (ran.code, _without_effect(ran.err)) == (0, expected)
+
+
+def test_settings_for_images_cause_a_warning_if_the_images_are_given(intraq, small_digits, pictures, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    more = ("--images", pictures, "--set", "synthesis.num_images=200", "--out", "made")
+    ran = intraq("quantize", small_digits, *INSTANT, *more)
+    assert (ran.code, _without_effect(ran.err)) == (0, {"synthesis.steps=3": GIVEN, "tuning.lr=0.1": NO_TUNING})
+
+
+def test_settings_for_images_have_an_effect_if_sensitivities_are_measured(intraq, small_digits, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    steps = ("--set", "synthesis.steps=3", "--set", "tuning.steps=0")
+    ran = intraq(
+        "quantize", small_digits, "--recipe", "instant", *steps, "--avg-bits", "2.5", "--w", "2,3", "--dry-run"
+    )
+    assert (ran.code, _without_effect(ran.err)) == (0, {})
+
+
 def test_inspect_has_default_bits_and_placement(intraq):
     found = json.loads(intraq("inspect", "resnet20_digits", "--json").out)
     assert (found["w_bits"], found["a_bits"], found["act_placement"]) == (4, 4, "inputs")
