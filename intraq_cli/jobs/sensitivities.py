@@ -16,7 +16,7 @@ from intraq_cli.io.untrusted import MAX_JSON, read_text
 from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
-from intraq_cli.quantization.sensitivity import Sensitivities, Widths, layer_sensitivities
+from intraq_cli.quantization.sensitivity import Known, Sensitivities, Widths, layer_sensitivities
 from intraq_cli.results.networks import SensitivityResult
 from intraq_cli.runtime.torch_errors import out_of_memory
 
@@ -34,7 +34,7 @@ def image_count(spec: InputSpec) -> int:
 
 
 def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tensor, widths: Widths) -> Sensitivities:
-    """Measure sensitivities as a stage of a job, whose resume store keeps the result.
+    """Measure sensitivities as a stage of a job, whose resume store keeps the result, and until then its parts.
 
     Args:
         job: the job of the network.
@@ -47,20 +47,24 @@ def measured(job: Job, graph: fx.GraphModule, placement: Placement, images: Tens
         DeviceError: out of memory.
     """
     kept, ranks, report = job.context.store, job.context.ranks, job.context.report
+    known: Known = {}
 
     def step(done: int, count: int) -> None:
         started = StageStarted("sensitivity", count, f"{len(images)} images")
         report(StepDone("sensitivity", done, done * len(images)) if done else started)
+        kept.save_periodically("divergences", lambda: known)
 
     kept.began("sensitivity")
     said = ranks.broadcast_object(kept.load("sensitivity"))
     if said is None:
+        known |= ranks.broadcast_object(kept.load("divergences")) or {}
         with out_of_memory("measure on fewer images with `intraq sensitivity MODEL -n 32 --out FILE`"):
             shown = images.to(job.context.device, torch.float32, memory_format=torch.channels_last)
-            found = layer_sensitivities(graph, placement, shown, widths, step)
+            found = layer_sensitivities(graph, placement, shown, widths, step, known)
         # on GPUs the results of processes differ in the last bits, but all must make the same choice
         said = ranks.broadcast_object(json.dumps(asdict(found)))
         kept.save("sensitivity", said)
+        kept.drop("divergences")
     else:
         step(0, 1)
     report(StageDone("sensitivity", kept.ended("sensitivity")))

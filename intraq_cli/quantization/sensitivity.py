@@ -38,6 +38,10 @@ BROKEN = 1e6
 TINY = 1e-12
 
 
+Known = dict[str, dict[str, float]]
+"""Divergences of a measurement that is not finished: by its part, and by quantizers and width."""
+
+
 @dataclass(frozen=True)
 class Question:
     """The divergence from the float network when some quantizers are switched on (or off) together."""
@@ -82,6 +86,7 @@ def layer_sensitivities(
     images: Tensor,
     widths: Widths,
     step: Callable[[int, int], None] = lambda done, count: None,
+    known: Known | None = None,
 ) -> Sensitivities:
     """Measure the sensitivity of every layer that the placement quantizes.
 
@@ -92,7 +97,9 @@ def layer_sensitivities(
             first half of them, divergence is measured on the second.
         widths: widths to try.
         step: called with the number of divergences measured so far and the total; first with 0.
+        known: divergences of an interrupted measurement, which are not measured again; new ones are added.
     """
+    known = {} if known is None else known
     layers = quantizable(graph)
     widest = max((*widths.weights, *widths.inputs, *widths.spared))
     network = _Switched(graph, plan_quantization(graph, widest, widest, placement), images)
@@ -102,7 +109,8 @@ def layer_sensitivities(
     count = sum(len(one.widths) for one in (*weights, *inputs)) + len(layers) * len(widths.spared)
     step(0, count)
     wanted = network.float_answer()
-    network.answer([*weights, *inputs], frozenset(), wanted, lambda done: step(done, count))
+    single = known.setdefault("single layers", {})
+    network.answer([*weights, *inputs], frozenset(), wanted, single, lambda done: step(done, count))
     before, everything = count - len(layers) * len(widths.spared), {}
     spared: list[dict[int, float]] = [{} for _ in layers]
     for bits in widths.spared:
@@ -110,7 +118,8 @@ def layer_sensitivities(
         calibrate(network.student, graph, images, CALIBRATION)
         everything[bits] = divergence(network.student(images), wanted)
         asked = [Question(network.read_by(layer) | {network.holders[layer.name]}, (None,)) for layer in layers]
-        network.answer(asked, network.quantizers, wanted, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
+        here = known.setdefault(f"all but one at {bits} bits", {})
+        network.answer(asked, network.quantizers, wanted, here, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
         before += len(layers)
         for answers, question in zip(spared, asked, strict=True):
             answers[bits] = question.answers[None]
@@ -151,7 +160,12 @@ class _Switched(fx.Interpreter):
         return self._rest(0, {})
 
     def answer(
-        self, questions: list[Question], always: frozenset[fx.Node], wanted: Tensor, step: Callable[[int], None]
+        self,
+        questions: list[Question],
+        always: frozenset[fx.Node],
+        wanted: Tensor,
+        known: dict[str, float],
+        step: Callable[[int], None],
     ) -> None:
         """Answer all questions in one run of the network.
 
@@ -159,6 +173,7 @@ class _Switched(fx.Interpreter):
             questions: the divergences to measure; filled in place.
             always: quantizers that are on by default; a question toggles its own.
             wanted: the float network's logits, ``(B, K)``.
+            known: answers by quantizers and width, which are not measured again (layers may read the same value).
             step: called with the number of answers so far.
         """
         place = {node: k for k, node in enumerate(self.order)}
@@ -166,13 +181,12 @@ class _Switched(fx.Interpreter):
         for question in questions:
             if question.widths:
                 at.setdefault(min(place[node] for node in question.nodes), []).append(question)
-        known: dict[tuple[frozenset[fx.Node], int | None], float] = {}  # layers may read the same value
         done, live = 0, dict[fx.Node, Any]()
         for k, node in enumerate(self.order[:-1]):
             for question in at.get(k, ()):
                 self.on = always ^ question.nodes
                 for self.bits in question.widths:
-                    key = question.nodes, self.bits
+                    key = f"{' '.join(sorted(node.name for node in question.nodes))} {self.bits}"
                     if key not in known:
                         known[key] = divergence(self._rest(k, live), wanted)
                     question.answers[self.bits] = known[key]

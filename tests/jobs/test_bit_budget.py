@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from intraq_cli import inspect, load, quantize, sensitivity
+from intraq_cli import inspect, load, quantize, sensitivity, synthesize
 from intraq_cli.app import main
 from intraq_cli.errors import BudgetError, DataError, IntraqError, UsageError
 from intraq_cli.events import StageStarted, StepDone
@@ -13,10 +13,12 @@ from intraq_cli.graph.layers import quantizable
 from intraq_cli.jobs.asked_bits import asked_bits
 from intraq_cli.jobs.bit_budget import BitChoice
 from intraq_cli.models.source import Source
+from intraq_cli.quantization import sensitivity as measuring
 from intraq_cli.quantization.budget import Budget
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.results import LayerSensitivity
-from tests.conftest import SmallNet, graph_of, trained
+from intraq_cli.runtime.resume import ResumeStore
+from tests.conftest import SmallNet, Stop, graph_of, stopping, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 GIVEN = {**INPUT, "device": "cpu"}
@@ -118,6 +120,35 @@ def test_resumed_run_reuses_sensitivities_and_reports_times_of_all_stages(wide, 
     assert not [event for event in told if isinstance(event, StepDone) and event.stage == "sensitivity"]
     assert list(made.stages) == ["synthesis", "sensitivity", "calibration"]
     assert made.stages["sensitivity"] > 0.05
+
+
+@pytest.mark.parametrize("last", [3, 15, 30])
+def test_interrupted_measurement_continues_where_it_stopped(wide, measured, tmp_path, monkeypatch, last):
+    """``last`` is a step of the single layers' weights, of their inputs, and of all but one layer."""
+    monkeypatch.setattr(ResumeStore, "save_periodically", lambda store, name, state: store.save(name, state()))
+    given = {"widths": (2, 4, 8), "images": images_of(wide, tmp_path), "out": tmp_path / "s.json", **GIVEN}
+    whole = sensitivity(wide, **{**given, "out": None})
+    with pytest.raises(Stop):
+        sensitivity(wide, report=stopping("sensitivity", last), **given)
+    real, count = measuring.divergence, 0
+
+    def counted(*logits):
+        nonlocal count
+        count += 1
+        return real(*logits)
+
+    monkeypatch.setattr(measuring, "divergence", counted)
+    again = sensitivity(wide, **given)
+    assert (again.layers, again.everything) == (whole.layers, whole.everything)
+    in_all = 3 * 4 * 3 + len(whole.everything)
+    assert count <= in_all - (last - 1)
+    assert not (tmp_path / "s.json.unfinished").exists()
+
+
+def images_of(network, folder):
+    """A file of images, so that measurements differ in nothing else."""
+    synthesize(network, n=8, set=QUICK, out=folder / "images.safetensors", **GIVEN)
+    return folder / "images.safetensors"
 
 
 @pytest.mark.parametrize(
