@@ -8,7 +8,7 @@ import torch
 
 from intraq_cli.api.arguments import verb
 from intraq_cli.errors import DataError, UsageError
-from intraq_cli.io.atomic import atomic_file, atomic_folder, check_output
+from intraq_cli.io.atomic import atomic_file, atomic_folder, check_apart, check_output
 from intraq_cli.models.class_names import name_of
 from intraq_cli.results import ClassCount, ImagesResult
 from intraq_cli.synthesis.image_set import ImageSet, read_images
@@ -47,6 +47,8 @@ def images(
             raise UsageError(
                 f"--sheet {sheet}: neither a PNG nor a JPEG file", f"end its name in {', '.join(SUFFIXES)}"
             )
+    if png is not None and sheet is not None:
+        check_apart(Path(sheet), Path(png))
     whole = read_images(Path(file))
     found = _of_classes(whole, file, classes)
     if png is not None:

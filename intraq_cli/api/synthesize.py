@@ -7,7 +7,7 @@ from pathlib import Path
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Seed, Size, Text, Texts, verb
 from intraq_cli.errors import UsageError
 from intraq_cli.events import Report, silent
-from intraq_cli.io.atomic import atomic_file, atomic_folder
+from intraq_cli.io.atomic import atomic_file, atomic_folder, check_apart
 from intraq_cli.jobs.forecast import forecast_cost
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
@@ -87,13 +87,12 @@ def synthesize(
         )
     tell_unused(set, report)
     where = choose_device(device, deterministic)
-    check_free(out, force)
-    check_free(png, force, is_class_folders)
+    _check_outputs(out, png, force)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     source = Source.parse(model, override, weights=weights)
     teacher = load_teacher(source)
     path = Path(out or f"{teacher.name}-images.safetensors")
-    check_free(path, force)
+    _check_outputs(path, png, force)
     captured = capture_on_device(teacher, where, report)
     job = Job(teacher, captured, settings, RunContext(seed, where, report, batch_size, deterministic=deterministic))
     shown = None if png is None else Path(png)
@@ -118,6 +117,13 @@ def synthesize(
         teacher_accuracy=100 * made.teacher_accuracy,
         heterogeneity=made.heterogeneity,
     )
+
+
+def _check_outputs(out: str | Path | None, png: str | Path | None, force: bool) -> None:
+    check_free(out, force)
+    check_free(png, force, is_class_folders)
+    if out is not None and png is not None:
+        check_apart(Path(out), Path(png))
 
 
 def _result(job: Job, path: Path, source: Source, png: Path | None) -> SynthesisResult:

@@ -65,6 +65,17 @@ def check_output(path: Path, force: bool, is_output: IsOutput | None = None) -> 
         raise OutputError(f"{parent} is not writable", "give another --out")
 
 
+def check_apart(file: Path, folder: Path) -> None:
+    """Refuse, before any work, to write ``file`` into a ``folder`` that another output replaces as a whole.
+
+    Raises:
+        OutputError: ``file`` is the folder itself, or in it.
+    """
+    if file.resolve().is_relative_to(folder.resolve()):
+        what = "both a file and a folder" if file.resolve() == folder.resolve() else f"in {folder}, which is replaced"
+        raise OutputError(f"the output {file} would be {what}", "give the outputs different paths")
+
+
 def unfinished_folder(path: Path) -> Path:
     """Return the folder where a long job saves its states until ``path`` is complete."""
     return path.with_name(f"{path.name}{UNFINISHED}")

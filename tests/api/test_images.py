@@ -55,6 +55,18 @@ def test_pngs_from_an_image_file_equal_those_written_by_synthesize(made, tmp_pat
     assert result.recipe["steps"] == 2
 
 
+def test_file_and_folder_at_one_path_are_refused_before_any_work(tmp_path):
+    with pytest.raises(OutputError, match=r"x.png would be both a file and a folder"):
+        synthesize("nowhere", out=tmp_path / "x.png", png=tmp_path / "x.png")
+    with pytest.raises(OutputError, match=r"x.png would be both a file and a folder"):
+        images("nowhere", sheet=tmp_path / "x.png", png=tmp_path / "x.png")
+    (tmp_path / "made").mkdir()
+    with pytest.raises(OutputError, match=r"i.safetensors would be in .*made, which is replaced"):
+        synthesize("nowhere", out=tmp_path / "made/i.safetensors", png=tmp_path / "made", force=True)
+    with pytest.raises(OutputError, match=r"sheet.png would be in .*made, which is replaced"):
+        images("nowhere", sheet=tmp_path / "made/sheet.png", png=tmp_path / "made", force=True)
+
+
 def test_selected_classes_are_exported_and_missing_ones_refused(made, tmp_path):
     file = made[0] / "i.safetensors"
     result = images(file, png=tmp_path / "png", classes=[2, 0])
