@@ -10,7 +10,7 @@ from intraq_cli.commands.printing import expected, heterogeneity, print_hint, pr
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
 from intraq_cli.commands.tables import Column, print_rows
-from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes
+from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes, widths
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -98,13 +98,12 @@ def _print(result: "QuantizationResult") -> None:
 
 
 def _bits(result: "QuantizationResult") -> str:
+    usual = widths(result.w_bits, result.a_bits, result.mixed_bits)
     if not result.frontier:
-        return f"W{result.w_bits}A{result.a_bits}"
+        return usual
     (point,) = (point for point in result.frontier if point.chosen)
-    return (
-        f"{point.avg_bits:.2f} bits per weight, mostly W{result.w_bits}A{result.a_bits}, "
-        f"{point.bit_operations / 1e9:.2f} G bit operations per image"
-    )
+    operations = f"{point.bit_operations / 1e9:.2f} G bit operations per image"
+    return f"{point.avg_bits:.2f} bits per weight, {usual}, {operations}"
 
 
 def _print_frontier(result: "QuantizationResult") -> None:

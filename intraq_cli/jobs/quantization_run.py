@@ -25,6 +25,7 @@ from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import Plan
+from intraq_cli.reports.one import has_mixed_bits
 from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
 from intraq_cli.results.networks import InspectionResult
 from intraq_cli.runtime.launch import launched
@@ -178,6 +179,7 @@ class QuantizationRun:
             device=str(job.context.device),
             act_placement=self.choice.placement,
             avg_bits=mean_bits(found.layers),
+            mixed_bits=has_mixed_bits(found),
             frontier=chosen.frontier,
         )
 

@@ -11,6 +11,7 @@ from intraq_cli.reports.layout import Fact, Figure, Page, Section, Table, Tile, 
 from intraq_cli.reports.losses import losses_section
 from intraq_cli.reports.record import FrontierPoint, Inspection, LayerMoves, RangeRow, Run
 from intraq_cli.reports.scale import number
+from intraq_cli.results import InspectionResult
 from intraq_cli.words import (
     byte_unit,
     data_of,
@@ -64,7 +65,7 @@ def bits_of(run: Run) -> str:
     return widths(found.w_bits, found.a_bits, has_mixed_bits(found))
 
 
-def has_mixed_bits(found: Inspection) -> bool:
+def has_mixed_bits(found: Inspection | InspectionResult) -> bool:
     """Return whether bits differ between weights, or between layers' inputs other than the image."""
     read = found.layers[found.act_placement != "activations" :]
     held = [layer.w_bits for layer in found.layers], [layer.a_bits for layer in read]

@@ -92,6 +92,8 @@ class QuantizationResult:
     """Signal-to-quantization-noise ratio of every batch norm's output, in dB, on the held-out images."""
     avg_bits: float = math.nan
     """Mean bits of a quantized weight."""
+    mixed_bits: bool = False
+    """Whether bits differ between layers; ``w_bits`` and ``a_bits`` are then those of most."""
     frontier: list[FrontierPoint] = field(default_factory=list)
     """If bits were chosen under a budget: the choices for this and other budgets."""
     dry_run: bool = False

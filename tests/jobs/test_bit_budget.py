@@ -197,6 +197,23 @@ def test_dry_run_prints_the_frontier_and_accepts_a_range_of_widths(capsys, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--bits", "fc.toml"), "mostly W4A4"),
+        (("--first-last-bits", "8"), "mostly W4A4"),
+        ((), "W4A4"),
+        (("--avg-bits", "4", "--w", "4"), "4.00 bits per weight, W4A8, 0.02 G bit operations per image"),
+    ],
+)
+def test_dry_run_says_whether_layers_differ_in_bits(capsys, tmp_path, monkeypatch, small_digits, more, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fc.toml").write_text("[weights]\nfc = 8\n")
+    few = ("--set", "synthesis.steps=1", "--recipe", "instant")
+    assert main(["quantize", small_digits, *more, *few, "--dry-run"]) == 0
+    assert f" at {expected} (instant, " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("bits", ["x", "2-", "1-4", "4-2", "", "2,,4"])
 def test_invalid_widths_are_a_usage_error(capsys, bits):
     assert main(["quantize", "resnet20_digits", "--avg-bits", "3", "--w", bits, "--dry-run"]) == 2
