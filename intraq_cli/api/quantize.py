@@ -1,18 +1,22 @@
 """``quantize``: turn a pretrained classifier into a quantized checkpoint folder, without data."""
 
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from intraq_cli.api import export as exporting
 from intraq_cli.api.arguments import BatchSize, Model, Numbers, Paths, Seed, Size, Text, Texts, Widths, verb
 from intraq_cli.checkpoint.config import is_own_checkpoint
+from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.choices import Placement
 from intraq_cli.deploy.libraries import check_packages
 from intraq_cli.events import Noted, Report, Warned, silent
+from intraq_cli.io.digests import file_digest
 from intraq_cli.jobs.asked_bits import asked_bits
 from intraq_cli.jobs.bit_budget import bit_choice
 from intraq_cli.jobs.given_images import given_images
@@ -27,11 +31,12 @@ from intraq_cli.models.source import Source, needs_code
 from intraq_cli.quantization.budget import chosen_budget
 from intraq_cli.quantization.calibration import CALIBRATION_IMAGES
 from intraq_cli.recipe import choose_placement
-from intraq_cli.results import QuantizationResult
+from intraq_cli.results import ExportResult, QuantizationResult
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.device import choose_device
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.metrics import to_tensorboard
+from intraq_cli.words import spelled_path
 
 
 @verb
@@ -145,28 +150,44 @@ def quantize(
     run.say_what_stays_float()
     if dry_run:
         return run.forecast()
-    if taken_again:
-        if made := run.made_before():
-            report(Noted(f"{path} already contains the result of the same run"))
-            return made
+    made = run.made_before() if taken_again else None
+    if made:
+        report(Noted(f"{path} already contains the result of the same run"))
+    elif taken_again:
         check_free(path, force, is_own_checkpoint)
-    result = run.carried_out(force, resume, command, images)
+    result = made or run.carried_out(force, resume, command, images)
     if export is not None and launched().rank == 0:
         result = _exported(result, export, model, report)
     return result
 
 
 def _exported(result: QuantizationResult, to: Literal["onnx"], model: Model, report: Report) -> QuantizationResult:
-    """Export the checkpoint that was just written, and return the result with its export.
+    """Export the checkpoint, unless an earlier call of the same run did, and return the result with its export.
 
     Raises:
         IntraqError: the export failed; the checkpoint is complete nevertheless.
     """
     path, started = result.path, time.perf_counter()
-    code = model if isinstance(model, nn.Module) or needs_code(str(model)) else None
+    if before := _exported_before(path):
+        return replace(result, export=before, seconds=result.seconds + before.seconds)
+    factory = str(model) if not isinstance(model, nn.Module) and needs_code(str(model)) else None
+    code = model if isinstance(model, nn.Module) else factory
     try:
-        exported = exporting.export(path, to=to, model=code, report=report)
+        exported = exporting.export(path, to=to, model=code, force=True, report=report)
     except BaseException:  # including an interruption
-        report(Warned(f"the checkpoint {path} is complete, but was not exported; to export it: intraq export {path}"))
+        again = shlex.join(["intraq", "export", path, *(["--model", factory] if factory else [])])
+        what = f"the checkpoint {path} is complete, but was not exported"
+        report(Warned(f"{what}; to export it: {again}"))
         raise
     return replace(result, export=exported, seconds=result.seconds + time.perf_counter() - started)
+
+
+def _exported_before(path: str) -> ExportResult | None:
+    """Return the recorded check of a checkpoint's ``model.onnx``; None if that file is missing or another one."""
+    proof, file = read_run(Path(path)).get("export"), Path(path, exporting.FILE)
+    if not proof or not file.is_file() or file_digest(file) != proof["sha256"]:
+        return None
+    try:
+        return TypeAdapter(ExportResult).validate_python({**proof, "path": spelled_path(file)})
+    except ValidationError:
+        return None

@@ -10,7 +10,7 @@ import torch
 
 from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
-from intraq_cli.events import Noted, Warned
+from intraq_cli.events import Noted, StageStarted, Warned
 from tests.conftest import SmallNet, Stop, stopping, trained
 
 INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -190,6 +190,19 @@ def test_finished_seeds_are_reused_when_the_job_is_repeated(network, tmp_path):
     assert repr(one) == repr(other)  # repr, as some values are NaN
     with pytest.raises(IntraqError, match="exists"):  # from another job
         quantize_seeds(network, w=3, seeds=(0,), out=tmp_path / "out", **given)
+
+
+def test_finished_seeds_are_exported_when_the_repeated_job_asks_for_it(network, tmp_path):
+    given = {"seeds": (0,), "out": tmp_path / "out", **SEEDS}
+    quantize_seeds(network, **given)
+    file, told = tmp_path / "out-seed0/model.onnx", []
+    made = quantize_seeds(network, export="onnx", **given).runs[0].export
+    assert (made.path, made.bytes) == (str(file), file.stat().st_size)
+    again = quantize_seeds(network, export="onnx", report=told.append, **given).runs[0].export
+    assert again == made
+    assert "export" not in {event.stage for event in told if isinstance(event, StageStarted)}
+    file.write_bytes(b"another file")
+    assert quantize_seeds(network, export="onnx", **given).runs[0].export.bytes == file.stat().st_size == made.bytes
 
 
 def test_seeds_without_images_are_compared_by_logits_error(intraq, tmp_path, small_digits):

@@ -514,3 +514,16 @@ def test_checkpoint_is_complete_even_if_its_export_fails(tmp_path):
     said = [event.message for event in told if isinstance(event, Warned)]
     path = tmp_path / "out"
     assert said[-1:] == [f"the checkpoint {path} is complete, but was not exported; to export it: intraq export {path}"]
+
+
+def test_suggested_export_of_a_checkpoint_without_code_names_its_factory(factory, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ExportError("refused")
+
+    monkeypatch.setattr("intraq_cli.api.export.export", refuse)
+    given, told = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, "recipe": "instant"}, []
+    path, model = tmp_path / "out", f"{factory}:net"
+    with pytest.raises(ExportError, match="refused"):
+        quantize(model, out=path, export="onnx", device="cpu", report=told.append, **given)
+    said = [event.message for event in told if isinstance(event, Warned)]
+    assert said[-1].endswith(f" to export it: intraq export {path} --model {model}")
