@@ -13,6 +13,8 @@ PARTS = SPLITS | {"images", "labels", "annotations", "masks"}
 """Words in the folder names of such splits and of other parts of a data set."""
 NUMBERED = re.compile(r"(\d+)[ ._-]+(.+)", re.ASCII)
 """A name that begins with a class index, such as ``07_dog``."""
+NEGATIVE = re.compile(r"[-\N{MINUS SIGN}]\d+")
+"""A negative number."""
 FOLDERS = "save it as class folders named by class index"
 """Hint if a data set's own classes do not match the model."""
 FEW = 100
@@ -140,6 +142,8 @@ def _plain_labels(num_classes: int, label_names: list[str] | None) -> list[str]:
 
 
 def _plain_words(name: str) -> list[str]:
+    if NEGATIVE.fullmatch(name):  # its hyphen is a sign: -1 often stands for images without a class
+        return [name]
     return unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split()
 
 

@@ -57,6 +57,14 @@ def test_numeric_folder_names_are_class_indices_not_positions():
     assert class_indices(["0003", "0990", "1"], 1000, None)[0] == {"0003": 3, "0990": 990, "1": 1}
 
 
+def test_negative_number_is_not_the_class_without_its_sign():
+    digits = [*map(str, range(10))]
+    with pytest.raises(DataError, match="class folder -1 is not one of the model's labels"):
+        class_indices(["-1", "0"], 10, digits)
+    with pytest.raises(DataError, match="cannot be matched to a model of 10 classes"):
+        class_indices(["-1", "0"], 10, None)
+
+
 def test_wordnet_ids_are_recognized_for_imagenet():
     assert class_indices(["n01440764", "n15075141"], 1000, None)[0] == {"n01440764": 0, "n15075141": 999}
 
