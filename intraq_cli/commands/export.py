@@ -1,5 +1,6 @@
 """``intraq export``."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import calls, options
@@ -45,7 +46,17 @@ def export(
     else:
         size = f"{file_size(result.bytes)}, opset {result.opset}, in {duration(result.seconds)}"
         print_table(result.path, [*export_rows(result), ("size", size)])
-        print_hint(f"next: intraq evaluate {calls.typed(('', result.path), ('--model', model))} --data FOLDER")
+        target = calls.typed(("", result.path), *_float_model(folder, model))
+        print_hint(f"next: intraq evaluate {target} --data FOLDER")
+
+
+def _float_model(folder: Path, model: str | None) -> list[tuple[str, str | None]]:
+    """Return the options that name the float model; paths in the file's metadata are not followed."""
+    from intraq_cli.checkpoint.run_manifest import read_run
+
+    teacher = read_run(folder).get("teacher") or {}
+    in_folder = str(teacher.get("source")).startswith("local-dir:")
+    return [("--model", model or (teacher["source"] if in_folder else None)), ("--weights", teacher.get("weights"))]
 
 
 def export_rows(result: "ExportResult") -> list[tuple[str, str]]:

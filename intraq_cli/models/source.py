@@ -223,9 +223,10 @@ def _kind(text: str, beside_weights: bool) -> tuple[Kind, str]:
     if os.path.isdir(text):  # Path.is_dir and is_file would raise for a name that is too long
         return "folder", text
     if os.path.isfile(text):
-        raise ModelError(
-            f"{text} is a file, not a model", "to use it as weights, give a timm name: ARCHITECTURE --weights FILE"
-        )
+        hint = "to use it as weights, give a timm name: ARCHITECTURE --weights FILE"
+        if text.endswith(".onnx"):
+            hint = "only `evaluate` and `predict` take ONNX files: give the checkpoint folder, or the float model"
+        raise ModelError(f"{text} is a file, not a model", hint)
     if re.fullmatch(REPOSITORY, text):
         return "hub", text
     if "/" in text:

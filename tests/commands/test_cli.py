@@ -113,6 +113,13 @@ def test_suggested_next_commands_run_as_printed(intraq, tmp_path, factory, label
     assert (found.code, json.loads(found.out)["n"]) == (0, 3)
 
 
+def test_suggested_evaluation_of_an_exported_file_names_a_float_model_in_a_folder(intraq, tmp_path, small_digits):
+    """The file's metadata names the folder too, but is not followed, as it may come from somebody else."""
+    intraq("quantize", small_digits, "--recipe", "instant", "--out", tmp_path / "made")
+    made = intraq("export", tmp_path / "made", "--out", tmp_path / "a.onnx")
+    assert intraq(*(word.replace("FOLDER", "digits") for word in _hinted(made.err)), "--limit", "5").code == 0
+
+
 def _hinted(printed):
     (line,) = (line for line in printed.splitlines() if line.startswith("next: "))
     return shlex.split(line)[2:]

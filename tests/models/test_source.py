@@ -341,6 +341,13 @@ def test_weights_file_given_as_a_model_hints_at_the_weights_option(tmp_path):
     assert "--weights" in caught.value.hint
 
 
+def test_onnx_file_given_as_a_model_hints_at_what_takes_one(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"model\.onnx is a file, not a model") as caught:
+        Source.parse(str(tmp_path / "model.onnx")).load()
+    assert "`evaluate` and `predict`" in caught.value.hint
+
+
 class Within(nn.Module):
     """A classifier that returns more than its logits, or these in another shape."""
 
