@@ -1,5 +1,6 @@
 """``intraq compare``."""
 
+import os
 from typing import TYPE_CHECKING
 
 from intraq_cli.commands import calls, options
@@ -27,7 +28,7 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: 
         print_json(result)
     else:
         _print(result)
-        if not quiet:
+        if not quiet and all(os.path.isdir(one.path) for one in result.checkpoints):  # report takes no Hub ids
             print_hint(f"next: intraq report {calls.typed(*(('', one.path) for one in result.checkpoints))}")
 
 

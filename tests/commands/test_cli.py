@@ -120,6 +120,15 @@ def test_suggested_evaluation_of_an_exported_file_names_a_float_model_in_a_folde
     assert intraq(*(word.replace("FOLDER", "digits") for word in _hinted(made.err)), "--limit", "5").code == 0
 
 
+def test_compare_suggests_a_report_of_folders_only(intraq, tmp_path, small_digits, monkeypatch):
+    made = tmp_path / "made"
+    intraq("quantize", small_digits, "--recipe", "instant", "--out", made)
+    assert intraq(*_hinted(intraq("compare", made, made).err)).code == 0
+    monkeypatch.setattr("intraq_cli.api.report.find_folder", lambda target, revision: made)
+    ran = intraq("compare", made, "org/name")
+    assert (ran.code, "next:" in ran.err) == (0, False)
+
+
 def _hinted(printed):
     (line,) = (line for line in printed.splitlines() if line.startswith("next: "))
     return shlex.split(line)[2:]
