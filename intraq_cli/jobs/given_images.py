@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intraq_cli.errors import UsageError
+from intraq_cli.errors import DataError, UsageError
+from intraq_cli.evaluation.image_files import EXTENSIONS
 from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, StepDone, Warned, silent
 from intraq_cli.graph.fingerprint import is_other_code
@@ -57,6 +58,9 @@ def given_images(
             "--images is given several files, or several folders",
             "give one file that `intraq synthesize` wrote, one folder of pictures, or one of each",
         )
+    for file in files:
+        if file.is_file() and file.suffix.lower() in EXTENSIONS:
+            raise DataError(f"--images {file} is one picture, not a set of images", "give the folder that it is in")
     if launched().rank:
         report = silent
     made = [_synthetic(file, source, teacher, captured, report) for file in files]

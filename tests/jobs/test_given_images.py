@@ -130,6 +130,8 @@ def test_sensitivities_can_be_measured_on_pictures(place):
         (["images.safetensors", "images.safetensors"], UsageError, "several files, or several folders"),
         (["empty"], DataError, "contains no images"),
         (["nowhere"], DataError, "nowhere"),
+        (["nowhere.png"], DataError, "there is no file .*nowhere.png"),
+        (["pictures/of-customer-0/0.png"], DataError, "0.png is one picture, not a set of images"),
     ],
 )
 def test_several_empty_or_missing_image_sources_are_refused(place, tmp_path, images, error, said):
