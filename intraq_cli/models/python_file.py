@@ -88,7 +88,8 @@ def _named(spelled: str, word: str, kind: type[IntraqError]) -> Iterator[Callabl
             module = _imported(path)
             function = getattr(module, name, None)
             if not callable(function):
-                raise kind(f"{path} has no function {name}", did_you_mean(name, dir(module)))
+                functions = [one for one in dir(module) if callable(getattr(module, one, None))]
+                raise kind(f"{path} has no function {name}", did_you_mean(name, functions))
             yield function
     except IntraqError:
         raise

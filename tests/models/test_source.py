@@ -85,6 +85,14 @@ def test_failing_factory_error_names_the_cause(factory, function, says):
         load_teacher(f"{factory}:{function}", INPUT)
 
 
+def test_what_a_file_imports_is_not_suggested_as_a_factory(tmp_path):
+    (tmp_path / "nets.py").write_text("import torch\n\ndef torch_net(): ...\n")
+    for name, hint in (("torch", "did you mean torch_net?"), ("torch_nets", "did you mean torch_net?")):
+        with pytest.raises(ModelError, match=f"has no function {name}") as caught:
+            load_teacher(f"{tmp_path}/nets.py:{name}", INPUT)
+        assert caught.value.hint == hint
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
