@@ -9,7 +9,7 @@ from intraq_cli.api.arguments import Model, Numbers, Size, verb
 from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.choices import Placement
 from intraq_cli.errors import MAKE_AGAIN, CheckpointError, check_unused
-from intraq_cli.io.untrusted import safe_path
+from intraq_cli.io.untrusted import safe_path, tensor_header
 from intraq_cli.jobs.asked_bits import DEFAULT, check_width
 from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.targets import find_folder
@@ -94,6 +94,7 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
     if not weights.is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: model.safetensors is missing", MAKE_AGAIN)
+    tensor_header(weights, CheckpointError)  # a truncated file would be described as a smaller checkpoint
     measured = run.get("measured")
     found = {
         **(run["inspection"] if isinstance(run.get("inspection"), dict) else {}),

@@ -484,6 +484,15 @@ def test_inspect_agrees_with_the_checkpoint_that_quantize_writes(intraq, tmp_pat
     assert table[1].split()[:5] == ["conv1", "conv2d", "16x1x3x3", "4", "8"]
 
 
+def test_inspect_refuses_a_truncated_checkpoint(intraq, tmp_path, small_digits):
+    intraq("quantize", small_digits, "--recipe", "instant", "--out", tmp_path / "made")
+    file = tmp_path / "made/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    ran = intraq("inspect", tmp_path / "made", "--json")
+    assert (ran.code, json.loads(ran.out)["error"]["code"]) == (1, "checkpoint")
+    assert "is damaged" in ran.err
+
+
 def test_inspect_shows_the_share_of_each_layer_and_sorts_by_it(intraq, small_digits):
     found = json.loads(intraq("inspect", small_digits, "--json").out)["layers"]
     for column, key in (("bytes", "bytes"), ("multiply-adds", "multiply_adds")):
