@@ -104,9 +104,7 @@ def evaluate(
         name = name or source.spelled
     else:
         teacher = teacher_of(found, given, weights, report, from_hub=not Path(name).is_dir())
-        if save:
-            _check_float_weights(found, teacher)
-        pair = _quantized_pair(found, teacher, where)
+        pair = _quantized_pair(found, teacher, where, save)
     images = open_data(data, pair.spec, pair.num_classes, pair.labels, data_dir, split)
     whole, images = images.count, images.sample(limit, seed)
     for note in images.notes:
@@ -160,11 +158,15 @@ def _measure(
     return accuracy
 
 
-def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device) -> _Pair:
+def _quantized_pair(found: Checkpoint | Exported, teacher: Teacher, device: torch.device, recorded: bool) -> _Pair:
     theirs, ours = place_classifier(teacher, device), found.num_classes
     if theirs != ours:
         hint = "give the float model that it was made from with --model"
         raise ModelError(f"{teacher.source} has {theirs} classes, the checkpoint {ours}", hint)
+    # the card would give the accuracy of other float weights as that of the checkpoint's teacher
+    if recorded and (found.run.get("teacher") or {}).get("sha256") not in (None, teacher.sha256):
+        what = f"--save: the checkpoint was not made from the float weights of {teacher.source}"
+        raise UsageError(what, "leave it out, or give the float model that the checkpoint was made from")
     return _Pair(found.network, teacher, found.spec, ours, found.label_names)
 
 
@@ -175,14 +177,3 @@ def _check_save(target: Model) -> None:
             f"--save: {name} is not a checkpoint folder", "leave it out: only a checkpoint folder can hold results"
         )
     check_record(Path(target))
-
-
-def _check_float_weights(found: Checkpoint | Exported, teacher: Teacher) -> None:
-    """Refuse to record the accuracy of other float weights: the card would give it as that of the checkpoint's teacher.
-
-    Raises:
-        UsageError: the checkpoint was made from other weights.
-    """
-    if (found.run.get("teacher") or {}).get("sha256") not in (None, teacher.sha256):
-        what = f"--save: the checkpoint was not made from the float weights of {teacher.source}"
-        raise UsageError(what, "leave it out, or give the float model that the checkpoint was made from")

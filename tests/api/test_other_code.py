@@ -40,7 +40,8 @@ def test_images_synthesized_with_other_network_code_cause_a_warning(code):
 
     def warnings(model):
         told = []
-        quantize(model, images=[made.path], set=FEW, dry_run=True, report=told.append, **GIVEN)
+        used = [setting for setting in FEW if not setting.startswith("synthesis.")]  # it warns about others
+        quantize(model, images=[made.path], set=used, dry_run=True, report=told.append, **GIVEN)
         return [event.message for event in told if isinstance(event, Warned)]
 
     assert warnings(code()) == []
