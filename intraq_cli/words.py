@@ -58,6 +58,11 @@ def sizes(before: float, after: float) -> str:
     return f"{file_size(before)} -> {file_size(after)} ({ratio(before, after)})"
 
 
+def sample_of(row: dict[str, Any]) -> str:
+    """Tell random samples of the same data apart in a measurement: ``, seed 3``; empty if all images were used."""
+    return f", seed {row['seed']}" if row.get("limit") else ""
+
+
 def data_of(pictures: int) -> str:
     """Describe the data that a network was quantized with, given the number of pictures among the images."""
     return f"{counted(pictures, 'picture')} and no labels" if pictures else "no training data"

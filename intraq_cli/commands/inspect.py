@@ -7,7 +7,7 @@ from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import UsageError
-from intraq_cli.words import one_line, sizes, told_bits
+from intraq_cli.words import one_line, sample_of, sizes, told_bits
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
@@ -98,7 +98,7 @@ def _print(found: "InspectionResult") -> None:
 
 
 def _accuracy(row: dict[str, Any]) -> str:
-    return f"top-1 {row['top1']:.2f} %, float {row['float_top1']:.2f} %, {row['n']} images"
+    return f"top-1 {row['top1']:.2f} %, float {row['float_top1']:.2f} %, {row['n']} images{sample_of(row)}"
 
 
 def _others(found: "InspectionResult") -> str:

@@ -11,7 +11,7 @@ from intraq_cli.errors import MAKE_AGAIN, CheckpointError
 from intraq_cli.models.hub import split_revision
 from intraq_cli.publish.privacy import local_names
 from intraq_cli.quantization.plan import VALUE_BITS
-from intraq_cli.words import counted, data_of, images_of, logits_differ
+from intraq_cli.words import counted, data_of, images_of, logits_differ, sample_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -182,7 +182,7 @@ def _results(evaluations: list[dict[str, Any]]) -> list[Any]:
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=_data_set(measured["data"]),
-            dataset_name=f"{measured['data']}, {measured['n']:,} images",
+            dataset_name=f"{measured['data']}, {measured['n']:,} images{sample_of(measured)}",
             dataset_split=measured["split"],
             metric_type="accuracy",
             metric_name=f"{name} accuracy, %",

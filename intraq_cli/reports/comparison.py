@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.one import has_mixed_bits
 from intraq_cli.results import ComparedCheckpoint, ComparedNoise, ComparisonResult
-from intraq_cli.words import NONE, decimals, duration, file_size, widths
+from intraq_cli.words import NONE, decimals, duration, file_size, sample_of, widths
 
 
 def comparison(records: Sequence[Record], paths: Sequence[str]) -> ComparisonResult:
@@ -101,8 +102,7 @@ def _accuracies(all_of: Sequence[ComparedCheckpoint]) -> list[list[str]]:
     return rows
 
 
-def data_key(row: dict[str, object]) -> str:
+def data_key(row: dict[str, Any]) -> str:
     """Return what must be equal in two measurements for them to be comparable."""
     part = f", {row['split']}" if row.get("split") else ""
-    drawn = f", seed {row['seed']}" if row.get("limit") else ""
-    return f"{row['data']}{part} ({row['n']} images{drawn})"
+    return f"{row['data']}{part} ({row['n']} images{sample_of(row)})"

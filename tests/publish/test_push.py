@@ -167,7 +167,7 @@ def test_repeated_evaluation_is_recorded_once_and_shown_on_the_card(went, made):
     assert (noted[0]["n"], noted[0]["limit"], noted[0]["seed"]) == (60, 60, 0)
     assert noted[0]["float_top1"] == measured["float_top1"]
     card = hub.repositories["me/w4"].files["README.md"].decode()
-    assert f"| digits | 60 | {measured['top1']:.2f} | {measured['float_top1']:.2f} |" in card
+    assert f"| digits | 60, seed 0 | {measured['top1']:.2f} | {measured['float_top1']:.2f} |" in card
     (result,) = front(card)["model-index"][0]["results"]
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
     assert values == pytest.approx({"top-1 accuracy, %": measured["top1"], "top-5 accuracy, %": measured["top5"]})
