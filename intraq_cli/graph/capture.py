@@ -202,11 +202,11 @@ class _Counted(Tensor):
 def _check_names(network: nn.Module) -> None:
     """Refuse names that a graph's code cannot spell (Python's keywords) or that a graph itself has (``code``)."""
     of_graphs = set(dir(fx.GraphModule(nn.Module(), fx.Graph()))) - set(dir(nn.Module()))
-    for name, _ in [*network.named_modules(), *network.named_parameters(), *network.named_buffers()]:
+    for name, _ in [*network.named_parameters(), *network.named_buffers()]:
         path = name.split(".")
         if path[0] in of_graphs or any(map(iskeyword, path)):
             what = f"the network cannot be captured as a graph: Python or torch.fx reserves the name {name!r}"
-            raise ModelError(what, "rename that module or tensor in the network's code")
+            raise ModelError(what, "rename that tensor, or a module in its path, in the network's code")
 
 
 def _check_reads(network: nn.Module, example: Tensor) -> None:

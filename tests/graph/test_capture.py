@@ -342,9 +342,18 @@ def test_name_that_torch_or_python_reserves_is_refused_with_the_name(name, modul
     else:
         network.register_parameter(name, nn.Parameter(torch.ones(1)))
     network.middle = lambda x: getattr(network, name)(x) if module else x * getattr(network, name)
-    with pytest.raises(ModelError, match=f"reserves the name '{name}'") as refused:
+    with pytest.raises(ModelError, match=f"reserves the name '{name}{'.weight' * module}'") as refused:
         graph_of(network)
     assert "rename" in refused.value.hint
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "class"])
+def test_reserved_name_of_a_module_without_tensors_is_no_obstacle(name, random):
+    network = Body().eval()
+    network.add_module(name, nn.Sigmoid())
+    network.middle = lambda x: getattr(network, name)(x)
+    graph, x = graph_of(network), torch.randn(2, 3, 8, 8, generator=random)
+    assert torch.allclose(graph(x), network(x), atol=1e-5)
 
 
 def test_line_that_fixes_the_batch_size_is_named():
