@@ -1,7 +1,7 @@
 """Queries on the nodes of a graph, and the basic edits that passes are made of."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -103,13 +103,15 @@ def constant_nodes(graph: fx.GraphModule) -> set[fx.Node]:
     return constant
 
 
-def constant_value(graph: fx.GraphModule, node: fx.Node) -> Any:
-    """Compute the value of one of :func:`constant_nodes`."""
+def constant_value(graph: fx.GraphModule, node: fx.Node, known: Mapping[fx.Node, Any] | None = None) -> Any:
+    """Compute the value of one of :func:`constant_nodes`, or of a node that also depends on ``known`` values."""
+    if known is not None and node in known:
+        return known[node]
     if node.op == "get_attr":
         return tensor_of(graph, node)
     if node.target is getattr:  # the device of the images, which is the network's
         return next(iter(tensors(graph).values())).device
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: constant_value(graph, source))
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: constant_value(graph, source, known))
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
@@ -127,16 +129,21 @@ def draws_numbers(graph: fx.GraphModule) -> bool:
     return any(map(is_random, calls(graph)))
 
 
-def sources(node: fx.Node) -> list[fx.Node]:
-    """Return the ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
+def needed(node: fx.Node, known: fx.Node | None = None) -> list[fx.Node]:
+    """Return ``node`` and the nodes that its value depends on, up to those that only ``known`` depends on."""
     seen: dict[fx.Node, None] = {}
     todo = [node]
     while todo:
         here = todo.pop()
-        if here not in seen:
+        if here is not known and here not in seen:
             seen[here] = None
             todo += here.all_input_nodes
-    return sorted(here for here in seen if here.op == "get_attr")
+    return list(seen)
+
+
+def sources(node: fx.Node) -> list[fx.Node]:
+    """Return the ``get_attr`` nodes that a node's value depends on, in the order of the graph."""
+    return sorted(here for here in needed(node) if here.op == "get_attr")
 
 
 def path_of(node: fx.Node) -> str:

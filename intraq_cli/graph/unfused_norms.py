@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from intraq_cli.graph.nodes import calls, constant_nodes, insert_call, replace_call, sources, tensor_of
+from intraq_cli.graph.nodes import (
+    calls,
+    constant_nodes,
+    constant_value,
+    insert_call,
+    needed,
+    replace_call,
+    sources,
+    tensor_of,
+)
 
 aten = torch.ops.aten
 
@@ -57,21 +66,21 @@ def _arguments(graph: fx.GraphModule, root: fx.Node, x: fx.Node, out: fx.Node) -
     The stored tensors' roles are those with which both give the same for random values.
     """
     shape: Any = x.meta["val"].shape if isinstance(x.meta.get("val"), Tensor) else ()
-    needed = _needed(out, x)
-    if len(shape) != 4 or any(node.op == "placeholder" for node in needed):
+    read = needed(out, x)
+    if len(shape) != 4 or any(node.op == "placeholder" for node in read):
         return None
     values: dict[fx.Node, Any] = {}
     random = torch.Generator().manual_seed(0)
-    held = [node for node in needed if node.op == "get_attr"]
+    held = [node for node in read if node.op == "get_attr"]
     for node in held:
         tensor = tensor_of(graph, node)
         if tensor is None or tensor.numel() != shape[1]:
             return None
         values[node] = 0.5 + torch.rand(tensor.shape, generator=random, dtype=torch.float64)
     values[x] = torch.rand(2, int(shape[1]), 1, 1, generator=random, dtype=torch.float64)
-    wanted = _value(out, values)
+    wanted = constant_value(graph, out, values)
     (var,) = sources(root)
-    under_root = [node for node in _needed(root, var) if node is not root]
+    under_root = [node for node in needed(root, var) if node is not root]
     eps = sum(number for node in under_root for number in node.args if isinstance(number, float))
     others = [node for node in held if node is not var]
     for mean, weight, bias in permutations([*others, None, None], 3):
@@ -82,25 +91,6 @@ def _arguments(graph: fx.GraphModule, root: fx.Node, x: fx.Node, out: fx.Node) -
             if wanted.shape == got.shape and torch.allclose(got, wanted, rtol=SAME, atol=SAME):
                 return [*roles, False, 0.1, eps, True]
     return None
-
-
-def _needed(node: fx.Node, x: fx.Node) -> list[fx.Node]:
-    """Return ``node`` and the nodes that its value depends on if ``x`` is known."""
-    found: dict[fx.Node, None] = {}
-    todo = [node]
-    while todo:
-        here = todo.pop()
-        if here is not x and here not in found:
-            found[here] = None
-            todo += here.all_input_nodes
-    return list(found)
-
-
-def _value(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    if node not in known:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _value(source, known))
-        known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-    return known[node]
 
 
 def _vector(graph: fx.GraphModule, before: fx.Node, held: fx.Node) -> fx.Node:
