@@ -108,7 +108,8 @@ class WithoutImages:
         self._warn(f"{what} ({off}); test it with `intraq evaluate`, or give pictures with --images")
         if fine != self.plan:
             other = made_by(self.plan, first)
-        return replace(other, logits_error=error_of(other), random_images=True)
+            by_images = error_of(other)
+        return replace(other, logits_error=by_images, random_images=True)
 
     def _nearest(self) -> TuningImages | None:
         """Return the random images with statistics nearest to the stored ones; None if even these are far from them.
