@@ -37,12 +37,7 @@ from intraq_cli.runtime.device import place
 
 FOLDED_WEIGHT = re.compile(r"\.weight(_folded)+$")
 """Key of a weight with a folded batch norm, if other nodes also read the original weight, which keeps its own key."""
-MOST_KNOWN = 8
-"""Number of graphs in :data:`_known_graphs`."""
 SAME_CODE = "give the code that it was made from: --model file.py:factory"
-_known_graphs: dict[str, fx.GraphModule] = {}
-"""Graphs captured on the meta device, by what they were captured from: capture takes seconds, and many checkpoints may
-come from one network. No pass changes a graph in place."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +128,6 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     _check_names(folder, network, plan, hint)
     example = example_of(spec, network)
     network.requires_grad_(False)
-    known = repr((config.architecture, config.num_classes, config.model_args, example.shape))
-    if example.is_meta and known in _known_graphs:
-        return _known_graphs[known]
     try:
         graph = capture(network, example)
     except (*BUILD_ERRORS, ModelError) as error:
@@ -146,10 +138,6 @@ def _captured(folder: Path, network: nn.Module, config: ModelConfig, plan: Plan,
     logits = graph.graph.output_node().args[0]
     if not isinstance(logits, fx.Node) or logits.meta.get("shape") != (1, config.num_classes):
         raise CheckpointError(f"{folder}: the network does not return {config.num_classes} logits", hint)
-    if example.is_meta:
-        if len(_known_graphs) == MOST_KNOWN:
-            _known_graphs.clear()
-        _known_graphs[known] = graph
     return graph
 
 

@@ -1,4 +1,4 @@
-"""Capture of a network as a graph: once, with ``torch.export``, and checked against the network's own logits."""
+"""Capture of a network as a graph with ``torch.export``, checked against the network's own logits."""
 
 import io
 import logging
@@ -23,6 +23,7 @@ from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import arguments, calls, draws_numbers
 from intraq_cli.graph.normalize import normalize
 from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.recall import Description, describe, recall, remember
 
 MOST_READS = 64
 """Largest number of values that a network may read from its tensors into Python in one run; each adds a node to its
@@ -47,6 +48,26 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
     network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
     if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
         raise ModelError("the network has lazy layers without a shape", "run it on a batch of images first")
+    description = describe(network, example)
+    graph = _recalled(description, network, example) if description else None
+    if graph is None:
+        graph = _captured(network, example)
+        if description:
+            remember(description, graph, network)
+    return graph
+
+
+def _recalled(description: Description, network: nn.Module, example: Tensor) -> fx.GraphModule | None:
+    graph = recall(description, network)
+    try:
+        return graph if graph is not None and _proven(network, graph, example) else None
+    except Exception as error:  # networks raise anything; the capture will report it
+        if interruption(error):
+            raise
+        return None
+
+
+def _captured(network: nn.Module, example: Tensor) -> fx.GraphModule:
     _check_names(network)
     _check_reads(network, example)
     exported = _exported(network, example)
@@ -59,26 +80,27 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
         raise ModelError("the network changes its own tensors as it runs", way_out) from error
     try:
         _record_shapes(graph, example)
-        if not example.is_meta and not draws_numbers(graph):
-            _prove(network, graph, example)
+        proven = _proven(network, graph, example)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"the network's captured graph does not run: {first_line(error)}", FIXED) from error
-    return graph
-
-
-def _prove(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> None:
-    try:
-        one = network(example[:1].clone())
-    except (RuntimeError, TypeError, ValueError, IndexError):  # e.g. squeeze() removes the batch dimension of one image
-        one = network(example.clone())[:1]
-    if not (
-        same_answers(lambda _: one, graph, example[:1])
-        and same_answers(network, graph, torch.cat([example, example.flip(-1)])[:3])
-    ):
+    if not proven:
         raise ModelError(
             "the network and its captured graph compute different results",
             "make each result depend on its image alone, not on a counter or the rest of the batch",
         )
+    return graph
+
+
+def _proven(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> bool:
+    """Whether both compute the same for one, two and three images; True if these have no values, or are random."""
+    if example.is_meta or draws_numbers(graph):
+        return True
+    try:
+        one = network(example[:1].clone())
+    except (RuntimeError, TypeError, ValueError, IndexError):  # e.g. squeeze() removes the batch dimension of one image
+        one = network(example.clone())[:1]
+    three = torch.cat([example, example.flip(-1)])[:3]
+    return same_answers(lambda _: one, graph, example[:1]) and same_answers(network, graph, three)
 
 
 def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

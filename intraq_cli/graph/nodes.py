@@ -75,6 +75,12 @@ def tensors(graph: fx.GraphModule) -> dict[str, Tensor]:
     return found
 
 
+def named_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a network by name; a tensor with two names is there twice."""
+    named = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    return dict(named)
+
+
 def replace_tensors(graph: fx.GraphModule, made: Callable[[str, Tensor], Tensor]) -> fx.GraphModule:
     """Copy the graph, with ``made(key, tensor)`` in place of every tensor of the network."""
     graph = copy_graph(graph)

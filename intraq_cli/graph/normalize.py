@@ -15,7 +15,16 @@ from torch._ops import HigherOrderOperator, OpOverload
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.canonical_calls import canonical_calls
 from intraq_cli.graph.identities import UNTOUCHED
-from intraq_cli.graph.nodes import NETWORK, argument_node, calls, finish, input_node, is_random, tensor_of
+from intraq_cli.graph.nodes import (
+    NETWORK,
+    argument_node,
+    calls,
+    finish,
+    input_node,
+    is_random,
+    named_tensors,
+    tensor_of,
+)
 
 aten = torch.ops.aten
 
@@ -138,10 +147,7 @@ def _drop_checks(graph: fx.GraphModule) -> None:
 
 def _with_own_tensors(graph: fx.GraphModule, network: nn.Module) -> fx.GraphModule:
     """Return the same nodes, reading the tensors of ``network`` itself, each by its first key."""
-    named: dict[str, Tensor] = {
-        **dict(network.named_parameters(remove_duplicate=False)),
-        **dict(network.named_buffers(remove_duplicate=False)),
-    }
+    named = named_tensors(network)
     first: dict[int, str] = {}
     for key, held_tensor in named.items():
         first.setdefault(id(held_tensor), key)

@@ -14,7 +14,7 @@ from intraq_cli.errors import ModelError, first_line
 from intraq_cli.graph.batch_norms import batch_norms, norm_parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
-from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, replace_tensors
+from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, named_tensors, replace_tensors
 from intraq_cli.graph.proof import same_answers
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import BUILD_ERRORS
@@ -219,7 +219,7 @@ def captured_on_device(captured: Captured, teacher: Teacher, device: torch.devic
         ModelError: the network does not run there, or computes something else.
     """
     network = teacher.network.to(device)
-    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    own = named_tensors(network)
     graph = replace_tensors(captured.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
     try:
         alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher.spec, teacher.network))

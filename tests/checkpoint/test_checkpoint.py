@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from intraq_cli import evaluate, load, quantize
-from intraq_cli.checkpoint import read
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputError
+from intraq_cli.graph import capture, recall
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.input_spec import InputSpec
 from tests.conftest import TINY
@@ -53,12 +53,12 @@ def test_loaded_checkpoint_gives_the_same_logits_bit_for_bit(factory, tmp_path, 
 def test_checkpoints_of_one_architecture_are_captured_once_and_share_no_values(digits, tmp_path, monkeypatch):
     x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     again = shutil.copytree(digits, tmp_path / "again")
-    monkeypatch.setattr(read, "_known_graphs", {})
+    monkeypatch.setattr(recall, "_graphs", {})
     first = load(digits, device="cpu")
     wanted = first(x)
     for tensor in [*first.parameters(), *first.buffers()]:
         tensor.data.zero_()
-    monkeypatch.setattr(read, "capture", lambda *args: pytest.fail("captured twice"))
+    monkeypatch.setattr(capture, "_exported", lambda *args: pytest.fail("captured twice"))
     assert torch.equal(load(again, device="cpu")(x), wanted)
 
 
