@@ -205,7 +205,7 @@ class _Calibrator(fx.Interpreter):
         seen, pooled = x[:IMAGES_PER_RANGE], self.pooled.get(node)
         if pooled is not None:
             scale, zero_point = joined_grid((scale, zero_point), grid_of_values(pooled, quantizer.top), quantizer.top)
-            seen = torch.cat([seen, pooled[:IMAGES_PER_RANGE]])
+            seen = torch.cat([seen, pooled])
         quantizer.set_grid(scale, zero_point)
         reader = self._reader(node)
         if reader is not None and self.config.activation_range == "output":

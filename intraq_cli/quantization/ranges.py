@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from intraq_cli.graph.nodes import argument_node, run_each
+from intraq_cli.graph.nodes import argument_node, numel, run_each
+from intraq_cli.graph.values import AVERAGES, carries, clamp_bounds
 from intraq_cli.quantization.affine import grid_of_values, joined_grid, range_of_grid
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.quantizers import ActivationQuantizer
 
 BINS = 64
+POSITIONS = 16
+"""Least number of positions in a mean that counts as pooled: a mean of this many independent values varies a quarter as
+much as they do."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def worst_ranges(student: QuantizedNetwork, images: Tensor, most: int) -> list[S
 def clipped_pooled_values(
     student: QuantizedNetwork, teacher: fx.GraphModule, batches: Iterable[Tensor]
 ) -> dict[str, Tensor]:
-    """Return what the float network pools to one value per channel, where that reaches beyond the student's grid.
+    """Return what the float network averages over many positions, where that reaches beyond the student's grid.
 
     A mean of independent samples from batch-norm statistics hardly varies; in an image, neighbours are alike.
 
@@ -76,10 +80,11 @@ def clipped_pooled_values(
     """
     read = {site: argument_node(node).name for site, node in student.site_nodes.items()}
     values: dict[str, list[Tensor]] = {name: [] for name in read.values()}
+    averages = {node.name for node in teacher.graph.nodes if node.name in values and _is_average(node)}
     run, found = fx.Interpreter(teacher), {}
     for images in batches:
         for node in run_each(run, teacher.graph.nodes, images):
-            if node.name in values and _is_pooled(run.env[node]):
+            if node.name in averages or (node.name in values and _is_pooled(run.env[node])):
                 values[node.name].append(run.env[node])
     for site, name in read.items():
         if values[name]:
@@ -91,7 +96,14 @@ def clipped_pooled_values(
     return found
 
 
+def _is_average(node: fx.Node) -> bool:
+    while carries(node) or clamp_bounds(node) is not None:
+        node = argument_node(node)
+    return node.target in AVERAGES and numel(argument_node(node)) >= POSITIONS * numel(node)
+
+
 def _is_pooled(value: Any) -> bool:
+    """Whether there is one value for each channel of an image, which may also be computed from pooled ones."""
     return isinstance(value, Tensor) and value.dim() > 1 and value[0].numel() == value.shape[1]
 
 

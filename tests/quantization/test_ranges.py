@@ -1,6 +1,9 @@
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
+from intraq_cli.graph.layers import layers
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.float_statistics import FloatRun
 from intraq_cli.quantization.ranges import BINS, clipped_pooled_values, worst_ranges
@@ -60,14 +63,27 @@ def test_only_the_worst_ranges_are_returned_and_hooks_are_removed(student):
     assert sum(one.counts) > 0
 
 
-def test_pooled_values_that_random_images_push_beyond_a_grid_are_covered_by_the_next_one(random):
+class PooledToFour(SmallNet):
+    """Averages the quarters of an image: four positions each if it has 8x8 pixels, 16 if it has 16x16."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x):
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return self.fc(F.adaptive_avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2).clamp(max=50)).mean((2, 3))
+
+
+@pytest.mark.parametrize(("network", "size"), [(SmallNet, 8), (PooledToFour, 16)])
+def test_pooled_values_that_random_images_push_beyond_a_grid_are_covered_by_the_next_one(random, network, size):
     """Means of independent samples hardly vary: their range alone clips what bright and dark images pool."""
-    graph = graph_of(trained(SmallNet()))
-    images = torch.randn(64, 3, 8, 8, generator=random) + 4 * torch.randn(64, 3, 1, 1, generator=random)
+    graph = graph_of(trained(network()), (3, size, size))
+    images = torch.randn(64, 3, size, size, generator=random) + 4 * torch.randn(64, 3, 1, 1, generator=random)
     first, second = student_of(graph, 8, 8, "inputs"), student_of(graph, 8, 8, "inputs")
     calibrate(first, graph, images, Quantization(), sampled=True)
     found = clipped_pooled_values(first, graph, images.split(24))
-    classifier = next(node for node in graph.graph.nodes if node.target is torch.ops.aten.linear.default)
+    classifier = layers(graph)[-1].calls[0]
     torch.testing.assert_close(found, {"fc": FloatRun(graph, images).read_by(classifier.name)})
     calibrate(second, graph, images, Quantization(), sampled=True, pooled=found)
     before, after = (
@@ -76,3 +92,12 @@ def test_pooled_values_that_random_images_push_beyond_a_grid_are_covered_by_the_
     )
     assert before > 0.05
     assert after < 1e-3
+
+
+def test_mean_of_few_positions_is_left_to_the_statistics(random):
+    """Neighbours are alike, but not that much: the mean of four samples is nearly as wide as that of an image."""
+    graph = graph_of(trained(PooledToFour()), (3, 8, 8))
+    images = torch.randn(64, 3, 8, 8, generator=random) + 4 * torch.randn(64, 3, 1, 1, generator=random)
+    student = student_of(graph, 8, 8, "inputs")
+    calibrate(student, graph, images, Quantization(), sampled=True)
+    assert clipped_pooled_values(student, graph, [images]) == {}
