@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from intraq_cli.checkpoint.run_manifest import TeacherOrigin
 from intraq_cli.deploy.onnx_file import PRODUCER
 from intraq_cli.deploy.session import OnnxNetwork, open_session
-from intraq_cli.errors import ExportError, first_line, interruption
+from intraq_cli.errors import ExportError, first_line
 from intraq_cli.io.untrusted import first_fault
 from intraq_cli.models.config import MAX_CLASSES, PretrainedCfg, spec_of_config
 from intraq_cli.models.input_spec import InputSpec
@@ -89,9 +89,8 @@ def _check_runs(network: OnnxNetwork, spec: InputSpec, num_classes: int, path: P
     """
     try:
         logits = network(torch.zeros(1, *spec.input_size))
-    except Exception as error:  # the runtime's errors have no common base class
-        if interruption(error):
-            raise
-        raise ExportError(f"{path} fails on an input of {spec.size}: {first_line(error)}", "export it again") from error
+    except ExportError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ExportError(f"{path} fails on an input of {spec.size}: {reason}", "export it again") from error
     if logits.shape != (1, num_classes):
         raise ExportError(f"{path} does not return the {num_classes} logits that its metadata state", "export it again")

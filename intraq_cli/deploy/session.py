@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.deploy.libraries import library
-from intraq_cli.deploy.onnx_file import CODES_SUFFIX
-from intraq_cli.errors import ExportError, first_line
+from intraq_cli.deploy.onnx_file import CODES_SUFFIX, IN_TORCH
+from intraq_cli.errors import ExportError, first_line, interruption
 
 INTEGER_WEIGHTS = {
     **dict.fromkeys(("QLinearConv", "QGemm", "QLinearMatMul"), 3),
@@ -38,7 +38,7 @@ def open_session(file: Path | bytes, threads: int | None = None, optimized: Path
     """
     ort = library("onnxruntime")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised; it need not print them too
     options.intra_op_num_threads = threads or 0
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
@@ -58,8 +58,17 @@ class OnnxNetwork(nn.Module):
         self.input = session.get_inputs()[0].name
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute logits."""
-        (logits,) = self.session.run(None, {self.input: np.ascontiguousarray(x.detach().cpu().numpy())})
+        """Compute logits.
+
+        Raises:
+            ExportError: the runtime has no kernel for an operation (it finds out only as it runs), or refuses ``x``.
+        """
+        try:
+            (logits,) = self.session.run(None, {self.input: np.ascontiguousarray(x.detach().cpu().numpy())})
+        except Exception as error:  # the runtime's errors have no common base class
+            if interruption(error):
+                raise
+            raise ExportError(f"onnxruntime cannot run the network: {first_line(error)}", IN_TORCH) from error
         return torch.from_numpy(logits).to(x.device)
 
 

@@ -236,6 +236,21 @@ def test_error_names_the_operation_that_onnx_lacks(random):
         model_of(frozen(trained(Odd(), (3, 8, 8)), 8, 8, shape=(3, 8, 8)), shape=(3, 8, 8))
 
 
+def test_operation_that_only_fails_as_it_runs_is_refused_in_one_line(random, capfd):
+    class Smaller(nn.Module):
+        def forward(self, x):
+            return F.interpolate(x, size=7, mode="bicubic")  # onnxruntime has it for channels first only
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), Smaller(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(200, 5),
+    )  # fmt: skip
+    model = model_of(frozen(trained(network, SHAPE), 8, 8))
+    with pytest.raises(ExportError, match=r"^onnxruntime cannot run the network: .*Resize.*"):
+        run(model, torch.randn(2, *SHAPE, generator=random))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_float_twin_is_exported_without_quantizers(random):
     student = frozen_everything()
     x = torch.randn(8, *SHAPE, generator=random)
