@@ -96,6 +96,8 @@ def read_plan(folder: Path, config: dict[str, Any]) -> Plan:
         raise CheckpointError(what, GET_AGAIN) from error
     placement = found.activations.placement
     for site in found.sites if placement == "inputs" else ():
-        if (name := site.partition("#")[0]) not in found.modules:
+        layer = site.rpartition("#")[0]  # of a further call; a layer's own name may contain # too
+        if site not in found.modules and layer not in found.modules:
+            name = layer or site
             raise CheckpointError(f"{folder}/config.json: the input of {name} is quantized, but its weight is not")
     return Plan(placement, found.modules, found.sites)

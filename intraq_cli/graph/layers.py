@@ -66,7 +66,7 @@ class Layer:
     @property
     def input_names(self) -> dict[fx.Node, str]:
         """Call to the name of its input: the layer's name, with the suffix ``#k`` at its k-th further call."""
-        return {call: f"{self.name}#{k}" if k else self.name for k, call in enumerate(self.calls)}
+        return dict(zip(self.calls, _input_names(self.name, len(self.calls)), strict=True))
 
     @property
     def outputs(self) -> int:
@@ -95,20 +95,26 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
         if call not in constant:
             called.setdefault(arguments(call)["weight"], []).append(call)
     names: dict[fx.Node, str] = {}
+    taken = set[str]()
     # a layer that reads a parameter directly gets the parameter's name, and so its key in a checkpoint, before a layer
     # that computes its weight from that parameter
     for weight in sorted(called, key=lambda weight: weight.op != "get_attr"):
         name = _name(called[weight][0], weight, weight in constant)
-        while name in names.values():
+        while taken & {*_input_names(name, len(called[weight]))}:  # not the name of another layer's further call either
             stem, _, k = name.partition("#")
             name = f"{stem}#{int(k or 0) + 1}"
         names[weight] = name
+        taken |= {*_input_names(name, len(called[weight]))}
     found = []
     for weight, its_calls in called.items():
         kind, shape, computed = LAYERS[its_calls[0].target], weight.meta["shape"], weight.op != "get_attr"
         reason = _float_reason(graph, weight, weight in constant)
         found.append(Layer(names[weight], kind, weight, shape, computed, reason, its_calls))
     return found
+
+
+def _input_names(name: str, count: int) -> list[str]:
+    return [f"{name}#{k}" if k else name for k in range(count)]
 
 
 def quantizable(graph: fx.GraphModule) -> list[Layer]:

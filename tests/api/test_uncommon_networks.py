@@ -79,6 +79,31 @@ class FlippedFirst(Around):
         return F.conv2d(x, self.conv.weight.flip(-1), None, 1, 1) + self.conv(x)
 
 
+class FlippedBetween(Around):
+    """Uses a weight unchanged, flipped, and unchanged once more."""
+
+    def middle(self, x):
+        return self.conv(F.relu(self.conv(x) + F.conv2d(3 * x - 1, self.conv.weight.flip(-1), None, 1, 1)))
+
+
+class FixedAndLearned(Around):
+    """Two products in one forward of a module: the first with a fixed tensor, the second with a parameter."""
+
+    class Products(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("fixed", torch.randn(8, 8))
+            self.learned = nn.Parameter(torch.randn(8, 4))
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.fc(x @ self.fixed) + x @ self.learned
+
+    def __init__(self):
+        super().__init__()
+        self.fc = self.Products()
+
+
 class TransposedFirst(Around):
     """An encoder whose weight is the decoder's, transposed."""
 
@@ -142,7 +167,8 @@ class SmallerAddendFirst(Around):
 
 KINDS = [
     ComputedNorms, SmallerAddendFirst,
-    PartialConvolution, Shift, Volumes, FlippedFirst, TransposedFirst, LinearAlgebra, PoolIndices, MaskOfInfinity,
+    PartialConvolution, Shift, Volumes, FlippedFirst, FlippedBetween, FixedAndLearned, TransposedFirst,
+    LinearAlgebra, PoolIndices, MaskOfInfinity,
 ]  # fmt: skip
 
 
@@ -162,6 +188,20 @@ def test_layers_that_share_a_parameter_have_distinct_names():
     found = inspect(trained(FlippedFirst()), **INPUT)
     assert [layer.name for layer in found.layers if layer.kind == "conv2d"] == ["stem.0", "conv#1", "conv"]
     assert len({layer.name for layer in found.layers}) == len(found.layers)
+
+
+def test_further_call_of_a_layer_and_a_layer_with_the_same_weight_both_read_quantized_values():
+    found = {layer.name: layer for layer in inspect(trained(FlippedBetween()), w=4, a=4, **INPUT).layers}
+    assert [found[name].call_bits for name in ("stem.0", "conv", "conv#2", "fc")] == [[8], [4, 4], [4], [4]]
+
+
+def test_float_layer_does_not_hide_the_next_layer_of_the_same_forward(tmp_path):
+    network = trained(FixedAndLearned())
+    found = {layer.name: layer for layer in inspect(network, **INPUT).layers}
+    assert found["fc"].float_reason == "a fixed filter, not learned"
+    made = quantize(network, w=8, a=8, out=tmp_path / "out", recipe="instant", **GIVEN)
+    quantized = load(made.path, model=network, device="cpu").plan.activations
+    assert list(quantized) == ["stem.0", "conv", "fc.fc", "fc#1"]
 
 
 def test_linalg_matmul_with_a_weight_is_a_linear_layer():
