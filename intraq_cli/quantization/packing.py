@@ -17,7 +17,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack ``(R, n)`` uint8 codes below ``2^bits`` into ``(R, ceil(n bits / 32))`` int32."""
     rows, n = codes.shape
     shifts = torch.arange(bits, dtype=torch.uint8, device=codes.device)
-    stream = ((codes[:, :, None] >> shifts) & 1).view(rows, n * bits)
+    stream = ((codes[:, :, None] >> shifts) & 1).reshape(rows, n * bits)
     stream = torch.nn.functional.pad(stream, (0, packed_words(n, bits) * 32 - n * bits))
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=codes.device)
     as_bytes = (stream.view(rows, -1, 8) * weights).sum(2, dtype=torch.uint8)

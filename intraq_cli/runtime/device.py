@@ -158,8 +158,11 @@ def place(network: nn.Module, device: torch.device | str, example: Tensor | None
 
 def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
     for tensor in chain(network.parameters(), network.buffers()):
-        if tensor.dim() == 4:  # Module.to would also try it on 3-D convolution weights, and fail
-            tensor.data = tensor.data.contiguous(memory_format=layout)
+        if tensor.layout is torch.strided:
+            # Module.to would also try the layout on 3-D convolution weights, and fail. Others may be transposed views,
+            # as weights from another framework are: a matrix product of these rounds differently than after loading
+            own = layout if tensor.dim() == 4 else torch.contiguous_format
+            tensor.data = tensor.data.contiguous(memory_format=own)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:

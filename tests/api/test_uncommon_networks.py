@@ -1,5 +1,7 @@
 """Uncommon but valid networks: each is quantized on synthetic images, tuned, saved and loaded."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -202,6 +204,21 @@ def test_float_layer_does_not_hide_the_next_layer_of_the_same_forward(tmp_path):
     made = quantize(network, w=8, a=8, out=tmp_path / "out", recipe="instant", **GIVEN)
     quantized = load(made.path, model=network, device="cpu").plan.activations
     assert list(quantized) == ["stem.0", "conv", "fc.fc", "fc#1"]
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_transposed_weights_give_the_checkpoint_of_contiguous_ones(rounding, tmp_path):
+    """Weights may be transposed views, as converters from other frameworks leave them."""
+    plain = trained(Around())
+    views = copy.deepcopy(plain)
+    for layer in (views.conv, views.fc):
+        layer.weight.data = layer.weight.data.mT.contiguous().mT
+    files = []
+    for network in (plain, views):
+        out, options = tmp_path / f"{len(files)}", {"quantization.weight_rounding": rounding}
+        quantize(network, w=8, a=8, out=out, recipe="instant", set=options, **GIVEN)
+        files.append((out / "model.safetensors").read_bytes())
+    assert files[0] == files[1]
 
 
 def test_linalg_matmul_with_a_weight_is_a_linear_layer():

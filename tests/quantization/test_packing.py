@@ -51,3 +51,8 @@ def test_packed_bits_equal_those_of_a_big_integer(bits):
 
 def test_packing_wastes_no_bits():
     assert pack(torch.zeros(16, 32 * 9, dtype=torch.uint8), 3).numel() * 32 == 16 * 32 * 9 * 3
+
+
+def test_transposed_codes_are_packed_like_contiguous_ones(random):
+    codes = torch.randint(2**5, (7, 12), generator=random, dtype=torch.uint8)
+    assert torch.equal(pack(codes.mT.contiguous().mT, 5), pack(codes, 5))
