@@ -11,6 +11,14 @@ from torch.nn.parameter import is_lazy
 from intraq_cli.errors import ModelError, first_line
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
+QUANTIZED = (
+    "torch.ao.nn.quantized.modules.", "torch.ao.nn.quantized.dynamic.", "torch.ao.nn.intrinsic.quantized.",
+    "torch.ao.quantization.fake_quantize", "torch.ao.quantization.observer",
+)  # fmt: skip
+"""Where torch's own quantized layers, fake quantizers and observers are defined; prefixes of module names."""
+STAND_INS = "torch.ao.nn.quantized.modules.functional_modules"
+"""Its operations that are the float ones before quantization (``FloatFunctional``)."""
+
 
 def copied(network: nn.Module, source: str) -> nn.Module:
     """Return a deep copy of the network; ``source`` is its name in messages.
@@ -50,18 +58,34 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def check_built(network: nn.Module, source: str) -> None:
-    """Refuse a module that is not ordinary PyTorch code with weights.
+    """Refuse a module that is not ordinary PyTorch code with float weights.
 
     Raises:
-        ModelError: it has layers that are not initialised yet, is scripted, or has no parameters.
+        ModelError: it has layers that are not initialised yet, is scripted, is quantized already, or has no parameters.
     """
     unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
     if unbuilt is not None:
         raise ModelError(f"{source} has lazy layers without a shape: {unbuilt}", "run it on a batch of images first")
     if isinstance(network, torch.jit.ScriptModule):
         raise ModelError(f"{source} was traced or scripted (torch.jit)", "give the module that it was made from")
+    for name, module in network.named_modules():
+        made_in = [kind.__module__ for kind in type(module).__mro__]
+        if made_in[0] != STAND_INS and any(place.startswith(QUANTIZED) for place in made_in):
+            what = f"{name or 'it'} is a {type(module).__name__} of torch.ao"
+            raise ModelError(f"{source} is already quantized, or prepared for it: {what}", "give the float network")
     if next(network.parameters(), None) is None:
         raise ModelError(f"{source} has no parameters", "make its weights nn.Parameter, not buffers")
+
+
+def check_values(network: nn.Module, source: str) -> None:
+    """Refuse a module whose tensors have shapes but no values.
+
+    Raises:
+        ModelError: a parameter or buffer is on the meta device.
+    """
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.is_meta:
+            raise ModelError(f"{source} has no weights yet: {name} is on the meta device", "load its weights first")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 from intraq_cli.errors import ModelError, UsageError
 from intraq_cli.models.config import REPOSITORY, spec_of_config
 from intraq_cli.models.folder import load_folder
-from intraq_cli.models.given_module import check_built, copied, unwrapped
+from intraq_cli.models.given_module import check_built, check_values, copied, unwrapped
 from intraq_cli.models.hub_source import load_hub
 from intraq_cli.models.input_options import InputOverride, check_pixel_scale
 from intraq_cli.models.input_spec import InputSpec
@@ -161,6 +161,8 @@ class Source:
 
     def _from_code(self, pretrained: bool) -> Teacher:
         network = call_factory(self.name) if self.kind == "factory" else self._copied()
+        if pretrained:
+            check_values(network, self.spelled)
         cfg: Any = getattr(network, "pretrained_cfg", None)
         cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else cfg  # timm's PretrainedCfg
         cfg = cfg if isinstance(cfg, dict) else {}

@@ -111,7 +111,8 @@ def _untracked(teacher: Teacher) -> ModelError:
 def is_sound(name: str, tensor: Tensor, parameter: bool) -> bool:
     """Whether a state dict's tensor is free of NaN; in parameters and running statistics, also of infinity."""
     finite = parameter or name.endswith(("running_mean", "running_var"))
-    return bool((tensor.isfinite() if finite else ~tensor.isnan()).all())
+    values = tensor.to_dense()  # torch has no such tests of sparse tensors
+    return bool((values.isfinite() if finite else ~values.isnan()).all())
 
 
 @torch.no_grad()
@@ -148,6 +149,8 @@ def check_classifier(teacher: Teacher) -> int:
 
 def _way_out(line: str) -> str:
     """Return a hint for an error that torch raised when the network ran in float32."""
+    if "positional argument" in line:
+        return "give a network whose forward needs the images only"
     if re.search(r"\bd?type\b", line):
         return "remove casts (half, double) and layers of other types from its forward: all weights are float32 here"
     return "set --input-size C,H,W"

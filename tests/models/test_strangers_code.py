@@ -8,6 +8,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.ao.nn.quantized import FloatFunctional
+from torch.ao.quantization import (
+    DeQuantStub,
+    MinMaxObserver,
+    QuantStub,
+    convert,
+    default_fake_quant,
+    get_default_qconfig,
+    prepare,
+    quantize_dynamic,
+)
 
 from intraq_cli import inspect, load, quantize
 from intraq_cli.errors import ModelError
@@ -132,6 +143,64 @@ def test_module_named_like_a_python_keyword_gets_a_hint_to_rename_it():
 def test_scripted_and_parameterless_modules_are_rejected(network, says):
     with pytest.raises(ModelError, match=says):
         quantize(network(), **GIVEN)
+
+
+def converted():
+    network = trained(SmallNet())
+    network.qconfig = get_default_qconfig("x86")
+    prepare(network, inplace=True)
+    network(torch.randn(2, 3, 8, 8))
+    return convert(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "is_a"),
+    [
+        (converted, "conv1 is a Conv2d"),
+        (lambda: quantize_dynamic(trained(SmallNet()), {nn.Linear}), "fc is a Linear"),
+        (lambda: nn.Sequential(SmallNet(), default_fake_quant()), "1 is a FakeQuantize"),
+        (lambda: nn.Sequential(SmallNet(), MinMaxObserver()), "1 is a MinMaxObserver"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # torch announces the end of these
+def test_network_that_torch_has_quantized_already_is_refused(network, is_a):
+    with pytest.raises(ModelError, match=f"is already quantized, or prepared for it: {is_a} of torch.ao"):
+        inspect(network(), **INPUT)
+
+
+def test_stand_ins_that_torch_quantizes_later_are_no_obstacle():
+    network = nn.Sequential(QuantStub(), trained(SmallNet()), DeQuantStub())
+    network[1].sum = FloatFunctional()
+    assert len(inspect(network, **INPUT).layers) == 4
+
+
+def test_network_without_values_is_inspected_but_not_quantized():
+    network = SmallNet().to("meta")
+    assert len(inspect(network, **INPUT).layers) == 4
+    with pytest.raises(ModelError, match=r"has no weights yet: conv1\.weight is on the meta device"):
+        quantize(network, **GIVEN)
+
+
+def test_network_with_a_sparse_buffer_is_refused_by_its_operation():
+    class Sparse(SmallNet):
+        def forward(self, x):
+            return torch.sparse.mm(self.related, super().forward(x).mT).mT
+
+    network = trained(SmallNet())
+    network.register_buffer("related", torch.eye(4).to_sparse())
+    network.__class__ = Sparse
+    with pytest.raises(ModelError, match=r"cannot be captured as a graph: .*sparse"):
+        inspect(network, **INPUT)
+
+
+def test_network_that_needs_more_than_images_is_told_so():
+    class Conditional(SmallNet):
+        def forward(self, x, y):
+            return super().forward(x) + y
+
+    with pytest.raises(ModelError, match="missing 1 required positional argument: 'y'") as caught:
+        inspect(Conditional(), **INPUT)
+    assert caught.value.hint == "give a network whose forward needs the images only"
 
 
 @pytest.mark.parametrize("recipe", ["instant", "default"])
