@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 from intraq_cli.checkpoint.write import FORMAT_VERSION
 from intraq_cli.choices import Placement
 from intraq_cli.errors import GET_AGAIN, NO_CHECKPOINT, CheckpointError
+from intraq_cli.graph.layers import unnumbered
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 from intraq_cli.models.config import is_class_count
 from intraq_cli.quantization.plan import Plan
@@ -96,8 +97,7 @@ def read_plan(folder: Path, config: dict[str, Any]) -> Plan:
         raise CheckpointError(what, GET_AGAIN) from error
     placement = found.activations.placement
     for site in found.sites if placement == "inputs" else ():
-        layer = site.rpartition("#")[0]  # of a further call; a layer's own name may contain # too
-        if site not in found.modules and layer not in found.modules:
-            name = layer or site
+        name, _ = unnumbered(site)
+        if not found.modules.keys() & {site, name}:
             raise CheckpointError(f"{folder}/config.json: the input of {name} is quantized, but its weight is not")
     return Plan(placement, found.modules, found.sites)

@@ -18,7 +18,7 @@ from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import GET_AGAIN, CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
-from intraq_cli.graph.layers import quantizable
+from intraq_cli.graph.layers import quantizable, unnumbered
 from intraq_cli.graph.nodes import replace_tensors
 from intraq_cli.io.untrusted import TensorInfo, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
@@ -181,8 +181,8 @@ def _check_names(folder: Path, network: nn.Module, plan: Plan, hint: str) -> Non
     for named in (network.named_parameters, network.named_buffers, network.named_modules):
         known |= {name for name, _ in named(remove_duplicate=False)}
     for name in plan.weights:
-        stem = FOLDED_WEIGHT.sub("", name.partition("#")[0])
-        if not known & {stem, f"{stem}.weight"}:
+        stems = {FOLDED_WEIGHT.sub("", part) for part in (name, unnumbered(name)[0])}
+        if not known & {*stems, *(f"{stem}.weight" for stem in stems)}:
             raise CheckpointError(f"{folder}/config.json: the network has no layer {name!r}", hint)
 
 

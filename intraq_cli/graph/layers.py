@@ -1,6 +1,7 @@
 """A network's convolutions and linear layers with their multiply-adds, activation calls, and the classifier's input."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,8 +102,8 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
     for weight in sorted(called, key=lambda weight: weight.op != "get_attr"):
         name = _name(called[weight][0], weight, weight in constant)
         while taken & {*_input_names(name, len(called[weight]))}:  # not the name of another layer's further call either
-            stem, _, k = name.partition("#")
-            name = f"{stem}#{int(k or 0) + 1}"
+            stem, k = unnumbered(name)
+            name = f"{stem}#{k + 1}"
         names[weight] = name
         taken |= {*_input_names(name, len(called[weight]))}
     found = []
@@ -115,6 +116,15 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
 
 def _input_names(name: str, count: int) -> list[str]:
     return [f"{name}#{k}" if k else name for k in range(count)]
+
+
+def unnumbered(name: str) -> tuple[str, int]:
+    """Split a layer's name into what is before a suffix ``#k``, and k; 0 if there is none.
+
+    A module's own name may contain ``#`` too.
+    """
+    found = re.fullmatch(r"(.+)#([1-9]\d{0,8})", name, re.ASCII | re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)
 
 
 def quantizable(graph: fx.GraphModule) -> list[Layer]:

@@ -161,10 +161,12 @@ def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = pa
     """Name each call, by default after the module that made it; the k-th repetition of a name ends in ``#k``."""
     names: dict[fx.Node, str] = {}
     counts: dict[str, Iterator[int]] = {}
+    taken = set[str]()  # a module's own name may end in #k too
     for node in nodes:
         path = name(node)
-        k = next(counts.setdefault(path, count()))
-        names[node] = f"{path}#{k}" if k else path
+        numbered = (f"{path}#{k}" if k else path for k in counts.setdefault(path, count()))
+        names[node] = next(one for one in numbered if one not in taken)
+        taken.add(names[node])
     return names
 
 

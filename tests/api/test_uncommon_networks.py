@@ -106,6 +106,26 @@ class FixedAndLearned(Around):
         self.fc = self.Products()
 
 
+class Notes(Around):
+    """Modules whose own names look like those of further calls."""
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(8, 8, 1, 1)), nn.Parameter(torch.randn(8, 8, 1, 1))
+
+        def forward(self, x):
+            return F.conv2d(F.conv2d(x, self.a + self.b).relu(), self.a - self.b)
+
+    def __init__(self):
+        super().__init__()
+        notes = {"C": nn.Conv2d(8, 8, 1), "C#": self.Twice(), "C#1": nn.Sequential(self.Twice())}
+        self.notes = nn.ModuleDict(notes)
+
+    def middle(self, x):
+        return torch.stack([note(x) for note in self.notes.values()]).sum(0)
+
+
 class TransposedFirst(Around):
     """An encoder whose weight is the decoder's, transposed."""
 
@@ -169,7 +189,7 @@ class SmallerAddendFirst(Around):
 
 KINDS = [
     ComputedNorms, SmallerAddendFirst,
-    PartialConvolution, Shift, Volumes, FlippedFirst, FlippedBetween, FixedAndLearned, TransposedFirst,
+    PartialConvolution, Shift, Volumes, FlippedFirst, FlippedBetween, FixedAndLearned, Notes, TransposedFirst,
     LinearAlgebra, PoolIndices, MaskOfInfinity,
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.layers import activation_calls, features, layers, quantizable, reads_image
+from intraq_cli.graph.layers import activation_calls, features, layers, quantizable, reads_image, unnumbered
 from intraq_cli.graph.products import products
 from intraq_cli.quantization.inspection import inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import plan_quantization
@@ -107,9 +107,34 @@ def test_layers_are_found_by_the_operations_that_are_called(everything):
     assert up.multiply_adds == 16 * 6 * 6 * 4
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("conv", ("conv", 0)), ("conv#1", ("conv", 1)), ("conv#1#12", ("conv#1", 12)), ("C#", ("C#", 0)),
+        ("C##1", ("C#", 1)), ("C#1.0", ("C#1.0", 0)), ("#1", ("#1", 0)), ("c#01", ("c#01", 0)),
+        ("c#" + "9" * 5000, ("c#" + "9" * 5000, 0)),
+    ],
+)  # fmt: skip
+def test_number_behind_a_name_is_split_off(name, split):
+    assert unnumbered(name) == split
+
+
 def test_activations_are_named_after_the_module_that_calls_them(graph):
     # one functional call in the network's own forward, a module that is called twice
     assert list(activation_calls(graph).values()) == ["", "act", "act#1"]
+
+
+def test_activation_module_named_like_a_further_call_has_a_name_of_its_own():
+    class Twice(nn.Sequential):
+        def forward(self, x):
+            return self.fc(self.get_submodule("act#1")(self.act(self.act(self.norm(self.conv(x))))).flatten(1))
+
+    network = Twice()
+    for name, module in {"conv": nn.Conv2d(3, 4, 3), "norm": nn.BatchNorm2d(4), "fc": nn.Linear(144, 2)}.items():
+        network.add_module(name, module)
+    network.add_module("act", nn.ReLU())
+    network.add_module("act#1", nn.LeakyReLU())
+    assert list(activation_calls(graph_of(trained(network))).values()) == ["act", "act#1", "act#1#1"]
 
 
 class Products(nn.Module):
