@@ -1,6 +1,6 @@
 """Numbers formatted for people, with a dash for a missing one, and texts shortened to fit on a line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ def duration(seconds: float | None) -> str:
     if seconds < 120:
         return f"{seconds:.{int(seconds < 10)}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def stage_times(stages: Mapping[str, float | None]) -> str:
+    """List the stages of a job, each with its time: ``synthesis 3.0 s, tuning 12 min``."""
+    return ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
 
 
 def decimals(value: float | None, digits: int) -> str:

@@ -7,7 +7,7 @@ from intraq_cli.commands import calls, options
 from intraq_cli.commands.printing import print_json, print_table
 from intraq_cli.commands.tables import Column, print_rows
 from intraq_cli.errors import UsageError
-from intraq_cli.words import one_line, sample_of, sizes, told_bits
+from intraq_cli.words import counted, one_line, sample_of, sizes, told_bits
 
 if TYPE_CHECKING:
     from intraq_cli.results import InspectedLayer, InspectionResult
@@ -104,7 +104,7 @@ def _accuracy(row: dict[str, Any]) -> str:
 def _others(found: "InspectionResult") -> str:
     """Return how many layers have weights with other bits than most."""
     count = sum(layer.w_bits not in (None, found.w_bits) for layer in found.layers)
-    return f", other weights in {count} layer{'s' * (count > 1)}" if count else ""
+    return f", other weights in {counted(count, 'layer')}" if count else ""
 
 
 def _print_layers(layers: list["InspectedLayer"]) -> None:

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from intraq_cli.errors import IntraqError
 from intraq_cli.io.json_files import jsonable
-from intraq_cli.words import duration
+from intraq_cli.words import duration, stage_times
 
 if TYPE_CHECKING:
     from intraq_cli.results import Forecast
@@ -61,9 +61,8 @@ def expected(forecast: "Forecast | None", device: str) -> str:
     """Return the time and memory that a dry run expects, as text."""
     if forecast is None:
         return "time and memory: no estimate, as there are no steps to time"
-    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in forecast.stages.items())
     memory = "" if forecast.memory_bytes is None else f", {forecast.memory_bytes / 1e9:.1f} GB of memory"
-    return f"about {duration(forecast.seconds)} on {device} ({stages}){memory}"
+    return f"about {duration(forecast.seconds)} on {device} ({stage_times(forecast.stages)}){memory}"
 
 
 class StdoutFailed(BaseException):

@@ -10,7 +10,7 @@ from intraq_cli.commands.printing import expected, heterogeneity, print_hint, pr
 from intraq_cli.commands.progress import progress
 from intraq_cli.commands.seeds import quantize_seeds
 from intraq_cli.commands.tables import Column, print_rows
-from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes, widths
+from intraq_cli.words import decimals, duration, file_size, held_out_images, sizes, stage_times, widths
 
 if TYPE_CHECKING:
     from intraq_cli.results import QuantizationResult
@@ -86,8 +86,7 @@ def quantize(
 def _print(result: "QuantizationResult") -> None:
     from intraq_cli.models.source import needs_code
 
-    stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in result.stages.items())
-    time = f"{duration(result.seconds)} on {result.device}: {stages}"
+    time = f"{duration(result.seconds)} on {result.device}: {stage_times(result.stages)}"
     exported = export_rows(result.export) if result.export else []
     chosen = [("bits", _bits(result))] if result.frontier else []
     size = sizes(result.bytes_float, result.bytes_quantized)

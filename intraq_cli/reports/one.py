@@ -21,6 +21,7 @@ from intraq_cli.words import (
     held_out_images,
     images_of,
     ratio,
+    stage_times,
     widths,
 )
 
@@ -117,8 +118,7 @@ def _facts(run: Run) -> list[Fact]:
         most = " of most layers" if has_mixed_bits(found) else ""
         note = f"weights{most} and activations, placement {found.act_placement}"
         facts.append(Fact("bits", f"{found.w_bits} / {found.a_bits}", note))
-    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in run.stages.items())
-    facts.append(Fact("time", duration(run.seconds), f"on {run.device}: {stages}"))
+    facts.append(Fact("time", duration(run.seconds), f"on {run.device}: {stage_times(run.stages)}"))
     return facts
 
 
