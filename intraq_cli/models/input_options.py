@@ -1,15 +1,12 @@
 """The user's options for a network's input. Imports nothing heavy, to keep ``intraq --help`` fast."""
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from intraq_cli.choices import LARGEST_SIZE, is_too_large
 from intraq_cli.errors import IntraqError, ModelError, UsageError
 from intraq_cli.words import counted
-
-if TYPE_CHECKING:
-    from intraq_cli.models.input_spec import InputSpec
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 MIN_CROP_PCT, MAX_CROP_PCT = 0.5, 2.0
@@ -36,19 +33,6 @@ class InputOverride:
     def stated(self) -> dict[str, Any]:
         """The values that are not None, by name."""
         return {key: value for key, value in asdict(self).items() if value is not None}
-
-    def apply(self, spec: "InputSpec") -> "InputSpec":
-        """Return ``spec`` with the stated values replacing its own.
-
-        Raises:
-            ModelError: the values do not match each other.
-        """
-        return replace(spec, **self.stated)
-
-    @classmethod
-    def of(cls, spec: "InputSpec") -> Self:
-        """Return an override with all values of ``spec``."""
-        return cls(spec.input_size, spec.mean, spec.std, spec.crop_pct, spec.interpolation)
 
     def check(self) -> None:
         """Refuse values that no network accepts.

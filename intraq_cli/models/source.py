@@ -115,7 +115,8 @@ class Source:
 
     def taking(self, spec: InputSpec) -> Self:
         """Return the same source with the input of a checkpoint that was made from it."""
-        return replace(self, override=InputOverride.of(spec))
+        stated = InputOverride(spec.input_size, spec.mean, spec.std, spec.crop_pct, spec.interpolation)
+        return replace(self, override=stated)
 
     def load(self) -> Teacher:
         """Load the teacher in evaluation mode, frozen, in float32; a module is copied.
@@ -142,7 +143,7 @@ class Source:
         check_built(network, self.spelled)
         for prepare in (network.float, network.eval, lambda: network.requires_grad_(False)):
             prepare()  # ignore the result: a network's own train() may return None
-        return replace(teacher, spec=self.override.apply(teacher.spec))
+        return replace(teacher, spec=replace(teacher.spec, **self.override.stated))
 
     def _from_name(self, pretrained: bool) -> Teacher:
         match self.kind:

@@ -76,7 +76,7 @@ def _with_weights(model: str, path: Path) -> nn.Module:
     return network
 
 
-def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None) -> Teacher:
+def timm_teacher(network: nn.Module, source: str, name: str, label_names: list[str] | None = None) -> Teacher:
     """Wrap a network built by timm as a teacher, with the input and the architecture that timm states."""
     from timm.data import resolve_model_data_config
     from timm.models._input import get_model_args
@@ -95,6 +95,6 @@ def timm_teacher(network: nn.Module, source: str, name: str, labels: Any = None)
         str(cfg["architecture"]),
         get_model_args(network),
         {k: cfg[k] for k in keep if cfg.get(k) is not None},
-        list(labels) if isinstance(labels, (list, tuple)) else None,
+        label_names,
         cached_commit(hub_id) if hub_id else None,
     )
