@@ -10,7 +10,7 @@ from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.choices import Placement
 from intraq_cli.errors import MAKE_AGAIN, CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path, tensor_header
-from intraq_cli.jobs.asked_bits import DEFAULT, check_width
+from intraq_cli.jobs.asked_bits import DEFAULT_BITS, check_width
 from intraq_cli.jobs.inspection import inspected
 from intraq_cli.jobs.targets import find_folder
 from intraq_cli.models.input_options import InputOverride
@@ -67,7 +67,7 @@ def inspect(
         own = {"w": w, "a": a, "act_placement": act_placement, "first_last_bits": first_last_bits, "bits": bits}
         check_unused("a checkpoint has its own", **own, **override.stated)
         return found
-    w, a, act_placement = w or DEFAULT, a or DEFAULT, act_placement or "inputs"
+    w, a, act_placement = w or DEFAULT_BITS, a or DEFAULT_BITS, act_placement or "inputs"
     source = Source.parse(model, override)
     teacher = source.on_meta()
     captured = capture_teacher(teacher)

@@ -10,12 +10,12 @@ from intraq_cli.quantization.bit_rules import NO_RULES, BitRules, read_bit_rules
 from intraq_cli.quantization.budget import Budget
 from intraq_cli.results.networks import SensitivityResult
 
-DEFAULT = 4
+DEFAULT_BITS = 4
 """Bits of weights and of activations if there is no budget."""
-ALL = tuple(range(2, 9))
-"""Bits to try if none are given."""
-INPUT_BITS = 8
-"""Bits of activations if none are given: activations take no bytes in a file."""
+ALL_WIDTHS = tuple(range(2, 9))
+"""Bits to choose from if none are given."""
+UNLIMITED_A_BITS = 8
+"""Bits of activations if none are given and the budget does not limit them: they take no bytes in a file."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ def _widths(w: int | Sequence[int] | None, a: int | Sequence[int] | None, budget
             "give one width, or use --bops",
         )
     if budget is None:
-        return AskedBits(found.get("--w", (DEFAULT,)), found.get("--a", (DEFAULT,)))
-    inputs = ALL if budget.kind == "bit operations" else (INPUT_BITS,)
-    return AskedBits(found.get("--w", ALL), found.get("--a", inputs), budget)
+        return AskedBits(found.get("--w", (DEFAULT_BITS,)), found.get("--a", (DEFAULT_BITS,)))
+    inputs = ALL_WIDTHS if budget.kind == "bit operations" else (UNLIMITED_A_BITS,)
+    return AskedBits(found.get("--w", ALL_WIDTHS), found.get("--a", inputs), budget)
 
 
 def check_width(option: str, bits: int | None) -> None:
