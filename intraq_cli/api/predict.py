@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from intraq_cli.api.arguments import Model, Numbers, Size, Text, verb
 from intraq_cli.checkpoint.read import Checkpoint
 from intraq_cli.errors import UsageError, check_unused
-from intraq_cli.evaluation.accuracy import TOP, likeliest
+from intraq_cli.evaluation.accuracy import likeliest
 from intraq_cli.evaluation.pictures import Picture, named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, Warned, silent
 from intraq_cli.jobs.pipeline import EVALUATION_BATCH
@@ -104,7 +104,7 @@ def _predictions(
     results: list[PredictionResult] = []
     for files, images in picture_batches(pictures, EVALUATION_BATCH, spec, report):
         logits = logits_of(network, images.to(device))
-        best = likeliest(logits, TOP)
+        best = likeliest(logits)
         chances = 100 * probabilities(logits).gather(1, best)
         for file, classes, shares in zip(files, best.tolist(), chances.tolist(), strict=True):
             if math.isnan(shares[0]):

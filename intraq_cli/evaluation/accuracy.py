@@ -30,14 +30,9 @@ class Accuracy:
     """Share of images on which both networks predict the same top-1 class."""
 
 
-def likeliest(logits: Tensor, count: int) -> Tensor:
-    """Return the ``count`` most likely classes of each image, or all; on equal logits, the lower index comes first.
-
-    Args:
-        logits: ``(B, K)``.
-        count: number of classes.
-    """
-    return logits.sort(dim=1, descending=True, stable=True).indices[:, :count]  # topk breaks ties arbitrarily
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the classes of the largest logits ``(B, K)``, ``(B, min(5, K))``; on equal ones, the lower index first."""
+    return logits.sort(dim=1, descending=True, stable=True).indices[:, :TOP]  # topk breaks ties arbitrarily
 
 
 def predictor_of(network: nn.Module, device: torch.device | str = "cpu") -> Predictor:
@@ -45,7 +40,7 @@ def predictor_of(network: nn.Module, device: torch.device | str = "cpu") -> Pred
 
     def predict(batch: Batch) -> Tensor:
         logits = logits_of(network, batch.images.to(device, non_blocking=True))
-        classes = likeliest(logits, TOP)
+        classes = likeliest(logits)
         return classes.masked_fill(logits.isnan().any(1, keepdim=True), NAN_LOGITS)
 
     return predict
