@@ -139,8 +139,8 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
 def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: int, report: Report) -> dict[str, Any]:
     """Measure how close the file is to the checkpoint, and its time and that of the float network."""
     threads = torch.get_num_threads()
-    session = open_session(content, threads)
-    same, difference = _compare(checkpoint, OnnxNetwork(session), pictures)
+    exported = OnnxNetwork(open_session(content, threads))
+    same, difference = _compare(checkpoint, exported, pictures)
     if not math.isfinite(difference):
         raise ExportError(
             "the logits of the exported file or of the checkpoint are NaN or infinite",
@@ -150,8 +150,8 @@ def _figures(checkpoint: Checkpoint, content: bytes, pictures: Tensor, batch: in
         different = round((1 - same) * len(pictures))
         report(Warned(f"top-1 predictions differ from the checkpoint's on {different} of {len(pictures)} images"))
     plain = onnx_model(float_twin(checkpoint.network), checkpoint.spec.input_size, "int8", {})
-    sessions = [open_session(plain.SerializeToString(), threads), session]
-    ms_float, ms_quantized = milliseconds(sessions, pictures[:1].expand(batch, -1, -1, -1).contiguous())
+    twin = OnnxNetwork(open_session(plain.SerializeToString(), threads))
+    ms_float, ms_quantized = milliseconds([twin, exported], pictures[:1].expand(batch, -1, -1, -1).contiguous())
     return {
         "images": len(pictures),
         "first_choices_equal": same == 1,

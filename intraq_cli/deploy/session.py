@@ -128,9 +128,8 @@ def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:
     return "the runtime has no integer kernel for it"
 
 
-def milliseconds(sessions: list[Any], images: Tensor) -> list[float]:
-    """Measure the median time of each session for one batch; the sessions take turns."""
-    networks = [OnnxNetwork(session) for session in sessions]
+def milliseconds(networks: list[OnnxNetwork], images: Tensor) -> list[float]:
+    """Measure the median time of each network for one batch; they take turns."""
     times: list[list[float]] = [[] for _ in networks]
     began = time.perf_counter()
     for k in range(RUNS + 1):
