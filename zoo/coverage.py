@@ -25,8 +25,9 @@ import timm
 import torch
 from torch import fx, nn
 
+from intraq_cli.checkpoint.config import checkpoint_config
 from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
+from intraq_cli.checkpoint.write import checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError
 from intraq_cli.graph.layers import layers, quantizable
 from intraq_cli.graph.products import products

@@ -1,4 +1,4 @@
-"""The ``config.json`` of a checkpoint, perhaps untrusted: whether intraq wrote it, and how the network is quantized."""
+"""The ``config.json`` of a checkpoint: its content, and reading it from an untrusted folder."""
 
 import os
 from pathlib import Path
@@ -6,14 +6,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 
-from intraq_cli.checkpoint.write import FORMAT_VERSION
 from intraq_cli.choices import Placement
 from intraq_cli.errors import GET_AGAIN, NO_CHECKPOINT, CheckpointError
+from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.layers import unnumbered
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 from intraq_cli.models.config import is_class_count
+from intraq_cli.models.source import needs_code
+from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.plan import Plan
 
+FORMAT_VERSION = 2
 Bits = Annotated[StrictInt, Field(ge=2, le=8)]
 
 
@@ -33,6 +36,30 @@ class _QuantizationConfig(BaseModel):
     activations: _Activations
     modules: dict[str, Bits]
     sites: dict[str, Bits]
+
+
+def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
+    """Return the content of ``config.json``: timm's keys, and how the network is quantized."""
+    spec = teacher.spec
+    config: dict[str, Any] = {
+        "architecture": teacher.architecture,
+        "num_classes": captured.num_classes,
+        "model_args": teacher.model_args,
+        "pretrained_cfg": {**teacher.pretrained_cfg, **vars(spec)},
+    }
+    if teacher.label_names:
+        config["label_names"] = teacher.label_names
+    config["quantization_config"] = {
+        "quant_method": "intraq",
+        "format_version": FORMAT_VERSION,
+        "weights": {"bits": w_bits, "granularity": "channel", "symmetric": plan.limits.keys() == plan.weights.keys()},
+        "activations": {"bits": a_bits, "granularity": "tensor", "symmetric": False, "placement": plan.placement},
+        "modules": plan.weights,
+        "sites": plan.activations,
+    }
+    if needs_code(teacher.architecture):
+        config["quantization_config"]["code"] = fingerprint(captured.graph)
+    return config
 
 
 def own_quantization(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -6,13 +6,14 @@ import math
 from torch import fx
 
 from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
-from intraq_cli.checkpoint.write import METADATA
 from intraq_cli.io.untrusted import TensorInfo
 from intraq_cli.models.meta_build import DTYPES, info_of
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import packed_words
 from intraq_cli.quantization.plan import Plan
 
+METADATA = {"format": "pt"}
+"""Metadata of the file; only one entry, since the order of several would vary between runs."""
 ITEM_BYTES = {name: dtype.itemsize for dtype, name in DTYPES.items()}
 """Bytes per value of each type, in the format's order: a file sorts tensors by type, the last first, then by name."""
 ALIGNMENT = 8

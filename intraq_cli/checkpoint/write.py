@@ -1,26 +1,18 @@
-"""Writes a checkpoint's files: packed weights, and the configuration that is needed with them."""
+"""Writes ``model.safetensors``: packed weights, and every other tensor that the network reads."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, fx
 
 from intraq_cli.checkpoint.keys import float_names, grid_keys, site_prefix, weight_keys
+from intraq_cli.checkpoint.layout import METADATA
 from intraq_cli.errors import ModelError
-from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import tensors as read_tensors
 from intraq_cli.models.meta_build import DTYPES
-from intraq_cli.models.source import needs_code
-from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.packing import pack
-from intraq_cli.quantization.plan import Plan
-
-FORMAT_VERSION = 2
-METADATA = {"format": "pt"}
-"""Metadata of ``model.safetensors``; only one entry, since the order of several would vary between runs."""
 
 
 def checkpoint_tensors(
@@ -65,30 +57,6 @@ def check_storable(graph: fx.GraphModule) -> None:
             raise ModelError(
                 f"{key} is a tensor that no checkpoint can store ({kind})", "make it a dense float32 tensor"
             )
-
-
-def checkpoint_config(teacher: Teacher, captured: Captured, plan: Plan, w_bits: int, a_bits: int) -> dict[str, Any]:
-    """Return the content of ``config.json``: timm's keys, and how the network is quantized."""
-    spec = teacher.spec
-    config: dict[str, Any] = {
-        "architecture": teacher.architecture,
-        "num_classes": captured.num_classes,
-        "model_args": teacher.model_args,
-        "pretrained_cfg": {**teacher.pretrained_cfg, **vars(spec)},
-    }
-    if teacher.label_names:
-        config["label_names"] = teacher.label_names
-    config["quantization_config"] = {
-        "quant_method": "intraq",
-        "format_version": FORMAT_VERSION,
-        "weights": {"bits": w_bits, "granularity": "channel", "symmetric": plan.limits.keys() == plan.weights.keys()},
-        "activations": {"bits": a_bits, "granularity": "tensor", "symmetric": False, "placement": plan.placement},
-        "modules": plan.weights,
-        "sites": plan.activations,
-    }
-    if needs_code(teacher.architecture):
-        config["quantization_config"]["code"] = fingerprint(captured.graph)
-    return config
 
 
 def write_weights(folder: Path, tensors: dict[str, Tensor]) -> int:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from intraq_cli.checkpoint.config import is_own_checkpoint
+from intraq_cli.checkpoint.config import checkpoint_config, is_own_checkpoint
 from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
+from intraq_cli.checkpoint.write import checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
 from intraq_cli.graph.proof import SAME, same_answers

@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from intraq_cli import inspect, quantize
-from intraq_cli.checkpoint.layout import file_bytes
-from intraq_cli.checkpoint.write import METADATA
+from intraq_cli.checkpoint.layout import METADATA, file_bytes
 from intraq_cli.models.meta_build import DTYPES, info_of
 
 GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}

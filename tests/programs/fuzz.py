@@ -31,7 +31,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from intraq_cli import evaluate, inspect, load
-from intraq_cli.checkpoint.write import checkpoint_config, checkpoint_tensors, write_weights
+from intraq_cli.checkpoint.config import checkpoint_config
+from intraq_cli.checkpoint.write import checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError
 from intraq_cli.evaluation.data import open_data
 from intraq_cli.events import Event
