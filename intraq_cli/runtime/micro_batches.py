@@ -1,9 +1,7 @@
 """Micro-batches: as many images at once as fit into memory; accumulated gradients equal those of the full batch."""
 
 import math
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -13,6 +11,7 @@ from intraq_cli.events import Report, Warned, silent
 from intraq_cli.graph.nodes import calls, numel
 from intraq_cli.runtime.device import return_freed_memory
 from intraq_cli.runtime.launch import launched
+from intraq_cli.runtime.memory import free_memory
 
 MEMORY_SHARE = 0.5
 """Share of the free memory that a stage plans to use."""
@@ -26,7 +25,6 @@ OUT_OF_MEMORY = (
     "unable to find an engine to execute",  # cuDNN: no memory is left for any engine's workspace
 )
 """Texts in out-of-memory errors other than :class:`torch.OutOfMemoryError`."""
-PROC, CONTROL_GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 WORK = {"synthesis": 2.0, "tuning": 5.0, "calibration": 1.5}
 """Memory of a step, relative to what the float network saves for its backward pass."""
 SAME_RESULT = "which does not change the result"
@@ -101,36 +99,3 @@ def largest_micro_batch(
     return_freed_memory()
     share = MEMORY_SHARE * free_memory() / launched().local_size
     return None if math.isinf(share) else max(1, int(share / (WORK[stage] * each)))
-
-
-def free_memory() -> float:
-    """Return the free memory in bytes: of the machine, or of this process's control groups (version 2) if that is less.
-
-    If the system does not report free memory (macOS), return the machine's total memory; infinity if unknown.
-    """
-    try:
-        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # Windows
-        free = math.inf
-    try:
-        free = 1024 * _counts(PROC / "meminfo")["MemAvailable:"]
-        own = next(line[3:] for line in (PROC / "self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        group = CONTROL_GROUPS / own.strip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(CONTROL_GROUPS) and (folder / "memory.max").is_file():
-                free = min(free, _left_in(folder))
-    except (OSError, ValueError, KeyError, StopIteration):  # not Linux, or no such group: use what is known
-        pass
-    return free
-
-
-def _left_in(group: Path) -> float:
-    """Return the bytes left up to a control group's limit; inactive file cache counts as free."""
-    limit = float((group / "memory.max").read_text().strip().replace("max", "inf"))
-    used = int((group / "memory.current").read_text()) - _counts(group / "memory.stat").get("inactive_file", 0)
-    return limit - used
-
-
-def _counts(path: Path) -> dict[str, int]:
-    """Parse a file whose lines are a name and a number."""
-    return {line.split()[0]: int(line.split()[1]) for line in path.read_text().splitlines()}

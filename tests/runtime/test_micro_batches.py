@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from intraq_cli.events import Warned
-from intraq_cli.runtime import micro_batches
-from intraq_cli.runtime.micro_batches import MicroBatches, free_memory, largest_micro_batch
+from intraq_cli.runtime import memory, micro_batches
+from intraq_cli.runtime.memory import free_memory
+from intraq_cli.runtime.micro_batches import MicroBatches, largest_micro_batch
 from tests.conftest import SmallNet, graph_of, trained
 
 PROGRAM = """
@@ -62,8 +63,8 @@ def test_network_is_freed_after_its_memory_was_measured():
 
 def test_free_memory_is_the_least_of_machine_and_control_groups(tmp_path, monkeypatch):
     proc, groups = tmp_path / "proc", tmp_path / "groups"
-    monkeypatch.setattr(micro_batches, "PROC", proc)
-    monkeypatch.setattr(micro_batches, "CONTROL_GROUPS", groups)
+    monkeypatch.setattr(memory, "PROC", proc)
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", groups)
     (proc / "self").mkdir(parents=True)
     (proc / "meminfo").write_text("MemTotal:  99 kB\nMemAvailable:  50 kB\nHugePages_Total:  0\n")
     assert free_memory() == 50 * 1024  # no groups
@@ -97,11 +98,11 @@ def test_processes_on_one_machine_share_its_memory(monkeypatch):
 
 
 def test_free_memory_without_proc_is_all_memory_and_unknown_without_sysconf(monkeypatch, tmp_path):
-    monkeypatch.setattr(micro_batches, "PROC", tmp_path / "no proc")  # macOS
+    monkeypatch.setattr(memory, "PROC", tmp_path / "no proc")  # macOS
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
-    monkeypatch.setattr(micro_batches.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(memory.os, "sysconf", sizes.__getitem__)
     assert free_memory() == 4_096_000
-    monkeypatch.delattr(micro_batches.os, "sysconf")  # Windows
+    monkeypatch.delattr(memory.os, "sysconf")  # Windows
     network = torch.nn.Conv2d(3, 4, 3)
     assert micro_batches.largest_micro_batch(network, (3, 8, 8), torch.device("cpu"), "tuning") is None
 
