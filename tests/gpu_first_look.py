@@ -25,7 +25,7 @@ import intraq_cli
 from intraq_cli.errors import DeviceError
 from intraq_cli.events import Event, Report, StepDone, Warned, silent
 from intraq_cli.graph.layers import layers
-from intraq_cli.jobs.teachers import capture_on_device
+from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models.source import Source
 from intraq_cli.models.timm_source import timm_teacher
 from intraq_cli.quantization.affine import fake_quantize, mse_grid

@@ -22,9 +22,9 @@ from intraq_cli.jobs.bit_budget import bit_choice
 from intraq_cli.jobs.given_images import given_images
 from intraq_cli.jobs.manifest import call
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.preparation import capture_on_device, check_free, load_teacher
 from intraq_cli.jobs.quantization_run import QuantizationRun, timing
 from intraq_cli.jobs.recipes import check_stages, chosen_recipe
-from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.jobs.time_left import reporting_time_left
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source, needs_code

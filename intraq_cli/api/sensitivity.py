@@ -18,9 +18,9 @@ from intraq_cli.jobs.asked_bits import asked_widths
 from intraq_cli.jobs.given_images import digest_of_images, given_images
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.preparation import capture_on_device, check_free, load_teacher
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
 from intraq_cli.jobs.sensitivities import image_count, measured
-from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.quantization.plan import form_of

@@ -15,7 +15,7 @@ from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.evaluation.prediction_cache import PredictionCache, cache_folder
 from intraq_cli.events import Report, Warned, silent
-from intraq_cli.jobs.teachers import check_free
+from intraq_cli.jobs.preparation import check_free
 from intraq_cli.models.source import Source
 from intraq_cli.results import EvaluationsResult, Failure, QuantizationResult, SeedsResult
 

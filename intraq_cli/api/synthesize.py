@@ -11,8 +11,8 @@ from intraq_cli.io.atomic import atomic_file, atomic_folder, check_apart
 from intraq_cli.jobs.forecast import forecast_cost
 from intraq_cli.jobs.manifest import origin_of
 from intraq_cli.jobs.pipeline import Job
+from intraq_cli.jobs.preparation import capture_on_device, check_free, load_teacher
 from intraq_cli.jobs.recipes import chosen_recipe, tell_unused
-from intraq_cli.jobs.teachers import capture_on_device, check_free, load_teacher
 from intraq_cli.models.class_names import class_names
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import silent
 from intraq_cli.graph.layers import layers
 from intraq_cli.graph.nodes import calls
-from intraq_cli.jobs.teachers import capture_on_device
+from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.recipe import Recipe

@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from intraq_cli.events import Event, Noted, StepDone, Warned, silent
 from intraq_cli.graph.nodes import own_tensors
-from intraq_cli.jobs.teachers import capture_on_device
+from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork

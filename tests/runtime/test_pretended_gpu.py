@@ -11,7 +11,7 @@ from intraq_cli.errors import ModelError
 from intraq_cli.events import silent
 from intraq_cli.graph.fingerprint import fingerprint
 from intraq_cli.graph.nodes import replace_tensors, tensors
-from intraq_cli.jobs.teachers import capture_on_device
+from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models import teacher as teachers
 from intraq_cli.models.source import InputOverride, Source
 from intraq_cli.runtime.resume import ResumeStore

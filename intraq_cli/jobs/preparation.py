@@ -1,4 +1,4 @@
-"""Loads and captures the float network that a verb works on."""
+"""What verbs do before their work: check that the output can be written; load the float network and capture it."""
 
 from pathlib import Path
 
