@@ -33,16 +33,14 @@ def compare(targets: options.Checkpoints, as_json: options.Json = False, quiet: 
 
 
 def _print(result: "ComparisonResult") -> None:
-    from intraq_cli.reports.comparison import table_of
-    from intraq_cli.words import decimals
+    from intraq_cli.reports.comparison import noise_cells, table_of
 
     names, rows = table_of(result)
     worst = sorted(result.noise, key=lambda row: -row.spread)[:SHOWN]
-    noise = [[row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"] for row in worst]
     columns = [Column("", shrinks=True), *(Column(one_line(name), right=True) for name in names)]
     print_rows(columns, rows)
-    if noise:
+    if worst:
         print("\nsignal to noise in dB, where it differs most")
-        print_rows([*columns, Column("spread", right=True)], noise)
+        print_rows([*columns, Column("spread", right=True)], [noise_cells(row) for row in worst])
     if not result.same_model:
         print_hint("the float weights differ, so agreement and divergence are not comparable")

@@ -65,6 +65,11 @@ def _noise(records: Sequence[Record]) -> list[ComparedNoise]:
     return rows if 2 * len(rows) >= len(names) else []
 
 
+def noise_cells(row: ComparedNoise) -> list[str]:
+    """Return the cells of a batch norm's row: its name, a value for each checkpoint, and the spread."""
+    return [row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"]
+
+
 def table_of(found: ComparisonResult) -> tuple[list[str], list[list[str]]]:
     """Return the names of the checkpoints, and a row for each value that any of them has."""
     all_of = found.checkpoints

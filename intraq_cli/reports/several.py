@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from intraq_cli.reports.charts import Axis, Series, row_chart, shortened, xy_chart
-from intraq_cli.reports.comparison import comparison, data_key, table_of
+from intraq_cli.reports.comparison import comparison, data_key, noise_cells, table_of
 from intraq_cli.reports.folder import Record
 from intraq_cli.reports.layout import Figure, Page, Section, Table, panel
 from intraq_cli.reports.scale import number
 from intraq_cli.results import ComparisonResult
-from intraq_cli.words import byte_unit, decimals, file_size
+from intraq_cli.words import byte_unit, file_size
 
 MOST_ROWS = 16
 """Maximum number of batch norms in the chart of differences."""
@@ -112,10 +112,7 @@ def _noise(found: ComparisonResult) -> Section | None:
             series.append(Series(held, f"s{min(k, STYLES - 1)}", dots=len(held) <= 40))
     x, y = Axis("batch norm, from the image to the classes", tight=True), Axis("signal to noise, dB")
     chart = panel(lambda width: xy_chart(series, x, y, width), legend=_legend(found))
-    rows = [
-        [str(k), row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"]
-        for k, row in enumerate(found.noise, 1)
-    ]
+    rows = [[str(k), *noise_cells(row)] for k, row in enumerate(found.noise, 1)]
     table = Table(["", "batch norm", *names, "spread"], rows, texts=(1,))
     lead = "Signal-to-quantization-noise ratio at the output of every batch norm, on each run's held-out images."
     return Section("Quantization noise by depth", lead, [Figure([chart], table, f"{len(rows)} batch norms as a table")])
@@ -128,8 +125,8 @@ def _differences(found: ComparisonResult) -> Section | None:
     names = [one.name for one in found.checkpoints]
     shown = [(row.name, row.values[:STYLES]) for row in worst]
     chart = panel(lambda width: row_chart(shown, Axis("signal to noise, dB"), width), legend=_legend(found))
-    rows = [[row.name, *(decimals(value, 1) for value in row.values), f"{row.spread:.1f}"] for row in worst]
-    figure = Figure([chart], Table(["batch norm", *names, "spread"], rows), "differences as a table")
+    table = Table(["batch norm", *names, "spread"], [noise_cells(row) for row in worst])
+    figure = Figure([chart], table, "differences as a table")
     return Section("Where they differ most", "Signal to noise in dB, the largest differences first.", [figure])
 
 
