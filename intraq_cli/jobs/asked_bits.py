@@ -8,7 +8,7 @@ from intraq_cli.errors import UsageError
 from intraq_cli.jobs.sensitivities import read_sensitivity
 from intraq_cli.quantization.bit_rules import NO_RULES, BitRules, read_bit_rules
 from intraq_cli.quantization.budget import Budget
-from intraq_cli.results.networks import SensitivityResult
+from intraq_cli.results import SensitivityResult
 
 DEFAULT_BITS = 4
 """Bits of weights and of activations if there is no budget."""

@@ -11,7 +11,7 @@ from intraq_cli.graph.layers import activation_calls
 from intraq_cli.models.teacher import Captured, Teacher, state_tensors
 from intraq_cli.quantization.inspection import bit_operations, inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import Plan
-from intraq_cli.results.networks import InspectedLayer, InspectionResult
+from intraq_cli.results import InspectedLayer, InspectionResult
 
 
 def usual_bits(layers: Sequence[InspectedLayer], plan: Plan, w: int, a: int) -> tuple[int, int]:

@@ -26,8 +26,7 @@ from intraq_cli.models.source import Source
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.reports.one import has_mixed_bits
-from intraq_cli.results.checkpoints import FrontierPoint, QuantizationResult
-from intraq_cli.results.networks import InspectionResult
+from intraq_cli.results import FrontierPoint, InspectionResult, QuantizationResult
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.metrics import Metrics
 from intraq_cli.synthesis.tuning_images import TuningImages

@@ -17,7 +17,7 @@ from intraq_cli.jobs.pipeline import Job
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Captured, Teacher
 from intraq_cli.quantization.sensitivity import Known, Sensitivities, Widths, layer_sensitivities
-from intraq_cli.results.networks import SensitivityResult
+from intraq_cli.results import SensitivityResult
 from intraq_cli.runtime.torch_errors import out_of_memory
 
 FEWEST, MOST = 64, 256
