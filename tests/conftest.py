@@ -206,8 +206,11 @@ def map_output():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 """
 INPUT = ("--input-size", "3,8,8", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
+SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+"""The same in Python."""
 TINY = ("--set", "synthesis.num_images=32", "--set", "synthesis.batch_size=16", "--set", "synthesis.steps=3",
         "--set", "tuning.steps=3", "--set", "tuning.batch_size=8")  # fmt: skip
+TINY_SET = list(TINY[1::2])
 
 
 @pytest.fixture

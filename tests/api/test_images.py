@@ -13,7 +13,7 @@ from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.teacher import Teacher
 from intraq_cli.synthesis.image_set import read_images, save_images
 from intraq_cli.zoo import load_recipe
-from tests.conftest import INPUT, TINY, SmallNet, trained
+from tests.conftest import INPUT, SPEC, TINY, SmallNet, trained
 
 SMALL = ["synthesis.num_images=12", "synthesis.batch_size=12", "synthesis.steps=2"]
 
@@ -166,7 +166,7 @@ def test_class_names_come_from_the_model_or_from_imagenet():
 
 def test_synthesize_can_be_repeated_after_failing_to_write_pngs(tmp_path, network, monkeypatch):
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2"]
-    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "set": few}
+    given = {**SPEC, "device": "cpu", "set": few}
     given |= {"out": tmp_path / "i.safetensors", "png": tmp_path / "png"}
 
     def full(*args):

@@ -7,9 +7,9 @@ import pytest
 from intraq_cli import quantize, sensitivity, synthesize
 from intraq_cli.errors import DataError, OutputError
 from intraq_cli.events import Noted, Warned
-from tests.conftest import FACTORY, Stop, stopping
+from tests.conftest import FACTORY, SPEC, Stop, stopping
 
-GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+GIVEN = {**SPEC, "device": "cpu"}
 FEW = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.steps=2", "tuning.batch_size=4"]
 
 

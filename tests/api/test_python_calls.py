@@ -30,9 +30,8 @@ from intraq_cli.api.python_words import reworded
 from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error
-from tests.conftest import SmallNet, trained
+from tests.conftest import SPEC, SmallNet, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 FOLDER = Path(__file__).parent
 INSTANT = {"recipe": "instant", "device": "cpu"}
 
@@ -53,7 +52,7 @@ def logits(network):
 
 def test_module_is_quantized_loaded_and_evaluated_without_being_changed(module, tmp_path, labelled):
     before = state(module)
-    made = quantize(module, w=8, a=8, out=tmp_path / "out", **INPUT, **INSTANT)
+    made = quantize(module, w=8, a=8, out=tmp_path / "out", **SPEC, **INSTANT)
     assert made.model == "module:SmallNet"
     # the caller's module is unchanged
     assert module.training
@@ -70,23 +69,23 @@ def test_module_is_quantized_loaded_and_evaluated_without_being_changed(module, 
 
 
 def test_checkpoint_of_a_module_cannot_be_loaded_without_that_module(module, tmp_path, labelled):
-    quantize(module, out=tmp_path / "out", **INPUT, **INSTANT)
+    quantize(module, out=tmp_path / "out", **SPEC, **INSTANT)
     for again in (lambda: load(tmp_path / "out"), lambda: evaluate(tmp_path / "out", labelled)):
         with pytest.raises(ModelError, match=r"contains no code|made from module:SmallNet"):
             again()
     with pytest.raises(ModelError, match="can only be built by its own code"):
-        inspect("module:SmallNet", **INPUT)
+        inspect("module:SmallNet", **SPEC)
     with pytest.raises(IntraqError, match=r"does not match|has no layer"):
         load(tmp_path / "out", model=SmallNet(channels=8, classes=3))
 
 
 def test_module_is_named_after_its_class_even_if_wrapped_or_compiled(module, tmp_path, labelled, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert quantize(module, **INPUT, **INSTANT).path == "SmallNet-w4a4"
-    assert evaluate(module, Path(labelled), **INPUT, device="cpu").target == "module:SmallNet"
-    assert inspect(module, **INPUT).num_classes == 3
+    assert quantize(module, **SPEC, **INSTANT).path == "SmallNet-w4a4"
+    assert evaluate(module, Path(labelled), **SPEC, device="cpu").target == "module:SmallNet"
+    assert inspect(module, **SPEC).num_classes == 3
     wrapped = nn.DataParallel(torch.compile(module))
-    assert quantize(wrapped, out="wrapped", **INPUT, **INSTANT).model == "module:SmallNet"
+    assert quantize(wrapped, out="wrapped", **SPEC, **INSTANT).model == "module:SmallNet"
     assert (tmp_path / "wrapped/model.safetensors").read_bytes() == (
         tmp_path / "SmallNet-w4a4/model.safetensors"
     ).read_bytes()
@@ -98,7 +97,7 @@ def test_quantize_and_load_work_in_any_gradient_mode(mode, tmp_path):
     settings = ["synthesis.num_images=4", "synthesis.batch_size=4", "synthesis.steps=1", "tuning.steps=1"]
     with mode():
         module = trained(SmallNet(classes=3))
-        made = quantize(module, out=tmp_path / "out", set=[*settings, "tuning.batch_size=2"], **INPUT, device="cpu")
+        made = quantize(module, out=tmp_path / "out", set=[*settings, "tuning.batch_size=2"], **SPEC, device="cpu")
         inside = load(made.path, model=module, device="cpu")
     assert torch.equal(logits(inside), logits(load(made.path, model=module, device="cpu")))
 
@@ -140,7 +139,7 @@ def test_numpy_numbers_tensors_paths_and_devices_are_valid_arguments(factory, tm
         (lambda: quantize("resnet20_digits", device=0), "device is 0"),
         (lambda: quantize("resnet20_digits", act_placement="outputs"), "act_placement is 'outputs'"),
         (lambda: quantize("resnet20_digits", weights=SmallNet().state_dict()), "weights is"),
-        (lambda: quantize(SmallNet(), weights="w.pth", **INPUT), "--weights cannot be used with module:SmallNet"),
+        (lambda: quantize(SmallNet(), weights="w.pth", **SPEC), "--weights cannot be used with module:SmallNet"),
         (lambda: synthesize("resnet20_digits", n="many"), "n is 'many'"),
         (lambda: evaluate("resnet20_digits", data=["digits"]), "data is"),
         (lambda: evaluate("resnet20_digits", "digits", limit=2.5), "limit is 2.5"),
@@ -218,12 +217,12 @@ def test_settings_and_factories_in_a_hint_are_pythons(typed, written):
 def test_settings_may_be_a_dict(factory, tmp_path):
     settings = {"tuning.temperature": np.float32(2), "quantization.weight_range": "minmax", "tuning.lr_steps": (1, 2)}
     settings["quantization.equalization"] = False
-    quantize(f"{factory}:net", out=tmp_path / "out", set=settings, **INPUT, **INSTANT)
+    quantize(f"{factory}:net", out=tmp_path / "out", set=settings, **SPEC, **INSTANT)
     recipe = json.loads((tmp_path / "out/run.json").read_text())["recipe"]
     assert (recipe["tuning"]["temperature"], recipe["tuning"]["lr_steps"]) == (2.0, [1, 2])
     assert (recipe["quantization"]["weight_range"], recipe["quantization"]["equalization"]) == ("minmax", False)
     with pytest.raises(RecipeError, match=r"unknown recipe key tuning\.stepz"):
-        quantize(f"{factory}:net", set={"tuning.stepz": 3}, **INPUT)
+        quantize(f"{factory}:net", set={"tuning.stepz": 3}, **SPEC)
 
 
 def test_public_functions_are_listed_by_dir_with_readable_signatures():
@@ -238,11 +237,11 @@ def test_public_functions_are_listed_by_dir_with_readable_signatures():
 def test_lazy_or_uncopyable_modules_are_refused_with_a_reason():
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4))
     with pytest.raises(ModelError, match=r"lazy layers without a shape: 0\.weight"):
-        quantize(lazy, **INPUT)
+        quantize(lazy, **SPEC)
     bound = SmallNet()
     bound.lock = threading.Lock()
     with pytest.raises(ModelError, match="module:SmallNet cannot be copied"):
-        quantize(bound, **INPUT)
+        quantize(bound, **SPEC)
 
 
 def test_random_numbers_and_untrained_batch_norms_cause_warnings(network):
@@ -300,7 +299,7 @@ WAYS = {
 @pytest.mark.parametrize("placement", ["inputs", "integer"])
 def test_networks_in_common_coding_styles_are_quantized_correctly(way, placement, tmp_path):
     network = trained(Written(WAYS[way]))
-    made = quantize(network, w=8, a=8, act_placement=placement, out=tmp_path / "out", **INPUT, **INSTANT)
+    made = quantize(network, w=8, a=8, act_placement=placement, out=tmp_path / "out", **SPEC, **INSTANT)
     x = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     assert relative_error(network(x), load(made.path, model=network)(x)) < 0.1
 
@@ -308,18 +307,18 @@ def test_networks_in_common_coding_styles_are_quantized_correctly(way, placement
 def test_network_using_squeeze_gives_the_same_results_one_image_at_a_time(tmp_path, labelled):
     network = trained(Written(WAYS["squeeze"]))
     network.fc = nn.Linear(6, 3).requires_grad_(False)
-    made = quantize(network, out=tmp_path / "out", **INPUT, **INSTANT)
+    made = quantize(network, out=tmp_path / "out", **SPEC, **INSTANT)
     options = {"model": network, "device": "cpu", "cache": False}
     one, all_at_once = (evaluate(made.path, labelled, batch_size=size, **options) for size in (1, 3))
     assert (one.n, one.float_top1, one.top1) == (3, all_at_once.float_top1, all_at_once.top1)
     picture = next(Path(labelled).rglob("*.png"))
-    assert len(predict(network, picture, device="cpu", **INPUT)[0].classes) == 3
+    assert len(predict(network, picture, device="cpu", **SPEC)[0].classes) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_results_do_not_depend_on_torchs_default_dtype_and_device(module, dtype, tmp_path, labelled, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = {"model": module, **INPUT, **INSTANT}
+    given = {"model": module, **SPEC, **INSTANT}
     quantize(out="usual", **given)
     wanted = load("usual", model=module, device="cpu")
     usual = evaluate("usual", data=labelled, model=module, device="cpu")

@@ -11,9 +11,7 @@ import torch
 from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.events import Noted, StageStarted, Warned
-from tests.conftest import SmallNet, Stop, stopping, trained
-
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+from tests.conftest import SPEC, SmallNet, Stop, stopping, trained
 
 
 class CountedNet(SmallNet):
@@ -50,7 +48,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     for w in (2, 8):
         network = trained(CountedNet(classes=3))
-        quantize(network, w=w, a=w, out=folder / f"w{w}", recipe="instant", device="cpu", **INPUT)
+        quantize(network, w=w, a=w, out=folder / f"w{w}", recipe="instant", device="cpu", **SPEC)
     return folder
 
 
@@ -75,12 +73,12 @@ def test_targets_get_the_same_results_as_alone_and_the_teacher_runs_once(checkpo
 
 def test_teacher_runs_again_for_targets_with_other_weights_or_inputs(checkpoints, network, labelled, tmp_path):
     other = trained(CountedNet(classes=3), seed=1)
-    otherwise = quantize(network, out=tmp_path / "else", recipe="instant", **{**INPUT, "std": (0.5,) * 3}).path
+    otherwise = quantize(network, out=tmp_path / "else", recipe="instant", **{**SPEC, "std": (0.5,) * 3}).path
     given = [network, other, otherwise]
     CountedNet.runs.clear()
     with pytest.raises(UsageError):  # a checkpoint has its own input
-        evaluate(otherwise, labelled, model=network, device="cpu", **INPUT)
-    found = evaluate_many(given[:2], labelled, cache=False, **AT_ONCE, **INPUT)
+        evaluate(otherwise, labelled, model=network, device="cpu", **SPEC)
+    found = evaluate_many(given[:2], labelled, cache=False, **AT_ONCE, **SPEC)
     assert CountedNet.runs.count(REST) == 2
     assert [one.agreement for one in found.results] == [100, 100]
     CountedNet.runs.clear()
@@ -150,7 +148,7 @@ def test_results_of_several_targets_are_a_table_or_one_json_object(intraq, tmp_p
     assert (made.code, json.loads(made.out)["error"]["code"]) == (1, "model")
 
 
-SEEDS = {"recipe": "instant", "device": "cpu", **INPUT}
+SEEDS = {"recipe": "instant", "device": "cpu", **SPEC}
 
 
 def test_each_of_several_seeds_gives_the_same_result_as_alone(network, tmp_path):

@@ -10,10 +10,9 @@ from torch.nn import functional as F
 from intraq_cli import inspect, load, quantize
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.proof import relative_error
-from tests.conftest import trained
+from tests.conftest import SPEC, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-GIVEN = {**INPUT, "device": "cpu"}
+GIVEN = {**SPEC, "device": "cpu"}
 FEW = {
     "synthesis.num_images": 16, "synthesis.batch_size": 16, "synthesis.steps": 2,
     "tuning.steps": 1, "tuning.batch_size": 8,
@@ -207,7 +206,7 @@ def test_uncommon_networks_are_quantized_tuned_and_loaded(kind, tmp_path):
 
 
 def test_layers_that_share_a_parameter_have_distinct_names():
-    found = inspect(trained(FlippedFirst()), **INPUT)
+    found = inspect(trained(FlippedFirst()), **SPEC)
     assert [layer.name for layer in found.layers if layer.kind == "conv2d"] == ["stem.0", "conv#1", "conv"]
     assert len({layer.name for layer in found.layers}) == len(found.layers)
 
@@ -242,7 +241,7 @@ def test_transposed_weights_give_the_checkpoint_of_contiguous_ones(rounding, tmp
 
 
 def test_linalg_matmul_with_a_weight_is_a_linear_layer():
-    (last,) = (layer for layer in inspect(trained(LinearAlgebra()), **INPUT).layers if layer.kind == "linear")
+    (last,) = (layer for layer in inspect(trained(LinearAlgebra()), **SPEC).layers if layer.kind == "linear")
     assert (last.weight_shape, last.multiply_adds, last.w_bits) == ((4, 8), 32, 4)
 
 
@@ -251,7 +250,7 @@ def test_multiplication_and_mean_are_listed_as_one_product_and_sum():
         def head(self, x):
             return (x[:, None] * self.fc.weight).mean(-1)
 
-    (found,) = (layer for layer in inspect(trained(Meant()), **INPUT).layers if layer.kind == "product and sum")
+    (found,) = (layer for layer in inspect(trained(Meant()), **SPEC).layers if layer.kind == "product and sum")
     assert found.multiply_adds == 32
 
 
@@ -267,7 +266,7 @@ def test_layer_after_max_pooling_reads_the_quantized_activation():
     """In placement ``activations``: pooling, padding and views keep values on the grid."""
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.ZeroPad2d(1)]
     layers += [nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)]
-    found = inspect(trained(nn.Sequential(*layers)), w=4, a=4, act_placement="activations", **INPUT)
+    found = inspect(trained(nn.Sequential(*layers)), w=4, a=4, act_placement="activations", **SPEC)
     assert [layer.a_bits for layer in found.layers] == [None, 4, 4]
     low = sum(layer.multiply_adds for layer in found.layers[1:])
     assert found.low_bit_share == pytest.approx(100 * low / found.multiply_adds)

@@ -15,17 +15,14 @@ from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputEr
 from intraq_cli.graph import capture, recall
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.input_spec import InputSpec
-from tests.conftest import TINY
+from tests.conftest import SPEC, TINY_SET
 from tests.programs.fuzz import write_checkpoint
-
-SET = list(TINY[1::2])
-SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("made") / "digits"
-    quantize(small_digits, w=3, a=4, out=folder, set=SET, device="cpu")
+    quantize(small_digits, w=3, a=4, out=folder, set=TINY_SET, device="cpu")
     return folder
 
 
@@ -45,7 +42,7 @@ def test_loaded_checkpoint_gives_the_same_logits_bit_for_bit(factory, tmp_path, 
 
     monkeypatch.setattr(pipeline, "_frozen", spy)
     model = f"{factory}:net"
-    quantize(model, w=w, a=4, out=tmp_path / "out", set=SET, act_placement=placement, device="cpu", **SPEC)
+    quantize(model, w=w, a=4, out=tmp_path / "out", set=TINY_SET, act_placement=placement, device="cpu", **SPEC)
     loaded = load(tmp_path / "out", model=model, device="cpu")
     assert torch.equal(loaded(seen["x"]), seen["logits"])
 
@@ -99,10 +96,10 @@ def test_checkpoint_folder_has_the_documented_files_and_contents(digits):
 
 
 def test_same_seed_gives_identical_checkpoints_and_another_seed_does_not(tmp_path, digits, small_digits):
-    quantize(small_digits, w=3, a=4, out=tmp_path / "again", set=SET, device="cpu")
+    quantize(small_digits, w=3, a=4, out=tmp_path / "again", set=TINY_SET, device="cpu")
     for name in ("model.safetensors", "config.json", "samples.png"):
         assert (tmp_path / "again" / name).read_bytes() == (digits / name).read_bytes()
-    quantize(small_digits, w=3, a=4, out=tmp_path / "other", set=SET, device="cpu", seed=1)
+    quantize(small_digits, w=3, a=4, out=tmp_path / "other", set=TINY_SET, device="cpu", seed=1)
     assert (tmp_path / "other/model.safetensors").read_bytes() != (digits / "model.safetensors").read_bytes()
 
 
@@ -115,7 +112,7 @@ def test_python_call_recorded_in_run_json_reproduces_the_checkpoint(tmp_path, di
 
 
 def test_load_runs_no_network_code_that_the_user_did_not_name(factory, tmp_path):
-    quantize(f"{factory}:net", out=tmp_path / "out", set=SET, device="cpu", **SPEC)
+    quantize(f"{factory}:net", out=tmp_path / "out", set=TINY_SET, device="cpu", **SPEC)
     with pytest.raises(ModelError, match="contains no code") as caught:
         load(tmp_path / "out")
     assert "--model file.py:factory" in caught.value.hint
@@ -317,7 +314,7 @@ def test_architectures_are_rebuilt_from_their_checkpoint(tmp_path, architecture)
 @pytest.fixture(scope="module")
 def integer_digits(tmp_path_factory, small_digits):
     folder = tmp_path_factory.mktemp("made") / "digits"
-    quantize(small_digits, w=4, a=4, out=folder, set=SET, device="cpu", act_placement="integer")
+    quantize(small_digits, w=4, a=4, out=folder, set=TINY_SET, device="cpu", act_placement="integer")
     return folder
 
 

@@ -7,8 +7,7 @@ from safetensors.torch import save_file
 from intraq_cli import inspect, quantize
 from intraq_cli.checkpoint.layout import METADATA, file_bytes
 from intraq_cli.models.meta_build import DTYPES, info_of
-
-GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+from tests.conftest import SPEC
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -26,6 +25,6 @@ def test_predicted_size_of_a_safetensors_file_equals_the_written_size(tmp_path, 
 @pytest.mark.parametrize("placement", ["inputs", "activations", "integer"])
 def test_inspect_predicts_the_size_of_a_checkpoint_to_the_byte(tmp_path, network, placement):
     bits = {"w": 3, "a": 5, "first_last_bits": 8, "act_placement": placement}
-    made = quantize(network, out=tmp_path / "made", recipe="instant", device="cpu", **bits, **GIVEN)
-    expected = inspect(network, **bits, **GIVEN).bytes_quantized
+    made = quantize(network, out=tmp_path / "made", recipe="instant", device="cpu", **bits, **SPEC)
+    expected = inspect(network, **bits, **SPEC).bytes_quantized
     assert expected == made.bytes_quantized == (tmp_path / "made" / "model.safetensors").stat().st_size

@@ -10,9 +10,8 @@ from intraq_cli import load, quantize
 from intraq_cli.checkpoint.write import checkpoint_tensors
 from intraq_cli.errors import CheckpointError, ModelError
 from intraq_cli.events import Noted
-from tests.conftest import FACTORY
+from tests.conftest import FACTORY, SPEC
 
-SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 NETS = (
     FACTORY
     + """

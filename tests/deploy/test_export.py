@@ -22,7 +22,7 @@ from intraq_cli.deploy.session import FloatLayer, OnnxNetwork, integer_layers, o
 from intraq_cli.errors import ExportError
 from intraq_cli.events import Warned
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
-from tests.conftest import INPUT, SmallNet, frozen_student, trained
+from tests.conftest import INPUT, SPEC, TINY_SET, SmallNet, frozen_student, trained
 
 SHAPE = (3, 16, 16)
 KERNELS_OF_X86 = platform.machine() in ("x86_64", "AMD64")
@@ -333,13 +333,12 @@ def test_tiny_constants_against_division_by_zero_survive_the_export():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A checkpoint in placement ``integer``, and the factory of its network."""
-    from tests.conftest import FACTORY, TINY
+    from tests.conftest import FACTORY
 
     folder = tmp_path_factory.mktemp("made")
     (folder / "nets.py").write_text(FACTORY)
     model = f"{folder / 'nets.py'}:net"
-    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    quantize(model, w=4, a=4, out=folder / "out", set=list(TINY[1::2]), act_placement="integer", device="cpu", **spec)
+    quantize(model, w=4, a=4, out=folder / "out", set=TINY_SET, act_placement="integer", device="cpu", **SPEC)
     return folder / "out", model
 
 
@@ -450,8 +449,7 @@ def test_suggested_evaluate_command_runs_as_printed(made, labelled, tmp_path, in
 
 def test_bad_input_and_missing_libraries_are_explained(made, tmp_path, intraq, monkeypatch):
     folder, model = made
-    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    wide = quantize(model, w=5, recipe="instant", out=tmp_path / "wide", device="cpu", **spec).path
+    wide = quantize(model, w=5, recipe="instant", out=tmp_path / "wide", device="cpu", **SPEC).path
     for arguments, code, text in (
         ((tmp_path / "none",), 2, "is not a folder"),
         ((folder, "--model", model, "--storage", "int3"), 2, "int3"),

@@ -7,7 +7,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from intraq_cli import load, quantize
 from intraq_cli.graph.batch_norms import batch_norms, norm_parameters
-from tests.conftest import SmallNet, graph_of, trained
+from tests.conftest import SPEC, SmallNet, graph_of, trained
 
 EPS = 0.01
 SHAPE = (1, -1, 1, 1)
@@ -107,7 +107,7 @@ def test_other_arithmetic_with_a_root_is_left_alone(formula):
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_network_with_frozen_batch_norms_is_quantized_like_the_network_before_it_was_frozen(library, tmp_path, random):
     network = trained(SmallNet())
-    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "recipe": "instant", "device": "cpu"}
+    spec = {**SPEC, "recipe": "instant", "device": "cpu"}
     quantize(network, out=tmp_path / "plain", **spec)
     plain = load(tmp_path / "plain", model=network, device="cpu")
     if library == "timm":

@@ -18,10 +18,9 @@ from intraq_cli.quantization.budget import Budget
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.results import LayerSensitivity
 from intraq_cli.runtime.resume import ResumeStore
-from tests.conftest import SmallNet, Stop, graph_of, stopping, trained
+from tests.conftest import SPEC, SmallNet, Stop, graph_of, stopping, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-GIVEN = {**INPUT, "device": "cpu"}
+GIVEN = {**SPEC, "device": "cpu"}
 QUICK = ("synthesis.steps=2", "synthesis.batch_size=8")
 ALL = (2, 3, 4, 5, 6, 7, 8)
 
@@ -81,7 +80,7 @@ def test_divergence_falls_with_size_along_the_frontier(wide, measured, tmp_path)
 
 
 def test_budget_of_bit_operations_also_chooses_activation_bits(wide, measured, tmp_path):
-    limit = 0.3 * inspect(wide, w=8, a=8, **INPUT).bit_operations
+    limit = 0.3 * inspect(wide, w=8, a=8, **SPEC).bit_operations
     made = budgeted(wide, measured, tmp_path / "made", bops=limit)
     found = inspect(str(tmp_path / "made"))
     assert found.bit_operations <= limit

@@ -10,9 +10,9 @@ from intraq_cli.jobs import forecast
 from intraq_cli.jobs.forecast import _line
 from intraq_cli.jobs.time_left import reporting_time_left
 from intraq_cli.recipe import Recipe
-from tests.conftest import SmallNet, trained
+from tests.conftest import SPEC, SmallNet, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+INPUT = {**SPEC, "device": "cpu"}
 SETTINGS = ["synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=60", "tuning.batch_size=32"]
 
 

@@ -13,10 +13,9 @@ from intraq_cli.events import Noted, Warned
 from intraq_cli.jobs.given_images import digest_of_images
 from intraq_cli.synthesis.image_set import read_images
 from intraq_cli.synthesis.rendering import images_of_sheet
-from tests.conftest import FACTORY, INPUT, TINY
+from tests.conftest import FACTORY, INPUT, SPEC, TINY, TINY_SET
 
-SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
-SET = list(TINY[1::2])
+GIVEN = {**SPEC, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,14 @@ def place(tmp_path_factory):
         below.mkdir(parents=True, exist_ok=True)
         pixels = (128 + 40 * torch.randn(8, 8, 3, generator=random)).clamp(0, 255).byte()
         Image.fromarray(pixels.numpy()).save(below / f"{k}.png")
-    synthesize(f"{folder / 'nets.py'}:net", out=folder / "images.safetensors", set=SET, **SPEC)
+    synthesize(f"{folder / 'nets.py'}:net", out=folder / "images.safetensors", set=TINY_SET, **GIVEN)
     return folder
 
 
 def made(place, out, *images, **more):
     events = []
     result = quantize(
-        f"{place / 'nets.py'}:net", images=images, out=out, set=SET, report=events.append, **{**SPEC, **more}
+        f"{place / 'nets.py'}:net", images=images, out=out, set=TINY_SET, report=events.append, **{**GIVEN, **more}
     )
     return result, json.loads((out / "run.json").read_text()), events
 
@@ -102,8 +101,8 @@ def test_unreadable_pictures_are_skipped_with_a_warning(place, tmp_path):
 
 def test_number_of_pictures_is_limited_to_the_recipes_num_images(place, tmp_path, monkeypatch):
     monkeypatch.setattr("intraq_cli.api.quantize.CALIBRATION_IMAGES", 4)
-    few = [*SET, "synthesis.num_images=10", "synthesis.batch_size=10"]
-    result = quantize(f"{place / 'nets.py'}:net", images=str(place / "pictures"), out=tmp_path / "o", set=few, **SPEC)
+    few = [*TINY_SET, "synthesis.num_images=10", "synthesis.batch_size=10"]
+    result = quantize(f"{place / 'nets.py'}:net", images=str(place / "pictures"), out=tmp_path / "o", set=few, **GIVEN)
     assert result.pictures == 10
 
 
@@ -119,7 +118,7 @@ def test_pictures_unlike_the_training_images_cause_a_warning(place, tmp_path):
 
 
 def test_sensitivities_can_be_measured_on_pictures(place):
-    found = sensitivity(f"{place / 'nets.py'}:net", images=place / "pictures", n=8, widths=(4,), **SPEC)
+    found = sensitivity(f"{place / 'nets.py'}:net", images=place / "pictures", n=8, widths=(4,), **GIVEN)
     assert found.n == 8
 
 

@@ -25,6 +25,7 @@ from intraq_cli.recipe import Recipe
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.synthesis.nearest_images import nearest_images
 from intraq_cli.synthesis.tuning_images import TuningImages
+from tests.conftest import SPEC
 
 
 @pytest.fixture
@@ -270,7 +271,7 @@ def test_equalization_that_would_change_the_network_is_skipped_with_a_warning(jo
 @pytest.mark.parametrize("steps", [0, 2])
 def test_agreement_is_omitted_without_held_out_images(network, tmp_path, steps):
     few = ["synthesis.num_images=8", "synthesis.batch_size=8", "synthesis.steps=2", "tuning.batch_size=4"]
-    given = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu", "out": tmp_path / "out"}
+    given = {**SPEC, "device": "cpu", "out": tmp_path / "out"}
     made = quantize(network, set=[*few, f"tuning.steps={steps}", "tuning.holdout=0"], **given)
     assert (made.held_out, math.isnan(made.agreement), math.isnan(made.kl)) == (0, True, True)
     card, report = (tmp_path.joinpath("out", name).read_text() for name in ("README.md", "report.html"))

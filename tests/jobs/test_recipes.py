@@ -7,7 +7,7 @@ from intraq_cli import IntraqError, image_loss, quantize, synthesize, weight_rou
 from intraq_cli.errors import RecipeError, UsageError
 from intraq_cli.io.digests import file_digest
 from intraq_cli.jobs.recipes import chosen_recipe, code_of
-from tests.conftest import INPUT, TINY, SmallNet, Stop, stopping, trained
+from tests.conftest import INPUT, SPEC, TINY, TINY_SET, SmallNet, Stop, stopping, trained
 
 CODE = """
 from helper import half
@@ -27,7 +27,7 @@ def broken(given):
         "no such thing"
     ]
 """
-GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+GIVEN = {**SPEC, "device": "cpu"}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_custom_losses_and_rounding_are_run_and_recorded_in_run_json(intraq, fac
 def test_custom_loss_gives_the_same_result_by_recipe_file_or_option(own, tmp_path):
     (tmp_path / "mine.toml").write_text('[synthesis.losses]\n"own.py:bright" = 2\n')
     network = trained(SmallNet())
-    few = [*TINY[1::2], "synthesis.num_images=8", "synthesis.batch_size=8"]
+    few = [*TINY_SET, "synthesis.num_images=8", "synthesis.batch_size=8"]
     given = {**GIVEN, "seed": 1}
     one = synthesize(network, out="a.safetensors", recipe="mine.toml", set=few, **given)
     two = synthesize(network, out="b.safetensors", set=[*few, "synthesis.losses.own.py:bright=2"], **given)
@@ -95,7 +95,7 @@ def test_error_in_custom_code_names_its_line(intraq, factory, own):
 def test_run_resumes_only_with_the_same_custom_code(own, tmp_path, monkeypatch):
     monkeypatch.setattr("intraq_cli.runtime.resume.PACE", 0.0)
     network = trained(SmallNet())
-    sets = [*TINY[1::2], "synthesis.losses.own.py:bright=2"]
+    sets = [*TINY_SET, "synthesis.losses.own.py:bright=2"]
     with pytest.raises(Stop):
         synthesize(network, out="i.safetensors", set=sets, report=stopping("synthesis", 4), **GIVEN)
     own.write_text(CODE.replace("1 - given", "2 - given"))
@@ -116,7 +116,7 @@ def test_decorated_functions_are_available_by_their_names(own, tmp_path):
         return given.weight.ceil().clamp(given.low.view(per_channel), given.high.view(per_channel))
 
     network = trained(SmallNet())
-    sets = [*TINY[1::2], "synthesis.losses.dark=1", "quantization.weight_rounding=ceiling"]
+    sets = [*TINY_SET, "synthesis.losses.dark=1", "quantization.weight_rounding=ceiling"]
     made = quantize(network, out="out", set=sets, **GIVEN)
     assert made.losses["synthesis"]["dark"] > 0
     digest = file_digest(__import__("pathlib").Path(__file__))
@@ -159,4 +159,4 @@ def test_custom_loss_named_like_a_field_of_the_metrics_is_refused(own, name):
 def test_error_names_the_custom_loss_that_returned_nan(own):
     network = trained(SmallNet())
     with pytest.raises(RecipeError, match=r"own\.py:nothing returned nan"):
-        synthesize(network, out="i.safetensors", set=[*TINY[1::2], "synthesis.losses.own.py:nothing=1"], **GIVEN)
+        synthesize(network, out="i.safetensors", set=[*TINY_SET, "synthesis.losses.own.py:nothing=1"], **GIVEN)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from intraq_cli import load, quantize
-from tests.conftest import TINY
+from tests.conftest import TINY_SET
 from tests.fakes.hub import Hub, drive
 
 TOKEN = "hf_" + "r" * 34
@@ -57,8 +57,8 @@ def made(tmp_path_factory, small_digits):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=7)
     timm.models.save_for_hf(network, folder / "tiny", safe_serialization=True)
-    quantize(small_digits, out=folder / "w4", set=list(TINY[1::2]), device="cpu")
-    quantize(small_digits, w=3, out=folder / "w3", set=list(TINY[1::2]), device="cpu")
+    quantize(small_digits, out=folder / "w4", set=TINY_SET, device="cpu")
+    quantize(small_digits, w=3, out=folder / "w3", set=TINY_SET, device="cpu")
     return folder
 
 

@@ -24,10 +24,9 @@ from intraq_cli import inspect, load, quantize
 from intraq_cli.errors import ModelError
 from intraq_cli.models.source import Source
 from intraq_cli.models.state_dict import read_state_dict
-from tests.conftest import FACTORY, SmallNet, trained
+from tests.conftest import FACTORY, SPEC, SmallNet, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-GIVEN = {**INPUT, "device": "cpu", "recipe": "instant"}
+GIVEN = {**SPEC, "device": "cpu", "recipe": "instant"}
 
 
 def timm_folder(folder, config, drop=(), rename="", architecture="test_resnet"):
@@ -128,7 +127,7 @@ def test_module_named_like_a_python_keyword_gets_a_hint_to_rename_it():
     network.__class__ = type("Named", (SmallNet,), {"conv2": property(lambda self: getattr(self, "global"))})
     del network._modules["conv2"]
     with pytest.raises(ModelError, match="cannot be captured as a graph") as caught:
-        inspect(network, **INPUT)
+        inspect(network, **SPEC)
     assert "rename" in caught.value.hint
 
 

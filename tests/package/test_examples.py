@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from intraq_cli.io.digests import file_digest
-from tests.conftest import TINY
+from tests.conftest import TINY, TINY_SET
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
@@ -61,13 +61,13 @@ def test_stochastic_rounding_is_unbiased(intraq, tmp_path, small_digits):
 
 
 def test_own_loss_example_runs(script, tmp_path):
-    few = [word for text in TINY[1::2] for word in ("--set", text)]
+    few = [word for text in TINY_SET for word in ("--set", text)]
     assert "low_contrast" in script("own_loss.py", "resnet20_digits", "--out", "i.safetensors", *few)
     assert (tmp_path / "i.safetensors.png").is_file()
 
 
 def test_own_network_example_runs(script, tmp_path):
-    few = [word for text in TINY[1::2] for word in ("--set", text)]
+    few = [word for text in TINY_SET for word in ("--set", text)]
     assert "of 8 top-1 predictions" in script("own_network.py", "--out", "own", *few)
     assert (tmp_path / "own/model.safetensors").is_file()
 

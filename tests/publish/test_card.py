@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from intraq_cli import compare, inspect, push, quantize, synthesize
 from intraq_cli.publish.privacy import without_paths
-from tests.conftest import TINY, trained
+from tests.conftest import SPEC, TINY_SET, trained
 
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3, "device": "cpu"}
+INPUT = {**SPEC, "device": "cpu"}
 
 
 class Small(nn.Module):
@@ -109,7 +109,7 @@ def test_timm_card_states_mixed_weight_bits(tmp_path):
 
 def test_card_and_report_say_if_images_are_of_other_weights(tmp_path):
     other, network = trained(Small(), seed=1), trained(Small())
-    settings = [*TINY[1::2], "tuning.steps=0"]
+    settings = [*TINY_SET, "tuning.steps=0"]
     synthesize(other, out=tmp_path / "syn.safetensors", set=settings[:3], **INPUT)
     for name, model in (("other", network), ("same", other)):
         quantize(model, images=tmp_path / "syn.safetensors", out=tmp_path / name, set=settings, **INPUT)

@@ -18,7 +18,7 @@ from intraq_cli.jobs.targets import teacher_of
 from intraq_cli.publish.card import model_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files
-from tests.conftest import FACTORY, TINY
+from tests.conftest import FACTORY, SPEC, TINY_SET
 from tests.fakes.hub import Hub, drive
 
 TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
@@ -27,7 +27,6 @@ OWN_FILES = FILES - {"samples.png", "metrics.jsonl"}
 """The files of a checkpoint that was made without images."""
 MADE = {"README.md", "report.html", "run.json"}
 """Files that are rewritten for the Hub."""
-SET = list(TINY[1::2])
 KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 
 
@@ -35,10 +34,9 @@ KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 def made(tmp_path_factory):
     """Checkpoints of the bundled model and of a Python file, damaged copies of them, and a float timm model."""
     folder = tmp_path_factory.mktemp("made")
-    quantize("resnet20_digits", out=folder / "w4", set=SET, device="cpu")
+    quantize("resnet20_digits", out=folder / "w4", set=TINY_SET, device="cpu")
     (folder / "nets.py").write_text(FACTORY)
-    spec = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
-    quantize(f"{folder / 'nets.py'}:net", recipe="instant", out=folder / "own", device="cpu", **spec)
+    quantize(f"{folder / 'nets.py'}:net", recipe="instant", out=folder / "own", device="cpu", **SPEC)
     torch.manual_seed(0)
     timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=7), folder / "float", safe_serialization=True)
     for name in ("weights.pth", ".env", "notes.txt"):

@@ -11,9 +11,7 @@ from intraq_cli.api.inspect import bits_template
 from intraq_cli.errors import ModelError, RecipeError
 from intraq_cli.quantization.bit_rules import BitRules, read_bit_rules, template
 from intraq_cli.quantization.plan import form_of, plan_quantization
-from tests.conftest import graph_of
-
-GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+from tests.conftest import SPEC, graph_of
 
 
 def rules_of(tmp_path, text):
@@ -87,7 +85,7 @@ def test_checkpoint_of_mixed_bits_reports_its_bits_and_loads(network, tmp_path, 
     bits = tmp_path / "bits.toml"
     bits.write_text("[weights]\nconv2 = 8\nconv3 = 3\n[activations]\nconv3 = 6\n")
     out = tmp_path / "out"
-    quantize(network, w=4, a=4, recipe="instant", bits=bits, act_placement=placement, out=out, device="cpu", **GIVEN)
+    quantize(network, w=4, a=4, recipe="instant", bits=bits, act_placement=placement, out=out, device="cpu", **SPEC)
     config = json.loads((out / "config.json").read_text())["quantization_config"]
     assert config["modules"] == {"conv1": 4, "conv2": 8, "conv3": 3, "fc": 4}
     assert "in 4 layers, of which 1 at 3, 1 at 8" in (out / "README.md").read_text()
@@ -102,10 +100,10 @@ def test_checkpoint_of_mixed_bits_reports_its_bits_and_loads(network, tmp_path, 
 
 
 def test_bits_template_reproduces_the_bits_of_every_layer(network, tmp_path):
-    found = inspect(network, w=3, a=5, **GIVEN)
+    found = inspect(network, w=3, a=5, **SPEC)
     path = tmp_path / "bits.toml"
     path.write_text(bits_template(found))
-    again = inspect(network, w=8, a=8, bits=path, **GIVEN)
+    again = inspect(network, w=8, a=8, bits=path, **SPEC)
     assert [(row.w_bits, row.a_bits) for row in again.layers] == [(row.w_bits, row.a_bits) for row in found.layers]
 
 

@@ -22,9 +22,8 @@ from intraq_cli.quantization.quantizers import FixedWeight, WeightQuantizer
 from intraq_cli.quantization.sensitivity import BROKEN, CALIBRATION, Widths, layer_sensitivities
 from intraq_cli.quantization.sensitivity import divergence as measure
 from intraq_cli.quantization.sites import activation_sites
-from tests.conftest import graph_of
+from tests.conftest import SPEC, graph_of
 
-GIVEN = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 QUICK = ("synthesis.steps=2", "synthesis.batch_size=8")
 
 
@@ -133,7 +132,7 @@ def test_spared_sensitivity_is_the_divergence_with_all_other_layers_quantized(ne
 
 def test_sensitivity_makes_its_own_images_and_leaves_the_network_unchanged(network):
     before = copy.deepcopy(network.state_dict())
-    found = sensitivity(network, widths=[8, 2, 8], n=8, set=QUICK, device="cpu", **GIVEN)
+    found = sensitivity(network, widths=[8, 2, 8], n=8, set=QUICK, device="cpu", **SPEC)
     assert (found.widths, found.n, len(found.layers)) == ([2, 8], 8, 4)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
@@ -143,7 +142,7 @@ def test_sensitivity_makes_its_own_images_and_leaves_the_network_unchanged(netwo
 )
 def test_invalid_sensitivity_arguments_are_usage_errors(network, given, says):
     with pytest.raises(UsageError, match=says):
-        sensitivity(network, **given, **GIVEN)
+        sensitivity(network, **given, **SPEC)
 
 
 def test_sensitivity_command_prints_tables_and_json(capsys, small_digits):

@@ -10,16 +10,15 @@ from intraq_cli.events import Noted, StageDone, StageStarted, StepDone, Warned, 
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.metrics import METRICS, Metrics, to_tensorboard
 from intraq_cli.runtime.resume import NO_STORE, ResumeStore
-from tests.conftest import FACTORY, TINY, Stop, stopping
+from tests.conftest import FACTORY, SPEC, TINY_SET, Stop, stopping
 
-SET = [*TINY[1::2], "synthesis.steps=25", "tuning.steps=25"]
-INPUT = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+SET = [*TINY_SET, "synthesis.steps=25", "tuning.steps=25"]
 STEPS = [("synthesis", k) for k in (1, 11, 21, 25, 26, 36, 46, 50)] + [("tuning", k) for k in (1, 11, 21, 25)]
 """Two batches of images, and tuning: every tenth step, and the last."""
 
 
 def run(factory, out, report=silent, **options):
-    return quantize(f"{factory}:net", out=out, set=SET, device="cpu", report=report, **INPUT, **options)
+    return quantize(f"{factory}:net", out=out, set=SET, device="cpu", report=report, **SPEC, **options)
 
 
 def rows(path):
@@ -164,7 +163,7 @@ def test_quantize_and_synthesize_write_to_tensorboard(tensorboard, factory, tmp_
     run(factory, tmp_path / "out", tensorboard=tmp_path / "board")
     assert [writer.folder for writer in tensorboard] == [str(tmp_path / "board" / s) for s in ("synthesis", "tuning")]
     synthesize(
-        f"{factory}:net", out=tmp_path / "i.safetensors", set=SET, device="cpu", tensorboard=tmp_path / "b", **INPUT
+        f"{factory}:net", out=tmp_path / "i.safetensors", set=SET, device="cpu", tensorboard=tmp_path / "b", **SPEC
     )
     assert [writer.folder for writer in tensorboard[2:]] == [str(tmp_path / "b" / "synthesis")]
     assert all(writer.closed for writer in tensorboard)
