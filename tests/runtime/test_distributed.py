@@ -48,6 +48,9 @@ assert group() is None, "threads of the group live on, and may bring the process
 """
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def launched_processes(processes, *command, **env):
     """Start the processes of one job as torchrun would; returns their standard output, error and exit codes."""
     with socket.socket() as free:
@@ -95,18 +98,18 @@ def test_tuning_in_several_processes_uses_the_gradient_of_the_whole_batch(result
 
 
 def test_only_the_first_process_prints_and_writes(factory, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for expected in (0, 1):
-        made = subprocess.run(
-            [*command, "--out", str(tmp_path / "o")], capture_output=True, text=True, env=env, timeout=300, check=False
-        )
-        found = json.loads(made.stdout)  # one object, from one process
-        assert made.returncode == expected, made.stderr
-        assert made.stderr.count("synthesis: done") == 1 - expected
-    assert found["error"]["message"].endswith("already exists")
+    command = ["-m", "intraq_cli", "quantize", f"{factory}:net", *INPUT, *TINY, "--json", "--out", tmp_path / "o"]
+    (out, err, code), *others = launched_processes(2, *command)
+    assert (code, others) == (0, [("", "", 0)]), err
+    assert json.loads(out)["path"] == str(tmp_path / "o")
+    assert err.count("synthesis: done") == 1
     assert json.loads((tmp_path / "o/run.json").read_text())["processes"] == 2
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    made = subprocess.run(
+        [*TORCHRUN, *map(str, command)], capture_output=True, text=True, env=env, timeout=300, check=False
+    )
+    assert made.returncode == 1, made.stderr
+    assert json.loads(made.stdout)["error"]["message"].endswith("already exists")  # one object, from one process
 
 
 def test_death_of_a_process_ends_the_job_with_a_one_line_error(factory, tmp_path):
@@ -195,8 +198,7 @@ for _ in range(3):
     assert one.item() == 2
 print("done", ranks.rank)
 """
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     (tmp_path / "groups.py").write_text(code)
-    made = subprocess.run([*torchrun, tmp_path / "groups.py"], capture_output=True, text=True, check=False, timeout=120)
+    made = subprocess.run([*TORCHRUN, tmp_path / "groups.py"], capture_output=True, text=True, check=False, timeout=120)
     assert made.returncode == 0, made.stderr
     assert sorted(made.stdout.split()) == ["0", "1", "done", "done"]
