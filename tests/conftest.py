@@ -21,6 +21,7 @@ from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.network import QuantizedNetwork
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.recipe import Placement, Quantization
+from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.zoo import model_folder
 
 # torch.export makes hundreds of thousands of short-lived objects. Searching them and all of torch's own objects for
@@ -211,6 +212,12 @@ SPEC = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 TINY = ("--set", "synthesis.num_images=32", "--set", "synthesis.batch_size=16", "--set", "synthesis.steps=3",
         "--set", "tuning.steps=3", "--set", "tuning.batch_size=8")  # fmt: skip
 TINY_SET = list(TINY[1::2])
+
+
+@pytest.fixture
+def saved_at_every_step(monkeypatch):
+    """Jobs save their states at every step; otherwise it depends on the time that each step takes."""
+    monkeypatch.setattr(ResumeStore, "save_periodically", lambda store, name, state: store.save(name, state()))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from intraq_cli.quantization import sensitivity as measuring
 from intraq_cli.quantization.budget import Budget
 from intraq_cli.quantization.inspection import mean_bits
 from intraq_cli.results import LayerSensitivity
-from intraq_cli.runtime.resume import ResumeStore
 from tests.conftest import SPEC, SmallNet, Stop, graph_of, stopping, trained
 
 GIVEN = {**SPEC, "device": "cpu"}
@@ -122,9 +121,10 @@ def test_resumed_run_reuses_sensitivities_and_reports_times_of_all_stages(wide, 
 
 
 @pytest.mark.parametrize("last", [3, 15, 30])
-def test_interrupted_measurement_continues_where_it_stopped(wide, measured, tmp_path, monkeypatch, last):
+def test_interrupted_measurement_continues_where_it_stopped(
+    wide, measured, tmp_path, monkeypatch, saved_at_every_step, last
+):
     """``last`` is a step of the single layers' weights, of their inputs, and of all but one layer."""
-    monkeypatch.setattr(ResumeStore, "save_periodically", lambda store, name, state: store.save(name, state()))
     given = {"widths": (2, 4, 8), "images": images_of(wide, tmp_path), "out": tmp_path / "s.json", **GIVEN}
     whole = sensitivity(wide, **{**given, "out": None})
     with pytest.raises(Stop):

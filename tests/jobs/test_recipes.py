@@ -92,8 +92,7 @@ def test_error_in_custom_code_names_its_line(intraq, factory, own):
     assert "own.py, line 15: " in made.err
 
 
-def test_run_resumes_only_with_the_same_custom_code(own, tmp_path, monkeypatch):
-    monkeypatch.setattr("intraq_cli.runtime.resume.PACE", 0.0)
+def test_run_resumes_only_with_the_same_custom_code(own, tmp_path, saved_at_every_step):
     network = trained(SmallNet())
     sets = [*TINY_SET, "synthesis.losses.own.py:bright=2"]
     with pytest.raises(Stop):

@@ -7,7 +7,6 @@ import pytest
 from intraq_cli import quantize, synthesize
 from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Noted, StageDone, StageStarted, StepDone, Warned, silent
-from intraq_cli.runtime import resume
 from intraq_cli.runtime.metrics import METRICS, Metrics, to_tensorboard
 from intraq_cli.runtime.resume import NO_STORE, ResumeStore
 from tests.conftest import FACTORY, SPEC, TINY_SET, Stop, stopping
@@ -58,8 +57,9 @@ def test_metrics_hold_every_reported_step_of_both_stages_with_its_losses(whole):
 
 
 @pytest.mark.parametrize("stop", [("synthesis", 46), ("tuning", 21)])
-def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_run(whole, factory, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(resume, "PACE", 0.0)
+def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_run(
+    whole, factory, tmp_path, saved_at_every_step, stop
+):
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping(*stop))
     kept = tmp_path / "out.unfinished" / METRICS
@@ -71,8 +71,7 @@ def test_metrics_of_a_resumed_run_equal_those_of_an_uninterrupted_run(whole, fac
     assert [(row["stage"], row["step"]) for row in rows(tmp_path / "out" / METRICS)] == STEPS
 
 
-def test_run_that_does_not_resume_discards_earlier_metrics(factory, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "PACE", 0.0)
+def test_run_that_does_not_resume_discards_earlier_metrics(factory, tmp_path, saved_at_every_step):
     with pytest.raises(Stop):
         run(factory, tmp_path / "out", report=stopping("tuning", 11))
     with pytest.raises(Stop):

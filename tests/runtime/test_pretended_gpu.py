@@ -14,7 +14,6 @@ from intraq_cli.graph.nodes import replace_tensors, tensors
 from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models import teacher as teachers
 from intraq_cli.models.source import InputOverride, Source
-from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.synthesis import lor
 from tests.conftest import Stop, graph_of, stopping
 from tests.fakes.gpu import GPU, pretended_gpu
@@ -86,8 +85,7 @@ def test_job_on_a_gpu_mixes_no_devices_and_equals_that_on_a_cpu(recipe, placemen
 
 
 @pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
-def test_job_resumed_on_a_gpu_equals_that_on_a_cpu(stop, weights, gpu, monkeypatch):
-    monkeypatch.setattr(ResumeStore, "save_periodically", lambda kept, name, state: kept.save(name, state()))
+def test_job_resumed_on_a_gpu_equals_that_on_a_cpu(stop, weights, gpu, saved_at_every_step):
     with pytest.raises(Stop):
         weights("cuda", steps=32, report=stopping(*stop))
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))

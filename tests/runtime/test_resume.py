@@ -27,9 +27,7 @@ raise SystemExit(main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(autouse=True)
-def every_step(monkeypatch):
-    monkeypatch.setattr(ResumeStore, "save_periodically", lambda kept, name, state: kept.save(name, state()))
+pytestmark = pytest.mark.usefixtures("saved_at_every_step")
 
 
 def run(factory, out, *assignments, report=lambda event: None, **options):

@@ -9,7 +9,7 @@ from torchvision.transforms import functional as TF
 from intraq_cli.errors import DivergedError, ModelError
 from intraq_cli.events import StepDone, Warned
 from intraq_cli.recipe import Synthesis
-from intraq_cli.runtime import extensions, resume
+from intraq_cli.runtime import extensions
 from intraq_cli.runtime.compilation import Accelerated
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
@@ -270,18 +270,17 @@ def test_retry_at_a_lower_learning_rate_succeeds(network):
 
 
 def stumbling(network):
-    """Its graph, with infinite logits at the first step; the three calls before it inspect features and a gradient."""
+    """Its graph, with infinite logits at the first step; the two calls before it inspect features and a gradient."""
     calls = []
 
     def stumble(x):
         calls.append(x)
-        return x + (torch.inf if len(calls) == 4 else 0.0)
+        return x + (torch.inf if len(calls) == 3 else 0.0)
 
     return watch_input(graph_of(network), stumble)
 
 
-def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "PACE", 0.0)
+def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(network, tmp_path, saved_at_every_step):
     config = Synthesis(num_images=8, batch_size=8, steps=12, compile=False)
     whole = synthesize_images(stumbling(network), SHAPE, 4, BOUNDS, config)
     graph = stumbling(network)

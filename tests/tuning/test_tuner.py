@@ -14,7 +14,6 @@ from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Tuning
-from intraq_cli.runtime import resume
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.resume import ResumeStore
 from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
@@ -305,9 +304,8 @@ def test_persistently_infinite_losses_are_an_error_and_restore_the_network(graph
 RUINOUS = Tuning(steps=40, batch_size=16, schedule="step", lr_steps=(), lr=10.0)
 
 
-def test_collapsed_network_is_tuned_again_at_a_lower_learning_rate(network, graph, tmp_path, monkeypatch):
+def test_collapsed_network_is_tuned_again_at_a_lower_learning_rate(network, graph, tmp_path, saved_at_every_step):
     """Also if it is interrupted while it collapses."""
-    monkeypatch.setattr(resume, "PACE", 0.0)
     images, labels = images_and_labels(64)
     told, student = [], default_student(graph, images, bits=4)
     tune(student, graph, images, labels, RUINOUS, RunContext(report=told.append))
@@ -348,8 +346,7 @@ def test_ignorance_is_the_divergence_of_equal_logits(network):
     assert torch.allclose(ignorance(wanted, 3.0), by_hand)
 
 
-def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(graph, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "PACE", 0.0)
+def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(graph, tmp_path, saved_at_every_step):
     images, labels = images_and_labels()
     seen = []
 
