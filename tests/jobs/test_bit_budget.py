@@ -120,13 +120,25 @@ def test_resumed_run_reuses_sensitivities_and_reports_times_of_all_stages(wide, 
     assert made.stages["sensitivity"] > 0.05
 
 
+@pytest.fixture(scope="module")
+def on_images(wide, tmp_path_factory):
+    """Arguments of measurements on the images of a file, so that they differ in nothing else."""
+    path = tmp_path_factory.mktemp("budget") / "images.safetensors"
+    synthesize(wide, n=8, set=QUICK, out=path, **GIVEN)
+    return {"widths": (2, 4, 8), "images": path, **GIVEN}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(wide, on_images):
+    return sensitivity(wide, **on_images)
+
+
 @pytest.mark.parametrize("last", [3, 15, 30])
 def test_interrupted_measurement_continues_where_it_stopped(
-    wide, measured, tmp_path, monkeypatch, saved_at_every_step, last
+    wide, on_images, uninterrupted, tmp_path, monkeypatch, saved_at_every_step, last
 ):
     """``last`` is a step of the single layers' weights, of their inputs, and of all but one layer."""
-    given = {"widths": (2, 4, 8), "images": images_of(wide, tmp_path), "out": tmp_path / "s.json", **GIVEN}
-    whole = sensitivity(wide, **{**given, "out": None})
+    given = {**on_images, "out": tmp_path / "s.json"}
     with pytest.raises(Stop):
         sensitivity(wide, report=stopping("sensitivity", last), **given)
     real, count = measuring.divergence, 0
@@ -138,16 +150,10 @@ def test_interrupted_measurement_continues_where_it_stopped(
 
     monkeypatch.setattr(measuring, "divergence", counted)
     again = sensitivity(wide, **given)
-    assert (again.layers, again.everything) == (whole.layers, whole.everything)
-    in_all = 3 * 4 * 3 + len(whole.everything)
+    assert (again.layers, again.everything) == (uninterrupted.layers, uninterrupted.everything)
+    in_all = 3 * 4 * 3 + len(uninterrupted.everything)
     assert count <= in_all - (last - 1)
     assert not (tmp_path / "s.json.unfinished").exists()
-
-
-def images_of(network, folder):
-    """A file of images, so that measurements differ in nothing else."""
-    synthesize(network, n=8, set=QUICK, out=folder / "images.safetensors", **GIVEN)
-    return folder / "images.safetensors"
 
 
 @pytest.mark.parametrize(
