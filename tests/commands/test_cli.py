@@ -14,6 +14,7 @@ import typer
 
 from intraq_cli.app import app
 from intraq_cli.commands import options
+from intraq_cli.models.source import Source
 from tests.conftest import INPUT, TINY
 from tests.fakes import process
 
@@ -547,7 +548,6 @@ def test_inspect_refuses_models_that_quantize_would_refuse(intraq, model, reason
 
 
 def test_timm_model_can_be_quantized_with_weights_from_a_file(intraq, tmp_path):
-    import timm
     import torch
     from safetensors.torch import save_file
 
@@ -555,18 +555,12 @@ def test_timm_model_can_be_quantized_with_weights_from_a_file(intraq, tmp_path):
     network = timm.create_model("test_resnet", num_classes=7)
     save_file(network.state_dict(), "w.safetensors")
     torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, "w.pth")
-    hashes = []
-    for file in ("w.safetensors", "w.pth"):
-        size = ("--input-size", "3,32,32")
-        made = intraq(
-            "quantize", "test_resnet", "--weights", file, *size, "--recipe", "instant", "--out", f"{file}-q", "--json"
-        )
-        assert made.code == 0, made.err
-        run = json.loads((tmp_path / f"{file}-q/run.json").read_text())
-        assert run["teacher"]["weights"] == file
-        assert json.loads((tmp_path / f"{file}-q/config.json").read_text())["num_classes"] == 7
-        hashes.append(run["teacher"]["sha256"])
-    assert hashes[0] == hashes[1]
+    given = ("--weights", "w.pth", "--input-size", "3,32,32", "--recipe", "instant", "--out", "made")
+    made = intraq("quantize", "test_resnet", *given)
+    assert made.code == 0, made.err
+    run, config = (json.loads((tmp_path / "made" / name).read_text()) for name in ("run.json", "config.json"))
+    assert (run["teacher"]["weights"], config["num_classes"]) == ("w.pth", 7)
+    assert run["teacher"]["sha256"] == Source.parse("test_resnet", weights="w.safetensors").load().sha256
 
 
 def test_malicious_or_unsuitable_weights_files_are_refused(intraq, tmp_path):
