@@ -10,24 +10,19 @@ from intraq_cli.jobs import forecast
 from intraq_cli.jobs.forecast import _line
 from intraq_cli.jobs.time_left import reporting_time_left
 from intraq_cli.recipe import Recipe
-from tests.conftest import SPEC, SmallNet, trained
+from tests.conftest import SPEC
 
-INPUT = {**SPEC, "device": "cpu"}
+GIVEN = {**SPEC, "device": "cpu"}
 SETTINGS = ["synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=60", "tuning.batch_size=32"]
-
-
-@pytest.fixture
-def network():
-    return trained(SmallNet())
 
 
 def test_predicted_seconds_are_within_a_factor_of_two(network, tmp_path, monkeypatch):
     """Measured in CPU time, which other processes on the machine do not lengthen."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     settings = [*SETTINGS, "tuning.steps=60"]
-    quantize(network, out=tmp_path / "warm", recipe="instant", **INPUT)
-    forecast = quantize(network, out=tmp_path / "out", set=settings, dry_run=True, **INPUT).forecast
-    made = quantize(network, out=tmp_path / "out", set=settings, **INPUT)
+    quantize(network, out=tmp_path / "warm", recipe="instant", **GIVEN)
+    forecast = quantize(network, out=tmp_path / "out", set=settings, dry_run=True, **GIVEN).forecast
+    made = quantize(network, out=tmp_path / "out", set=settings, **GIVEN)
     assert set(forecast.stages) == set(made.stages) == {"synthesis", "calibration", "tuning"}
     assert sum(forecast.stages.values()) <= forecast.seconds
     for stage in ("synthesis", "tuning"):
@@ -41,7 +36,7 @@ def test_predicted_time_doubles_with_the_number_of_steps(network, tmp_path, monk
     looks = iter(range(10**9))
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: float(next(looks)))
     told = [
-        synthesize(network, out=tmp_path / "i", set=[*SETTINGS, f"synthesis.steps={steps}"], dry_run=True, **INPUT)
+        synthesize(network, out=tmp_path / "i", set=[*SETTINGS, f"synthesis.steps={steps}"], dry_run=True, **GIVEN)
         for steps in (1000, 2000)
     ]
     once, twice = (one.forecast.stages["synthesis"] for one in told)
@@ -50,7 +45,7 @@ def test_predicted_time_doubles_with_the_number_of_steps(network, tmp_path, monk
 
 
 def test_dry_run_without_images_predicts_nothing(network, tmp_path):
-    assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **INPUT).forecast is None
+    assert quantize(network, out=tmp_path / "out", recipe="instant", dry_run=True, **GIVEN).forecast is None
     assert list(tmp_path.iterdir()) == []
 
 
