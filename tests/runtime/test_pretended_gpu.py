@@ -15,7 +15,7 @@ from intraq_cli.jobs.preparation import capture_on_device
 from intraq_cli.models import teacher as teachers
 from intraq_cli.models.source import InputOverride, Source
 from intraq_cli.synthesis import lor
-from tests.conftest import Stop, graph_of, stopping
+from tests.conftest import SPEC, Stop, graph_of, stopping
 from tests.fakes.gpu import GPU, pretended_gpu
 
 TINY = ["synthesis.batch_size=16", "synthesis.steps=3", "quantization.ema_steps=2", "tuning.batch_size=8",
@@ -58,9 +58,7 @@ def weights(factory, tmp_path):
             recipe=recipe,
             set=[*TINY, *images],
             act_placement=placement,
-            input_size=(3, 8, 8),
-            mean=(0.5,) * 3,
-            std=(0.25,) * 3,
+            **SPEC,
             out=tmp_path / device,
             device=device,
             report=report,

@@ -14,7 +14,7 @@ from intraq_cli.errors import OutputError, UsageError
 from intraq_cli.events import Noted, StepDone, Warned
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.resume import ResumeStore
-from tests.conftest import INPUT, TINY, TINY_SET, Stop, stopping
+from tests.conftest import INPUT, SPEC, TINY, TINY_SET, Stop, stopping
 from tests.fakes import process
 
 SCRIPT = """
@@ -36,9 +36,7 @@ def run(factory, out, *assignments, report=lambda event: None, **options):
         out=out,
         set=[*TINY_SET, "synthesis.steps=12", "tuning.steps=12", *assignments],
         device="cpu",
-        input_size=(3, 8, 8),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
+        **SPEC,
         report=report,
         **options,
     )
@@ -239,7 +237,7 @@ def test_signals_end_the_command_with_their_exit_code_and_a_message(tmp_path, fa
 
 def test_resuming_synthesis_with_another_input_is_an_error(factory, tmp_path):
     def make(std, report=lambda event: None):
-        options = {"set": TINY_SET, "device": "cpu", "input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": std}
+        options = {"set": TINY_SET, "device": "cpu", **SPEC, "std": std}
         return synthesize(f"{factory}:net", out=tmp_path / "images.safetensors", report=report, **options)
 
     with pytest.raises(Stop):
