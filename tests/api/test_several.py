@@ -11,7 +11,7 @@ import torch
 from intraq_cli import evaluate, evaluate_many, quantize, quantize_seeds
 from intraq_cli.errors import IntraqError, UsageError
 from intraq_cli.events import Noted, StageStarted, Warned
-from tests.conftest import SPEC, SmallNet, Stop, stopping, trained
+from tests.conftest import INPUT, SPEC, SmallNet, Stop, stopping, trained
 
 
 class CountedNet(SmallNet):
@@ -203,8 +203,9 @@ def test_finished_seeds_are_exported_when_the_repeated_job_asks_for_it(network, 
     assert quantize_seeds(network, export="onnx", **given).runs[0].export.bytes == file.stat().st_size == made.bytes
 
 
-def test_seeds_without_images_are_compared_by_logits_error(intraq, tmp_path, small_digits):
-    given = ("quantize", small_digits, "--seeds", "0,1", "--recipe", "instant", "--out", tmp_path / "out", "--force")
+def test_seeds_without_images_are_compared_by_logits_error(intraq, tmp_path, factory):
+    given = ("quantize", f"{factory}:net", *INPUT, "--seeds", "0,1", "--recipe", "instant", "--out", tmp_path / "out")
+    given = (*given, "--force")
     found = json.loads(intraq(*given, "--json").out)
     errors = [run["logits_error"] for run in found["runs"]]
     assert found["range"] == {"logits_error": [min(errors), max(errors)]}
