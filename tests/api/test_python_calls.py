@@ -315,31 +315,34 @@ def test_network_using_squeeze_gives_the_same_results_one_image_at_a_time(tmp_pa
     assert len(predict(network, picture, device="cpu", **SPEC)[0].classes) == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_results_do_not_depend_on_torchs_default_dtype_and_device(module, dtype, tmp_path, labelled, monkeypatch):
+def test_results_do_not_depend_on_torchs_default_dtype_and_device(module, tmp_path, labelled, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = {"model": module, **SPEC, **INSTANT}
-    quantize(out="usual", **given)
-    wanted = load("usual", model=module, device="cpu")
-    usual = evaluate("usual", data=labelled, model=module, device="cpu")
-    torch.set_default_dtype(dtype)
-    torch.set_default_device("meta")
-    try:
-        quantize(out="other", **given)
-        network = load("other", model=module, device="cpu")
-        found = evaluate("other", data=labelled, model=module, device="cpu")
+    picture = Image.new("RGB", (8, 8), "white")
+
+    def made(name):
+        """Weights, pixels, logits and accuracy."""
+        quantize(module, out=name, **SPEC, **INSTANT)
+        network = load(name, model=module, device="cpu")
+        found = evaluate(name, data=labelled, model=module, device="cpu")
         with torch.device("cpu"):
-            pixels = network.transform(Image.new("RGB", (8, 8), "white"))
-            got = network(torch.ones(2, 3, 8, 8, dtype=torch.float32))
-        assert (torch.get_default_dtype(), torch.get_default_device().type) == (dtype, "meta")
-    finally:
-        torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
-    assert Path("usual/model.safetensors").read_bytes() == Path("other/model.safetensors").read_bytes()
-    assert torch.equal(got, wanted(torch.ones(2, 3, 8, 8)))
-    assert pixels.dtype == torch.float32
-    assert torch.equal(pixels, wanted.transform(Image.new("RGB", (8, 8), "white")))
-    assert (found.n, found.top1, found.agreement) == (usual.n, usual.top1, usual.agreement)
+            pixels, logits = network.transform(picture), network(torch.ones(2, 3, 8, 8, dtype=torch.float32))
+        return Path(name, "model.safetensors").read_bytes(), pixels, logits, (found.n, found.top1, found.agreement)
+
+    wanted = made("usual")
+    assert wanted[1].dtype == torch.float32
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        torch.set_default_device("meta")
+        try:
+            weights, pixels, logits, accuracy = made(str(dtype))
+            assert (torch.get_default_dtype(), torch.get_default_device().type) == (dtype, "meta")
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert (weights, accuracy) == (wanted[0], wanted[3])
+        assert torch.equal(pixels, wanted[1])
+        assert torch.equal(logits, wanted[2])
+        assert pixels.dtype == torch.float32
 
 
 def test_global_random_state_of_torch_is_left_unchanged(small_digits, tmp_path, monkeypatch):
