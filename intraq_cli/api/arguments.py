@@ -11,7 +11,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, SkipValidation, ValidationError, validate_call
 from torch import nn
 
-from intraq_cli.api.python_words import readable_signature, reworded, wrong_call
+from intraq_cli.api.call_errors import readable_signature, reworded, wrong_call
 from intraq_cli.choices import LARGEST_SEED
 from intraq_cli.errors import IntraqError, UsageError, check_positive
 from intraq_cli.runtime.torch_defaults import usual_settings

@@ -25,7 +25,7 @@ from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import Teacher, place_classifier
-from intraq_cli.publish.noting import check_record, record
+from intraq_cli.publish.recording import check_record, record
 from intraq_cli.results import EvaluationResult
 from intraq_cli.runtime.device import choose_device, kept_memory
 from intraq_cli.runtime.torch_errors import out_of_memory

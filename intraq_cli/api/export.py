@@ -22,8 +22,8 @@ from intraq_cli.evaluation.pictures import named_pictures, picture_batches
 from intraq_cli.events import Noted, Report, StageDone, StageStarted, Warned, silent
 from intraq_cli.io.atomic import atomic_file, check_output
 from intraq_cli.models.source import Source
-from intraq_cli.publish.noting import record_export
 from intraq_cli.publish.privacy import without_paths
+from intraq_cli.publish.recording import record_export
 from intraq_cli.results import ExportResult
 from intraq_cli.runtime.device import describe_processor
 from intraq_cli.synthesis.rendering import images_of_sheet

@@ -26,7 +26,7 @@ from intraq_cli import (
     sensitivity,
     synthesize,
 )  # fmt: skip
-from intraq_cli.api.python_words import reworded
+from intraq_cli.api.call_errors import reworded
 from intraq_cli.errors import IntraqError, ModelError, RecipeError, UsageError
 from intraq_cli.events import Warned
 from intraq_cli.graph.proof import relative_error

@@ -51,7 +51,7 @@ def do(job):
             t = Source.parse(name).load()
             print(json.dumps([t.source, t.name, t.architecture, t.revision, t.sha256]))
         if kind == "benchmark":
-            from intraq_cli.publish.noting import benchmark
+            from intraq_cli.publish.recording import benchmark
             print(json.dumps(benchmark(name, job["split"])))
         if kind == "load":
             network = load(name, device="cpu", revision=job.get("revision"))

@@ -14,7 +14,7 @@ from PIL import Image
 from intraq_cli import report
 from intraq_cli.errors import CheckpointError, OutputError
 from intraq_cli.models.input_spec import InputSpec
-from intraq_cli.publish.noting import check_record
+from intraq_cli.publish.recording import check_record
 from intraq_cli.reports.folder import read_record
 from intraq_cli.reports.page import MOST_BYTES, html_page
 from intraq_cli.synthesis.rendering import write_sheet

@@ -1,4 +1,4 @@
-"""Errors reworded for Python callers; the command line prints their ``message`` and ``hint`` unchanged."""
+"""Errors about a call from Python; the command line prints their ``message`` and ``hint`` unchanged."""
 
 import re
 import types

@@ -12,8 +12,8 @@ from intraq_cli import evaluate, export, push, quantize
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError, OutputError, UsageError
 from intraq_cli.events import Noted, Warned, silent
-from intraq_cli.publish import noting
-from intraq_cli.publish.noting import record
+from intraq_cli.publish import recording
+from intraq_cli.publish.recording import record
 from intraq_cli.publish.repository import checkpoint_files
 from tests.conftest import SmallNet, trained
 
@@ -90,7 +90,7 @@ def test_results_recorded_concurrently_are_all_kept(folder, checkpoint):
 
 
 def test_waiting_too_long_for_the_lock_is_an_error(folder, checkpoint, monkeypatch):
-    monkeypatch.setattr(noting, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(recording, "LOCK_SECONDS", 0.1)
     with FileLock(folder / "run.json.lock"), pytest.raises(OutputError, match="another process is writing"):
         record(folder, checkpoint, measured("first"), silent)
     assert "evaluations" not in run_of(folder)
@@ -116,17 +116,17 @@ def test_accuracy_of_other_float_weights_is_not_recorded(folder):
 @pytest.mark.parametrize("last", ["run.json", "report.html"])
 def test_card_is_updated_after_an_interrupted_record(folder, checkpoint, monkeypatch, last):
     """Interrupted after writing ``last``: the next record corrects the card, and so does push."""
-    real = noting.atomic_file
+    real = recording.atomic_file
 
     def until_last(path, force):
         if path.name == {"run.json": "report.html", "report.html": "README.md"}[last]:
             raise KeyboardInterrupt
         return real(path, force)
 
-    monkeypatch.setattr(noting, "atomic_file", until_last)
+    monkeypatch.setattr(recording, "atomic_file", until_last)
     with pytest.raises(KeyboardInterrupt):
         record(folder, checkpoint, measured("first"), silent)
-    monkeypatch.setattr(noting, "atomic_file", real)
+    monkeypatch.setattr(recording, "atomic_file", real)
     assert noted(folder) == ["first"]
     assert "Not measured on real images" in (folder / "README.md").read_text()
     told = []
