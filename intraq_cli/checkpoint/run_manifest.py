@@ -30,13 +30,13 @@ Figure = Annotated[
 ]
 
 
-class _Table(BaseModel):
+class JsonTable(BaseModel):
     """A table of the manifest: declared fields are validated, all others are kept unchanged."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class TeacherOrigin(_Table):
+class TeacherOrigin(JsonTable):
     """Where the float weights come from."""
 
     source: Text | None = None
@@ -48,7 +48,7 @@ class TeacherOrigin(_Table):
     sha256: Text | None = None
 
 
-class Benchmark(_Table):
+class Benchmark(JsonTable):
     """A task of a benchmark on the Hub."""
 
     id: Text
@@ -56,7 +56,7 @@ class Benchmark(_Table):
     revision: Text
 
 
-class Evaluation(_Table):
+class Evaluation(JsonTable):
     """One measurement, as ``evaluate --save`` records it; accuracies in percent."""
 
     data: Text
@@ -74,7 +74,7 @@ class Evaluation(_Table):
     benchmark: Benchmark | None = None
 
 
-class Export(_Table):
+class Export(JsonTable):
     """Results of the check of ``model.onnx``."""
 
     opset: Count
@@ -93,7 +93,7 @@ class Export(_Table):
     processor: Text
 
 
-class RunManifest(_Table):
+class RunManifest(JsonTable):
     """The fields of ``run.json`` that are read later."""
 
     teacher: TeacherOrigin = TeacherOrigin()
@@ -103,20 +103,20 @@ class RunManifest(_Table):
     """SHA-256 of the model card, and of the one that it replaces."""
 
 
-class _Tuning(_Table):
+class _Tuning(JsonTable):
     steps: Count
 
 
-class _Recipe(_Table):
+class _Recipe(JsonTable):
     name: Text
     tuning: _Tuning
 
 
-class _Versions(_Table):
+class _Versions(JsonTable):
     intraq: Text
 
 
-class _Measured(_Table):
+class _Measured(JsonTable):
     bytes_float: Count
     bytes_quantized: Count
     agreement: Figure | None = None

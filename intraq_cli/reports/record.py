@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
+from pydantic import Field, StrictStr, ValidationError
 
-from intraq_cli.checkpoint.run_manifest import Count, Figure, RunManifest, Text, Whole
+from intraq_cli.checkpoint.run_manifest import Count, Figure, JsonTable, RunManifest, Text, Whole
 from intraq_cli.errors import MAKE_AGAIN, CheckpointError
 from intraq_cli.io.untrusted import first_fault
 
@@ -12,13 +12,7 @@ Number = Figure | None
 """A number; None: it was not finite."""
 
 
-class _Table(BaseModel):
-    """A table with typed fields; all other fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Measured(_Table):
+class Measured(JsonTable):
     """Measurements of the whole network; shares in percent."""
 
     bytes_float: Count
@@ -36,25 +30,25 @@ class Measured(_Table):
     tuning_undone: bool = False
     """Whether the checkpoint is the calibrated network instead of the tuned one."""
     teacher_accuracy_synthetic: Number = None
-    sqnr: dict[Text, Number] = {}
+    sqnr: dict[Text, Number] = Field(default_factory=dict)
 
 
-class LayerRow(_Table):
+class LayerRow(JsonTable):
     """An operation with multiply-adds."""
 
     name: Text
     kind: Text
-    weight_shape: list[Count] = []
+    weight_shape: list[Count] = Field(default_factory=list)
     parameters: Count
     multiply_adds: Count
     w_bits: Count | None = None
     a_bits: Count | None = None
-    call_bits: Annotated[list[Count | None], Field(max_length=10_000)] = []
+    call_bits: Annotated[list[Count | None], Field(max_length=10_000)] = Field(default_factory=list)
     bytes: Count
     float_reason: Text | None = None
 
 
-class Inspection(_Table):
+class Inspection(JsonTable):
     """What in the network is quantized."""
 
     w_bits: Count
@@ -64,7 +58,7 @@ class Inspection(_Table):
     layers: list[LayerRow]
 
 
-class RangeRow(_Table):
+class RangeRow(JsonTable):
     """The values at an activation quantizer, see :class:`intraq_cli.quantization.ranges.SiteRange`."""
 
     site: Text
@@ -78,7 +72,7 @@ class RangeRow(_Table):
     counts: Annotated[list[Count], Field(min_length=1, max_length=256)]
 
 
-class Sample(_Table):
+class Sample(JsonTable):
     """A synthetic image: its class, the float network's confidence in it, and the float network's top-1 class."""
 
     label: Whole
@@ -86,7 +80,7 @@ class Sample(_Table):
     first: Whole
 
 
-class FrontierPoint(_Table):
+class FrontierPoint(JsonTable):
     """A choice of bits that was considered."""
 
     bytes: Figure
@@ -94,15 +88,15 @@ class FrontierPoint(_Table):
     chosen: bool = False
 
 
-class LayerMoves(_Table):
+class LayerMoves(JsonTable):
     """Sensitivity of a layer: divergence, by bits, when only its weight or only its input is quantized."""
 
     name: Text
-    weights: dict[Text, Number] = {}
-    inputs: dict[Text, Number] = {}
+    weights: dict[Text, Number] = Field(default_factory=dict)
+    inputs: dict[Text, Number] = Field(default_factory=dict)
 
 
-class RecipeName(_Table):
+class RecipeName(JsonTable):
     """The recipe of the run."""
 
     name: Text
@@ -110,8 +104,6 @@ class RecipeName(_Table):
 
 class Run(RunManifest):
     """``run.json``, with all fields that a report shows."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: Text
     command: StrictStr
@@ -135,10 +127,9 @@ class Run(RunManifest):
     sensitivity: list[LayerMoves] = Field(default_factory=list)
 
 
-class Step(_Table):
+class Step(JsonTable):
     """A line of ``metrics.jsonl``; its other fields are loss terms."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Figure] = Field(init=False)
 
     stage: Literal["synthesis", "tuning"]
