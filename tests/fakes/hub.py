@@ -25,6 +25,12 @@ import yaml
 
 from tests.fakes import process
 
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The data at the top of a model card."""
+    return yaml.safe_load(card.split("---")[1])
+
+
 DRIVER = """
 import contextlib, io, json, sys, time, traceback
 real, slept = time.sleep, []
@@ -395,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_json({"url": f"{self.endpoint}/{name}", "name": name})
 
     def validate_yaml(self, content: str) -> None:
-        data = yaml.safe_load(content.split("---")[1])
+        data = front_matter(content)
         wrong = []
         if data.get("license") not in LICENCES:
             wrong.append('"license" must be one of ' + ", ".join(sorted(LICENCES)))

@@ -3,13 +3,18 @@
 import json
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from intraq_cli import compare, inspect, push, quantize, synthesize
-from intraq_cli.publish.privacy import without_paths
+from intraq_cli.checkpoint.read import read_checkpoint
+from intraq_cli.events import silent
+from intraq_cli.jobs.targets import teacher_of
+from intraq_cli.publish.card import model_card
 from tests.conftest import SPEC, TINY_SET, trained
+from tests.fakes.hub import front_matter
 
 INPUT = {**SPEC, "device": "cpu"}
 
@@ -33,6 +38,11 @@ class Single(nn.Module):
 
     def forward(self, x):
         return self.bn(self.conv(x)).mean((2, 3))
+
+
+def save_timm_model(folder):
+    torch.manual_seed(0)
+    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), folder, safe_serialization=True)
 
 
 def card_of(network, folder, bits="", **options):
@@ -93,10 +103,7 @@ def test_card_of_a_single_layer_network_states_its_bits(tmp_path, options):
 
 
 def test_timm_card_states_mixed_weight_bits(tmp_path):
-    import timm
-
-    torch.manual_seed(0)
-    timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path / "net", safe_serialization=True)
+    save_timm_model(tmp_path / "net")
     (tmp_path / "mix.toml").write_text('[weights]\n"layer1*" = 8\n')
     given = {"recipe": "instant", "input_size": (3, 32, 32)}
     quantize(tmp_path / "net", w=4, a=8, bits=tmp_path / "mix.toml", out=tmp_path / "out", **given)
@@ -133,6 +140,82 @@ def test_title_shows_the_bits_of_most_layers(small_digits, tmp_path):
         assert "mostly W8A8" in (tmp_path / placement / "report.html").read_text()
 
 
-@pytest.mark.parametrize("path", ["/home/me/val", "/Users/me/val/", "C:\\Users\\me\\val", "/root/val", "~/val"])
-def test_user_name_is_removed_from_a_data_path_in_a_home_folder(path):
-    assert without_paths(path) == "val"
+def test_card_of_a_real_run_is_complete_and_its_code_runs(checkpoints, checkpoint):
+    card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
+    data = front_matter(card)
+    assert data["license"] == "cc-by-4.0"
+    assert data["pipeline_tag"] == "image-classification"
+    assert "w4a4" in data["tags"]
+    assert f"{(checkpoints / 'w4/model.safetensors').stat().st_size:,} bytes" in card
+    for part in (
+        "![synthetic images](samples.png)",
+        "in 20 layers",
+        "simulated",
+        "quantize('resnet20_digits', out='w4', ",
+    ):
+        assert part in card
+    # the Python code runs as it is
+    code = card.split("```python")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(checkpoints / "w4"))
+    names = {"images": torch.zeros(2, 1, 8, 8)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
+
+
+def test_card_states_the_bits_of_the_first_and_last_layer(tmp_path, small_digits):
+    ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
+    quantize(small_digits, out=tmp_path / "w8", **ends)
+    card = " ".join((tmp_path / "w8/README.md").read_text().split())
+    assert "in 8 layers, the first and the last at 6" in card
+    assert "the image itself at 8 bits, the input of the last layer at 6" in card
+    assert "Nearly every processor has integer units for 8-bit convolutions" in card
+    assert "samples.png" not in card
+
+
+@pytest.mark.parametrize(
+    ("licence", "written", "named"),
+    [
+        ("mit", "mit", None),
+        (None, "unknown", None),
+        ("", "unknown", None),
+        ("unknown", "unknown", None),
+        ("Apple AMLR", "other", "apple-amlr"),
+    ],
+)
+def test_card_licence_is_valid_on_the_hub(checkpoint, licence, written, named):
+    cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
+    card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
+    data = front_matter(card)
+    assert (data["license"], data.get("license_name")) == (written, named)
+    assert "| licence | " + ("unknown" if written == "unknown" else f"{licence}, from the base model |") in card
+
+
+@pytest.mark.parametrize(
+    ("source", "weights", "base", "licence"),
+    [
+        ("test_resnet.r160_in1k", None, "timm/test_resnet.r160_in1k", "cc-by-4.0"),
+        ("test_resnet", "mine.pth", None, "unknown"),
+        ("hf-hub:org/tiny@main", None, "org/tiny", "cc-by-4.0"),
+        ("some/folder", None, None, "cc-by-4.0"),
+        ("torchvision:resnet18", None, None, "cc-by-4.0"),
+    ],
+)
+def test_base_model_and_licence_belong_to_the_weights(checkpoint, source, weights, base, licence):
+    cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
+    config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
+    run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
+    data = front_matter(model_card(config, run))
+    assert (data.get("base_model"), data["license"]) == (base, licence)
+
+
+def test_folder_named_like_a_timm_model_is_not_taken_for_timms_weights(tmp_path, monkeypatch):
+    save_timm_model(tmp_path / "test_resnet")
+    config = json.loads((tmp_path / "test_resnet/config.json").read_text())
+    config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
+    (tmp_path / "test_resnet/config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    quantize("test_resnet", recipe="instant", out="out", device="cpu", input_size=(3, 32, 32))
+    teacher = json.loads((tmp_path / "out/run.json").read_text())["teacher"]
+    assert (teacher["source"], teacher["revision"]) == ("local-dir:test_resnet", None)
+    assert "base_model" not in front_matter((tmp_path / "out/README.md").read_text())
+    noted = teacher_of(read_checkpoint(tmp_path / "out"), None, None, silent, from_hub=False)
+    assert noted.sha256 == teacher["sha256"]

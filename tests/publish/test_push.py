@@ -7,19 +7,11 @@ import shutil
 import pytest
 import timm
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from intraq_cli import load, quantize
+from intraq_cli import load
 from intraq_cli.checkpoint.read import read_checkpoint
-from intraq_cli.errors import CheckpointError
-from intraq_cli.events import silent
-from intraq_cli.jobs.targets import teacher_of
-from intraq_cli.publish.card import model_card
-from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
-from intraq_cli.publish.repository import checkpoint_files
-from tests.conftest import FACTORY, SPEC, TINY_SET
-from tests.fakes.hub import Hub, drive
+from tests.fakes.hub import Hub, drive, front_matter
 
 TOKEN, READER = "hf_" + "w" * 34, "hf_" + "r" * 34
 FILES = {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "report.html", "run.json", "samples.png"}
@@ -31,12 +23,10 @@ KEYS = {"repo_id", "url", "commit", "files", "dry_run"}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Checkpoints of the bundled model and of a Python file, damaged copies of them, and a float timm model."""
-    folder = tmp_path_factory.mktemp("made")
-    quantize("resnet20_digits", out=folder / "w4", set=TINY_SET, device="cpu")
-    (folder / "nets.py").write_text(FACTORY)
-    quantize(f"{folder / 'nets.py'}:net", recipe="instant", out=folder / "own", device="cpu", **SPEC)
+def made(checkpoints, tmp_path_factory):
+    """Copies of the checkpoints, damaged copies, and a float timm model."""
+    folder = tmp_path_factory.mktemp("made") / "all"
+    shutil.copytree(checkpoints, folder)
     torch.manual_seed(0)
     timm.models.save_for_hf(timm.create_model("test_resnet", num_classes=7), folder / "float", safe_serialization=True)
     for name in ("weights.pth", ".env", "notes.txt"):
@@ -166,7 +156,7 @@ def test_repeated_evaluation_is_recorded_once_and_shown_on_the_card(went, made):
     assert noted[0]["float_top1"] == measured["float_top1"]
     card = hub.repositories["me/w4"].files["README.md"].decode()
     assert f"| digits | 60, seed 0 | {measured['top1']:.2f} | {measured['float_top1']:.2f} |" in card
-    (result,) = front(card)["model-index"][0]["results"]
+    (result,) = front_matter(card)["model-index"][0]["results"]
     values = {metric["name"]: metric["value"] for metric in result["metrics"]}
     assert values == pytest.approx({"top-1 accuracy, %": measured["top1"], "top-5 accuracy, %": measured["top5"]})
 
@@ -214,12 +204,12 @@ def test_push_refuses_to_overwrite_the_float_model(made, went, intraq):
 
 def test_card_names_only_a_base_model_that_is_on_the_hub(went):
     _, hub = went
-    data = front(hub.repositories["me/tiny"].files["README.md"].decode())
+    data = front_matter(hub.repositories["me/tiny"].files["README.md"].decode())
     assert (data["base_model"], data["base_model_relation"]) == ("me/float", "quantized")
     assert data["datasets"] == []
     assert data["library_name"] == "intraq"
     assert data["license"] == "apache-2.0"  # as the base model's config.json says
-    own = front(hub.repositories["me/own"].files["README.md"].decode())
+    own = front_matter(hub.repositories["me/own"].files["README.md"].decode())
     assert "base_model" not in own
 
 
@@ -239,7 +229,7 @@ def test_timm_loads_a_checkpoint_pushed_for_timm(went, made):
     assert done["timm back"].json == here.tolist()
     config = json.loads(sent["config.json"])
     assert (config["num_classes"], "quantization_config" in config) == (7, False)
-    data = front(sent["README.md"].decode())
+    data = front_matter(sent["README.md"].decode())
     assert (data["library_name"], data["base_model"], "model-index" in data) == ("timm", "me/float", False)
 
 
@@ -419,278 +409,3 @@ def test_push_waits_as_long_as_the_hub_asks_up_to_300_seconds(failed):
 def test_errors_never_show_the_token(failed):
     done, _, _ = failed
     assert not any(TOKEN in one.out + one.err for one in done.values())
-
-
-# --- the card ---
-
-
-@pytest.fixture(scope="module")
-def checkpoint(made):
-    """The checkpoint of the bundled model, read once, as reading it captures its network."""
-    return read_checkpoint(made / "w4")
-
-
-def front(card):
-    return yaml.safe_load(card.split("---")[1])
-
-
-def test_card_of_a_real_run_is_complete_and_its_code_runs(made, checkpoint):
-    card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": []})
-    data = front(card)
-    assert data["license"] == "cc-by-4.0"
-    assert data["pipeline_tag"] == "image-classification"
-    assert "w4a4" in data["tags"]
-    assert f"{(made / 'w4/model.safetensors').stat().st_size:,} bytes" in card
-    for part in (
-        "![synthetic images](samples.png)",
-        "in 20 layers",
-        "simulated",
-        "quantize('resnet20_digits', out='w4', ",
-    ):
-        assert part in card
-    # the Python code runs as it is
-    code = card.split("```python")[1].split("```")[0].replace("PATH OF THIS FOLDER", str(made / "w4"))
-    names = {"images": torch.zeros(2, 1, 8, 8)}
-    exec(code, names)
-    assert names["logits"].shape == (2, 10)
-
-
-def test_card_names_the_data_without_its_absolute_path(checkpoint):
-    figures = {"n": 50, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
-    for data, shown in (("/home/somebody/imagenet/val", "imagenet/val"), ("imagenet/val", "imagenet/val")):
-        one = {**figures, "data": data, "split": None, "limit": None, "seed": None, "date": "2026-01-01"}
-        card = model_card(checkpoint.config, {**checkpoint.run, "evaluations": [one]})
-        assert f"| {shown} | 50 |" in card
-        assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == f"{shown}, 50 images"
-        assert "somebody" not in card
-
-
-def test_published_files_contain_no_local_paths(made, tmp_path):
-    """Neither the manifest, nor the config, nor a card of an earlier version."""
-    folder = tmp_path / "own"
-    shutil.copytree(made / "own", folder)
-    home = "/home/some body"
-    run = json.loads((folder / "run.json").read_text())
-    run["command"] = f"intraq quantize '{home}/nets.py:net' --out={home.replace(' ', '')}/own -q"
-    run["images"] = [f"{home}/images.safetensors"]
-    run["teacher"] |= {"source": f"{home}/nets.py:net", "weights": "C:\\Users\\some body\\w.pth"}
-    figures = {"n": 5, "top1": 80.0, "top5": 99.0, "float_top1": 81.0, "float_top5": 99.0, "agreement": 95.0}
-    run["evaluations"] = [{**figures, "data": f"{home}/imagenet/val", "split": None, "date": "2026-01-01"}]
-    run["device"] = f"{home}/device"
-    (folder / "run.json").write_text(json.dumps(run))
-    (folder / "report.html").write_text(f"<script src='{home}/x.js'></script>")  # this file is not sent, but a new one
-    card = (folder / "README.md").read_text().replace(" bits", f" bits\n\n{run['command']}\n\nhttps://x.org/home/some")
-    (folder / "README.md").write_text(card)
-    sent = checkpoint_files(folder, "me/own")
-    told = b"".join(content for name, content in sent.items() if not name.endswith((".png", ".safetensors"))).decode()
-    assert not any(path in told for path in (str(tmp_path), str(made), "some body", "somebody", "Users"))
-    published = json.loads(sent["run.json"])
-    assert published["command"] == "intraq quantize nets.py:net --out=own -q"
-    assert (published["teacher"]["source"], published["teacher"]["weights"]) == ("nets.py:net", "w.pth")
-    assert (published["images"], published["evaluations"][0]["data"]) == (["images.safetensors"], "imagenet/val")
-    assert json.loads(sent["config.json"])["architecture"] == "nets.py:net"
-    assert {key: value for key, value in published.items() if key in ("seed", "recipe", "measured")} == {
-        key: run[key] for key in ("seed", "recipe", "measured")
-    }
-    assert "intraq quantize nets.py:net --out=own -q" in sent["README.md"].decode()
-    assert "https://x.org/home/some" in sent["README.md"].decode()
-    assert "intraq quantize nets.py:net --out=own -q" in sent["report.html"].decode()
-    assert "<script" not in sent["report.html"].decode()
-
-
-@pytest.mark.parametrize(
-    ("text", "published"),
-    [
-        ("/home/me/resnet18", "resnet18"),
-        ("local-dir:/home/me/resnet18", "local-dir:resnet18"),
-        (r"C:\models\net.py:make", "net.py:make"),
-        (r"\\server\share\w.pth", "w.pth"),
-        ("/data/me/train", "me/train"),
-        ("~/me/x.toml", "x.toml"),
-        ("hf-hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"),
-        ("https://example.org/a/b", "https://example.org/a/b"),
-        ("models/here", "models/here"),
-        ("/", "/"),
-        ("intraq quantize /a/b --out '/c d/e' --set tuning.lr=1/2", "intraq quantize b --out e --set tuning.lr=1/2"),
-        ("intraq quantize /a/b's", "intraq quantize b's"),
-        ("quantize('/a/b', out='/c d/e', w=4)", "quantize('b', out='e', w=4)"),
-        ("quantize('timm/x', w=4)", "quantize('timm/x', w=4)"),
-        (
-            "intraq quantize x --set synthesis.losses./a/b.py:f=0.1 --set=quantization.weight_rounding=/a/c.py:g",
-            "intraq quantize x --set synthesis.losses.b.py:f=0.1 --set=quantization.weight_rounding=c.py:g",
-        ),
-        (
-            """intraq quantize x --set 'synthesis.losses={"/a/b.py:f" = 0.1, "~/c.py:g"=1}' """,
-            """intraq quantize x --set 'synthesis.losses={"b.py:f" = 0.1, "c.py:g"=1}'""",
-        ),
-        (
-            """intraq quantize x '--set=synthesis.losses."/a/b.py:f"=0.1'""",
-            """intraq quantize x '--set=synthesis.losses."b.py:f"=0.1'""",
-        ),
-        ("quantize('x', set=['synthesis.losses./a/b.py:f=0.1'])", "quantize('x', set=['synthesis.losses.b.py:f=0.1'])"),
-        ("synthesis.losses.own/b.py:f", "synthesis.losses.own/b.py:f"),
-        ("../../home/me/net.py:make", "net.py:make"),
-        ("nets/../../me/net.py:make", "net.py:make"),
-        ("intraq quantize x --out=runs/../../me/x", "intraq quantize x --out=x"),
-        ("https://example.org/a/../b", "https://example.org/a/../b"),
-        ("~me/w.pth", "w.pth"),
-        ("file:///home/me/w.pth", "file:w.pth"),
-        ("quantize('x', sensitivity='', out=\"/home/o'brien/x\")", "quantize('x', sensitivity='', out=\"x\")"),
-        ("quantize('x', images=[PosixPath('/a/b'), 'c'])", "quantize('x', images=[PosixPath('b'), 'c'])"),
-    ],
-)
-def test_absolute_paths_are_reduced_to_names(text, published):
-    assert without_paths({"a": [text]}) == {"a": [published]}
-    assert without_paths({text: 1}) == {published: 1}
-
-
-@pytest.mark.parametrize(
-    ("images", "published"),
-    [
-        (["syn.safetensors", "/home/me/pics"], ["syn.safetensors", "pics"]),
-        (["/home/me/pics", "syn.safetensors"], ["pics", "syn.safetensors"]),
-        ([], []),
-    ],
-)
-def test_only_the_names_of_image_files_are_published(made, tmp_path, images, published):
-    folder = tmp_path / "own"
-    shutil.copytree(made / "own", folder)
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "images": images}))
-    sent = checkpoint_files(folder, "me/own")
-    assert json.loads(sent["run.json"])["images"] == published
-    assert ", ".join(published) in sent["report.html"].decode()
-    assert b"home" not in sent["run.json"] + sent["report.html"]
-
-
-def test_short_path_is_not_replaced_within_urls_and_longer_paths():
-    card = "`/a` and https://arxiv.org/abs/1, /abc, x/a and (/a)"
-    assert card_without_paths(card, {"images": ["/a"]}) == "`a` and https://arxiv.org/abs/1, /abc, x/a and (a)"
-
-
-def test_teacher_from_a_folder_is_published_as_local_dir():
-    run = {"teacher": {"source": "/home/me/resnet18"}}
-    assert local_names(run)["teacher"]["source"] == "local-dir:resnet18"
-    assert run["teacher"]["source"] == "/home/me/resnet18"
-
-
-def test_incomplete_manifest_is_a_one_line_error(made, tmp_path):
-    shutil.copytree(made / "w4", tmp_path / "w4")
-    (tmp_path / "w4/README.md").unlink()
-    run = json.loads((tmp_path / "w4/run.json").read_text())
-    (tmp_path / "w4/run.json").write_text(json.dumps({**run, "measured": {}}))
-    with pytest.raises(CheckpointError, match="lacks what the card needs") as caught:
-        checkpoint_files(tmp_path / "w4", "me/w4")
-    assert "\n" not in caught.value.message
-
-
-def test_card_states_the_bits_of_the_first_and_last_layer(tmp_path, small_digits):
-    ends = {"w": 8, "a": 8, "first_last_bits": 6, "recipe": "instant", "device": "cpu"}
-    quantize(small_digits, out=tmp_path / "w8", **ends)
-    card = " ".join((tmp_path / "w8/README.md").read_text().split())
-    assert "in 8 layers, the first and the last at 6" in card
-    assert "the image itself at 8 bits, the input of the last layer at 6" in card
-    assert "Nearly every processor has integer units for 8-bit convolutions" in card
-    assert "samples.png" not in card
-
-
-@pytest.mark.parametrize(
-    ("licence", "written", "named"),
-    [
-        ("mit", "mit", None),
-        (None, "unknown", None),
-        ("", "unknown", None),
-        ("unknown", "unknown", None),
-        ("Apple AMLR", "other", "apple-amlr"),
-    ],
-)
-def test_card_licence_is_valid_on_the_hub(checkpoint, licence, written, named):
-    cfg = {**checkpoint.config["pretrained_cfg"], "license": licence}
-    card = model_card({**checkpoint.config, "pretrained_cfg": cfg}, checkpoint.run)
-    data = front(card)
-    assert (data["license"], data.get("license_name")) == (written, named)
-    assert "| licence | " + ("unknown" if written == "unknown" else f"{licence}, from the base model |") in card
-
-
-@pytest.mark.parametrize(
-    ("source", "weights", "base", "licence"),
-    [
-        ("test_resnet.r160_in1k", None, "timm/test_resnet.r160_in1k", "cc-by-4.0"),
-        ("test_resnet", "mine.pth", None, "unknown"),
-        ("hf-hub:org/tiny@main", None, "org/tiny", "cc-by-4.0"),
-        ("some/folder", None, None, "cc-by-4.0"),
-        ("torchvision:resnet18", None, None, "cc-by-4.0"),
-    ],
-)
-def test_base_model_and_licence_belong_to_the_weights(checkpoint, source, weights, base, licence):
-    cfg = {**checkpoint.config["pretrained_cfg"], "hf_hub_id": "timm/test_resnet.r160_in1k"}
-    config = {**checkpoint.config, "architecture": "test_resnet", "pretrained_cfg": cfg}
-    run = {**checkpoint.run, "teacher": {**checkpoint.run["teacher"], "source": source, "weights": weights}}
-    data = front(model_card(config, run))
-    assert (data.get("base_model"), data["license"]) == (base, licence)
-
-
-def test_folder_named_like_a_timm_model_is_not_taken_for_timms_weights(made, tmp_path, monkeypatch):
-    shutil.copytree(made / "float", tmp_path / "test_resnet")
-    config = json.loads((made / "float/config.json").read_text())
-    config["pretrained_cfg"]["hf_hub_id"] = "timm/test_resnet.r160_in1k"
-    (tmp_path / "test_resnet/config.json").write_text(json.dumps(config))
-    monkeypatch.chdir(tmp_path)
-    quantize("test_resnet", recipe="instant", out="out", device="cpu", input_size=(3, 32, 32))
-    teacher = json.loads((tmp_path / "out/run.json").read_text())["teacher"]
-    assert (teacher["source"], teacher["revision"]) == ("local-dir:test_resnet", None)
-    assert "base_model" not in front((tmp_path / "out/README.md").read_text())
-    noted = teacher_of(read_checkpoint(tmp_path / "out"), None, None, silent, from_hub=False)
-    assert noted.sha256 == teacher["sha256"]
-
-
-def test_benchmark_results_are_published_and_damaged_ones_rejected(made, tmp_path):
-    folder = tmp_path / "w4"
-    shutil.copytree(made / "w4", folder)
-    run = json.loads((folder / "run.json").read_text())
-    figures = {"data": "hfds:org/bench", "split": "test", "n": 10000, "date": "2026-01-01"}
-    figures |= {"top1": 79.95, "float_top1": 81.03, "top5": 98.0, "float_top5": 98.5, "agreement": 92.0}
-    task = {"id": "org/bench", "task_id": "whole", "revision": "abc"}
-    run["evaluations"] = [{**figures, "benchmark": task}, {**figures, "benchmark": None}]
-    (folder / "run.json").write_text(json.dumps(run))
-    sent = checkpoint_files(folder, "me/w4")
-    (result,) = yaml.safe_load(sent[".eval_results/intraq.yaml"])
-    assert result["dataset"] == task
-    assert (result["value"], result["date"]) == (79.95, "2026-01-01")
-    assert "81.03" in result["notes"]
-    for damaged in (5, [5], [{**figures, "top1": "high"}], [{**figures, "benchmark": {"id": "org/bench"}}]):
-        (folder / "run.json").write_text(json.dumps({**run, "evaluations": damaged}))
-        with pytest.raises(CheckpointError, match="is damaged: evaluations"):
-            checkpoint_files(folder, "me/w4")
-        with pytest.raises(CheckpointError, match="is damaged: evaluations"):
-            read_checkpoint(folder)
-    own = tmp_path / "own"  # from a Python file, whose network is not built when it is sent
-    shutil.copytree(made / "own", own)
-    (own / "run.json").write_text(json.dumps({**json.loads((own / "run.json").read_text()), "evaluations": 5}))
-    with pytest.raises(CheckpointError, match="is damaged: evaluations"):
-        checkpoint_files(own, "me/own")
-
-
-# --- evaluate --save ---
-
-
-def test_hand_edited_card_is_kept_and_a_deleted_one_rewritten(made, tmp_path, intraq):
-    shutil.copytree(made / "w4", tmp_path / "mine")
-    (tmp_path / "mine/README.md").write_text("my own words")
-    ran = intraq("evaluate", tmp_path / "mine", "--data", "digits", "--limit", "20", "--save")
-    assert ran.code == 0
-    assert "was edited by hand and is not updated" in ran.err
-    assert (tmp_path / "mine/README.md").read_text() == "my own words"
-    noted = json.loads((tmp_path / "mine/run.json").read_text())["evaluations"]
-    assert [one["n"] for one in noted if one["limit"] == 20] == [20]
-    (tmp_path / "mine/README.md").unlink()
-    assert intraq("evaluate", tmp_path / "mine", "--data", "digits", "--save", "-q").code == 0
-    assert "| digits | 600 |" in (tmp_path / "mine/README.md").read_text()
-    assert "measured on 600 images" in (tmp_path / "mine/report.html").read_text()
-    load(tmp_path / "mine", device="cpu")
-
-
-@pytest.mark.parametrize("target", ["resnet20_digits", "org/name"])
-def test_saving_an_evaluation_requires_a_local_folder(intraq, target):
-    ran = intraq("evaluate", target, "--data", "digits", "--save", "--json")
-    assert (ran.code, json.loads(ran.out)["error"]["code"]) == (2, "usage")

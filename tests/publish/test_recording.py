@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from filelock import FileLock
 
-from intraq_cli import evaluate, export, push, quantize
+from intraq_cli import evaluate, export, load, push, quantize
 from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.errors import CheckpointError, OutputError, UsageError
 from intraq_cli.events import Noted, Warned, silent
@@ -188,3 +188,23 @@ def test_all_spellings_of_a_data_folder_share_one_result(folder, checkpoint, tmp
     for data in ("data", str(tmp_path / "data"), "./data/", "digits"):
         record(folder, checkpoint, measured(data), silent)
     assert noted(folder) == ["./data/", "digits"]
+
+
+def test_hand_edited_card_is_kept_and_a_deleted_one_rewritten(folder, intraq):
+    (folder / "README.md").write_text("my own words")
+    ran = intraq("evaluate", folder, "--data", "digits", "--limit", "20", "--save")
+    assert ran.code == 0
+    assert "was edited by hand and is not updated" in ran.err
+    assert (folder / "README.md").read_text() == "my own words"
+    assert [one["n"] for one in run_of(folder)["evaluations"]] == [20]
+    (folder / "README.md").unlink()
+    assert intraq("evaluate", folder, "--data", "digits", "--save", "-q").code == 0
+    assert "| digits | 600 |" in (folder / "README.md").read_text()
+    assert "measured on 600 images" in (folder / "report.html").read_text()
+    load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("target", ["resnet20_digits", "org/name"])
+def test_saving_an_evaluation_requires_a_local_folder(intraq, target):
+    ran = intraq("evaluate", target, "--data", "digits", "--save", "--json")
+    assert (ran.code, json.loads(ran.out)["error"]["code"]) == (2, "usage")
