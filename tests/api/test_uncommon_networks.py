@@ -212,13 +212,13 @@ def test_layers_that_share_a_parameter_have_distinct_names():
 
 
 def test_further_call_of_a_layer_and_a_layer_with_the_same_weight_both_read_quantized_values():
-    found = {layer.name: layer for layer in inspect(trained(FlippedBetween()), w=4, a=4, **INPUT).layers}
+    found = {layer.name: layer for layer in inspect(trained(FlippedBetween()), w=4, a=4, **SPEC).layers}
     assert [found[name].call_bits for name in ("stem.0", "conv", "conv#2", "fc")] == [[8], [4, 4], [4], [4]]
 
 
 def test_float_layer_does_not_hide_the_next_layer_of_the_same_forward(tmp_path):
     network = trained(FixedAndLearned())
-    found = {layer.name: layer for layer in inspect(network, **INPUT).layers}
+    found = {layer.name: layer for layer in inspect(network, **SPEC).layers}
     assert found["fc"].float_reason == "a fixed filter, not learned"
     made = quantize(network, w=8, a=8, out=tmp_path / "out", recipe="instant", **GIVEN)
     quantized = load(made.path, model=network, device="cpu").plan.activations

@@ -164,18 +164,18 @@ def converted():
 @pytest.mark.filterwarnings("ignore")  # torch announces the end of these
 def test_network_that_torch_has_quantized_already_is_refused(network, is_a):
     with pytest.raises(ModelError, match=f"is already quantized, or prepared for it: {is_a} of torch.ao"):
-        inspect(network(), **INPUT)
+        inspect(network(), **SPEC)
 
 
 def test_stand_ins_that_torch_quantizes_later_are_no_obstacle():
     network = nn.Sequential(QuantStub(), trained(SmallNet()), DeQuantStub())
     network[1].sum = FloatFunctional()
-    assert len(inspect(network, **INPUT).layers) == 4
+    assert len(inspect(network, **SPEC).layers) == 4
 
 
 def test_network_without_values_is_inspected_but_not_quantized():
     network = SmallNet().to("meta")
-    assert len(inspect(network, **INPUT).layers) == 4
+    assert len(inspect(network, **SPEC).layers) == 4
     with pytest.raises(ModelError, match=r"has no weights yet: conv1\.weight is on the meta device"):
         quantize(network, **GIVEN)
 
@@ -189,7 +189,7 @@ def test_network_with_a_sparse_buffer_is_refused_by_its_operation():
     network.register_buffer("related", torch.eye(4).to_sparse())
     network.__class__ = Sparse
     with pytest.raises(ModelError, match=r"cannot be captured as a graph: .*sparse"):
-        inspect(network, **INPUT)
+        inspect(network, **SPEC)
 
 
 def test_network_that_needs_more_than_images_is_told_so():
@@ -198,7 +198,7 @@ def test_network_that_needs_more_than_images_is_told_so():
             return super().forward(x) + y
 
     with pytest.raises(ModelError, match="missing 1 required positional argument: 'y'") as caught:
-        inspect(Conditional(), **INPUT)
+        inspect(Conditional(), **SPEC)
     assert caught.value.hint == "give a network whose forward needs the images only"
 
 
