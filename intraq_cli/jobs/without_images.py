@@ -43,6 +43,9 @@ COMPARED = 64
 FOREIGN = 400.0
 """Above this squared deviation from the batch-norm statistics, in the nearest batch norm, images are nothing like the
 training data: at most 76 where ranges from random images were better, at least 2,000 where they were worse."""
+NOTICEABLE, UNEVEN = 0.1, 2.0
+"""Above this relative error of logits on unselected random images, and above this many times that on the nearest ones,
+a warning gives both: on networks trained on photographs it was at most 1.3 times as large at W8A8."""
 WEAK = 0.3
 """Above this relative error of logits on random images, a warning names ways to a better network."""
 
@@ -69,7 +72,7 @@ class WithoutImages:
             unclipped: widens the ranges of a network from batch-norm statistics if these images show a need.
         """
         made, images = made_by(self.plan, None), random_pixels(self.teacher.spec)
-        error_of = self._error_on(images)
+        on_unselected = error_of = self._error_on(images)
         error = on_any = error_of(made)
         if error > DOUBTFUL:
             nearest = self._nearest()
@@ -82,8 +85,8 @@ class WithoutImages:
             error = made.logits_error
         covering = made if made.random_images else unclipped(made, self._batches(images))
         if covering is not made:
-            made, error = covering, error_of(covering)
-        self._tell(error, on_any)
+            made, error, on_any = covering, error_of(covering), on_unselected(covering)
+        self._tell(error, on_any, made.random_images)
         return replace(made, logits_error=error)
 
     def _error_on(self, images: Tensor) -> Error:
@@ -131,14 +134,17 @@ class WithoutImages:
         )
         return batches_on_device(few_at_once, self.context.device)
 
-    def _tell(self, error: float, on_any: float) -> None:
-        """Warn if the network matches badly on the nearest random images, or on unselected ones."""
+    def _tell(self, error: float, on_any: float, random_images: bool) -> None:
+        """Warn if the network matches badly on the nearest random images (``error``), or on unselected ones."""
         if not error <= RUINED:
             off = f"on random images the logits are off by {error:.1f} times their spread"
             self._warn(f"{off}: its predictions may be useless")
         elif not on_any <= BLOWN_UP:
             off = f"on some random images the logits are off by {on_any:.0f} times their spread"
             self._warn(f"{off}: images unlike the training data may break it, test it with `intraq evaluate`")
+        elif on_any > max(NOTICEABLE, UNEVEN * error) and not random_images:  # else a warning was given already
+            off = f"on random images the logits are off by {on_any:.2f} of their spread"
+            self._warn(f"{off}, on those most like the training data by {error:.2f}: test it with `intraq evaluate`")
         elif error > WEAK:
             off = f"on random images the logits are off by {error:.2f} of their spread"
             self._warn(f"{off}: use a recipe that learns images (calibrated, default), or more bits")

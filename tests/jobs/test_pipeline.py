@@ -1,6 +1,7 @@
 """The stages of a quantization job."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -117,6 +118,25 @@ def test_large_error_on_unselected_random_images_causes_a_warning(job, monkeypat
     one.quantize(plan_quantization(one.captured.graph, 8, 8, "inputs"), None)
     (warning,) = [event.message for event in told if isinstance(event, Warned)]
     assert "images unlike the training data may break it" in warning
+
+
+@pytest.mark.parametrize(
+    ("nearest", "unselected", "figures"),
+    [
+        (0.08, 0.21, ["0.21", "0.08"]),
+        (0.08, 0.15, []),
+        (0.04, 0.09, []),
+        (0.4, 0.5, ["0.40"]),
+        (0.4, 0.9, ["0.90", "0.40"]),
+    ],
+)
+def test_errors_on_nearest_and_unselected_random_images_are_both_told_if_far_apart(job, nearest, unselected, figures):
+    told = []
+    one = job("synthesis.num_images=0")
+    plan = plan_quantization(one.captured.graph, 8, 8, "inputs")
+    context = RunContext(report=lambda event: told.append(event.message))
+    WithoutImages(one.teacher, one.captured.graph, plan, context)._tell(nearest, unselected, random_images=False)
+    assert [figure for message in told for figure in re.findall(r"0\.\d+", message)] == figures
 
 
 def test_random_images_set_ranges_if_values_contradict_batch_norm_statistics(job, monkeypatch):

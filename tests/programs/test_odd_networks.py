@@ -16,6 +16,12 @@ def test_quantized_logits_follow_networks_with_unusual_parts(seed):
     assert verdict == "follows", told
 
 
+def test_error_on_images_unlike_the_training_data_is_told():
+    """It is four times that on the random images that are most like the training data."""
+    verdict, told = odd_networks.judged(70096)
+    assert verdict == "told", told
+
+
 @pytest.mark.parametrize("seed", [7, 10])
 def test_synthesis_and_tuning_run_on_networks_with_unusual_parts(seed):
     verdict, told = odd_networks.judged(seed, learned=True)
