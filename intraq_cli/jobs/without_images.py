@@ -85,7 +85,8 @@ class WithoutImages:
             error = made.logits_error
         covering = made if made.random_images else unclipped(made, self._batches(images))
         if covering is not made:
-            made, error, on_any = covering, error_of(covering), on_unselected(covering)
+            made, on_any = covering, on_unselected(covering)
+            error = on_any if error_of is on_unselected else error_of(made)
         self._tell(error, on_any, made.random_images)
         return replace(made, logits_error=error)
 
