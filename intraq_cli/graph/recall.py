@@ -8,7 +8,7 @@ Python objects are, and their parameters and buffers have the same shapes: as no
 import hashlib
 import pickle
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -28,11 +28,11 @@ class Description:
     """What a graph depends on."""
 
     digest: bytes
-    code: tuple[Any, ...]
+    code: tuple[Any, ...] = field(compare=False)
     """Classes and functions of the network; while these live, no other object has their identities."""
 
 
-_graphs: dict[bytes, tuple[Description, fx.GraphModule]] = {}
+_graphs: dict[Description, fx.GraphModule] = {}
 
 
 def describe(network: nn.Module, example: Tensor) -> Description | None:
@@ -51,19 +51,18 @@ def describe(network: nn.Module, example: Tensor) -> Description | None:
 def remember(description: Description, graph: fx.GraphModule, network: nn.Module) -> None:
     """Keep the graph of a network, without the values of its parameters and buffers."""
     names = named_tensors(network)
-    _graphs.pop(description.digest, None)
+    _graphs.pop(description, None)
     while len(_graphs) >= MOST:
         del _graphs[next(iter(_graphs))]
-    shapes = replace_tensors(graph, lambda key, tensor: tensor.to("meta") if key in names else tensor)
-    _graphs[description.digest] = description, shapes
+    _graphs[description] = replace_tensors(graph, lambda key, tensor: tensor.to("meta") if key in names else tensor)
 
 
 def recall(description: Description, network: nn.Module) -> fx.GraphModule | None:
     """Return the graph of an equal network with the tensors of ``network``; None if there is none."""
-    if description.digest not in _graphs:
+    if description not in _graphs:
         return None
     names = named_tensors(network)
-    return replace_tensors(_graphs[description.digest][1], lambda key, tensor: names.get(key, tensor))
+    return replace_tensors(_graphs[description], lambda key, tensor: names.get(key, tensor))
 
 
 class _Describing(pickle.Pickler):
