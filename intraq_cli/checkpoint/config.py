@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 from intraq_cli.choices import Placement
 from intraq_cli.errors import GET_AGAIN, NO_CHECKPOINT, CheckpointError
 from intraq_cli.graph.fingerprint import fingerprint
-from intraq_cli.graph.layers import unnumbered
+from intraq_cli.graph.nodes import unnumbered
 from intraq_cli.io.untrusted import first_fault, read_json, safe_path
 from intraq_cli.models.config import is_class_count
 from intraq_cli.models.source import needs_code

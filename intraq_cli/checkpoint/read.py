@@ -18,8 +18,8 @@ from intraq_cli.checkpoint.run_manifest import read_run
 from intraq_cli.errors import GET_AGAIN, CheckpointError, ModelError, first_line
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.fingerprint import is_other_code
-from intraq_cli.graph.layers import quantizable, unnumbered
-from intraq_cli.graph.nodes import replace_tensors
+from intraq_cli.graph.layers import quantizable
+from intraq_cli.graph.nodes import replace_tensors, unnumbered
 from intraq_cli.io.untrusted import TensorInfo, safe_path, tensor_header
 from intraq_cli.models.architectures import build_architecture
 from intraq_cli.models.config import ModelConfig, check_config, spec_of_config

@@ -1,7 +1,6 @@
 """A network's convolutions and linear layers with their multiply-adds, activation calls, and the classifier's input."""
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +15,11 @@ from intraq_cli.graph.nodes import (
     input_node,
     key_of,
     names_of_calls,
+    numbered,
     numel,
     sources,
     tensor_of,
+    unnumbered,
 )
 from intraq_cli.graph.values import PADS
 
@@ -103,7 +104,7 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
         name = _name(called[weight][0], weight, weight in constant)
         while taken & {*_input_names(name, len(called[weight]))}:  # not the name of another layer's further call either
             stem, k = unnumbered(name)
-            name = f"{stem}#{k + 1}"
+            name = numbered(stem, k + 1)
         names[weight] = name
         taken |= {*_input_names(name, len(called[weight]))}
     found = []
@@ -115,16 +116,7 @@ def layers(graph: fx.GraphModule) -> list[Layer]:
 
 
 def _input_names(name: str, count: int) -> list[str]:
-    return [f"{name}#{k}" if k else name for k in range(count)]
-
-
-def unnumbered(name: str) -> tuple[str, int]:
-    """Split a layer's name into what is before a suffix ``#k``, and k; 0 if there is none.
-
-    A module's own name may contain ``#`` too.
-    """
-    found = re.fullmatch(r"(.+)#([1-9]\d{0,8})", name, re.ASCII | re.DOTALL)
-    return (found[1], int(found[2])) if found else (name, 0)
+    return [numbered(name, k) for k in range(count)]
 
 
 def quantizable(graph: fx.GraphModule) -> list[Layer]:

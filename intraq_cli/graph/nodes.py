@@ -1,6 +1,7 @@
 """Queries on the nodes of a graph, and the basic edits that passes are made of."""
 
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
@@ -157,6 +158,20 @@ def path_of(node: fx.Node) -> str:
     return str(node.meta["path"])
 
 
+def numbered(name: str, k: int) -> str:
+    """Return the name of the k-th repetition of ``name``, counted from 0."""
+    return f"{name}#{k}" if k else name
+
+
+def unnumbered(name: str) -> tuple[str, int]:
+    """Split a name into what is before a suffix ``#k``, and k; 0 if there is none. The reverse of :func:`numbered`.
+
+    A module's own name may contain ``#`` too.
+    """
+    found = re.fullmatch(r"(.+)#([1-9]\d{0,8})", name, re.ASCII | re.DOTALL)
+    return (found[1], int(found[2])) if found else (name, 0)
+
+
 def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = path_of) -> dict[fx.Node, str]:
     """Name each call, by default after the module that made it; the k-th repetition of a name ends in ``#k``."""
     names: dict[fx.Node, str] = {}
@@ -164,8 +179,8 @@ def names_of_calls(nodes: Iterable[fx.Node], name: Callable[[fx.Node], str] = pa
     taken = set[str]()  # a module's own name may end in #k too
     for node in nodes:
         path = name(node)
-        numbered = (f"{path}#{k}" if k else path for k in counts.setdefault(path, count()))
-        names[node] = next(one for one in numbered if one not in taken)
+        repeated = (numbered(path, k) for k in counts.setdefault(path, count()))
+        names[node] = next(one for one in repeated if one not in taken)
         taken.add(names[node])
     return names
 

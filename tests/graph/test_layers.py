@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from intraq_cli.graph.layers import activation_calls, features, layers, quantizable, reads_image, unnumbered
+from intraq_cli.graph.layers import activation_calls, features, layers, quantizable, reads_image
+from intraq_cli.graph.nodes import unnumbered
 from intraq_cli.graph.products import products
 from intraq_cli.quantization.inspection import inspect_layers, low_bit_share
 from intraq_cli.quantization.plan import plan_quantization
