@@ -14,6 +14,7 @@ from intraq_cli.commands.evaluate import evaluate
 from intraq_cli.commands.export import export
 from intraq_cli.commands.images import images
 from intraq_cli.commands.inspect import inspect
+from intraq_cli.commands.interruption import Terminated, raise_on_signals
 from intraq_cli.commands.parsing import readable
 from intraq_cli.commands.predict import predict
 from intraq_cli.commands.printing import StdoutFailed, checked_stdout, print_error, print_json, stderr
@@ -57,14 +58,6 @@ def _intraq(
 ) -> None: ...
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line like the console script, and return the exit code. A bug raises."""
     args = sys.argv[1:] if argv is None else argv
@@ -74,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     rank = _rank()
     if rank:  # under torchrun only the first process prints
         sys.stdout, stderr.quiet = open(os.devnull, "w"), True  # noqa: SIM115 - until the process ends
-    signal.signal(signal.SIGTERM, _terminate)
+    raise_on_signals()
     try:
         with checked_stdout():
             code = _exit_code(args, rank)
@@ -111,13 +104,13 @@ def _exit_code(args: list[str], rank: int) -> int:
         else:
             print_error(UsageError(error.format_message(), "see --help"), as_json)
         return error.exit_code
-    except (KeyboardInterrupt, _Terminated) as stop:
-        return _stopped(isinstance(stop, _Terminated), as_json)
+    except (KeyboardInterrupt, Terminated) as stop:
+        return _stopped(isinstance(stop, Terminated), as_json)
     except Exception as error:
         cause = interruption(error)
         if cause is None:
             raise
-        return _stopped(isinstance(cause, _Terminated), as_json)
+        return _stopped(isinstance(cause, Terminated), as_json)
 
 
 def _check_empty(args: list[str]) -> None:

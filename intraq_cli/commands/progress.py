@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from intraq_cli.commands.interruption import ending_if_interrupted
 from intraq_cli.commands.live import Pace, Stage
 from intraq_cli.commands.printing import print_hint, stderr
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone, Warned
@@ -32,12 +33,12 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
     """
     paces = _Paces(recipe)
     if quiet:
-        yield _messages_only
+        yield ending_if_interrupted(_messages_only)
     elif sys.stderr.isatty() and not stderr.is_dumb_terminal:
         with _Bars(paces) as bars:
-            yield bars.report
+            yield ending_if_interrupted(bars.report)
     else:
-        yield _Lines(paces).report
+        yield ending_if_interrupted(_Lines(paces).report)
 
 
 def _messages_only(event: Event) -> None:

@@ -80,13 +80,15 @@ class Process:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         self._process.join(timeout)
-        if self._process.exitcode is None:
+        late = self._process.exitcode is None
+        if late:
             self._process.kill()
             self._process.join()
-            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         self.returncode = self._process.exitcode
         out, err = ((self._files / name).read_text(encoding="utf-8") for name in ("out", "err"))
         self._kept.cleanup()
+        if late:
+            raise subprocess.TimeoutExpired(f"{self.args}, which printed {err!r},", timeout or 0)
         return out, err
 
 

@@ -235,6 +235,30 @@ def test_signals_end_the_command_with_their_exit_code_and_a_message(tmp_path, fa
     assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
 
 
+SWALLOWED = """
+import os, signal, sys, time
+from intraq_cli.app import main
+from intraq_cli.runtime.resume import ResumeStore
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupted(*arguments):
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(60)
+    except BaseException:  # like native code that clears an error of a callback
+        pass
+ResumeStore.save_periodically = interrupted
+raise SystemExit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_a_library_swallowed_ends_the_command_at_its_next_step(tmp_path, factory, signal_):
+    ended = process.run("-c", SWALLOWED, signal_, "quantize", f"{factory}:net", *INPUT, *TINY, "--out", tmp_path / "o")
+    assert ended.returncode == 128 + getattr(signal, signal_)
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "o").exists()
+
+
 def test_resuming_synthesis_with_another_input_is_an_error(factory, tmp_path):
     def make(std, report=lambda event: None):
         options = {"set": TINY_SET, "device": "cpu", **SPEC, "std": std}
