@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test types tests docs
+.PHONY: demo test types tests slow docs
 # quantizes the bundled model (no network, no data) and measures it on its held-out digits
 demo: .venv/installed
 	$(BIN)/intraq quantize resnet20_digits --w 4 --a 4 --recipe fast --out resnet20_digits-w4a4 --force
@@ -17,6 +17,10 @@ types: .venv/installed-dev
 
 tests: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --no-loadscope-reorder
+
+# those that take seconds each; not part of test
+slow: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
 
 # the pages as a site; a warning is an error
 docs: .venv/installed-dev

@@ -40,6 +40,7 @@ def test_bundled_model_loses_at_most_one_point_at_w4a4(tmp_path):
     assert found["float_top1"] - found["top1"] <= 1.0
 
 
+@pytest.mark.slow
 def test_tuning_that_ruins_the_network_is_undone(tmp_path):
     settings = ["synthesis.num_images=64", "synthesis.batch_size=32", "synthesis.steps=20", "tuning.batch_size=16"]
     made, told = {}, []

@@ -77,6 +77,7 @@ def test_links_are_followed_if_named_or_within_the_folder_but_not_out_of_it(fold
     assert "b.png is a link that points outside" in events[0].message
 
 
+@pytest.mark.slow
 def test_predict_classifies_all_pictures_of_a_large_folder(tmp_path):
     picture(tmp_path / "many/0.png", 0)
     for k in range(1, 10_001):

@@ -122,6 +122,7 @@ def test_failing_target_does_not_lose_the_results_of_the_others(checkpoints, net
         evaluate_many("x", labelled)
 
 
+@pytest.mark.slow
 def test_results_of_several_targets_are_a_table_or_one_json_object(intraq, tmp_path, monkeypatch, small_digits):
     monkeypatch.chdir(tmp_path)
     for w in (4, 8):
@@ -190,6 +191,7 @@ def test_finished_seeds_are_reused_when_the_job_is_repeated(network, tmp_path):
         quantize_seeds(network, w=3, seeds=(0,), out=tmp_path / "out", **given)
 
 
+@pytest.mark.slow
 def test_finished_seeds_are_exported_when_the_repeated_job_asks_for_it(network, tmp_path):
     given = {"seeds": (0,), "out": tmp_path / "out", **SEEDS}
     quantize_seeds(network, **given)

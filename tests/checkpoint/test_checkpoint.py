@@ -301,7 +301,10 @@ def test_checkpoint_from_the_hub_cannot_name_local_files_as_its_teacher(digits, 
         assert "--model" in caught.value.hint
 
 
-@pytest.mark.parametrize("architecture", ["torchvision:regnet_y_400mf", "torchvision:mobilenet_v2", "test_resnet"])
+SLOW = [pytest.param(f"torchvision:{name}", marks=pytest.mark.slow) for name in ("regnet_y_400mf", "mobilenet_v2")]
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", *SLOW])
 def test_architectures_are_rebuilt_from_their_checkpoint(tmp_path, architecture):
     """Including those whose constructors read values of tensors."""
     spec = InputSpec((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
@@ -319,7 +322,7 @@ def integer_digits(tmp_path_factory, small_digits):
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns that bounds become constants
-@pytest.mark.parametrize("which", ["digits", "integer_digits"])
+@pytest.mark.parametrize("which", ["digits", pytest.param("integer_digits", marks=pytest.mark.slow)])
 def test_loaded_network_can_be_traced_exported_compiled_and_cast(which, request, random):
     network = load(request.getfixturevalue(which))
     x = torch.randn(4, 1, 8, 8, generator=random)

@@ -114,6 +114,7 @@ def test_suggested_next_commands_run_as_printed(intraq, tmp_path, factory, label
     assert (found.code, json.loads(found.out)["n"]) == (0, 3)
 
 
+@pytest.mark.slow
 def test_suggested_evaluation_of_an_exported_file_names_a_float_model_in_a_folder(intraq, tmp_path, small_digits):
     """The file's metadata names the folder too, but is not followed, as it may come from somebody else."""
     intraq("quantize", small_digits, "--recipe", "instant", "--out", tmp_path / "made")
@@ -547,6 +548,7 @@ def test_inspect_refuses_models_that_quantize_would_refuse(intraq, model, reason
     assert reason in made.err
 
 
+@pytest.mark.slow
 def test_timm_model_can_be_quantized_with_weights_from_a_file(intraq, tmp_path):
     import torch
     from safetensors.torch import save_file

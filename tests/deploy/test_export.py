@@ -490,6 +490,7 @@ def test_export_with_a_float_layer_requires_allow_float(tmp_path, factory, intra
     assert json.loads(allowed.out)["layers_float"] == [{"name": left.name, "reason": left.reason}]
 
 
+@pytest.mark.slow
 def test_products_of_activations_are_listed_but_do_not_prevent_the_export(tmp_path):
     class Attention(nn.Module):
         def __init__(self):

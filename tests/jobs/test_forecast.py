@@ -16,6 +16,7 @@ GIVEN = {**SPEC, "device": "cpu"}
 SETTINGS = ["synthesis.num_images=128", "synthesis.batch_size=64", "synthesis.steps=60", "tuning.batch_size=32"]
 
 
+@pytest.mark.slow
 def test_predicted_seconds_are_within_a_factor_of_two(network, tmp_path, monkeypatch):
     """Measured in CPU time, which other processes on the machine do not lengthen."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)

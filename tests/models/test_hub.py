@@ -184,6 +184,7 @@ def _logits(folder):
     return json.loads(json.dumps(made.tolist()))
 
 
+@pytest.mark.slow
 def test_evaluation_loads_the_teacher_at_the_commit_it_was_quantized_from(made, tmp_path):
     hub = Hub({})
     repository = hub.add("org/moves", made / "tiny")

@@ -72,6 +72,7 @@ def test_own_network_example_runs(script, tmp_path):
     assert (tmp_path / "own/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_timm_to_onnx_example_runs(script, tmp_path):
     import timm
 

@@ -55,7 +55,13 @@ def program(case):
 
 @pytest.mark.parametrize(
     ("deed", "outcome"),
-    [(outside, "outside"), (hang, "hang"), (wait, "hang"), (trace, "traceback"), (program, "outside")],
+    [
+        (outside, "outside"),
+        (hang, "hang"),
+        pytest.param(wait, "hang", marks=pytest.mark.slow),
+        (trace, "traceback"),
+        (program, "outside"),
+    ],
 )
 def test_fuzzer_detects_hangs_tracebacks_and_actions_outside_the_folder(tmp_path, monkeypatch, deed, outcome):
     monkeypatch.setattr(fuzz, "LIMIT", 1)

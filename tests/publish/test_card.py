@@ -102,6 +102,7 @@ def test_card_of_a_single_layer_network_states_its_bits(tmp_path, options):
     )
 
 
+@pytest.mark.slow
 def test_timm_card_states_mixed_weight_bits(tmp_path):
     save_timm_model(tmp_path / "net")
     (tmp_path / "mix.toml").write_text('[weights]\n"layer1*" = 8\n')
@@ -207,6 +208,7 @@ def test_base_model_and_licence_belong_to_the_weights(checkpoint, source, weight
     assert (data.get("base_model"), data["license"]) == (base, licence)
 
 
+@pytest.mark.slow
 def test_folder_named_like_a_timm_model_is_not_taken_for_timms_weights(tmp_path, monkeypatch):
     save_timm_model(tmp_path / "test_resnet")
     config = json.loads((tmp_path / "test_resnet/config.json").read_text())

@@ -43,6 +43,7 @@ print(kept, counted, resident() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc: how much is resident is not known")
 def test_memory_that_the_allocator_keeps_is_released_before_measuring():
     made = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)

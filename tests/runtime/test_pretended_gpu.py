@@ -74,7 +74,7 @@ def check_equal(made, expected):
 
 
 @pytest.mark.parametrize("placement", ["inputs", "activations"])
-@pytest.mark.parametrize("recipe", ["default", "instant", "paper-cifar10"])
+@pytest.mark.parametrize("recipe", ["default", "instant", pytest.param("paper-cifar10", marks=pytest.mark.slow)])
 def test_job_on_a_gpu_mixes_no_devices_and_equals_that_on_a_cpu(recipe, placement, weights, gpu):
     expected = weights("cpu", recipe, placement)
     assert gpu.operations == 0
@@ -82,10 +82,10 @@ def test_job_on_a_gpu_mixes_no_devices_and_equals_that_on_a_cpu(recipe, placemen
     assert gpu.operations > 1000
 
 
-@pytest.mark.parametrize("stop", [("synthesis", 4), ("tuning", 31)], ids=lambda stop: stop[0])
-def test_job_resumed_on_a_gpu_equals_that_on_a_cpu(stop, weights, gpu, saved_at_every_step):
+@pytest.mark.parametrize(("stage", "step"), [pytest.param("synthesis", 4, marks=pytest.mark.slow), ("tuning", 31)])
+def test_job_resumed_on_a_gpu_equals_that_on_a_cpu(stage, step, weights, gpu, saved_at_every_step):
     with pytest.raises(Stop):
-        weights("cuda", steps=32, report=stopping(*stop))
+        weights("cuda", steps=32, report=stopping(stage, step))
     check_equal(weights("cuda", steps=32), weights("cpu", steps=32))
 
 

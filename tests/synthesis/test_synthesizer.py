@@ -140,6 +140,7 @@ def test_default_loss_converges_with_different_scales_and_a_dead_channel():
     assert made.losses["bns"] < 0.15 * noise.losses["bns"]
 
 
+@pytest.mark.slow
 def test_default_schedule_converges_for_every_seed(network):
     """The published schedule stops some batches far from convergence; the default one must not."""
     config = Synthesis(num_images=32, batch_size=32, steps=100)

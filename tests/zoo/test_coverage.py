@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-SAMPLE = ["test_byobnet", "test_efficientnet"]
+SAMPLE = ["test_efficientnet"]
 MORE = [
+    "test_byobnet",
     "tf_mobilenetv3_small_minimal_100",  # depthwise, "same" padding
     "ese_vovnet19b_slim_dw",  # BatchNormAct2d
     "mobileone_s0",  # branches that re-parametrise, a strided 1x1 convolution of the image
