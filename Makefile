@@ -35,5 +35,5 @@ docs: .venv/installed-dev
 .venv/installed-dev: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
-	-$(BIN)/python -m compileall -qq -j 0 .venv/lib
+	-$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|mypy|pip|setuptools)/' .venv/lib
 	touch .venv/installed $@

@@ -91,13 +91,19 @@ class LabelledImages:
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
+        others = multiprocessing.active_children()
+        batches = iter(loader)
+        started = set(multiprocessing.active_children()) - set(others)
         try:
-            yield from loader
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) or "Traceback" in str(error):
                 raise
             hint = "memory may have run out: try a smaller --batch-size"
             raise DataError("a process that decodes images was killed", hint) from error
+        finally:  # after an error, torch would wait five seconds for each once the traceback is garbage
+            for process in started:
+                process.terminate()
 
     def _workers(self, batch_size: int) -> int:
         """Return the number of worker processes; 0 for few images, or if forking is not safe."""

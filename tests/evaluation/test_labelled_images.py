@@ -1,5 +1,6 @@
 """Batches decoded by worker processes equal those of one process, and errors come back unchanged."""
 
+import multiprocessing
 import os
 import signal
 
@@ -81,6 +82,27 @@ def test_unexpected_error_in_a_worker_keeps_its_traceback():
 def test_killed_worker_is_a_data_error():
     with pytest.raises(DataError, match="was killed"):
         list(images(Numbered(12)).batches(10))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("division"), DataError("no label", "another split"), None])
+def test_worker_processes_end_with_the_error_even_if_its_traceback_is_kept(error):
+    others = multiprocessing.active_children()
+    with pytest.raises((ZeroDivisionError, DataError)) as caught:
+        list(images(Numbered(12, error)).batches(10))
+    for process in set(multiprocessing.active_children()) - set(others):
+        process.join(4)
+        assert not process.is_alive()
+    assert caught.tb is not None
+
+
+def test_worker_processes_end_if_not_all_batches_are_wanted():
+    others = multiprocessing.active_children()
+    batches = images(Numbered()).batches(10)
+    next(batches)
+    started = set(multiprocessing.active_children()) - set(others)
+    batches.close()
+    assert started
+    assert not any(process.join(4) or process.is_alive() for process in started)
 
 
 def test_digest_of_a_sample_depends_on_its_seed():
