@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.backends import mha
-from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line, interruption
 from intraq_cli.graph.layers import LAYERS
@@ -45,9 +44,6 @@ def capture(network: nn.Module, example: Tensor) -> fx.GraphModule:
         ModelError: its control flow depends on its input, it takes batches of one size only, it changes its own
             tensors, or its graph does not compute the same. The message names the line of its code if known.
     """
-    network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
-    if any(is_lazy(tensor) for tensor in [*network.parameters(), *network.buffers()]):
-        raise ModelError("the network has lazy layers without a shape", "run it on a batch of images first")
     description = describe(network, example)
     graph = _recalled(description, network, example) if description else None
     if graph is None:

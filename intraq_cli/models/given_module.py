@@ -63,7 +63,8 @@ def check_built(network: nn.Module, source: str) -> None:
     Raises:
         ModelError: it has layers that are not initialised yet, is scripted, is quantized already, or has no parameters.
     """
-    unbuilt = next((name for name, p in network.named_parameters() if is_lazy(p)), None)
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    unbuilt = next((name for name, tensor in tensors if is_lazy(tensor)), None)
     if unbuilt is not None:
         raise ModelError(f"{source} has lazy layers without a shape: {unbuilt}", "run it on a batch of images first")
     if isinstance(network, torch.jit.ScriptModule):

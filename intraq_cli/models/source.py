@@ -161,7 +161,7 @@ class Source:
                 return load_timm(self.name, pretrained, self.weights)
 
     def _from_code(self, pretrained: bool) -> Teacher:
-        network = call_factory(self.name) if self.kind == "factory" else self._copied()
+        network = unwrapped(call_factory(self.name)) if self.kind == "factory" else self._copied()
         if pretrained:
             check_values(network, self.spelled)
         cfg: Any = getattr(network, "pretrained_cfg", None)

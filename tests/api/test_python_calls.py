@@ -238,6 +238,9 @@ def test_lazy_or_uncopyable_modules_are_refused_with_a_reason():
     lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.BatchNorm2d(4))
     with pytest.raises(ModelError, match=r"lazy layers without a shape: 0\.weight"):
         quantize(lazy, **SPEC)
+    lazy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LazyBatchNorm2d(affine=False))
+    with pytest.raises(ModelError, match=r"lazy layers without a shape: 1\.running_mean"):
+        quantize(lazy, **SPEC)
     bound = SmallNet()
     bound.lock = threading.Lock()
     with pytest.raises(ModelError, match="module:SmallNet cannot be copied"):

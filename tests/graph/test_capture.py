@@ -172,11 +172,6 @@ def test_scripted_code_that_cannot_be_captured_is_refused_with_a_hint():
     assert "PYTORCH_JIT=0" in refused.value.hint
 
 
-def test_network_wrapped_by_torch_compile_is_captured(network):
-    graph = graph_of(torch.compile(network))
-    assert [layer.name for layer in layers(graph)] == ["conv1", "conv2", "conv3", "fc"]
-
-
 def branch(self, x):
     return x if x.mean() > 0.1 else -x
 
@@ -292,11 +287,6 @@ def test_network_with_a_fixed_batch_size_is_refused():
     network = OneSize().eval().requires_grad_(False)
     with pytest.raises(ModelError, match="batches of one size"):
         capture(network, torch.randn(2, 3, 8, 8))
-
-
-def test_lazy_layers_are_refused():
-    with pytest.raises(ModelError, match="lazy"):
-        capture(nn.Sequential(nn.LazyConv2d(4, 3)).eval(), torch.randn(2, 3, 8, 8))
 
 
 def test_capture_on_the_meta_device_gives_the_same_graph(network):

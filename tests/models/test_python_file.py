@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import timm
@@ -102,6 +103,23 @@ def test_library_in_an_environment_below_the_folder_is_imported_once(tmp_path, m
     made = sys.modules["library_of_mine"].made
     call_factory(model)
     assert sys.modules["library_of_mine"].made is made
+
+
+WRAPPERS = {
+    "compiled": "return torch.compile(net())",
+    "parallel": "return torch.nn.DataParallel(net())",
+    "both": "return torch.nn.DataParallel(torch.compile(net()))",
+}
+
+
+def test_wrappers_around_what_a_factory_returns_are_removed(tmp_path, factory):
+    """Otherwise the names of its layers would start with those of the wrappers."""
+    lines = [f"def {name}():\n    {line}\n" for name, line in WRAPPERS.items()]
+    path = tmp_path / "wrapped.py"
+    path.write_text("import torch\n" + Path(factory).read_text() + "\n".join(lines))
+    plain = Source.parse(f"{path}:net", INPUT).load().network.state_dict().keys()
+    for name in WRAPPERS:
+        assert Source.parse(f"{path}:{name}", INPUT).load().network.state_dict().keys() == plain
 
 
 def test_factory_that_reads_values_is_not_built_on_the_meta_device(tmp_path):
