@@ -21,7 +21,7 @@ from intraq_cli.errors import ModelError, first_line, interruption
 from intraq_cli.graph.layers import LAYERS
 from intraq_cli.graph.nodes import arguments, calls, draws_numbers
 from intraq_cli.graph.normalize import normalize
-from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.proof import same_logits
 from intraq_cli.graph.recall import Description, describe, recall, remember
 
 MOST_READS = 64
@@ -96,7 +96,7 @@ def _proven(network: nn.Module, graph: fx.GraphModule, example: Tensor) -> bool:
     except (RuntimeError, TypeError, ValueError, IndexError):  # e.g. squeeze() removes the batch dimension of one image
         one = network(example.clone())[:1]
     three = torch.cat([example, example.flip(-1)])[:3]
-    return same_answers(lambda _: one, graph, example[:1]) and same_answers(network, graph, three)
+    return same_logits(lambda _: one, graph, example[:1]) and same_logits(network, graph, three)
 
 
 def _exported(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

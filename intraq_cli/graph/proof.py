@@ -10,7 +10,7 @@ SAME = 1e-3
 
 
 @torch.no_grad()
-def same_answers(
+def same_logits(
     network: Callable[[Tensor], Tensor], changed: Callable[[Tensor], Tensor], images: Tensor, tolerance: float = SAME
 ) -> bool:
     """Whether both compute the same logits for ``images`` ``(B, C, H, W)``, up to rounding."""

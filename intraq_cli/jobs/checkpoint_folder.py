@@ -10,7 +10,7 @@ from intraq_cli.checkpoint.read import read_checkpoint
 from intraq_cli.checkpoint.write import checkpoint_tensors, write_weights
 from intraq_cli.errors import IntraqError, ModelError
 from intraq_cli.graph.nodes import draws_numbers
-from intraq_cli.graph.proof import SAME, same_answers
+from intraq_cli.graph.proof import SAME, same_logits
 from intraq_cli.io.atomic import atomic_folder
 from intraq_cli.io.json_files import jsonable, write_json
 from intraq_cli.jobs.bit_budget import Chosen
@@ -89,5 +89,5 @@ def _load_once(folder: Path, end: Finished) -> None:
     images = random_pixels(end.job.teacher.spec, 2).to(device)
     tolerance = 0.0 if device.type == "cpu" else SAME  # a GPU sums in varying order
     student = end.quantized.student
-    if not draws_numbers(student.graph) and not same_answers(student, loaded, images, tolerance):
+    if not draws_numbers(student.graph) and not same_logits(student, loaded, images, tolerance):
         raise ModelError(f"{what}: its logits differ after loading", hint)

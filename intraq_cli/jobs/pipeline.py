@@ -14,7 +14,7 @@ from intraq_cli.errors import ModelError
 from intraq_cli.evaluation.fidelity import Fidelity, fidelity, is_clearly_worse
 from intraq_cli.events import StageDone, StageStarted, Warned, silent
 from intraq_cli.graph.nodes import draws_numbers, own_tensors
-from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.proof import same_logits
 from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
@@ -140,7 +140,7 @@ class Job:
                 graph = equalize(graph, layer_bits(form_of(graph, plan.placement), plan))
             made = form_of(graph, plan.placement)
             unchanged = made is self.captured.graph
-            if unchanged or draws_numbers(made) or same_answers(self.teacher.network, made, pixels):
+            if unchanged or draws_numbers(made) or same_logits(self.teacher.network, made, pixels):
                 return made
             if equalized:
                 self.context.report(Warned("channels are not equalized: that would change what the network computes"))

@@ -15,7 +15,7 @@ from intraq_cli.graph.batch_norms import batch_norms, norm_parameters
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import quantizable
 from intraq_cli.graph.nodes import arguments, calls, constant_nodes, draws_numbers, named_tensors, replace_tensors
-from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.proof import same_logits
 from intraq_cli.models.input_spec import InputSpec
 from intraq_cli.models.meta_build import BUILD_ERRORS
 from intraq_cli.runtime.device import place
@@ -225,7 +225,7 @@ def captured_on_device(captured: Captured, teacher: Teacher, device: torch.devic
     own = named_tensors(network)
     graph = replace_tensors(captured.graph, lambda key, tensor: own[key] if key in own else tensor.to(device))
     try:
-        alike = draws_numbers(graph) or same_answers(network, graph, example_of(teacher.spec, teacher.network))
+        alike = draws_numbers(graph) or same_logits(network, graph, example_of(teacher.spec, teacher.network))
     except BUILD_ERRORS as error:
         if is_out_of_memory(error):
             raise

@@ -43,18 +43,18 @@ Known = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Question:
+class Trial:
     """The divergence from the float network when some quantizers are switched on (or off) together."""
 
     nodes: frozenset[fx.Node]
     widths: tuple[int | None, ...]
     """Bits to switch them on at; None: as calibrated."""
-    answers: dict[int | None, float] = field(default_factory=dict)
+    divergences: dict[int | None, float] = field(default_factory=dict)
     """Divergence by width."""
 
     def by_width(self) -> dict[int, float]:
         """Return the divergences by width, without that of None."""
-        return {bits: answer for bits, answer in self.answers.items() if bits is not None}
+        return {bits: value for bits, value in self.divergences.items() if bits is not None}
 
 
 @dataclass(frozen=True)
@@ -104,25 +104,25 @@ def layer_sensitivities(
     widest = max((*widths.weights, *widths.inputs, *widths.spared))
     network = _Switched(graph, plan_quantization(graph, widest, widest, placement), images)
     read = [network.read_by(layer) for layer in layers]
-    weights = [Question(frozenset({network.holders[layer.name]}), widths.weights) for layer in layers]
-    inputs = [Question(nodes, widths.inputs if nodes else ()) for nodes in read]
+    weights = [Trial(frozenset({network.holders[layer.name]}), widths.weights) for layer in layers]
+    inputs = [Trial(nodes, widths.inputs if nodes else ()) for nodes in read]
     count = sum(len(one.widths) for one in (*weights, *inputs)) + len(layers) * len(widths.spared)
     step(0, count)
-    wanted = network.float_answer()
+    wanted = network.float_logits()
     single = known.setdefault("single layers", {})
-    network.answer([*weights, *inputs], frozenset(), wanted, single, lambda done: step(done, count))
+    network.measure([*weights, *inputs], frozenset(), wanted, single, lambda done: step(done, count))
     before, everything = count - len(layers) * len(widths.spared), {}
     spared: list[dict[int, float]] = [{} for _ in layers]
     for bits in widths.spared:
         network = _Switched(graph, plan_quantization(graph, bits, bits, placement), images)
         calibrate(network.student, graph, images, CALIBRATION)
         everything[bits] = divergence(network.student(images), wanted)
-        asked = [Question(network.read_by(layer) | {network.holders[layer.name]}, (None,)) for layer in layers]
+        trials = [Trial(network.read_by(layer) | {network.holders[layer.name]}, (None,)) for layer in layers]
         here = known.setdefault(f"all but one at {bits} bits", {})
-        network.answer(asked, network.quantizers, wanted, here, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
+        network.measure(trials, network.quantizers, wanted, here, lambda done, sofar=before: step(sofar + done, count))  # type: ignore[misc]
         before += len(layers)
-        for answers, question in zip(spared, asked, strict=True):
-            answers[bits] = question.answers[None]
+        for divergences, trial in zip(spared, trials, strict=True):
+            divergences[bits] = trial.divergences[None]
     rows = zip(layers, weights, inputs, spared, strict=True)
     found = [LayerSensitivity(one.name, one.kind, w.by_width(), a.by_width(), other) for one, w, a, other in rows]
     return Sensitivities(found, everything)
@@ -154,42 +154,42 @@ class _Switched(fx.Interpreter):
         """Return the quantizers of a layer's inputs; float inputs have none."""
         return frozenset(self._read[call] for call in layer.calls if call in self._read)
 
-    def float_answer(self) -> Tensor:
+    def float_logits(self) -> Tensor:
         """Return the float network's logits ``(B, K)``."""
         self.on = frozenset()
         return self._rest(0, {})
 
-    def answer(
+    def measure(
         self,
-        questions: list[Question],
+        trials: list[Trial],
         always: frozenset[fx.Node],
         wanted: Tensor,
         known: dict[str, float],
         step: Callable[[int], None],
     ) -> None:
-        """Answer all questions in one run of the network.
+        """Measure all trials in one run of the network.
 
         Args:
-            questions: the divergences to measure; filled in place.
-            always: quantizers that are on by default; a question toggles its own.
+            trials: the divergences to measure; filled in place.
+            always: quantizers that are on by default; a trial toggles its own.
             wanted: the float network's logits, ``(B, K)``.
-            known: answers by quantizers and width, which are not measured again (layers may read the same value).
-            step: called with the number of answers so far.
+            known: divergences by quantizers and width, which are not measured again (layers may read the same value).
+            step: called with the number of divergences so far.
         """
         place = {node: k for k, node in enumerate(self.order)}
-        at: dict[int, list[Question]] = {}
-        for question in questions:
-            if question.widths:
-                at.setdefault(min(place[node] for node in question.nodes), []).append(question)
+        at: dict[int, list[Trial]] = {}
+        for trial in trials:
+            if trial.widths:
+                at.setdefault(min(place[node] for node in trial.nodes), []).append(trial)
         done, live = 0, dict[fx.Node, Any]()
         for k, node in enumerate(self.order[:-1]):
-            for question in at.get(k, ()):
-                self.on = always ^ question.nodes
-                for self.bits in question.widths:
-                    key = f"{' '.join(sorted(node.name for node in question.nodes))} {self.bits}"
+            for trial in at.get(k, ()):
+                self.on = always ^ trial.nodes
+                for self.bits in trial.widths:
+                    key = f"{' '.join(sorted(node.name for node in trial.nodes))} {self.bits}"
                     if key not in known:
                         known[key] = divergence(self._rest(k, live), wanted)
-                    question.answers[self.bits] = known[key]
+                    trial.divergences[self.bits] = known[key]
                     done += 1
                     step(done)
             self.on, self.bits = always, None

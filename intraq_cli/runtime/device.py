@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from intraq_cli.errors import DeviceError, UsageError, interruption
-from intraq_cli.graph.proof import same_answers
+from intraq_cli.graph.proof import same_logits
 from intraq_cli.runtime.launch import launched
 from intraq_cli.words import counted
 
@@ -146,7 +146,7 @@ def place(network: nn.Module, device: torch.device | str, example: Tensor | None
         with torch.no_grad():
             as_written = network(example.clone())
         _lay_out(network, torch.channels_last)
-        alike = same_answers(lambda _: as_written, network, example, ALIKE)
+        alike = same_logits(lambda _: as_written, network, example, ALIKE)
     except Exception as error:  # later checks report an error of the network itself
         if interruption(error):
             raise

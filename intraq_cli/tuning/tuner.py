@@ -101,7 +101,7 @@ class _Run:
         self.micro_batches = MicroBatches(context.micro_batch_size, report)
         pair = _Pair(student.graph, teacher, config, device)
         image_steps = config.steps * config.batch_size // context.ranks.size
-        self.answers = Accelerated(pair, mode_of(config.compile, teacher, device, image_steps), device, report)
+        self.outputs = Accelerated(pair, mode_of(config.compile, teacher, device, image_steps), device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
         low, high = extremes(images)
@@ -150,17 +150,17 @@ class _Run:
 
     def _at_once(self, x: Tensor, y: Tensor, size: int, share: float) -> Tensor:
         if size < len(x) and x.is_cuda:  # a CUDA graph overwrites the gradients of its previous run
-            return self._accumulate(self.answers.function, x, y, size, share)
-        return self.answers.run(lambda answers: self._accumulate(answers, x, y, size, share))
+            return self._accumulate(self.outputs.function, x, y, size, share)
+        return self.outputs.run(lambda outputs: self._accumulate(outputs, x, y, size, share))
 
     def _accumulate(
-        self, answers: Callable[[Tensor], "_Answers"], x: Tensor, y: Tensor, size: int, share: float
+        self, outputs: Callable[[Tensor], "_Outputs"], x: Tensor, y: Tensor, size: int, share: float
     ) -> Tensor:
         """Accumulate gradients of this rank's share of a batch, ``size`` images at once; returns losses, ignorance."""
         self.optimizer.zero_grad()
         total = torch.zeros(len(TuningLosses._fields) + 1, device=x.device)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            logits, wanted, distances = answers(images)
+            logits, wanted, distances = outputs(images)
             losses = distillation_loss(logits, wanted, labels, distances, self.config)
             weight = len(images) / len(x)
             (share * weight * losses.total).backward()
@@ -213,7 +213,7 @@ class _Collapse:
             raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than chance")
 
 
-class _Answers(NamedTuple):
+class _Outputs(NamedTuple):
     """The outputs of both networks on a batch of images."""
 
     student: Tensor
@@ -239,13 +239,13 @@ class _Pair(nn.Module):
         self.student = in_precision(student, config.precision, device)
         self.teacher = in_precision(fold_batch_norms(teacher), config.precision, device)
 
-    def forward(self, images: Tensor) -> _Answers:
+    def forward(self, images: Tensor) -> _Outputs:
         """Run both networks on images ``(B, C, H, W)``."""
         with torch.no_grad():
-            answer = self.teacher(images)
+            made = self.teacher(images)
         if not self.compares:
-            return _Answers(self.student(images), answer, [])
-        wanted, values = answer
+            return _Outputs(self.student(images), made, [])
+        wanted, values = made
         expected = [Output(value, variance) for value, variance in zip(values, self.variances, strict=True)]
         logits, distances = self.student(images, expected)
-        return _Answers(logits, wanted, distances)
+        return _Outputs(logits, wanted, distances)
