@@ -91,19 +91,25 @@ class LabelledImages:
             prefetch_factor=AHEAD if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
-        others = multiprocessing.active_children()
         batches = iter(loader)
-        started = set(multiprocessing.active_children()) - set(others)
         try:
             yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or "Traceback" in str(error):
+        except Exception as error:
+            if workers:  # its message has the worker's traceback; its own would keep the workers alive
+                error.with_traceback(None)
+            if (
+                not isinstance(error, RuntimeError)
+                or "DataLoader worker" not in str(error)
+                or "Traceback" in str(error)
+            ):
                 raise
-            hint = "memory may have run out: try a smaller --batch-size"
-            raise DataError("a process that decodes images was killed", hint) from error
-        finally:  # after an error, torch would wait five seconds for each once the traceback is garbage
-            for process in started:
-                process.terminate()
+        else:
+            return
+        finally:
+            del batches  # ends the workers; as garbage, they would take five seconds each
+        raise DataError(
+            "a process that decodes images was killed", "memory may have run out: try a smaller --batch-size"
+        )
 
     def _workers(self, batch_size: int) -> int:
         """Return the number of worker processes; 0 for few images, or if forking is not safe."""
