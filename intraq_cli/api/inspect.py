@@ -12,13 +12,16 @@ from intraq_cli.errors import MAKE_AGAIN, CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path, tensor_header
 from intraq_cli.jobs.asked_bits import DEFAULT_BITS, check_width
 from intraq_cli.jobs.inspection import inspected
-from intraq_cli.jobs.targets import find_folder
+from intraq_cli.jobs.targets import find_folder, naming
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
 from intraq_cli.quantization.bit_rules import read_bit_rules, template
 from intraq_cli.quantization.plan import form_of, plan_quantization
 from intraq_cli.results import InspectionResult
+
+WITHOUT_RUN = f"{MAKE_AGAIN}; load() works without run.json"
+"""Hint for a checkpoint whose manifest is missing or damaged."""
 
 
 @verb
@@ -91,6 +94,13 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     folder = None if isinstance(model, nn.Module) else find_folder(str(model), None)
     if folder is None:
         return None
+    with naming(str(model), folder):
+        return _recorded(folder)
+
+
+def _recorded(folder: Path) -> InspectionResult:
+    if not (folder / "run.json").is_file():
+        raise CheckpointError(f"{folder} has no run.json, which describes its layers", WITHOUT_RUN)
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)
     if not weights.is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: model.safetensors is missing", MAKE_AGAIN)
@@ -106,5 +116,4 @@ def _checkpoint(model: Model) -> InspectionResult | None:
     try:
         return TypeAdapter(InspectionResult).validate_python(found)
     except ValidationError as error:
-        hint = f"{MAKE_AGAIN}; load() works without run.json"
-        raise CheckpointError(f"{folder}/run.json does not describe the layers", hint) from error
+        raise CheckpointError(f"{folder}/run.json does not describe the layers", WITHOUT_RUN) from error

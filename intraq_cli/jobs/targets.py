@@ -1,6 +1,8 @@
 """What a target names: a checkpoint or an exported file; and the float teacher that it was made from."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,10 @@ def find_checkpoint(target: str, code: Source | None, device: torch.device, revi
         IntraqError: the checkpoint is damaged, or cannot be fetched.
     """
     folder = find_folder(target, revision)
-    return None if folder is None else read_checkpoint(folder, code, device)
+    if folder is None:
+        return None
+    with naming(target, folder):
+        return read_checkpoint(folder, code, device)
 
 
 def find_quantized(
@@ -85,6 +90,17 @@ def find_folder(target: str, revision: str | None) -> Path | None:
         return Path(target) if is_checkpoint(Path(target)) else None
     source = Source.parse(target, revision=revision)
     return fetch_checkpoint(source.name) if source.kind == "hub" else None
+
+
+@contextmanager
+def naming(target: str, folder: Path) -> Iterator[None]:
+    """Within the block, errors about ``folder`` name the ``target`` as the user spelled it, not the Hub's cache."""
+    try:
+        yield
+    except IntraqError as error:
+        error.message, error.hint = (text.replace(str(folder), target) for text in (error.message, error.hint))
+        error.args = (error.message,)
+        raise
 
 
 def teacher_of(

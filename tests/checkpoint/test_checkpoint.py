@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from intraq_cli import evaluate, load, quantize
+from intraq_cli import evaluate, inspect, load, quantize
 from intraq_cli.errors import CheckpointError, IntraqError, ModelError, OutputError
 from intraq_cli.graph import capture, recall
 from intraq_cli.models.architectures import build_architecture
@@ -259,6 +259,8 @@ def test_checkpoint_without_run_json_loads_but_has_no_teacher_to_evaluate(digits
     load(tmp_path / "copy", device="cpu")
     with pytest.raises(CheckpointError, match="does not say which model it was made from"):
         evaluate(tmp_path / "copy", data="digits", device="cpu")
+    with pytest.raises(CheckpointError, match=r"copy has no run\.json, which describes its layers"):
+        inspect(tmp_path / "copy")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from intraq_cli import load, quantize
-from tests.conftest import TINY_SET
+from tests.conftest import FACTORY, SPEC, TINY_SET
 from tests.fakes.hub import Hub, drive
 
 TOKEN = "hf_" + "r" * 34
@@ -32,6 +32,7 @@ LOADS = {
     "load nowhere": ("org/w4", "nowhere"),
     "load twice named": ("org/w4@dev", "main"),
     "load private": ("secret/w4", None),
+    "load without its code": ("org/own", None),
     "load refused": ("org/refuses", None),
     "load broken": ("org/broken", None),
     "load busy": ("org/busy", None),
@@ -52,13 +53,15 @@ BENCHMARKS = ["org/bench test", "org/bench validation", "org/bench train", "org/
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, small_digits):
-    """A float model and a checkpoint of it."""
+    """A float model, checkpoints of one, and a checkpoint of a network from a Python file."""
     folder = tmp_path_factory.mktemp("made")
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=7)
     timm.models.save_for_hf(network, folder / "tiny", safe_serialization=True)
     quantize(small_digits, out=folder / "w4", set=TINY_SET, device="cpu")
     quantize(small_digits, w=3, out=folder / "w3", set=TINY_SET, device="cpu")
+    (folder / "nets.py").write_text(FACTORY)
+    quantize(f"{folder / 'nets.py'}:net", recipe="instant", out=folder / "own", device="cpu", **SPEC)
     return folder
 
 
@@ -68,6 +71,7 @@ def hub(made):
     hub.add("org/tiny", made / "tiny")
     hub.add("org/gated", made / "tiny", gated=True)
     hub.add("org/empty")
+    hub.add("org/own", made / "own")
     hub.add("secret/w4", made / "w4", private=True)
     branches = hub.add("org/w4", made / "w4")
     branches.commit("dev", {path.name: path.read_bytes() for path in (made / "w3").iterdir()}, "3 bits")
@@ -137,6 +141,7 @@ def test_every_spelling_of_a_hub_model_loads_the_same_weights(answers, hub, name
         ("load nowhere", "no such revision"),
         ("load twice named", "names a revision"),
         ("load private", "no repository secret/w4"),
+        ("load without its code", "org/own was made from "),
         ("load refused", "the token does not allow this (403: not for you)"),
         ("load broken", "the Hub reported an error (502: bad gateway)"),
         ("load busy", "accepts no more requests for now"),
