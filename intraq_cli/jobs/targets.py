@@ -94,10 +94,12 @@ def find_folder(target: str, revision: str | None) -> Path | None:
 
 @contextmanager
 def naming(target: str, folder: Path) -> Iterator[None]:
-    """Within the block, errors about ``folder`` name the ``target`` as the user spelled it, not the Hub's cache."""
+    """Within the block, errors about a ``folder`` in the Hub's cache name the ``target`` as the user spelled it."""
     try:
         yield
     except IntraqError as error:
+        if os.path.isdir(target):  # it is that folder, and a name as short as "q" may be part of other words
+            raise
         error.message, error.hint = (text.replace(str(folder), target) for text in (error.message, error.hint))
         error.args = (error.message,)
         raise

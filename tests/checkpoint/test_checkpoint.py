@@ -263,6 +263,16 @@ def test_checkpoint_without_run_json_loads_but_has_no_teacher_to_evaluate(digits
         inspect(tmp_path / "copy")
 
 
+def test_error_about_a_folder_with_a_short_name_is_not_garbled(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits, "e")
+    Path("e/run.json").unlink()
+    for typed in ("e", "./e", "e/"):
+        with pytest.raises(CheckpointError) as caught:
+            inspect(typed)
+        assert caught.value.message == "e has no run.json, which describes its layers"
+
+
 @pytest.mark.parametrize(
     ("teacher", "says"),
     [
