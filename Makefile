@@ -27,13 +27,14 @@ docs: .venv/installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env docs docs/_build
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-# in one go, as a second installation resolves and builds all again; bytecode on all cores, where pip takes one
+# in one go, as a second installation resolves and builds all again, by a new pip, which is a third faster than that of
+# Python 3.11; bytecode on all cores, where pip takes one
 .venv/installed-dev: pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
 	-$(BIN)/python -m compileall -qq -j 0 -x '/(tests|testing|mypy|pip|setuptools)/' .venv/lib
 	touch .venv/installed $@
