@@ -20,7 +20,7 @@ tests: .venv/installed-dev
 
 # those that take seconds each; not part of test
 slow: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m slow
 
 # the pages as a site; a warning is an error
 docs: .venv/installed-dev
