@@ -220,16 +220,8 @@ def test_interrupted_save_is_not_reported_as_a_full_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
 def test_signals_end_the_command_with_their_exit_code_and_a_message(tmp_path, factory, signal_):
-    options = [
-        *INPUT,
-        *TINY,
-        "--set",
-        "tuning.steps=1000000",
-        "--set",
-        "tuning.compile=false",
-        "--out",
-        str(tmp_path / "o"),
-    ]
+    forever = ("--set", "tuning.steps=1000000", "--set", "tuning.compile=false")
+    options = [*INPUT, *TINY, *forever, "--out", str(tmp_path / "o")]
     job = process.Process(["-c", SCRIPT, "quantize", f"{factory}:net", *options])
     state = tmp_path / "o.unfinished" / "tuning.pt"
     for _ in range(600):
