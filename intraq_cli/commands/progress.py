@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -32,13 +32,15 @@ def progress(quiet: bool, recipe: str = "") -> Iterator[Report]:
     If a stage of the default ``recipe`` will take over an hour, the faster recipe is suggested once.
     """
     paces = _Paces(recipe)
+    shown: AbstractContextManager[Report]
     if quiet:
-        yield ending_if_interrupted(_messages_only)
+        shown = nullcontext(_messages_only)
     elif sys.stderr.isatty() and not stderr.is_dumb_terminal:
-        with _Bars(paces) as bars:
-            yield ending_if_interrupted(bars.report)
+        shown = _Bars(paces)
     else:
-        yield ending_if_interrupted(_Lines(paces).report)
+        shown = nullcontext(_Lines(paces).report)
+    with shown as report:
+        yield ending_if_interrupted(report)
 
 
 def _messages_only(event: Event) -> None:
@@ -76,7 +78,7 @@ def _describe(event: StepDone, rate: str) -> str:
     return "  ".join(filter(None, (one_line(event.detail), rate, terms)))
 
 
-class _Bars:
+class _Bars(AbstractContextManager[Report]):
     """A live line for the current stage, below the lines of finished stages."""
 
     def __init__(self, paces: "_Paces") -> None:
@@ -87,9 +89,9 @@ class _Bars:
         self.unicode = stderr.encoding.lower().startswith("utf")
         self.live = Live(get_renderable=self._shown, console=stderr, refresh_per_second=REFRESH, transient=True)
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> Report:
         self.live.start()
-        return self
+        return self.report
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()

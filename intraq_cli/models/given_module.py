@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from intraq_cli.errors import ModelError, first_line
+from intraq_cli.graph.nodes import named_tensors
 from intraq_cli.models.meta_build import BUILD_ERRORS
 
 QUANTIZED = (
@@ -63,8 +64,7 @@ def check_built(network: nn.Module, source: str) -> None:
     Raises:
         ModelError: it has layers that are not initialised yet, is scripted, is quantized already, or has no parameters.
     """
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    unbuilt = next((name for name, tensor in tensors if is_lazy(tensor)), None)
+    unbuilt = next((name for name, tensor in named_tensors(network).items() if is_lazy(tensor)), None)
     if unbuilt is not None:
         raise ModelError(f"{source} has lazy layers without a shape: {unbuilt}", "run it on a batch of images first")
     if isinstance(network, torch.jit.ScriptModule):
@@ -84,7 +84,7 @@ def check_values(network: nn.Module, source: str) -> None:
     Raises:
         ModelError: a parameter or buffer is on the meta device.
     """
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+    for name, tensor in named_tensors(network).items():
         if tensor.is_meta:
             raise ModelError(f"{source} has no weights yet: {name} is on the meta device", "load its weights first")
 
