@@ -96,7 +96,7 @@ def export(
         opset=OPSET[storage],
         bytes=path.stat().st_size,
         layers_integer=integer,
-        layers_float=[asdict(layer) for layer in left],
+        layers_float=left,
         seconds=seconds,
         **figures,
     )
@@ -118,7 +118,7 @@ def _about(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, report: Report) -> None:
+def _check_fused(checkpoint: Checkpoint, left: list[dict[str, str]], allow_float: bool, report: Report) -> None:
     """Refuse float layers with placement ``integer``, else report them; products of activations may stay float.
 
     Raises:
@@ -126,9 +126,9 @@ def _check_fused(checkpoint: Checkpoint, left: list[Any], allow_float: bool, rep
     """
     if not left:
         return
-    planned = [layer for layer in left if layer.name in checkpoint.network.plan.weights]
+    planned = [layer for layer in left if layer["name"] in checkpoint.network.plan.weights]
     count = f"{len(left)} layers stay" if len(left) > 1 else "1 layer stays"
-    text = f"{count} float: {some_of([f'{layer.name} ({layer.reason})' for layer in left])}"
+    text = f"{count} float: {some_of(['{name} ({reason})'.format(**layer) for layer in left])}"
     integer = checkpoint.network.plan.placement == "integer"
     if planned and integer and not allow_float:
         raise ExportError(text, "add --allow-float to write the file anyway")

@@ -12,7 +12,7 @@ from intraq_cli.errors import MAKE_AGAIN, CheckpointError, check_unused
 from intraq_cli.io.untrusted import safe_path, tensor_header
 from intraq_cli.jobs.asked_bits import DEFAULT_BITS, check_width
 from intraq_cli.jobs.inspection import inspected
-from intraq_cli.jobs.targets import find_folder, naming
+from intraq_cli.jobs.targets import read_folder
 from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source
 from intraq_cli.models.teacher import capture_teacher
@@ -64,7 +64,7 @@ def inspect(
     for option, width in (("--w", w), ("--a", a), ("--first-last-bits", first_last_bits)):
         check_width(option, width)
     rules = read_bit_rules(bits)
-    found = _checkpoint(model)
+    found = None if isinstance(model, nn.Module) else read_folder(str(model), None, _recorded)
     override = InputOverride(input_size, mean, std, crop_pct, interpolation)
     if found is not None:
         own = {"w": w, "a": a, "act_placement": act_placement, "first_last_bits": first_last_bits, "bits": bits}
@@ -85,20 +85,12 @@ def bits_template(found: InspectionResult) -> str:
     return template(weights, {layer.name: layer.a_bits for layer in found.layers if layer.a_bits is not None})
 
 
-def _checkpoint(model: Model) -> InspectionResult | None:
-    """Return what a checkpoint records about itself; None if ``model`` is no checkpoint.
+def _recorded(folder: Path) -> InspectionResult:
+    """Return what a checkpoint records about itself.
 
     Raises:
         CheckpointError: the record is missing or invalid.
     """
-    folder = None if isinstance(model, nn.Module) else find_folder(str(model), None)
-    if folder is None:
-        return None
-    with naming(str(model), folder):
-        return _recorded(folder)
-
-
-def _recorded(folder: Path) -> InspectionResult:
     if not (folder / "run.json").is_file():
         raise CheckpointError(f"{folder} has no run.json, which describes its layers", WITHOUT_RUN)
     run, weights = read_run(folder), safe_path(folder, "model.safetensors", CheckpointError)

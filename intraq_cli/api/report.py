@@ -8,7 +8,7 @@ from pathlib import Path
 from intraq_cli.api.arguments import verb
 from intraq_cli.errors import NO_CHECKPOINT, CheckpointError, UsageError
 from intraq_cli.io.atomic import atomic_file, check_output
-from intraq_cli.jobs.targets import find_folder, naming
+from intraq_cli.jobs.targets import read_folder
 from intraq_cli.reports.comparison import comparison
 from intraq_cli.reports.folder import REPORT, Record, read_record
 from intraq_cli.reports.page import html_page
@@ -68,9 +68,7 @@ def _listed(given: Folders) -> list[str]:
 
 
 def _record(target: str) -> Record:
-    folder = find_folder(target, None)
-    if folder is None:
+    record = read_folder(target, None, read_record)
+    if record is None:
         raise CheckpointError(f"{target} is not a checkpoint", NO_CHECKPOINT)
-    with naming(target, folder):
-        record = read_record(folder)
     return record if os.path.isdir(target) else replace(record, name=target)  # else it has the name of a Hub snapshot

@@ -103,39 +103,6 @@ class RunManifest(JsonTable):
     """SHA-256 of the model card, and of the one that it replaces."""
 
 
-class _Tuning(JsonTable):
-    steps: Count
-
-
-class _Recipe(JsonTable):
-    name: Text
-    tuning: _Tuning
-
-
-class _Versions(JsonTable):
-    intraq: Text
-
-
-class _Measured(JsonTable):
-    bytes_float: Count
-    bytes_quantized: Count
-    agreement: Figure | None = None
-    held_out: Count | None = None
-
-
-class PublishedRun(RunManifest):
-    """``run.json`` with all fields that a model card shows."""
-
-    name: Text
-    command: StrictStr
-    seed: Whole
-    images_from: Text | None = None
-    needs_factory: StrictBool
-    recipe: _Recipe
-    versions: _Versions
-    measured: _Measured
-
-
 def read_run(folder: Path) -> dict[str, Any]:
     """Read the manifest of a checkpoint folder, validated by :class:`RunManifest`; empty if there is none.
 

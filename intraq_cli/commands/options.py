@@ -9,6 +9,7 @@ from intraq_cli.choices import LARGEST_SEED, Placement
 from intraq_cli.commands.parsing import bits, numbers
 from intraq_cli.models.input_options import MAX_CROP_PCT, MIN_CROP_PCT
 from intraq_cli.models.input_options import Interpolation as _Interpolation
+from intraq_cli.zoo import model_names, recipe_names
 
 MODEL_HELP = (
     "timm name, hf-hub:ORG/NAME@REV, torchvision:NAME, pytorchcv:NAME, a folder, path/to/file.py:factory, "
@@ -22,18 +23,6 @@ PANELS = {
     "Output": ("--force", "--export", "--tensorboard", "--save", "--json", "--csv", "--quiet"),
 }
 """Panels of ``--help`` and the options in them; all other options are in the first one."""
-
-
-def _models(incomplete: str) -> list[str]:
-    from intraq_cli.zoo import model_names
-
-    return [name for name in model_names() if name.startswith(incomplete)]
-
-
-def _recipes(incomplete: str) -> list[str]:
-    from intraq_cli.zoo import recipe_names
-
-    return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
 def _argument(name: str, text: str, **settings: Any) -> Any:
@@ -66,7 +55,7 @@ PLACEMENTS = (
     "needs"
 )
 
-Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=_models)]
+Model = Annotated[str, _argument("MODEL", MODEL_HELP, autocompletion=model_names)]
 Inspected = Annotated[str, _argument("TARGET", f"A checkpoint folder or Hub id, or a model: {MODEL_HELP}")]
 Target = Annotated[str, _argument("TARGET", "Checkpoint folder or its Hub id, exported .onnx file, or float model.")]
 Targets = Annotated[
@@ -182,7 +171,7 @@ SortLayers = Annotated[
     Literal["name", "kind", "w", "a", "parameters", "multiply-adds", "bytes"] | None,
     _unset("--sort", help="Sort the table; default: the order in which layers run."),
 ]
-Recipe = Annotated[str, _option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=_recipes)]
+Recipe = Annotated[str, _option("--recipe", help="Recipe from the zoo, or a TOML file.", autocompletion=recipe_names)]
 Set = Annotated[list[str] | None, _set("tuning.steps=200")]
 SynthesisSet = Annotated[list[str] | None, _set("synthesis.steps=200")]
 NumImages = Annotated[int | None, _option("-n", "--num-images", min=1, help="Images; default: the recipe's.")]

@@ -3,7 +3,6 @@
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +75,8 @@ MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU
 """Operators whose second input is a weight, or another activation."""
 
 
-@dataclass(frozen=True)
-class FloatLayer:
-    """A layer that the runtime computes in float."""
-
-    name: str
-    reason: str
-
-
-def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
-    """Return which layers of an ``onnx.ModelProto`` the runtime runs on integers, and why the others stay float.
+def integer_layers(model: Any) -> tuple[list[str], list[dict[str, str]]]:
+    """Return which layers of an ``onnx.ModelProto`` the runtime runs on integers; name and reason of the others.
 
     The answer is read from the graph that the session optimized, which is what actually runs.
     """
@@ -104,12 +95,12 @@ def integer_layers(model: Any) -> tuple[list[str], list[FloatLayer]]:
         maker = makers.get(node.input[1])
         weight = node.input[1] if maker is None else maker.input[0]
         if weight not in held:
-            left.append(FloatLayer(node.name, "a product of activations"))
+            left.append({"name": node.name, "reason": "a product of activations"})
         elif weight in fused:
             integer.append(weight.removesuffix(".weight"))
         else:
-            left.append(FloatLayer(weight.removesuffix(".weight"), _reason(model, makers, node, maker)))
-    return list(dict.fromkeys(integer)), list({layer.name: layer for layer in left}.values())
+            left.append({"name": weight.removesuffix(".weight"), "reason": _reason(model, makers, node, maker)})
+    return list(dict.fromkeys(integer)), list({layer["name"]: layer for layer in left}.values())
 
 
 def _reason(model: Any, makers: dict[str, Any], node: Any, weight: Any) -> str:

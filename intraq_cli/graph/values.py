@@ -119,13 +119,6 @@ def keeps_places(node: fx.Node) -> bool | None:
     return True if whole and given["divisor_override"] is None else None
 
 
-def activations(graph: fx.GraphModule) -> list[fx.Node]:
-    """Return the nodes whose values are floats that depend on the images, in the order of the graph."""
-    constant = constant_nodes(graph)
-    nodes = [node for node in graph.graph.nodes if node.op in ("placeholder", "call_function")]
-    return [n for n in nodes if n not in constant and is_float(n)]
-
-
 def is_float(node: fx.Node) -> bool:
     """Whether a node's value is a tensor of floats."""
     return bool(getattr(node.meta.get("dtype"), "is_floating_point", False))
@@ -164,9 +157,9 @@ def values(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     That is the call itself, or the last of the clamps that alone read it: they cost nothing if the value is quantized.
     """
     found: dict[fx.Node, fx.Node] = {}
-    absorbed: set[fx.Node] = set()
-    for node in activations(graph):
-        if carries(node) or node in absorbed:
+    absorbed = constant_nodes(graph)
+    for node in graph.graph.nodes:
+        if node.op not in ("placeholder", "call_function") or not is_float(node) or carries(node) or node in absorbed:
             continue
         held = node
         while len(held.users) == 1 and clamp_bounds(user := next(iter(held.users))) is not None:

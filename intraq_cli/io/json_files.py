@@ -21,14 +21,14 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD.
+    """Convert ``value`` to what JSON in UTF-8 supports: NaN and infinities to null, surrogates to U+FFFD, keys to text.
 
     Surrogates occur in file names with bytes that are not UTF-8.
     """
     if isinstance(value, str):
         return NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, dict):
-        return {jsonable(key): jsonable(item) for key, item in value.items()}
+        return {jsonable(str(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):

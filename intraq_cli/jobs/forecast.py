@@ -16,7 +16,6 @@ from intraq_cli.runtime.compilation import mode_of
 from intraq_cli.runtime.device import return_freed_memory, training_settings
 from intraq_cli.runtime.launch import launched
 from intraq_cli.runtime.memory import peak_memory, start_peak
-from intraq_cli.runtime.micro_batches import largest_micro_batch
 from intraq_cli.runtime.torch_errors import out_of_memory
 from intraq_cli.synthesis.synthesizer import batch_sizes
 from intraq_cli.synthesis.tuning_images import TuningImages
@@ -131,10 +130,7 @@ def _at_once(job: Job, images: int) -> int | None:
 
 def _fitting(job: Job, stage: str, batch: int) -> int:
     """Return the micro-batch size of the job itself."""
-    size = job.context.micro_batch_size
-    if size is None:
-        size = largest_micro_batch(job.captured.graph, job.teacher.spec.input_size, job.context.device, stage)
-    return min(size or batch, batch)
+    return min(job.context_of(stage).micro_batch_size or batch, batch)
 
 
 class _Log:

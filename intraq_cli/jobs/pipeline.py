@@ -19,7 +19,7 @@ from intraq_cli.jobs.quantized_model import QuantizedModel
 from intraq_cli.jobs.without_images import WithoutImages
 from intraq_cli.models.random_images import random_pixels
 from intraq_cli.models.teacher import Captured, Teacher
-from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate, forget_grids
+from intraq_cli.quantization.calibration import CALIBRATION_IMAGES, calibrate
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.equalization import equalize, uncapped
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
@@ -72,48 +72,42 @@ class Job:
         ):
             yield replace(self, context=replace(self.context, ranks=ranks, store=kept, report=report))
 
+    @out_of_memory()
     def synthesize(self) -> TuningImages:
         """Learn the images (stage 1).
 
         Raises:
             DeviceError: out of memory.
         """
-        with out_of_memory():
-            return synthesize_images(
-                self.captured.graph,
-                self.teacher.spec.input_size,
-                self.captured.num_classes,
-                self.teacher.spec.bounds,
-                self.recipe.synthesis,
-                self._context_of("synthesis"),
-            )
+        return synthesize_images(
+            self.captured.graph,
+            self.teacher.spec.input_size,
+            self.captured.num_classes,
+            self.teacher.spec.bounds,
+            self.recipe.synthesis,
+            self.context_of("synthesis"),
+        )
 
+    @out_of_memory()
     def quantize(self, plan: Plan, made: TuningImages | None) -> QuantizedModel:
         """Calibrate, tune (stage 2) and freeze.
 
         Raises:
             DeviceError: out of memory.
         """
-        with out_of_memory():
-            return self._quantize(plan, made)
-
-    def _quantize(self, plan: Plan, made: TuningImages | None) -> QuantizedModel:
         graph = self._prepared(plan)
         if made is None:
             return self._without_images(graph, plan)
-        student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
         used, held_out = hold_out(made, self.recipe.tuning.holdout)
-        done = self._by_images(student, graph, used, held_out)
+        done = self._by_images(graph, plan, used, held_out)
         if len(used.images) == len(made.images):  # agreement on images used for tuning would be too optimistic
             return replace(done, fidelity=Fidelity())
         return done
 
-    def _by_images(
-        self, student: QuantizedNetwork, graph: fx.GraphModule, used: TuningImages, held_out: Tensor
-    ) -> QuantizedModel:
+    def _by_images(self, graph: fx.GraphModule, plan: Plan, used: TuningImages, held_out: Tensor) -> QuantizedModel:
         """Calibrate on the images ``used``, tune on them if the recipe says so, and freeze."""
-        self._calibrate(student, graph, used)
-        context = self._context_of("tuning")
+        student = self._calibrated(graph, plan, used)
+        context = self.context_of("tuning")
         if not self.recipe.tuning.steps:
             return self._freeze(student, graph, held_out, {}, context)
         calibrated = self._freeze(copy.deepcopy(student), graph, held_out, {}, context)
@@ -164,40 +158,41 @@ class Job:
         )
         return QuantizedModel(student, stored, follows, losses)
 
-    def _calibrate(
+    def _calibrated(
         self,
-        student: QuantizedNetwork,
         teacher: fx.GraphModule,
+        plan: Plan,
         used: TuningImages | None,
         pooled: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Set the student's first grids, from images or, if there are none, from batch-norm statistics."""
+    ) -> QuantizedNetwork:
+        """Return the student with its first grids, from images or, if there are none, from batch-norm statistics."""
         self.context.store.began("calibration")
         seed, device, report = self.context.seed, self.context.device, self.context.report
         config, tuning = self.recipe.quantization, self.recipe.tuning
-        report(StageStarted("calibration", 1, f"{len(student.plan.activations)} activations"))
+        report(StageStarted("calibration", 1, f"{len(plan.activations)} activations"))
         if used is not None and config.activation_range == "ema":
             # as published: the warm-up runs on tuning batches, with weights already quantized
+            student = _student(teacher, plan)
             for name, weight in student.weights.items():
-                student.set_weight(name, WeightQuantizer(weight(), student.plan.weights[name], config))
+                student.set_weight(name, WeightQuantizer(weight(), plan.weights[name], config))
             batches = AugmentedBatches(used.images, used.labels, tuning.batch_size, tuning.crop_eta, seed)
             warm_up(student, batches_on_device((x for x, _ in islice(batches, config.ema_steps)), device), config)
         else:
             images = used.images[:CALIBRATION_IMAGES] if used else random_pixels(self.teacher.spec)
-            self._calibrate_on(student, teacher, images, used is None, pooled)
+            student = self._calibrated_on(teacher, plan, images, used is None, pooled)
         place(student, device)
         report(StageDone("calibration", self.context.store.ended("calibration")))
+        return student
 
-    def _calibrate_on(
+    def _calibrated_on(
         self,
-        student: QuantizedNetwork,
         teacher: fx.GraphModule,
+        plan: Plan,
         images: Tensor,
         sampled: bool,
         pooled: Mapping[str, Tensor] | None,
-    ) -> None:
+    ) -> QuantizedNetwork:
         """Calibrate on ``images``, or on as many as fit into memory: every layer must process all of them at once."""
-        weights, before = dict(student.weights), {key: value.clone() for key, value in student.state_dict().items()}
         spec, device = self.teacher.spec, self.context.device
         size = largest_micro_batch(self.captured.graph, spec.input_size, device, "calibration")
         if size is not None and size < len(images):
@@ -205,13 +200,13 @@ class Job:
                 Warned(f"calibrating on only {size} of {len(images)} images: more do not fit into memory")
             )
 
-        def on_first(count: int) -> None:
-            forget_grids(student, weights)
-            student.load_state_dict(before)
+        def on_first(count: int) -> QuantizedNetwork:
+            student = _student(teacher, plan)
             (first,) = batches_on_device([images[:count]], device)
             calibrate(student, teacher, first, self.recipe.quantization, sampled, pooled)
+            return student
 
-        MicroBatches(size, self.context.report, "and calibrating only on these").run(on_first, len(images))
+        return MicroBatches(size, self.context.report, "and calibrating only on these").run(on_first, len(images))
 
     def _without_images(self, graph: fx.GraphModule, plan: Plan) -> QuantizedModel:
         """Calibrate from batch-norm statistics or random images, as :class:`WithoutImages` chooses."""
@@ -219,8 +214,7 @@ class Job:
         def made_by(
             plan: Plan, images: TuningImages | None, pooled: Mapping[str, Tensor] | None = None
         ) -> QuantizedModel:
-            student = QuantizedNetwork(own_tensors(uncapped(graph)), plan).eval()
-            self._calibrate(student, graph, images, pooled)
+            student = self._calibrated(graph, plan, images, pooled)
             return QuantizedModel(student, _frozen(student), Fidelity(), {})
 
         def unclipped(made: QuantizedModel, batches: Iterable[Tensor]) -> QuantizedModel:
@@ -229,12 +223,17 @@ class Job:
 
         return WithoutImages(self.teacher, self.captured.graph, plan, self.context).better(made_by, unclipped)
 
-    def _context_of(self, stage: str) -> RunContext:
+    def context_of(self, stage: str) -> RunContext:
         """Return the context with a micro-batch size that fits into memory in a stage, unless one is given."""
         if self.context.micro_batch_size is not None:
             return self.context
         size = largest_micro_batch(self.captured.graph, self.teacher.spec.input_size, self.context.device, stage)
         return replace(self.context, micro_batch_size=size)
+
+
+def _student(teacher: fx.GraphModule, plan: Plan) -> QuantizedNetwork:
+    """Return the quantized network before calibration, with tensors of its own."""
+    return QuantizedNetwork(own_tensors(uncapped(teacher)), plan).eval()
 
 
 def _frozen(student: QuantizedNetwork) -> dict[str, tuple[Tensor, Tensor, Tensor]]:

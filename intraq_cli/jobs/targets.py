@@ -1,10 +1,9 @@
 """What a target names: a checkpoint or an exported file; and the float teacher that it was made from."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +18,7 @@ from intraq_cli.models.input_options import InputOverride
 from intraq_cli.models.source import Source, needs_code
 from intraq_cli.models.teacher import Teacher, place_classifier
 
+T = TypeVar("T")
 AGAIN = "give the float model with --model, and with --weights if its weights come from a file"
 
 
@@ -34,11 +34,7 @@ def find_checkpoint(target: str, code: Source | None, device: torch.device, revi
     Raises:
         IntraqError: the checkpoint is damaged, or cannot be fetched.
     """
-    folder = find_folder(target, revision)
-    if folder is None:
-        return None
-    with naming(target, folder):
-        return read_checkpoint(folder, code, device)
+    return read_folder(target, revision, lambda folder: read_checkpoint(folder, code, device))
 
 
 def find_quantized(
@@ -78,31 +74,31 @@ def load_float(source: Source, device: torch.device, model: Any) -> tuple[Teache
     return teacher, place_classifier(teacher, device)
 
 
-def find_folder(target: str, revision: str | None) -> Path | None:
-    """Return the folder of the checkpoint that ``target`` names, fetched from the Hub if needed; None if it names none.
+def read_folder(target: str, revision: str | None, read: Callable[[Path], T]) -> T | None:
+    """Read the folder of the checkpoint that ``target`` names, fetched from the Hub if needed; None if it names none.
 
     Raises:
-        IntraqError: the checkpoint cannot be fetched.
+        IntraqError: the checkpoint cannot be fetched, or raised by ``read``; it names the target as the user spelled
+            it, not the Hub's cache.
     """
-    if os.path.isdir(target):  # before a bundled model of the same name
-        if revision:
-            raise UsageError(f"--revision {revision}: {target} is a folder and has no revisions", "leave it out")
-        return Path(target) if is_checkpoint(Path(target)) else None
-    source = Source.parse(target, revision=revision)
-    return fetch_checkpoint(source.name) if source.kind == "hub" else None
-
-
-@contextmanager
-def naming(target: str, folder: Path) -> Iterator[None]:
-    """Within the block, errors about a ``folder`` in the Hub's cache name the ``target`` as the user spelled it."""
+    folder = _folder(target, revision)
     try:
-        yield
+        return None if folder is None else read(folder)
     except IntraqError as error:
         if os.path.isdir(target):  # it is that folder, and a name as short as "q" may be part of other words
             raise
         error.message, error.hint = (text.replace(str(folder), target) for text in (error.message, error.hint))
         error.args = (error.message,)
         raise
+
+
+def _folder(target: str, revision: str | None) -> Path | None:
+    if os.path.isdir(target):  # before a bundled model of the same name
+        if revision:
+            raise UsageError(f"--revision {revision}: {target} is a folder and has no revisions", "leave it out")
+        return Path(target) if is_checkpoint(Path(target)) else None
+    source = Source.parse(target, revision=revision)
+    return fetch_checkpoint(source.name) if source.kind == "hub" else None
 
 
 def teacher_of(

@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from intraq_cli.checkpoint.run_manifest import PublishedRun
 from intraq_cli.errors import MAKE_AGAIN, CheckpointError
 from intraq_cli.models.hub import split_revision
 from intraq_cli.publish.privacy import local_names
 from intraq_cli.quantization.plan import VALUE_BITS
+from intraq_cli.reports.record import Run
 from intraq_cli.words import counted, data_of, images_of, logits_differ, sample_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -49,7 +49,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
     """
     from huggingface_hub import ModelCard
 
-    PublishedRun.model_validate(run)
+    Run.model_validate(run)
     quantization, public = config["quantization_config"], local_names(run)
     # a timm repository has no results: they were measured with quantized activations too
     evaluations = [] if timm_repo else public.get("evaluations", [])
@@ -61,6 +61,7 @@ def model_card(config: dict[str, Any], run: dict[str, Any], timm_repo: str = "")
         timm_repo=timm_repo,
         folder=FOLDER,
         run=public,
+        version=run["versions"]["intraq"],
         evaluations=evaluations,
         quantization=quantization,
         w_bits=w_bits,

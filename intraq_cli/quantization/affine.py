@@ -108,12 +108,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a[:, None], b[:, :, None]).sum(dtype=torch.float32)
 
 
-def round_to_step(x: Tensor, step: Tensor) -> Tensor:
-    """Round to the nearest integer multiple of ``step``; the gradient passes straight through to ``x``."""
-    step = step.detach()
-    return round_straight_through(x / step) * step
-
-
 def round_straight_through(x: Tensor) -> Tensor:
     """Round to the nearest integers; the gradient passes straight through."""
     return _Round.apply(x)

@@ -182,14 +182,10 @@ def _offers(group: list[Candidates], sensitivities: dict[str, LayerSensitivity],
                 for w in one.weights
             ]
             if len(group) > 1:
-                combined = _best(combined)
+                kept = undominated([o.cost for o in combined], [o.size for o in combined])
+                combined = [combined[int(k)] for k in kept.labels]
         found += combined
     return found
-
-
-def _best(offers: list[_Offer]) -> list[_Offer]:
-    kept = undominated([o.cost for o in offers], [o.size for o in offers])
-    return [offers[int(k)] for k in kept.labels]
 
 
 def _cost(sensitivity: LayerSensitivity, bits: Bits) -> float:

@@ -17,10 +17,10 @@ from intraq_cli.graph.layers import LAYERS, is_linear, run_layer
 from intraq_cli.graph.nodes import argument_node, tensor_of
 from intraq_cli.graph.values import PADS
 from intraq_cli.quantization.affine import fake_quantize, grid_of_range, grid_of_values, joined_grid, range_of_grid
-from intraq_cli.quantization.float_statistics import FloatRun, FloatStatistics, channel_moments, float_statistics
+from intraq_cli.quantization.float_statistics import FloatRun, Moments, channel_moments, float_statistics
 from intraq_cli.quantization.input_moments import compensated, damped, rows_read, second_moments
 from intraq_cli.quantization.network import QuantizedNetwork, bias_of, bias_on_grid
-from intraq_cli.quantization.quantizers import ActivationQuantizer, FixedWeight, WeightQuantizer
+from intraq_cli.quantization.quantizers import ActivationQuantizer, WeightQuantizer
 from intraq_cli.recipe import Quantization
 
 CALIBRATION_IMAGES = 128
@@ -66,12 +66,12 @@ def calibrate(
     Raises:
         ModelError: an activation is NaN or infinite.
     """
-    float_ = float_statistics(teacher, images, sampled)
+    expected = float_statistics(teacher, images, sampled)
     bits = min(student.plan.activations.values(), default=COMPENSATED)
     # sampled values are unrelated to the float network's, so there is nothing to compensate
     comparable = config.weight_rounding == "gptq" and not sampled and bits >= COMPENSATED
     run = FloatRun(teacher, images) if comparable else None
-    calibrator = _Calibrator(student, config, float_, run, sampled, pooled or {})
+    calibrator = _Calibrator(student, config, expected, run, sampled, pooled or {})
     calibrator.run(images)
     calibrator.write_statistics()
     for name, quantizer in calibrator.quantizers.items():
@@ -85,14 +85,6 @@ def calibrate(
         activation.scale.learn(config.activation_scale == "learned")
 
 
-def forget_grids(student: QuantizedNetwork, weights: Mapping[str, FixedWeight | WeightQuantizer]) -> None:
-    """Undo calibration: restore each layer's weight holder from before it, and make activation scales fixed again."""
-    for name, weight in weights.items():
-        student.set_weight(name, weight)
-    for activation in student.activation_quantizers.values():
-        activation.scale.learn(False)
-
-
 class _Calibrator(fx.Interpreter):
     """Runs a student's graph node by node; sets each quantizer's grid when it is called, and continues with it."""
 
@@ -100,13 +92,14 @@ class _Calibrator(fx.Interpreter):
         self,
         student: QuantizedNetwork,
         config: Quantization,
-        float_: FloatStatistics,
+        expected: tuple[list[Moments], dict[str, Moments]],
         run: FloatRun | None,
         sampled: bool,
         pooled: Mapping[str, Tensor],
     ) -> None:
         super().__init__(student.graph)
-        self.student, self.config, self.float, self.float_run = student, config, float_, run
+        self.student, self.config, self.float_run = student, config, run
+        self.float_inputs, self.float_outputs = expected
         self.sampled, self.correct = sampled, config.correction == "always"
         self.quantizers: dict[str, WeightQuantizer] = {}
         self.weights: dict[Any, str] = {node: name for name, node in student.weight_nodes.items()}
@@ -164,7 +157,7 @@ class _Calibrator(fx.Interpreter):
 
         Returns whether that changed anything.
         """
-        wanted, bias = self.float.outputs.get(call.name), tensor_of(self.student.graph, bias_of(call))
+        wanted, bias = self.float_outputs.get(call.name), tensor_of(self.student.graph, bias_of(call))
         if wanted is None or bias is None or id(bias) in self.corrected_biases:
             return False
         self.corrected_biases.add(id(bias))  # two layers may share a bias: it corrects only the first one's error
@@ -253,10 +246,10 @@ class _Calibrator(fx.Interpreter):
         held = norm.tensors(self.student.graph)
         mean, var = held.running_mean, held.running_var
         if self.correct:
-            expected = self.float.statistics[k]
+            expected_mean, expected_var = self.float_inputs[k]
             got_mean, got_var = moments_of(x, mean.dtype)
-            ratio = ((got_var + norm.eps) / (expected.var + norm.eps)).clamp(1 / RATIO, RATIO)
-            mean = got_mean + ratio.sqrt() * (mean - expected.mean)
+            ratio = ((got_var + norm.eps) / (expected_var + norm.eps)).clamp(1 / RATIO, RATIO)
+            mean = got_mean + ratio.sqrt() * (mean - expected_mean)
             var = ((var + norm.eps) * ratio - norm.eps).clamp(min=0)
             first = next(n for n, (_, other) in self.norms.items() if other.running_mean is norm.running_mean)
             self.corrected.setdefault(first, []).append((mean, var))

@@ -1,46 +1,35 @@
 """Statistics and activations of the float network on the calibration images."""
 
-from dataclasses import dataclass
-
 from torch import Tensor, fx
 
-from intraq_cli.graph.batch_norms import (
-    LayerStatistics,
-    add_statistics,
-    batch_norms,
-    norm_parameters,
-    sample_folded,
-    statistics,
-)
+from intraq_cli.graph.batch_norms import add_statistics, batch_norms, sample_folded
 from intraq_cli.graph.layers import is_linear, quantizable
 from intraq_cli.graph.nodes import argument_node, arguments, copy_graph, insert_call, run_each
 from intraq_cli.graph.outputs import add_outputs
 
-
-@dataclass(frozen=True)
-class FloatStatistics:
-    """Statistics of the float network on the calibration images."""
-
-    statistics: list[LayerStatistics]
-    """Statistics of its batch norms' inputs."""
-    outputs: dict[str, tuple[Tensor, Tensor]]
-    """Mean and variance per channel of the outputs of layers with a bias; by the name of their first call's node."""
+Moments = tuple[Tensor, Tensor]
+"""Mean and biased variance of each channel, ``(C,)`` each."""
 
 
-def float_statistics(teacher: fx.GraphModule, images: Tensor, sampled: bool) -> FloatStatistics:
-    """Run the float network once on ``images`` ``(B, C, H, W)``; ``sampled`` as in calibration."""
+def float_statistics(
+    teacher: fx.GraphModule, images: Tensor, sampled: bool
+) -> tuple[list[Moments], dict[str, Moments]]:
+    """Run the float network once on ``images`` ``(B, C, H, W)``; ``sampled`` as in calibration.
+
+    Returns:
+        The moments of each batch norm's input, and those of the outputs of layers with a bias, by the name of the node
+        of the layer's first call.
+    """
     graph = sample_folded(teacher) if sampled else copy_graph(teacher)
     normalized = {norm.x for norm in batch_norms(graph)}  # a batch norm's own correction removes a shift of its input
     biased = [layer.calls[0] for layer in quantizable(graph) if arguments(layer.calls[0])["bias"] is not None]
     biased = [call for call in biased if call not in normalized]
     found = [insert_call(graph, call.next, channel_moments, call, is_linear(call)) for call in biased]
     (_, outputs), moments = add_statistics(add_outputs(graph, found), sampled)(images)
-    return FloatStatistics(
-        statistics(norm_parameters(teacher), moments), dict(zip((call.name for call in biased), outputs, strict=True))
-    )
+    return moments, dict(zip((call.name for call in biased), outputs, strict=True))
 
 
-def channel_moments(out: Tensor, linear: bool) -> tuple[Tensor, Tensor]:
+def channel_moments(out: Tensor, linear: bool) -> Moments:
     """Compute mean and biased variance of each channel of a layer's output, ``(out,)`` each."""
     rows = out.flatten(0, -2).T if linear else out.transpose(0, 1).flatten(1)
     return rows.mean(1), rows.var(1, correction=0)

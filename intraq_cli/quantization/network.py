@@ -1,6 +1,6 @@
 """A network with quantized weights and activations: its graph, with the quantizers of the plan inserted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from intraq_cli.graph.layers import Layer, quantizable
 from intraq_cli.graph.nodes import argument_node, constant_value, copy_graph, finish, insert_call, tensors, twins
 from intraq_cli.graph.values import carries
-from intraq_cli.quantization.affine import per_row, round_to_step
+from intraq_cli.quantization.affine import per_row, round_straight_through
 from intraq_cli.quantization.plan import Plan
 from intraq_cli.quantization.quantizers import SCALE, ActivationQuantizer, FixedWeight, WeightQuantizer
 from intraq_cli.quantization.sites import Site, activation_sites
@@ -102,14 +102,16 @@ class QuantizedNetwork(nn.Module):
     @property
     def weight_nodes(self) -> dict[str, fx.Node]:
         """Layer name to the graph node that returns its weight."""
-        called = calls_of_modules(self.graph)
-        return {name: called[f"{WEIGHT_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.weights)}
+        return self._calls_of(WEIGHT_QUANTIZERS, self.plan.weights)
 
     @property
     def site_nodes(self) -> dict[str, fx.Node]:
         """Site name to the graph node that quantizes the activation."""
-        called = calls_of_modules(self.graph)
-        return {name: called[f"{ACTIVATION_QUANTIZERS}.{k}"] for k, name in enumerate(self.plan.activations)}
+        return self._calls_of(ACTIVATION_QUANTIZERS, self.plan.activations)
+
+    def _calls_of(self, kind: str, names: Iterable[str]) -> dict[str, fx.Node]:
+        called = {node.target: node for node in self.graph.graph.nodes if node.op == "call_module"}
+        return {name: called[f"{kind}.{k}"] for k, name in enumerate(names)}
 
     @property
     def float_tensors(self) -> dict[str, Tensor]:
@@ -154,11 +156,6 @@ def weight_codes(weight: Tensor, scale: Tensor) -> Tensor:
     return (weight / per_row(scale, weight.dim())).round()
 
 
-def calls_of_modules(graph: fx.GraphModule) -> dict[str, fx.Node]:
-    """Return the nodes that call a submodule, by the submodule's name."""
-    return {str(node.target): node for node in graph.graph.nodes if node.op == "call_module"}
-
-
 def bias_of(call: fx.Node) -> fx.Node | None:
     """Return the bias node of a layer's call in a quantized graph, before it is rounded to the layer's grid."""
     if call.args[2] is None:
@@ -175,7 +172,8 @@ def bias_on_grid(bias: Tensor, input_scale: Tensor, weight_scale: Tensor) -> Ten
         input_scale: scale of the layer's input, ``()``.
         weight_scale: scale of its weight, ``(out,)``.
     """
-    return round_to_step(bias, input_scale * weight_scale)
+    step = (input_scale * weight_scale).detach()
+    return round_straight_through(bias / step) * step
 
 
 @torch.no_grad()

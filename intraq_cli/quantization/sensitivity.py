@@ -49,12 +49,8 @@ class Trial:
     nodes: frozenset[fx.Node]
     widths: tuple[int | None, ...]
     """Bits to switch them on at; None: as calibrated."""
-    divergences: dict[int | None, float] = field(default_factory=dict)
+    divergences: dict[Any, float] = field(default_factory=dict)
     """Divergence by width."""
-
-    def by_width(self) -> dict[int, float]:
-        """Return the divergences by width, without that of None."""
-        return {bits: value for bits, value in self.divergences.items() if bits is not None}
 
 
 @dataclass(frozen=True)
@@ -124,7 +120,7 @@ def layer_sensitivities(
         for divergences, trial in zip(spared, trials, strict=True):
             divergences[bits] = trial.divergences[None]
     rows = zip(layers, weights, inputs, spared, strict=True)
-    found = [LayerSensitivity(one.name, one.kind, w.by_width(), a.by_width(), other) for one, w, a, other in rows]
+    found = [LayerSensitivity(one.name, one.kind, w.divergences, a.divergences, other) for one, w, a, other in rows]
     return Sensitivities(found, everything)
 
 

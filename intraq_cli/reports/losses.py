@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-from markupsafe import Markup
-
 from intraq_cli.reports.charts import Axis, Series, xy_chart
 from intraq_cli.reports.layout import Figure, Section, Table, panel
 from intraq_cli.reports.record import Run, Step
@@ -62,17 +60,13 @@ def _figure(stage: str, steps: Sequence[Step]) -> Figure | None:
             log=min(values) > 0 and max(values) > 20 * min(values),
             zero=True,
         )
-        draw = partial(_chart, [Series(places)], y)
+        draw = partial(xy_chart, [Series(places)], Axis("step", tight=True), y, height=190)
         panels.append(panel(draw, columns=2))
     shown = _some(steps, MOST_ROWS)
     rows = [[str(step.step), *(number(step.losses.get(term, 0.0)) for term in terms)] for step in shown]
     some = f"{len(rows)} of {len(steps)}" if len(rows) < len(steps) else str(len(rows))
     table = Table(["step", *terms], rows, texts=())
     return Figure(panels, table, f"{some} reported steps as a table", columns=2, title=STAGES[stage])
-
-
-def _chart(series: Sequence[Series], y: Axis, width: float) -> Markup:
-    return xy_chart(series, Axis("step", tight=True), y, width, 190)
 
 
 def _some(steps: Sequence[Step], most: int) -> Sequence[Step]:

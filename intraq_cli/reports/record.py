@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictStr, ValidationError
+from pydantic import Field, StrictBool, StrictStr, ValidationError
 
 from intraq_cli.checkpoint.run_manifest import Count, Figure, JsonTable, RunManifest, Text, Whole
 from intraq_cli.errors import MAKE_AGAIN, CheckpointError
@@ -96,23 +96,32 @@ class LayerMoves(JsonTable):
     inputs: dict[Text, Number] = Field(default_factory=dict)
 
 
-class RecipeName(JsonTable):
+class TuningSteps(JsonTable):
+    """How long the run tuned."""
+
+    steps: Count
+
+
+class UsedRecipe(JsonTable):
     """The recipe of the run."""
 
     name: Text
+    tuning: TuningSteps
 
 
 class Run(RunManifest):
-    """``run.json``, with all fields that a report shows."""
+    """``run.json``, with all fields that a report or a model card shows."""
 
     name: Text
     command: StrictStr
     seed: Whole
-    recipe: RecipeName
+    recipe: UsedRecipe
     images: list[Text] = Field(default_factory=list)
     """Values of ``--images``."""
     images_from: Text | None = None
     """The float network that synthetic images were learned from, if its weights differ from the teacher's."""
+    needs_factory: StrictBool = False
+    """Whether the user's own code builds the network."""
     device: Text = ""
     seconds: Number = None
     stages: dict[Text, Number] = Field(default_factory=dict)

@@ -87,9 +87,3 @@ def jitter(images: Tensor, amount: float, bounds: tuple[Tensor, Tensor], generat
     shift = 2 / 3 * amount * torch.randn(n, channels, 1, 1, generator=generator)
     mean, device = images.mean((2, 3), keepdim=True), images.device
     return ((images - mean) * to_device(gain, device) + mean + to_device(shift, device)).clamp(*bounds)
-
-
-def extremes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the smallest and largest value of each channel of ``(N, C, H, W)``, ``(C, 1, 1)`` each."""
-    low, high = (extreme((0, 2, 3)).float()[:, None, None] for extreme in (images.amin, images.amax))
-    return low, high

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from intraq_cli.runtime.autocast import in_precision
 from intraq_cli.runtime.compilation import Accelerated, mode_of
 from intraq_cli.runtime.context import DEFAULT_CONTEXT, RunContext
 from intraq_cli.runtime.micro_batches import MicroBatches
-from intraq_cli.tuning.batches import AugmentedBatches, extremes, jitter, mix
+from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
 from intraq_cli.tuning.distillation import Output, TuningLosses, distillation_loss, feature_distance, ignorance
 from intraq_cli.tuning.optimizer import make_optimizer, make_scheduler
 
@@ -31,6 +31,10 @@ COLLAPSED, SOUND = 0.75, 0.5
 second it is sound."""
 PATIENCE = 3
 """Number of consecutive reports above the threshold that count as a collapse."""
+
+Outputs = tuple[Tensor, Tensor, list[Tensor]]
+"""Logits ``(B, K)`` of student and teacher on a batch, and the distance between both networks' outputs of each batch
+norm, ``()`` each; no distances if the loss does not use them."""
 
 
 @torch.enable_grad()
@@ -104,8 +108,8 @@ class _Run:
         self.outputs = Accelerated(pair, mode_of(config.compile, teacher, device, image_steps), device, report)
         self.batches = AugmentedBatches(images, labels, config.batch_size, config.crop_eta, seed, device)
         self.mixing = torch.Generator().manual_seed(seed + 1)
-        low, high = extremes(images)
-        self.bounds = low.to(device), high.to(device)
+        low, high = (f((0, 2, 3)).float()[:, None, None].to(device) for f in (images.amin, images.amax))
+        self.bounds = low, high
         self.optimizer = make_optimizer(student, config)
         self.scheduler = make_scheduler(self.optimizer, config)
         self.tuned: list[Tensor] = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -154,7 +158,7 @@ class _Run:
         return self.outputs.run(lambda outputs: self._accumulate(outputs, x, y, size, share))
 
     def _accumulate(
-        self, outputs: Callable[[Tensor], "_Outputs"], x: Tensor, y: Tensor, size: int, share: float
+        self, outputs: Callable[[Tensor], Outputs], x: Tensor, y: Tensor, size: int, share: float
     ) -> Tensor:
         """Accumulate gradients of this rank's share of a batch, ``size`` images at once; returns losses, ignorance."""
         self.optimizer.zero_grad()
@@ -213,16 +217,6 @@ class _Collapse:
             raise CollapsedError(f"a divergence of {kl:.3g} from the float network: no better than chance")
 
 
-class _Outputs(NamedTuple):
-    """The outputs of both networks on a batch of images."""
-
-    student: Tensor
-    """Logits ``(B, K)``; likewise the teacher's."""
-    teacher: Tensor
-    distances: list[Tensor]
-    """Distance between both networks' outputs of each batch norm; empty if the loss does not use it."""
-
-
 class _Pair(nn.Module):
     """Student and teacher side by side, as in a training step: batch norms folded, in the recipe's precision."""
 
@@ -239,13 +233,13 @@ class _Pair(nn.Module):
         self.student = in_precision(student, config.precision, device)
         self.teacher = in_precision(fold_batch_norms(teacher), config.precision, device)
 
-    def forward(self, images: Tensor) -> _Outputs:
+    def forward(self, images: Tensor) -> Outputs:
         """Run both networks on images ``(B, C, H, W)``."""
         with torch.no_grad():
             made = self.teacher(images)
         if not self.compares:
-            return _Outputs(self.student(images), made, [])
+            return self.student(images), made, []
         wanted, values = made
         expected = [Output(value, variance) for value, variance in zip(values, self.variances, strict=True)]
         logits, distances = self.student(images, expected)
-        return _Outputs(logits, wanted, distances)
+        return logits, wanted, distances

@@ -126,7 +126,7 @@ def test_compare_suggests_a_report_of_folders_only(intraq, tmp_path, small_digit
     made = tmp_path / "made"
     intraq("quantize", small_digits, "--recipe", "instant", "--out", made)
     assert intraq(*_hinted(intraq("compare", made, made).err)).code == 0
-    monkeypatch.setattr("intraq_cli.api.report.find_folder", lambda target, revision: made)
+    monkeypatch.setattr("intraq_cli.jobs.targets._folder", lambda target, revision: made)
     ran = intraq("compare", made, "org/name")
     assert (ran.code, "next:" in ran.err) == (0, False)
 

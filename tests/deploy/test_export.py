@@ -18,7 +18,7 @@ from intraq_cli.api import export as exporting
 from intraq_cli.deploy.exported import open_exported
 from intraq_cli.deploy.lower import float_twin, lower
 from intraq_cli.deploy.onnx_file import onnx_model
-from intraq_cli.deploy.session import FloatLayer, OnnxNetwork, integer_layers, open_session
+from intraq_cli.deploy.session import OnnxNetwork, integer_layers, open_session
 from intraq_cli.errors import ExportError
 from intraq_cli.events import Warned
 from intraq_cli.quantization.integer_arithmetic import compute_on_integers
@@ -274,8 +274,8 @@ def test_other_placements_export_float_layers_with_a_reason(random):
     student = frozen(trained(SmallNet(), (3, 8, 8)), 8, 8, "inputs", shape=(3, 8, 8))
     model = model_of(student, shape=(3, 8, 8))
     _integer, left = integer_layers(model)
-    assert {layer.name for layer in left} >= {"conv1", "conv2", "conv3"}
-    assert all("its own zero-point" in layer.reason or "not quantized" in layer.reason for layer in left)
+    assert {layer["name"] for layer in left} >= {"conv1", "conv2", "conv3"}
+    assert all("its own zero-point" in layer["reason"] or "not quantized" in layer["reason"] for layer in left)
     x = torch.randn(16, 3, 8, 8, generator=random)
     wanted, got = student(x), run(model, x)
     assert torch.allclose(wanted, got, atol=1e-3 * wanted.std().item())
@@ -479,7 +479,7 @@ def test_export_with_a_float_layer_requires_allow_float(tmp_path, factory, intra
     made = intraq("quantize", model, *INPUT, "--w", 8, "--a", 8, "--recipe", "instant", "--act-placement", "integer",
                   "--out", tmp_path / "out")  # fmt: skip
     assert made.code == 0, made.err
-    left = FloatLayer("conv", "the runtime has no integer kernel for it")
+    left = {"name": "conv", "reason": "the runtime has no integer kernel for it"}
     monkeypatch.setattr("intraq_cli.api.export.integer_layers", lambda model: (["fc"], [left]))
     ran = intraq("export", tmp_path / "out", "--model", model)
     assert ran.code == 1
@@ -487,7 +487,7 @@ def test_export_with_a_float_layer_requires_allow_float(tmp_path, factory, intra
     assert "--allow-float" in ran.err
     assert not (tmp_path / "out" / "model.onnx").exists()
     allowed = intraq("export", tmp_path / "out", "--model", model, "--allow-float", "--json")
-    assert json.loads(allowed.out)["layers_float"] == [{"name": left.name, "reason": left.reason}]
+    assert json.loads(allowed.out)["layers_float"] == [left]
 
 
 @pytest.mark.slow

@@ -344,13 +344,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self.info(f"{owner}/{name}", "main")
             case ["GET", "api", "models", owner, name, "revision", revision]:
                 self.info(f"{owner}/{name}", revision)
-            case ["GET", "api", "models", owner, name, "refs"]:
-                refs = self.repository(f"{owner}/{name}").refs
-                branches = [{"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": sha} for ref, sha in refs.items()]
-                self.send_json({"branches": branches, "converts": [], "tags": []})
-            case ["GET", "api", "models", owner, name, "tree", revision]:
-                tree, _ = self.tree(self.repository(f"{owner}/{name}"), revision)
-                self.send_json([entry(path, content) for path, content in tree.items()])
             case ["POST", "api", "models", owner, name, "paths-info", revision]:
                 tree, _ = self.tree(self.repository(f"{owner}/{name}"), revision)
                 wanted = parse_qs(self.body.decode())["paths"]

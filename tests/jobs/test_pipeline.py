@@ -167,13 +167,13 @@ def test_ranges_from_random_images_are_evaluated_on_other_random_images(job, mon
     one = job("synthesis.num_images=0", "quantization.weight_rounding=nearest")
     with torch.no_grad():
         one.teacher.network.bn2.running_var.mul_(1e-3)
-    learned, judged, calibrate_on, logits = [], [], Job._calibrate_on, WithoutImages._logits
+    learned, judged, calibrated_on, logits = [], [], Job._calibrated_on, WithoutImages._logits
 
-    def watched(self, student, teacher, images, sampled, pooled):
+    def watched(self, teacher, plan, images, sampled, pooled):
         learned.append(images)
-        calibrate_on(self, student, teacher, images, sampled, pooled)
+        return calibrated_on(self, teacher, plan, images, sampled, pooled)
 
-    monkeypatch.setattr(Job, "_calibrate_on", watched)
+    monkeypatch.setattr(Job, "_calibrated_on", watched)
     spy = lambda self, network, x: judged.append(x) or logits(self, network, x)  # noqa: E731
     monkeypatch.setattr(WithoutImages, "_logits", spy)
     plan = plan_quantization(one.captured.graph, 8, 8, "inputs")

@@ -144,7 +144,7 @@ def test_untrusted_text_is_escaped_on_pages(tmp_path):
         name=EVIL,
         command=EVIL,
         device=EVIL,
-        recipe={"name": EVIL},
+        recipe={"name": EVIL, "tuning": {"steps": 1}},
         teacher={"source": EVIL, "revision": EVIL},
         versions={EVIL: EVIL},
         stages={EVIL: 1.0},

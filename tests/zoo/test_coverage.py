@@ -1,9 +1,8 @@
 """A fixed sample of timm's architectures, end to end; the whole run is `python zoo/coverage.py`."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+
+from zoo import coverage
 
 SAMPLE = ["test_efficientnet"]
 MORE = [
@@ -20,16 +19,8 @@ MORE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def coverage():
-    spec = importlib.util.spec_from_file_location("coverage", Path(__file__).parents[2] / "zoo/coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*SAMPLE, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
-def test_architecture_works_end_to_end(coverage, name):
+def test_architecture_works_end_to_end(name):
     row = coverage.cover(name)
     assert (row["inputs"], row["activations"]) == ("works", "works")

@@ -1,24 +1,17 @@
 """The table on how reliable metrics on synthetic images are: its arithmetic, and that the README is current."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from zoo import fidelity
+
 ZOO = Path(__file__).parents[2] / "zoo"
 
 
-@pytest.fixture(scope="module")
-def fidelity():
-    spec = importlib.util.spec_from_file_location("fidelity", ZOO / "fidelity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_rank_correlation_equals_spearmans(fidelity):
+def test_rank_correlation_equals_spearmans():
     assert fidelity.ranks([3.0, 1.0, 3.0, 2.0]) == [2.5, 0.0, 2.5, 1.0]
     assert fidelity.rank_correlation([1.0, 2.0, 3.0], [1.0, 10.0, 1000.0]) == pytest.approx(1)
     # Spearman without ties: 1 - 6 sum d^2 / (n (n^2 - 1))
