@@ -84,7 +84,8 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     _check_code(folder, config, graph)
     quantized = _quantized(folder, graph, plan, header)
     try:
-        tensors = load_file(weights)
+        # copied, and so aligned in memory: sums of a matrix product depend on the alignment of its operands
+        tensors = {key: tensor.clone() for key, tensor in load_file(weights).items()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", GET_AGAIN) from error
     _restore(quantized, tensors, folder)

@@ -147,6 +147,20 @@ def scaled():
     made = net()
     made.conv = Scaled()
     return settled(made)
+
+class Scored(Net):
+    # a linear layer whose input is no image: it stays float
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("places", torch.randn(15, 64))
+        self.score = nn.Linear(64, 1)
+
+    def forward(self, x):
+        return super().forward(x) * self.score(self.places)[:3, 0]
+
+def scored():
+    torch.manual_seed(0)
+    return settled(Scored())
 """
 )
 
@@ -233,6 +247,16 @@ def test_weight_with_another_reader_is_stored_both_folded_and_in_float(written):
     tensors, config = written("tied", act_placement="integer")
     assert config["quantization_config"]["modules"] == {"conv.weight_folded": 3, "fc": 3}
     assert "conv.weight" in tensors  # the rest of the network reads it in float
+
+
+def test_logits_do_not_depend_on_where_a_tensor_lies_in_the_file(written, tmp_path):
+    """Sums of a matrix product depend on the alignment of its operands in memory."""
+    tensors, _ = written("scored")
+    x, logits = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    for before in range(8):
+        save_file(tensors, tmp_path / "out/model.safetensors", {"format": "pt", "shifted": "x" * 8 * before})
+        logits.append(load(tmp_path / "out", model=f"{tmp_path}/nets.py:scored", device="cpu")(x))
+    assert all(torch.equal(one, logits[0]) for one in logits)
 
 
 def test_parameters_named_like_quantizer_tensors_do_not_clash_with_them(written):
