@@ -1,109 +1,18 @@
-"""A network and its captured graph compute the same; what cannot be captured is refused in one line."""
+"""Modules with hooks, parametrizations or traces are captured; what cannot be captured is refused in one line."""
 
 import copy
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from intraq_cli.errors import ModelError
 from intraq_cli.graph.capture import capture
 from intraq_cli.graph.layers import layers
-from intraq_cli.graph.nodes import calls, tensors
 from intraq_cli.graph.products import products
 from tests.conftest import SmallNet, graph_of, trained
-
-aten = torch.ops.aten
-
-
-class Body(nn.Module):
-    """A convolution, a batch norm and a classifier, with a place for unusual code in between."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
-
-    def middle(self, x):
-        return x
-
-    def forward(self, x):
-        return self.fc(self.middle(F.relu(self.norm(self.conv(x)))).mean((2, 3)))
-
-
-def with_middle(function):
-    return trained(type("Odd", (Body,), {"middle": function})())
-
-
-def written_over(self, x):
-    x[:, :2] = 0
-    x[:, 2:4].mul_(2)
-    flat = x.view(len(x), 6, -1)
-    x += 1
-    return flat[..., None] + x.flatten(2)[..., None]
-
-
-def written_behind_a_view_of_a_view(self, x):
-    turned = x.flatten(2).transpose(1, 2)
-    same = F.dropout(x, 0.5, training=False)
-    same.mul_(3)
-    return turned.transpose(1, 2)[..., None]
-
-
-def without_gradient(self, x):
-    with torch.no_grad():
-        return F.hardtanh_(F.relu_(x).add_(1), 0.5, 3)
-
-
-def without_autocast(self, x):
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return x.float() * 2 + x.square()
-
-
-def made_on_the_way(self, x):
-    grid = torch.linspace(-1, 1, x.shape[-1], device=x.device)
-    return x * grid + torch.zeros(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
-
-
-def scaled_by_a_value(self, x):
-    return x * x.mean().item()
-
-
-def complex_filter(self, x):
-    return torch.fft.irfft2(torch.fft.rfft2(x), s=x.shape[-2:])
-
-
-@pytest.mark.parametrize(
-    "middle",
-    [
-        written_over,
-        written_behind_a_view_of_a_view,
-        without_gradient,
-        without_autocast,
-        made_on_the_way,
-        scaled_by_a_value,
-        complex_filter,
-        lambda self, x: x,
-    ],
-)
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_captured_graph_computes_the_same_as_its_network(middle, batch, random):
-    network = with_middle(middle)
-    x = torch.randn(batch, 3, 8, 8, generator=random)
-    given = x.clone()
-    graph = graph_of(network)
-    assert torch.equal(graph(x), network(x))
-    assert torch.equal(x, given)
-    assert not any(node.target._schema.is_mutable for node in calls(graph) if hasattr(node.target, "_schema"))
-
-
-def test_captured_graph_shares_the_tensors_of_its_network(network):
-    graph = graph_of(network)
-    held = tensors(graph)
-    assert held["conv1.weight"] is network.conv1.weight
-    assert held["bn1.running_var"] is network.bn1.running_var
-    assert not any(key.endswith("num_batches_tracked") for key in held)  # the graph does not read it
+from tests.graph.odd_code import Body, with_middle
 
 
 class Shipped(Body):
@@ -297,32 +206,6 @@ def test_capture_on_the_meta_device_gives_the_same_graph(network):
     ]
 
 
-def test_squeeze_keeps_the_batch_dimension_of_a_single_image(random):
-    network = with_middle(lambda self, x: F.adaptive_avg_pool2d(x, 1).squeeze()[..., None, None])
-    graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
-    assert torch.equal(graph(x), network(x))
-    assert graph(x[:1]).shape == (1, 4)
-    assert torch.allclose(graph(x[:1]), graph(x)[:1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "middle",
-    [
-        lambda self, x: x.as_strided((len(x), 6, 3), (6 * 36, 36, 1))[..., None],
-        lambda self, x: torch.view_as_complex(x.unflatten(3, (3, 2))).abs(),
-        lambda self, x: x.view(torch.int32).bitwise_and(-2).view(torch.float32),
-    ],
-)
-def test_operations_that_depend_on_memory_layout_see_the_captured_layout(middle, random):
-    network = with_middle(middle)
-    graph, x = graph_of(network), torch.randn(2, 3, 8, 8, generator=random)
-    wanted = network(x)
-    for tensor in network.parameters():
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
-    assert torch.allclose(graph(x.contiguous(memory_format=torch.channels_last)), wanted, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["code", "graph", "meta", "class"])
 @pytest.mark.parametrize("module", [False, True])
 def test_name_that_torch_or_python_reserves_is_refused_with_the_name(name, module):
@@ -351,19 +234,3 @@ def test_line_that_fixes_the_batch_size_is_named():
     network.middle = lambda x: x.reshape(2, 6, 6, 6)  # the line that the message quotes
     with pytest.raises(ModelError, match=r"one size only .*test_capture\.py, line \d+: .*reshape\(2, 6, 6, 6\)"):
         graph_of(network)
-
-
-def test_common_beginning_of_several_branches_is_computed_once(random):
-    def branches(self, x):
-        return F.relu(x - 1) + 2 * F.relu(x - 1) + F.leaky_relu(x - 1, 0.1) + F.leaky_relu(x - 1, 0.2)
-
-    network = with_middle(branches)
-    graph, x = graph_of(network), torch.randn(3, 3, 8, 8, generator=random)
-    found = [call.target for call in calls(graph, aten.sub.Tensor, aten.relu.default, aten.leaky_relu.default)]
-    assert found == [aten.relu.default, aten.sub.Tensor, aten.relu.default, *2 * [aten.leaky_relu.default]]
-    assert torch.equal(graph(x), network(x))
-
-
-def test_equal_calls_that_draw_random_numbers_are_not_merged():
-    graph = graph_of(with_middle(lambda self, x: x + torch.rand_like(x) + torch.rand_like(x)))
-    assert len(calls(graph, aten.rand_like.default)) == 2

@@ -1,5 +1,6 @@
+"""Tuning: the published recipe step by step, its results, and how it recovers from divergence and collapse."""
+
 import copy
-import math
 from contextlib import nullcontext
 from itertools import islice
 
@@ -9,23 +10,18 @@ from torch.nn import functional as F
 
 from intraq_cli.errors import CollapsedError, DivergedError
 from intraq_cli.events import Noted, StepDone, Warned
-from intraq_cli.quantization.calibration import calibrate
 from intraq_cli.quantization.divergence import kl_at_temperature
 from intraq_cli.quantization.ema_ranges import warm_up
 from intraq_cli.quantization.quantizers import WeightQuantizer
 from intraq_cli.recipe import Quantization, Tuning
 from intraq_cli.runtime.context import RunContext
 from intraq_cli.runtime.resume import ResumeStore
-from intraq_cli.tuning.batches import AugmentedBatches, jitter, mix
-from intraq_cli.tuning.distillation import Output, feature_distance, ignorance, squared_error
+from intraq_cli.tuning.batches import AugmentedBatches
+from intraq_cli.tuning.distillation import ignorance
 from intraq_cli.tuning.tuner import SOUND, _Collapse, tune
 from intraq_cli.zoo import load_recipe
 from tests.conftest import Stop, needs_compiler, stopping, student_of, watch_input
-
-
-def images_and_labels(n=48):
-    generator = torch.Generator().manual_seed(11)
-    return torch.randn(n, 3, 8, 8, generator=generator), torch.randint(4, (n,), generator=generator)
+from tests.tuning.runs import default_student, images_and_labels
 
 
 def min_max_quantized(weight, bits):
@@ -106,12 +102,6 @@ def test_tuning_equals_the_paper_recipe_step_by_step(network, graph):
     assert torch.equal(student.state["bn2.running_mean"], network.bn2.running_mean)
 
 
-def default_student(graph, images, bits=3, config=None, placement="activations"):
-    student = student_of(graph, bits, bits, placement)
-    calibrate(student, graph, images, config or Quantization())
-    return student
-
-
 def test_tuning_lowers_the_divergence_on_unseen_images(network, graph):
     images, labels = images_and_labels(256)
     fresh = torch.randn(256, 3, 8, 8, generator=torch.Generator().manual_seed(77))
@@ -138,21 +128,6 @@ def test_tuning_is_reproducible_and_leaves_the_teacher_unchanged(network, graph)
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
-def test_kl_at_temperature_equals_its_definition(random):
-    q, p = torch.randn(2, 7, 5, generator=random)
-    a, b = (p / 4).softmax(1), (q / 4).softmax(1)
-    expected = 16 * (a * (a / b).log()).sum(1).mean()
-    assert torch.allclose(kl_at_temperature(q, p, 4.0), expected, rtol=1e-4)
-    assert kl_at_temperature(p, p, 4.0).abs() < 1e-5
-
-
-def test_feature_distance_does_not_depend_on_scale(random):
-    a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
-    one = feature_distance(a, Output(b, b.var(correction=0)))
-    assert torch.allclose(one, (a - b).square().mean() / b.var(correction=0))
-    assert torch.allclose(feature_distance(1000 * a, Output(1000 * b, (1000 * b).var(correction=0))), one, rtol=1e-4)
-
-
 def test_batch_norm_with_zero_output_does_not_dominate_the_feature_loss(network, graph):
     network.bn3.weight.data.zero_()
     network.bn3.bias.data.zero_()
@@ -162,40 +137,6 @@ def test_batch_norm_with_zero_output_does_not_dominate_the_feature_loss(network,
     after = tune(default_student(graph, images), graph, images, labels, tuning)
     assert after["features"] < 2 * before["features"]
     assert after["kl"] < before["kl"]
-
-
-def test_squared_error_equals_mse_with_a_gradient_in_the_same_layout(random):
-    a, b = torch.randn(2, 8, 3, 4, 4, generator=random)
-    a, b = (x.contiguous(memory_format=torch.channels_last).requires_grad_() for x in (a, b))
-    ours, theirs = squared_error(a, b.detach()), F.mse_loss(a, b.detach())
-    assert torch.allclose(ours, theirs)
-    (gradient,), (expected,) = torch.autograd.grad(3 * ours, [a]), torch.autograd.grad(3 * theirs, [a])
-    assert torch.allclose(gradient, expected)
-    assert gradient.stride() == a.stride()
-    assert squared_error(a.bfloat16(), b.bfloat16()).item() == pytest.approx(theirs.item(), rel=0.01)
-
-
-def test_batches_show_every_image_once_per_epoch():
-    images = torch.arange(10.0)[:, None, None, None].expand(10, 1, 4, 4).contiguous()
-    labels = torch.arange(10)
-    seen = [y for _, y in islice(AugmentedBatches(images, labels, 4, 1.0, 0), 5)]
-    flat = torch.cat(seen).tolist()
-    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))
-    assert flat[:10] != flat[10:]
-    for x, y in islice(AugmentedBatches(images, labels, 4, 0.5, 0), 3):
-        assert torch.allclose(x[:, 0, 0, 0], y.float(), atol=1e-4)  # crops of constant images keep value and label
-
-
-def test_mixing_keeps_about_half_of_an_image_or_more(random):
-    images = torch.arange(64.0)[:, None, None, None].expand(64, 1, 16, 16).contiguous()
-    cut = mix(images, Tuning(mix="cutmix"), random)
-    own = (cut == images).flatten(1).float().mean(1)
-    assert own.min() >= 0.4  # a rectangle's edges fall between pixels
-    assert 0.6 < own.mean() < 0.9
-    mixed = mix(images, Tuning(mix="mixup"), random)
-    assert ((mixed - images).abs() <= 31.6 + 1e-3).all()
-    assert (mixed != images).flatten(1).any(1).sum() > 50
-    assert mix(images, Tuning(mix="none"), random) is images
 
 
 def test_tuning_leaves_batch_norm_statistics_unchanged(network, graph):
@@ -217,37 +158,6 @@ def test_adam_moves_every_channel_in_proportion_to_its_scale(network, graph):
     tune(student, graph, images, labels, Tuning(steps=1, batch_size=48, lr=0.01))
     moved = (student.latent["conv2"].weight.detach() - start).abs().amax((1, 2, 3)) / step
     assert torch.allclose(moved, torch.full((6,), 0.01), rtol=0.1)
-
-
-def test_jitter_changes_contrast_and_brightness_by_the_given_amount(random):
-    images = torch.randn(4000, 3, 4, 4, generator=random)
-    anywhere = torch.full((3, 1, 1), -torch.inf), torch.full((3, 1, 1), torch.inf)
-    changed = jitter(images, 0.3, anywhere, random)
-    centred = images - images.mean((2, 3), keepdim=True)
-    after = changed.mean((2, 3), keepdim=True)
-    gain = (changed - after).flatten(1).norm(dim=1) / centred.flatten(1).norm(dim=1)
-    assert gain.log().std() == pytest.approx(0.3, rel=0.1)
-    assert torch.allclose(changed - after, centred * gain.view(-1, 1, 1, 1), atol=1e-5)  # nothing else
-    assert (after - images.mean((2, 3), keepdim=True)).std() == pytest.approx(0.2, rel=0.1)
-    assert jitter(images, 0.0, anywhere, random) is images
-
-
-def test_augmented_pixels_stay_within_the_range_of_their_channel(graph):
-    images, labels = images_and_labels()
-    images = images * torch.tensor([0.5, 1.0, 2.0])[: images.shape[1], None, None]
-    low, high = images.amin((0, 2, 3)), images.amax((0, 2, 3))
-    shown = []
-
-    def note(x):
-        shown.append(x.clone())
-        return x
-
-    tuning = Tuning(steps=4, batch_size=48, jitter=1.0)
-    tune(default_student(graph, images), watch_input(graph, note), images, labels, tuning)
-    assert len(shown) == 4
-    seen = torch.cat(shown)
-    assert torch.equal(seen.amin((0, 2, 3)), low)
-    assert torch.equal(seen.amax((0, 2, 3)), high)
 
 
 def one_step(graph, student, images, labels, compiled=False, **options):
@@ -337,13 +247,6 @@ def test_collapse_is_three_divergences_in_a_row_near_that_of_equal_logits(diverg
     with pytest.raises(CollapsedError) if collapsed else nullcontext():
         for kl in divergences:
             watch.check(2 * kl, 2.0)
-
-
-def test_ignorance_is_the_divergence_of_equal_logits(network):
-    wanted = network(images_and_labels(8)[0]).double()
-    p = (wanted / 3).softmax(1)
-    by_hand = 9 * (p * (p.log() - math.log(1 / 4))).sum() / 8
-    assert torch.allclose(ignorance(wanted, 3.0), by_hand)
 
 
 def test_interrupted_retry_at_a_lower_learning_rate_is_resumed(graph, tmp_path, saved_at_every_step):
