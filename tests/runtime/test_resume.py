@@ -1,7 +1,6 @@
+"""A stopped job resumes where it stopped, and refuses other settings and a second process."""
+
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -9,23 +8,12 @@ import pytest
 import torch
 
 from intraq_cli import IntraqError, quantize, synthesize
-from intraq_cli.app import main
-from intraq_cli.errors import OutputError, UsageError
-from intraq_cli.events import Noted, StepDone, Warned
+from intraq_cli.errors import UsageError
+from intraq_cli.events import Noted, StepDone
 from intraq_cli.runtime import resume
 from intraq_cli.runtime.resume import ResumeStore
-from tests.conftest import INPUT, SPEC, TINY, TINY_SET, Stop, stopping
+from tests.conftest import SPEC, TINY_SET, Stop, stopping
 from tests.fakes import process
-
-SCRIPT = """
-import signal, sys
-import intraq_cli.runtime.resume
-from intraq_cli.app import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
-intraq_cli.runtime.resume.PACE = 0.0
-raise SystemExit(main(sys.argv[1:]))
-"""
-
 
 pytestmark = pytest.mark.usefixtures("saved_at_every_step")
 
@@ -126,140 +114,6 @@ def test_second_process_on_the_same_output_is_rejected(factory, tmp_path):
     run(factory, tmp_path / "out")
 
 
-@pytest.mark.parametrize("parent", ["/proc", "/proc/self", "nowhere"])
-def test_folder_that_cannot_be_created_is_an_error_with_a_hint(tmp_path, parent):
-    with (
-        pytest.raises(OutputError, match="cannot write") as refused,
-        resume.resumable(tmp_path / parent / "out", {}, resume=True),
-    ):
-        pass
-    assert refused.value.hint
-
-
-def test_folder_that_keeps_vanishing_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
-    with pytest.raises(OutputError, match="cannot write"), resume.resumable(tmp_path / "out", {}, resume=True):
-        pass
-
-
-WITHOUT_FCNTL = """
-import sys
-sys.modules["fcntl"] = None  # as on Windows
-from pathlib import Path
-from intraq_cli.errors import IntraqError
-from intraq_cli.runtime.resume import resumable
-out = Path(sys.argv[1])
-with resumable(out, {}, resume=True) as kept:
-    kept.save("batch-0", {"x": 1})
-    try:
-        with resumable(out, {}, resume=True):
-            pass
-    except IntraqError as error:
-        print(error.message)
-print([path.name for path in out.parent.iterdir()])
-"""
-
-
-def test_locking_works_without_fcntl(tmp_path):
-    made = subprocess.run(
-        [sys.executable, "-c", WITHOUT_FCNTL, str(tmp_path / "out")], capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.splitlines() == [f"another process is using {tmp_path / 'out.unfinished'}", "[]"]
-
-
-def test_killed_process_leaves_no_lock(tmp_path):
-    script = (
-        "import os, sys; from pathlib import Path; from intraq_cli.runtime.resume import resumable\n"
-        "with resumable(Path(sys.argv[1]), {}, resume=True) as kept: kept.save('x', 1); os.kill(os.getpid(), 9)"
-    )
-    made = process.run("-c", script, str(tmp_path / "out"))
-    assert made.returncode == -9
-    with resume.resumable(tmp_path / "out", {}, resume=True) as kept:
-        assert kept.load("x") == 1
-
-
-def test_full_disk_gives_one_warning_and_the_work_continues(tmp_path):
-    told = []
-    (tmp_path / "batch-0.new").symlink_to("/dev/full")
-    kept = ResumeStore(tmp_path, told.append)
-    kept.save("batch-0", {"images": torch.zeros(3)})
-    assert [type(event) for event in told] == [Warned]
-    kept.save("batch-1", {})
-    assert len(told) == 1
-    assert kept.load("batch-0") is None
-
-
-def undone_badly(*_, **__):
-    """Fail as a library does whose clean-up raises an error after an interruption."""
-    try:
-        raise KeyboardInterrupt
-    finally:
-        [].pop()
-
-
-def test_error_caused_by_an_interruption_is_treated_as_the_interruption(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("intraq_cli.jobs.recipes.load_recipe", undone_badly)
-    assert main(["quantize", "resnet20_digits", "--out", str(tmp_path / "o")]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
-def test_interrupted_save_is_not_reported_as_a_full_disk(tmp_path, monkeypatch):
-    def save(*_):
-        try:
-            undone_badly()
-        except IndexError as error:
-            raise RuntimeError("unexpected pos") from error
-
-    told = []
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(RuntimeError):
-        ResumeStore(tmp_path, told.append).save("batch-0", {})
-    assert not told
-
-
-@pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
-def test_signals_end_the_command_with_their_exit_code_and_a_message(tmp_path, factory, signal_):
-    forever = ("--set", "tuning.steps=1000000", "--set", "tuning.compile=false")
-    options = [*INPUT, *TINY, *forever, "--out", str(tmp_path / "o")]
-    job = process.Process(["-c", SCRIPT, "quantize", f"{factory}:net", *options])
-    state = tmp_path / "o.unfinished" / "tuning.pt"
-    for _ in range(600):
-        if state.exists():
-            break
-        time.sleep(0.1)
-    job.send_signal(getattr(signal, signal_))
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 128 + getattr(signal, signal_)
-    assert "progress is saved in" in err
-    assert "Traceback" not in err
-    assert json.loads((state.parent / "job.json").read_text())["job"] == "quantize"
-
-
-SWALLOWED = """
-import os, signal, sys, time
-from intraq_cli.app import main
-from intraq_cli.runtime.resume import ResumeStore
-signal.signal(signal.SIGINT, signal.default_int_handler)
-def interrupted(*arguments):
-    try:
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-        time.sleep(60)
-    except BaseException:  # like native code that clears an error of a callback
-        pass
-ResumeStore.save_periodically = interrupted
-raise SystemExit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.parametrize("signal_", ["SIGINT", "SIGTERM"])
-def test_a_signal_that_a_library_swallowed_ends_the_command_at_its_next_step(tmp_path, factory, signal_):
-    ended = process.run("-c", SWALLOWED, signal_, "quantize", f"{factory}:net", *INPUT, *TINY, "--out", tmp_path / "o")
-    assert ended.returncode == 128 + getattr(signal, signal_)
-    assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "o").exists()
-
-
 def test_resuming_synthesis_with_another_input_is_an_error(factory, tmp_path):
     def make(std, report=lambda event: None):
         options = {"set": TINY_SET, "device": "cpu", **SPEC, "std": std}
@@ -312,26 +166,3 @@ def test_run_that_does_not_resume_discards_stored_seconds(factory, stopped):
     made = run(factory, stopped, resume=False)
     assert made.seconds < 4000
     assert made.stages["synthesis"] < 4000
-
-
-def test_checkpoint_that_a_killed_run_was_replacing_is_restored(tmp_path):
-    """Killed between the two renames, when the old checkpoint exists only in the folder of unfinished work."""
-    out, old = tmp_path / "out", tmp_path / "out.unfinished/.out.k1ll/old"
-    old.mkdir(parents=True)
-    (old / "config.json").write_text("the old one")
-    says = "out was restored, as a killed run had not yet replaced it"
-    with pytest.raises(OutputError, match=says), resume.resumable(out, {}, resume=False):
-        raise AssertionError
-    assert (out / "config.json").read_text() == "the old one"
-    with resume.resumable(out, {}, resume=False):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_unrelated_folder_is_not_taken_for_unfinished_work(small_digits, tmp_path):
-    theirs = tmp_path / "out.unfinished"
-    theirs.mkdir()
-    (theirs / "data.jsonl").write_text("mine")
-    with pytest.raises(OutputError, match="is needed to save progress, but contains other files"):
-        quantize(small_digits, out=tmp_path / "out", recipe="instant", device="cpu")
-    assert (theirs / "data.jsonl").read_text() == "mine"
