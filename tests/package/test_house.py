@@ -66,6 +66,11 @@ def test_files_have_at_most_300_lines_and_functions_40(path):
             assert lines <= 40, f"{node.name} has {lines} lines"
 
 
+def test_files_of_tests_have_at_most_300_lines():
+    lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in Path(__file__).parents[1].rglob("*.py")}
+    assert not [path for path, lines in lengths.items() if lines > 300]
+
+
 def test_package_uses_no_torch_function_mode_and_no_private_torch_module():
     for path in FILES:
         source = path.read_text(encoding="utf-8")
