@@ -84,8 +84,7 @@ def read_checkpoint(folder: Path, model: Source | None = None, device: torch.dev
     _check_code(folder, config, graph)
     quantized = _quantized(folder, graph, plan, header)
     try:
-        # copied, and so aligned in memory: sums of a matrix product depend on the alignment of its operands
-        tensors = {key: tensor.clone() for key, tensor in load_file(weights).items()}
+        tensors = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot read model.safetensors: {error}", GET_AGAIN) from error
     _restore(quantized, tensors, folder)
@@ -220,4 +219,7 @@ def _restore(quantized: QuantizedNetwork, tensors: dict[str, Tensor], folder: Pa
         numbers = tensor.is_floating_point() or tensor.is_complex()
         if numbers and not is_sound(key, tensor, isinstance(held, nn.Parameter)):
             refuse(f"{key} contains NaN or infinite values")
-    quantized.body = replace_tensors(quantized.graph, lambda key, tensor: tensors[names[key]].to(tensor.dtype))
+    # copied, and so aligned in memory: sums of a matrix product depend on the alignment of its operands
+    quantized.body = replace_tensors(
+        quantized.graph, lambda key, tensor: tensors[names[key]].to(tensor.dtype, copy=True)
+    )

@@ -72,10 +72,6 @@ class Layouts(Net):
         x = x * 1.0 if x.is_contiguous() else x + 0.0
         return self.fc(x.mean(dim=(2, 3)))
 
-def layouts():
-    torch.manual_seed(0)
-    return settled(Layouts())
-
 class Twice(Net):
     def __init__(self):
         super().__init__()
@@ -91,26 +87,10 @@ def settled(made):
     made(torch.randn(64, 3, 8, 8))
     return made
 
-def extra():
-    torch.manual_seed(0)
-    return settled(Extra())
-
-def unused():
-    torch.manual_seed(0)
-    return settled(Unused())
-
 def complex128():
     made = Filtered()
     made.filter = nn.Parameter(made.filter.to(torch.complex128))
     return made
-
-def filtered():
-    torch.manual_seed(0)
-    return settled(Filtered())
-
-def twice():
-    torch.manual_seed(0)
-    return settled(Twice())
 
 class Tied(Net):
     # its first weight is read once more, beside the layer whose batch norm is folded
@@ -148,8 +128,13 @@ class Scored(Net):
     def forward(self, x):
         return super().forward(x) * self.score(self.places)[:3, 0]
 
-def scored():
-    torch.manual_seed(0)
-    return settled(Scored())
+def seeded(kind):
+    def made():
+        torch.manual_seed(0)
+        return settled(kind())
+    return made
+
+layouts, extra, unused, filtered = map(seeded, (Layouts, Extra, Unused, Filtered))
+twice, scored = map(seeded, (Twice, Scored))
 """
 )

@@ -19,9 +19,7 @@ from typing import Any
 from tests.fakes import process
 from tests.fakes.hub_connection import Fault
 from tests.fakes.hub_repositories import Repository
-from tests.fakes.hub_routes import Handler, front_matter
-
-__all__ = ["Hub", "drive", "front_matter"]
+from tests.fakes.hub_routes import Handler
 
 DRIVER = """
 import contextlib, io, json, sys, time, traceback

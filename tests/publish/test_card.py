@@ -14,7 +14,7 @@ from intraq_cli.events import silent
 from intraq_cli.jobs.targets import teacher_of
 from intraq_cli.publish.card import model_card
 from tests.conftest import SPEC, TINY_SET, trained
-from tests.fakes.hub import front_matter
+from tests.fakes.hub_routes import front_matter
 
 INPUT = {**SPEC, "device": "cpu"}
 

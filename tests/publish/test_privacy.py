@@ -8,7 +8,7 @@ import pytest
 from intraq_cli.publish.card import model_card
 from intraq_cli.publish.privacy import card_without_paths, local_names, without_paths
 from intraq_cli.publish.repository import checkpoint_files
-from tests.fakes.hub import front_matter
+from tests.fakes.hub_routes import front_matter
 
 
 def test_card_names_the_data_without_its_absolute_path(checkpoint):

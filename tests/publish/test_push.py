@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from intraq_cli import load
 from intraq_cli.checkpoint.read import read_checkpoint
-from tests.fakes.hub import Hub, drive, front_matter
+from tests.fakes.hub import Hub, drive
+from tests.fakes.hub_routes import front_matter
 from tests.publish.conftest import FILES, OWN_FILES, READER, TOKEN
 
 MADE = {"README.md", "report.html", "run.json"}

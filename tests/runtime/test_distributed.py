@@ -23,7 +23,7 @@ from intraq_cli.runtime.distributed import process_group
 from intraq_cli.recipe import Synthesis, Tuning
 from intraq_cli.synthesis.synthesizer import synthesize_images
 from tests.conftest import SmallNet, graph_of, trained
-from tests.tuning.test_tuner import default_student
+from tests.tuning.runs import default_student
 from intraq_cli.tuning.tuner import tune
 graph = graph_of(trained(SmallNet()))
 bounds = torch.full((3,), -2.0), torch.full((3,), 2.0)
