@@ -23,8 +23,13 @@ def in_precision(graph: fx.GraphModule, precision: Precision, device: torch.devi
 
 
 def multiplies_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU has fast bfloat16, by :func:`torch.cpu.get_capabilities`; else it is slower than float32."""
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    """Whether a CPU has fast bfloat16, by :func:`torch.cpu.get_capabilities`; else it is slower than float32.
+
+    AMX is fast, and so is AVX-512 on AMD CPUs. On Intel CPUs, AVX-512 multiplies bfloat16 no faster than float32.
+    Measured on a Xeon whose AMX is hidden: steps of ResNet-20 took 1.6 times as long, of MobileNetV1 0.8 to 1.1 times.
+    """
+    intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
+    return bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not intel))
 
 
 class Bfloat16(nn.Module):
