@@ -108,7 +108,7 @@ class Synthesis:
     clip: StrictBool = True
     """Keep every pixel in the range that normalised real images can have."""
     precision: Precision = "auto"
-    """``auto``: bfloat16 on CPUs with native bfloat16 multiplication, float32 elsewhere. Statistics, logits and losses
+    """``auto``: bfloat16 on CPUs with fast bfloat16 multiplication, float32 elsewhere. Statistics, logits and losses
     are always float32."""
     compile: CompileSetting = "auto"
     """Use ``torch.compile``: faster steps after minutes of compilation; needs a C++ compiler. ``auto``: compile on a

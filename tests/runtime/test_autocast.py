@@ -164,6 +164,7 @@ def test_fake_quantize_of_bfloat16_agrees_with_that_of_float32(random, bits):
 
 def test_auto_precision_is_bfloat16_only_on_cpus_where_it_is_fast(monkeypatch, layer):
     assert multiplies_bfloat16({"avx512_bf16": True})
+    assert multiplies_bfloat16({"amx_bf16": True, "avx512_bf16": False})
     assert multiplies_bfloat16({"avx512_bf16": True, "cpu_name": "AMD EPYC"})
     assert multiplies_bfloat16({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"})
     assert not multiplies_bfloat16({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"})
