@@ -16,7 +16,7 @@ WIDEST = 8192
 DAMPING = 0.03
 """Added to the diagonal of the second moments for GPTQ rounding, relative to the diagonal's mean."""
 COMPENSATION = 0.3
-"""The same, for weights that compensate for errors of their layer's input: measured, see docs/results.md."""
+"""The same, for weights that compensate for errors of their layer's input: measured, see docs/experiments.md."""
 
 
 def input_rows(call: fx.Node, x: Tensor, weight: Tensor, generator: torch.Generator) -> Tensor:
