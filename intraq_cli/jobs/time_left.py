@@ -5,8 +5,9 @@ import time
 from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, StepDone
 from intraq_cli.recipe import Recipe
 
-TUNING_STEP = 2.7
-"""Time of a tuning step relative to a synthesis step with as many images; 2.0 to 3.5 were measured on a CPU."""
+TUNING_STEP = 1.6
+"""Time of a tuning step relative to a synthesis step with as many images; 1.0 (EfficientNet-Lite0) to 2.5 (ResNet-20, not
+compiled) were measured on CPUs, 1.7 on a GPU."""
 EARLY = 0.05
 """Share of synthesis after which the estimate is reported."""
 WORTH_TELLING = 120.0
