@@ -13,7 +13,7 @@ MODEL_COLUMNS = ("network", "architecture")
 """Names of the column with the network in tables of results."""
 LAST = (
     "commit", "date", "device", "synthesis_seconds", "bytes_float", "image_steps", "kl_synthetic", "heterogeneity",
-    "agreement_synthetic", "quantize_seconds", "bytes_quantized", "agreement_real", "images", "note", "seed",
+    "agreement_synthetic", "quantize_seconds", "bytes_quantized", "kl_real", "agreement_real", "images", "note", "seed",
 )  # fmt: skip
 """Columns that a narrow terminal drops first, in this order; then it drops the others, from the right."""
 ESSENTIAL = {*MODEL_COLUMNS, "bits", "float_top1", "top1", "drop", "method"}

@@ -6,8 +6,8 @@ from intraq_cli.events import Event, Noted, Report, StageDone, StageStarted, Ste
 from intraq_cli.recipe import Recipe
 
 TUNING_STEP = 1.6
-"""Time of a tuning step relative to a synthesis step with as many images; 1.0 (EfficientNet-Lite0) to 2.5 (ResNet-20, not
-compiled) were measured on CPUs, 1.7 on a GPU."""
+"""Time of a tuning step relative to a synthesis step with as many images. On CPUs 1.0 (EfficientNet-Lite0, compiled) to
+2.5 (ResNet-20, not compiled) were measured, on a GPU 1.7."""
 EARLY = 0.05
 """Share of synthesis after which the estimate is reported."""
 WORTH_TELLING = 120.0
